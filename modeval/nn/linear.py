@@ -1,0 +1,81 @@
+"""Linear maps stacked along leading axes: a cohort of seeds, and the modules of each seed."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+
+class StackedLinear(nn.Module):
+    """Independent linear maps, one for each index of ``stack``.
+
+    A cohort is ``stack=(S,)`` and a bank of experts ``stack=(S, M)``. The weight is kept as
+    ``(*stack, in, out)``, so that applying it is one batched product.
+    """
+
+    def __init__(
+        self, stack: Sequence[int], in_features: int, out_features: int, *, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.bound = in_features**-0.5
+        self.weight = nn.Parameter(torch.zeros(*stack, in_features, out_features))
+        self.bias = nn.Parameter(torch.zeros(*stack, out_features)) if bias else None
+
+    def forward(self, x: Float[Tensor, "*stack n in"]) -> Float[Tensor, "*stack n out"]:
+        """Map the last axis of ``x``, whose leading axes are the stack."""
+        y = x @ self.weight
+        return y if self.bias is None else y + self.bias.unsqueeze(-2)
+
+    def extra_repr(self) -> str:
+        """Show the stack and the widths."""
+        *stack, in_features, out_features = self.weight.shape
+        return f"{in_features} -> {out_features}, stack={tuple(stack)}"
+
+
+class StackedMLP(nn.Module):
+    """Two stacked linear maps with a rectifier between them."""
+
+    def __init__(
+        self, stack: Sequence[int], widths: tuple[int, int, int], *, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.hidden = StackedLinear(stack, widths[0], widths[1], bias=bias)
+        self.readout = StackedLinear(stack, widths[1], widths[2], bias=bias)
+
+    def forward(self, x: Float[Tensor, "*stack n in"]) -> Float[Tensor, "*stack n out"]:
+        """Map the last axis of ``x``, whose leading axes are the stack."""
+        return self.readout(F.relu(self.hidden(x)))  # type: ignore[no-any-return]
+
+    def table(self) -> Float[Tensor, "*stack in out"]:
+        """Return the outputs for the one-hot inputs, without multiplying by them."""
+        hidden = self.hidden.weight
+        if self.hidden.bias is not None:
+            hidden = hidden + self.hidden.bias.unsqueeze(-2)
+        return self.readout(F.relu(hidden))  # type: ignore[no-any-return]
+
+
+def initialise(network: nn.Module, generators: Sequence[torch.Generator]) -> None:
+    """Draw all parameters, those of each seed from its own generator.
+
+    Uniform in ``±1/sqrt(fan in)``, as PyTorch's linear layers do. Seed ``s`` of a cohort therefore
+    starts exactly where it starts alone.
+    """
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, StackedLinear):
+                for parameter in module.parameters(recurse=False):
+                    for member, generator in zip(parameter, generators, strict=True):
+                        member.uniform_(-module.bound, module.bound, generator=generator)
+
+
+def per_rule(
+    table: Float[Tensor, "seeds rules width"], rule: Int64[Tensor, "seeds *n"]
+) -> Float[Tensor, "seeds *n width"]:
+    """Look up a row for each sample; a product with one-hot rows, so that its gradient is one too.
+
+    Scattered additions are the slow part of an indexed gradient, on processors and on GPUs.
+    """
+    chosen = F.one_hot(rule.flatten(1), table.shape[1]).to(table.dtype)
+    return (chosen @ table).view(*rule.shape, table.shape[-1])
