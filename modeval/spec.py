@@ -158,7 +158,7 @@ class ModelSpec:
         _check_positive(self, "encoder", "width", "heads")
         _check(self.modules >= 0, f"modules = {self.modules}: give 1 or more, or 0 for the rules.")
         _check(
-            (self.scorer == "none") == (self.modules == 1 and self.scorer in ("none",)),
+            self.scorer != "none" or self.modules == 1,
             f'scorer = "none" has nothing to choose by, so it takes modules = 1, not '
             f"{self.modules}. Use --model modular for several modules.",
         )
@@ -310,20 +310,28 @@ def load_toml(path: Path) -> dict[str, Any]:
 def to_toml(spec: RunSpec) -> str:
     """Return the spec as TOML that :func:`load_toml` and :func:`from_dict` read back exactly."""
     values = to_dict(spec)
-    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()
-             if not isinstance(value, dict)]
+    lines = [
+        f"{name} = {_literal(value)}"
+        for name, value in values.items()
+        if not isinstance(value, dict)
+    ]
     for section, entries in values.items():
         if isinstance(entries, dict):
             lines += ["", f"[{section}]"]
-            lines += [f"{name} = {json.dumps(value)}" for name, value in entries.items()]
+            lines += [f"{name} = {_literal(value)}" for name, value in entries.items()]
     return "\n".join(lines) + "\n"
+
+
+def _literal(value: Any) -> str:
+    """Return a value as TOML: JSON's literals are TOML's but for two kinds of characters."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:
     """Turn a plain value into the annotated type, or refuse it by name."""
     if dataclasses.is_dataclass(hint):
         _check(isinstance(value, Mapping), f"{where} must be a table of settings, not {value!r}.")
-        return from_dict(hint, value, where=f"{where}.")  # type: ignore[type-var]
+        return from_dict(typing.cast("Any", hint), value, where=f"{where}.")
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
         _check(isinstance(value, (list, tuple)), f"{where} must be a list, not {value!r}.")

@@ -8,14 +8,25 @@
 Leading axes ``...`` are batch axes: every metric maps over them.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
+from modeval.errors import TraceError
+
 Prior = Literal["uniform", "empirical"]
+"""How rules are weighted: each the same, or each by its share of the samples."""
+
+View = Literal["weight", "assignment"]
+"""What is counted: the routing weights, or each chosen module as 1/K (the largest when dense)."""
+
+ONE_HOT_CELLS = 32  # up to here a one-hot product folds dense weights faster than a scatter
+CHUNK = 1 << 16  # samples folded at a time: what is made on the way stays in the cache
+MASS_TOLERANCE = 1e-2  # weights of a sample may sum to 1 up to the rounding of 16-bit floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +72,419 @@ class RoutingCounts:
 
     A commutative monoid: :meth:`zeros` is neutral and ``+`` pools two streams, so batches, shards
     and processes may be added in any order. Its size does not depend on the number of samples.
+    Samples whose rule is -1 are padding and count nowhere.
 
     Attributes:
         mass: ``(..., B, R, M)`` summed routing weight.
-        selections: ``(..., B, R, M)`` how often a module was chosen (had a weight above zero for
-            sparse routing; was the largest for dense routing).
+        selections: ``(..., B, R, M)`` how often a module was chosen (was the largest, when the
+            routing is dense and no choices are given).
         samples: ``(..., B, R)`` samples seen of each rule.
         entropy: ``(..., B, R)`` summed entropy of the routing weights, in nats.
+        selection_entropy: ``(..., B, R)`` summed log of the number of modules a sample chose: the
+            entropy, in nats, when each chosen module counts the same.
         coactivation: ``(..., M, M)`` how often two modules were chosen for one sample; the diagonal
             counts each module's own choices.
+
+    >>> rule = torch.tensor([0, 0, 1])
+    >>> weight = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
+    >>> counts = RoutingCounts.of(rule, weight, rules=2)
+    >>> counts.conditional().tolist()
+    [[0.75, 0.25], [0.0, 1.0]]
+    >>> (counts + counts).joint().tolist()
+    [[0.375, 0.125], [0.0, 0.5]]
     """
 
     mass: Float64[Tensor, "*batch blocks rules modules"]
     selections: Float64[Tensor, "*batch blocks rules modules"]
     samples: Float64[Tensor, "*batch blocks rules"]
     entropy: Float64[Tensor, "*batch blocks rules"]
+    selection_entropy: Float64[Tensor, "*batch blocks rules"]
     coactivation: Float64[Tensor, "*batch modules modules"]
+
+    @classmethod
+    def zeros(
+        cls,
+        *batch: int,
+        rules: int,
+        modules: int,
+        blocks: int = 1,
+        device: torch.device | str | None = None,
+    ) -> "RoutingCounts":
+        """Return the counts of no samples: the neutral element of ``+``."""
+
+        def empty(*shape: int) -> Tensor:
+            return torch.zeros(*batch, *shape, dtype=torch.float64, device=device)
+
+        return cls(
+            mass=empty(blocks, rules, modules),
+            selections=empty(blocks, rules, modules),
+            samples=empty(blocks, rules),
+            entropy=empty(blocks, rules),
+            selection_entropy=empty(blocks, rules),
+            coactivation=empty(modules, modules),
+        )
+
+    @classmethod
+    def of(
+        cls,
+        rule: Int[Tensor, "*#batch samples"],
+        weight: Float[Tensor, "*batch samples modules"],
+        *,
+        rules: int,
+        block: Int[Tensor, "*#batch samples"] | None = None,
+        blocks: int = 1,
+        chosen: Int[Tensor, "*batch samples choices"] | None = None,
+    ) -> "RoutingCounts":
+        """Count routing that gives a weight to every module.
+
+        Args:
+            rule: rule of each sample, 0 to R-1, or -1 for padding.
+            weight: routing weights, for each sample a row that sums to 1.
+            rules: number of rules R.
+            block: replicate block of each sample, 0 to B-1; all in block 0 when absent.
+            blocks: number of blocks B.
+            chosen: modules that were selected for each sample, -1 for none; when absent, the
+                module with the largest weight.
+
+        Raises:
+            TraceError: a rule, block or module number is out of range.
+        """
+        batch, modules = weight.shape[:-2], weight.shape[-1]
+        cell = _cells(rule, block, rules, blocks, batch)
+        flat = weight.reshape(cell.shape[0], -1, modules)
+        picked = flat.argmax(-1, keepdim=True) if chosen is None else chosen
+        half = weight.dtype in (torch.float16, torch.bfloat16)
+        parts = {
+            "mass": _sum_rows(cell, flat, blocks * rules),
+            "entropy": _sum_values(
+                cell, torch.special.entr(flat.float() if half else flat).sum(-1), blocks * rules
+            ),
+            **_fold_choices(cell, picked.reshape(*cell.shape, -1), blocks * rules, modules),
+        }
+        return _assemble(parts, batch, blocks, rules, modules)
+
+    @classmethod
+    def of_choices(
+        cls,
+        rule: Int[Tensor, "*#batch samples"],
+        chosen: Int[Tensor, "*batch samples choices"],
+        weight: Float[Tensor, "*batch samples choices"] | None = None,
+        *,
+        rules: int,
+        modules: int,
+        block: Int[Tensor, "*#batch samples"] | None = None,
+        blocks: int = 1,
+    ) -> "RoutingCounts":
+        """Count sparse routing, given as the numbers of the chosen modules.
+
+        Args:
+            rule: rule of each sample, 0 to R-1, or -1 for padding.
+            chosen: chosen modules of each sample, all different; -1 where fewer were chosen.
+            weight: routing weights of the chosen modules, for each sample a row that sums to 1
+                (less where a module was dropped); ignored where ``chosen`` is -1. When absent,
+                each chosen module counts 1/K.
+            rules: number of rules R.
+            modules: number of modules M, from the model's configuration or weights: the largest
+                number seen may be less.
+            block: replicate block of each sample, 0 to B-1; all in block 0 when absent.
+            blocks: number of blocks B.
+
+        Raises:
+            TraceError: a rule, block or module number is out of range.
+        """
+        batch, cells = chosen.shape[:-2], blocks * rules
+        cell = _cells(rule, block, rules, blocks, batch)
+        flat = chosen.reshape(*cell.shape, -1)
+        parts = _fold_choices(cell, flat, cells, modules)
+        if weight is None:
+            parts |= _equal_weights(cell, flat, parts, cells, modules)
+        else:
+            share = weight.reshape(flat.shape).double()
+            parts["mass"] = _scatter_weights(cell, flat, share, cells, modules)
+            share = share.masked_fill(flat < 0, 0.0)
+            parts["entropy"] = _sum_values(cell, torch.special.entr(share).sum(-1), cells)
+        return _assemble(parts, batch, blocks, rules, modules)
+
+    def __add__(self, other: "RoutingCounts") -> "RoutingCounts":
+        if self.mass.shape != other.mass.shape:
+            raise TraceError(
+                f"Counts of shape {tuple(self.mass.shape)} and {tuple(other.mass.shape)} do not "
+                "add: (..., blocks, rules, modules) must be the same. Fold both traces with the "
+                "same rules, modules and blocks."
+            )
+        return RoutingCounts(
+            **{name: mine + getattr(other, name) for name, mine in self.tensors().items()}
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors by name."""
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
+
+    def to(self, device: torch.device | str) -> "RoutingCounts":
+        """Return the counts on ``device``."""
+        return RoutingCounts(**{name: part.to(device) for name, part in self.tensors().items()})
+
+    def pooled(self) -> "RoutingCounts":
+        """Return the counts with their blocks summed into one: ``B`` is 1 then."""
+        return RoutingCounts(
+            mass=self.mass.sum(-3, keepdim=True),
+            selections=self.selections.sum(-3, keepdim=True),
+            samples=self.samples.sum(-2, keepdim=True),
+            entropy=self.entropy.sum(-2, keepdim=True),
+            selection_entropy=self.selection_entropy.sum(-2, keepdim=True),
+            coactivation=self.coactivation,
+        )
+
+    def conditional(self, *, view: View = "weight") -> Float64[Tensor, "*batch rules modules"]:
+        """Return A: how each rule shares itself out over the modules. Each row sums to 1.
+
+        ``A[r, m]`` is the mean weight (view ``weight``) or the mean of 1/K over the choices (view
+        ``assignment``) of module m over the samples of rule r, blocks pooled.
+
+        Raises:
+            TraceError: a rule has no samples, or what was routed is no distribution.
+        """
+        table, total = self._routed(view)
+        return table / total.unsqueeze(-1)
+
+    def prior(self, prior: Prior = "uniform") -> Float64[Tensor, "*batch rules"]:
+        """Return the weight of each rule: 1/R, or its share of the samples."""
+        samples = self.samples.sum(-2)
+        if prior == "uniform":
+            return torch.full_like(samples, 1 / samples.shape[-1])
+        return samples / samples.sum(-1, keepdim=True)
+
+    def joint(
+        self, prior: Prior = "uniform", *, view: View = "weight"
+    ) -> Float64[Tensor, "*batch rules modules"]:
+        """Return J, the joint distribution of rule and module: ``prior(r) A[r, m]``.
+
+        Raises:
+            TraceError: a rule has no samples, or what was routed is no distribution.
+        """
+        table, total = self._routed(view)
+        return table / (total / self.prior(prior)).unsqueeze(-1)
+
+    def _routed(self, view: View) -> tuple[Tensor, Tensor]:
+        """Return what was routed, ``(..., R, M)``, and its sum for each rule, when it is sound."""
+        part = self.mass if view == "weight" else self.selections
+        table = part[..., 0, :, :] if part.shape[-3] == 1 else part.sum(-3)
+        samples = self.samples.sum(-2)
+        _check_rules(samples)
+        total = table.sum(-1)
+        if view == "weight":
+            _check_mass(table.amin(-1), total, samples)
+        _check_routed(total)
+        return table, total
+
+    def softness(
+        self, prior: Prior = "uniform", *, view: View = "weight"
+    ) -> Float64[Tensor, "*batch"]:
+        """Return the mean entropy of a sample's routing in nats, rules weighted by the prior.
+
+        Raises:
+            TraceError: a rule has no samples.
+        """
+        entropy = self.entropy if view == "weight" else self.selection_entropy
+        samples = self.samples.sum(-2)
+        _check_rules(samples)
+        return (self.prior(prior) * entropy.sum(-2) / samples).sum(-1)
+
+
+# --- folding: all take the batch as one leading axis P -------------------------------------------
+
+
+def _cells(
+    rule: Tensor, block: Tensor | None, rules: int, blocks: int, batch: torch.Size
+) -> Int64[Tensor, "pairs samples"]:
+    """Number each sample's (block, rule) from 0 to B R - 1; padding gets B R."""
+    _check_range("Rule", rule, -1, rules, "--rules")
+    cell = rule.long()
+    if block is not None:
+        _check_range("Block", block, 0, blocks, "blocks=")
+        cell = torch.where(cell < 0, cell, cell + block.long() * rules)
+    cell = torch.where(cell < 0, blocks * rules, cell)
+    return cell.expand(*batch, cell.shape[-1]).reshape(batch.numel(), cell.shape[-1])
+
+
+def _check_range(what: str, number: Tensor, low: int, end: int, advice: str) -> None:
+    if number.numel() == 0:
+        return
+    least, most = (int(bound) for bound in torch.aminmax(number))
+    if least < low or most >= end:
+        wrong = least if least < low else most
+        raise TraceError(
+            f"{what} {wrong} is out of range: expected {low} to {end - 1}. Give the right number "
+            f"with {advice}, or mend the recording."
+        )
+
+
+def _chunks(samples: int, cells: int) -> Iterator[slice]:
+    """Cut the samples in parts whose cost outweighs that of a pass over the table of cells."""
+    step = max(CHUNK, cells)
+    return (slice(start, start + step) for start in range(0, samples, step))
+
+
+def _sum_rows(cell: Tensor, rows: Tensor, cells: int) -> Float64[Tensor, "pairs cells modules"]:
+    """Sum rows ``(P, N, M)`` by cell."""
+    pairs, samples, modules = rows.shape
+    total = rows.new_zeros(pairs, cells + 1, modules, dtype=torch.float64)
+    if cells > ONE_HOT_CELLS:
+        for part in _chunks(samples, cells):
+            where = cell[:, part, None].expand(-1, -1, modules)
+            total.scatter_add_(1, where, rows[:, part].double())
+        return total[:, :cells]
+    numbers = torch.arange(cells, device=cell.device).view(1, -1, 1)
+    step = CHUNK // 8
+    for start in range(0, samples, step):
+        part = slice(start, start + step)
+        one_hot = (cell[:, None, part] == numbers).double()
+        total[:, :cells] += one_hot @ rows[:, part].double()
+    return total[:, :cells]
+
+
+def _sum_values(cell: Tensor, values: Tensor, cells: int) -> Float64[Tensor, "pairs cells"]:
+    """Sum values ``(P, N)`` by cell."""
+    total = values.new_zeros(cell.shape[0], cells + 1, dtype=torch.float64)
+    return total.scatter_add_(1, cell, values.double())[:, :cells]
+
+
+def _fold_choices(cell: Tensor, chosen: Tensor, cells: int, modules: int) -> dict[str, Tensor]:
+    """Count choices ``(P, N, K)`` by cell and module, and pairs of choices of one sample."""
+    _check_range("Module", chosen, -1, modules, "modules=")
+    pairs, samples, choices = chosen.shape
+    width = modules + 1  # column 0 takes the choices that are -1
+    selections = torch.zeros(pairs * (cells + 1) * width, dtype=torch.int64, device=cell.device)
+    base = cell * width + 1
+    base += torch.arange(pairs, device=cell.device)[:, None] * ((cells + 1) * width)
+    for part in _chunks(samples, selections.numel() // max(choices, 1)):
+        index = chosen[:, part].long() + base[:, part, None]
+        selections += torch.bincount(index.view(-1), minlength=selections.numel())
+    table = selections.view(pairs, cells + 1, width)[:, :cells, 1:].double()
+    taken = (chosen >= 0).sum(-1) if choices > 1 else None
+    spread = (
+        _sum_values(cell, taken.clamp(min=1).double().log(), cells)
+        if taken is not None
+        else table.new_zeros(pairs, cells)
+    )
+    return {
+        "selections": table,
+        "samples": _sum_values(cell, torch.ones_like(cell), cells),
+        "selection_entropy": spread,
+        "coactivation": _pairs_of_choices(cell, chosen, table, cells),
+    }
+
+
+def _pairs_of_choices(
+    cell: Tensor, chosen: Tensor, table: Tensor, cells: int
+) -> Float64[Tensor, "pairs modules modules"]:
+    """Count for each two modules the samples that chose both."""
+    pairs, samples, choices = chosen.shape
+    modules = table.shape[-1]
+    if choices == 1:
+        return torch.diag_embed(table.sum(-2))
+    total = table.new_zeros(pairs, modules, modules)
+    for part in _chunks(samples, 0):
+        for pair in range(pairs):
+            picks = torch.where(cell[pair, part, None] < cells, chosen[pair, part].long(), -1)
+            flags = _one_hot(picks, modules)
+            total[pair] += _gram(flags)
+    return total
+
+
+def _one_hot(chosen: Int64[Tensor, "samples choices"], modules: int) -> Tensor:
+    """Mark the chosen modules of each sample: ``(N, M + 1)``, column 0 for none."""
+    samples, width = chosen.shape[0], modules + 1
+    row = torch.arange(samples, device=chosen.device)[:, None] * width + 1
+    kind = torch.float32 if chosen.is_cuda else torch.int8
+    flags = torch.zeros(samples * width, dtype=kind, device=chosen.device)
+    return flags.index_fill_(0, (chosen + row).view(-1), 1).view(samples, width)[:, 1:]
+
+
+def _gram(flags: Tensor) -> Tensor:
+    """Return the exact product of the marks with themselves; 8-bit units make it cheap."""
+    if flags.dtype is torch.int8:
+        return torch._int_mm(flags.T, flags)  # noqa: SLF001 - the one integer product on a CPU
+    return flags.T @ flags
+
+
+def _scatter_weights(
+    cell: Tensor, chosen: Tensor, weight: Tensor, cells: int, modules: int
+) -> Float64[Tensor, "pairs cells modules"]:
+    """Sum the weights ``(P, N, K)`` of chosen modules by cell and module."""
+    width = modules + 1
+    total = weight.new_zeros(cell.shape[0], (cells + 1) * width)
+    for part in _chunks(cell.shape[1], 0):
+        index = chosen[:, part].long() + (cell[:, part, None] * width + 1)
+        total.scatter_add_(1, index.flatten(1), weight[:, part].flatten(1))
+    return total.view(-1, cells + 1, width)[:, :cells, 1:]
+
+
+def _equal_weights(
+    cell: Tensor, chosen: Tensor, parts: dict[str, Tensor], cells: int, modules: int
+) -> dict[str, Tensor]:
+    """Return mass and entropy when each of a sample's K chosen modules gets 1/K."""
+    taken = (chosen >= 0).sum(-1)
+    if bool((taken == chosen.shape[-1]).all()):
+        mass = parts["selections"] / chosen.shape[-1]
+    else:
+        share = (1 / taken.clamp(min=1).double()).unsqueeze(-1).expand(chosen.shape)
+        mass = _scatter_weights(cell, chosen, share, cells, modules)
+    return {"mass": mass, "entropy": parts["selection_entropy"]}
+
+
+def _assemble(
+    parts: dict[str, Tensor], batch: torch.Size, blocks: int, rules: int, modules: int
+) -> RoutingCounts:
+    """Unfold the axes P into the batch, and cells into blocks and rules."""
+    shapes = {
+        "mass": (blocks, rules, modules),
+        "selections": (blocks, rules, modules),
+        "samples": (blocks, rules),
+        "entropy": (blocks, rules),
+        "selection_entropy": (blocks, rules),
+        "coactivation": (modules, modules),
+    }
+    return RoutingCounts(
+        **{name: parts[name].reshape(*batch, *shape) for name, shape in shapes.items()}
+    )
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+def _first(wrong: Tensor) -> tuple[int, ...]:
+    return tuple(int(number) for number in wrong.nonzero()[0])
+
+
+def _check_rules(samples: Tensor) -> None:
+    empty = samples <= 0
+    if bool(empty.any()):
+        rule = _first(empty)[-1]
+        raise TraceError(
+            f"Rule {rule} has no samples, so nothing can be said of it. Score more samples, or "
+            f"leave rule {rule} out (there are {samples.shape[-1]} rules, 0 to "
+            f"{samples.shape[-1] - 1})."
+        )
+
+
+def _check_mass(least: Tensor, total: Tensor, samples: Tensor) -> None:
+    allowed = samples * (1 + MASS_TOLERANCE)
+    wrong = ~((least >= 0) & (total <= allowed))
+    if bool(wrong.any()):
+        place = _first(wrong)
+        raise TraceError(
+            f"The routing weights of rule {place[-1]} sum to "
+            f"{float(total[place] / samples[place]):.4g} a sample, or some are negative or not a "
+            "number: expected weights from 0 to 1 that sum to 1. Record the weights after gating "
+            "and divide each sample's by their sum."
+        )
+
+
+def _check_routed(total: Tensor) -> None:
+    wrong = total <= 0
+    if bool(wrong.any()):
+        raise TraceError(
+            f"No sample of rule {_first(wrong)[-1]} was routed to any module: all its choices are "
+            "-1. Record the choices before modules drop samples for want of capacity."
+        )

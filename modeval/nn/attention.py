@@ -90,7 +90,9 @@ class AttentionNetwork(Network):
         projected = units @ (second.weight @ weight) + merged
 
         stream = self.module_count * self.heads * self.head
-        *streams, position = projected.split([stream, stream, stream, self.module_count * self.head], -1)
+        *streams, position = projected.split(
+            [stream, stream, stream, self.module_count * self.head], -1
+        )
         query, key, value = (
             stream.view(seeds, samples, positions, -1, self.head).transpose(2, 3)
             for stream in streams

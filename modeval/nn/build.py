@@ -159,7 +159,9 @@ def _routing(
     learned = {"rule": rule, "module": module, "shared": shared}
     if model.scorer in learned:
         return learned[model.scorer](), soft
-    table = single_table(data.rules) if model.scorer == "none" else oracle_table(data.rules, modules)
+    table = (
+        single_table(data.rules) if model.scorer == "none" else oracle_table(data.rules, modules)
+    )
     return FixedScorer(table, seeds), fixed
 
 

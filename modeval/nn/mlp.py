@@ -95,9 +95,7 @@ class MLPNetwork(Network):
         """Return the modules' last layer."""
         return Readout(self.experts.readout.weight, _bias(self.experts.readout))
 
-    def forward(
-        self, inputs: Float[Tensor, "seeds n 2"], rule: Int64[Tensor, "seeds n"]
-    ) -> Output:
+    def forward(self, inputs: Float[Tensor, "seeds n 2"], rule: Int64[Tensor, "seeds n"]) -> Output:
         """Predict from two numbers and the rule."""
         merged = self.merged()
         numbers = inputs.unsqueeze(-1) * self.encoder_number.hidden.weight.unsqueeze(1)

@@ -38,4 +38,3 @@ class Network(nn.Module):
 def count_parameters(network: nn.Module) -> int:
     """Return the parameters of one member of the cohort."""
     return sum(parameter[0].numel() for parameter in network.parameters())
-

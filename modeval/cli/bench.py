@@ -1,0 +1,15 @@
+"""``modeval bench``: measurements as ratios in one run, never as timed tests."""
+
+import typer
+
+from modeval.cli.bench_matching import bench_matching_command
+from modeval.cli.bench_metrics import bench_metrics_command
+from modeval.cli.bench_train import bench_train_command
+
+bench = typer.Typer(
+    no_args_is_help=True,
+    help="Measure speed on this machine, always as ratios within one run.",
+)
+bench.command("train")(bench_train_command)
+bench.command("metrics")(bench_metrics_command)
+bench.command("matching")(bench_matching_command)

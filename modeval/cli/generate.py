@@ -1,0 +1,242 @@
+"""``modeval generate``: write a data set whose rules are known."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from inspect import cleandoc
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from modeval.cli.options import data_values, merge
+from modeval.cli.output import progress_bar, stdout
+from modeval.errors import SpecError
+from modeval.spec import DataSpec, TrainSpec, from_dict, load_toml
+
+if TYPE_CHECKING:
+    from modeval.data import Dataset
+
+Storage = Literal["safetensors", "parquet"]
+
+TASK, SHIFT, FILES = "Task", "Shift", "Samples and files"
+TASK_SEEDS = 5
+
+EXAMPLES = """
+[bold]Examples[/]
+
+  Ten thousand samples of each of five tasks with four linear rules:
+  [cyan]modeval generate data/train[/]
+
+  Other samples of the same tasks, to test on, and a shifted version of them:
+  [cyan]modeval generate data/test --data-seed 1[/]
+  [cyan]modeval generate data/shifted --data-seed 1 --scale 2[/]
+
+  Search among positions, and longer sequences than in training:
+  [cyan]modeval generate data/sets --task sets --search product --rules 8[/]
+  [cyan]modeval generate data/long --task sets --search product --rules 8 --length 30[/]
+
+  The task of a spec file as a table for other programs:
+  [cyan]modeval generate data/table --spec spec.toml --format parquet[/]
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to write, and where.
+
+    Attributes:
+        out: folder to write.
+        data: family of tasks.
+        task_seeds: tasks to draw.
+        samples: samples of each task.
+        data_seed: seed of the samples.
+        shard_size: samples of each task in a shard; 0 to choose it.
+        storage: format of the shards.
+        force: replace an earlier data set.
+    """
+
+    out: Path
+    data: DataSpec
+    task_seeds: tuple[int, ...]
+    samples: int = 10_000
+    data_seed: int = 0
+    shard_size: int = 0
+    storage: Storage = "safetensors"
+    force: bool = False
+
+
+def generate_command(
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    *,
+    spec: Annotated[
+        Path | None, typer.Option(help="TOML file with a section data, as for train; flags win.")
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="binary (MLP), sets (attention), series (LSTM).", rich_help_panel=TASK),
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="regression or classification.", rich_help_panel=TASK)
+    ] = None,
+    rules: Annotated[
+        int | None, typer.Option(help="Number of rules; 4 if not given.", rich_help_panel=TASK)
+    ] = None,
+    operation: Annotated[
+        str | None, typer.Option(help="binary: linear or named.", rich_help_panel=TASK)
+    ] = None,
+    search: Annotated[
+        str | None, typer.Option(help="sets: nearest or product.", rich_help_panel=TASK)
+    ] = None,
+    dimension: Annotated[
+        int | None, typer.Option(help="series: size of the state.", rich_help_panel=TASK)
+    ] = None,
+    order: Annotated[
+        int | None, typer.Option(help="series: earlier states used.", rich_help_panel=TASK)
+    ] = None,
+    task_seeds: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Number of tasks, with seeds 0, 1, ...; those of the spec file, or {TASK_SEEDS}.",
+            rich_help_panel=TASK,
+        ),
+    ] = None,
+    length: Annotated[
+        int | None,
+        typer.Option(help="sets, series: positions; 10 if not given.", rich_help_panel=SHIFT),
+    ] = None,
+    scale: Annotated[
+        float | None,
+        typer.Option(help="Inputs are multiplied by this; 2 in the paper.", rich_help_panel=SHIFT),
+    ] = None,
+    rule_probabilities: Annotated[
+        str | None,
+        typer.Option(help="Shares of the rules, as 0.5,0.3,0.2.", rich_help_panel=SHIFT),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(help="Samples of each task.", rich_help_panel=FILES)
+    ] = 10_000,
+    data_seed: Annotated[
+        int,
+        typer.Option(help="Another seed gives other samples of each task.", rich_help_panel=FILES),
+    ] = 0,
+    storage: Annotated[
+        str, typer.Option("--format", help="safetensors or parquet.", rich_help_panel=FILES)
+    ] = "safetensors",
+    shard_size: Annotated[
+        int,
+        typer.Option(
+            help="Samples of each task in one file; 0 for files of about 64 MB.",
+            rich_help_panel=FILES,
+        ),
+    ] = 0,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Replace an earlier data set.", rich_help_panel=FILES),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Write a data set whose ground-truth rules are known.
+
+    The folder holds samples and dataset.json with the whole recipe: the same recipe gives the
+    same samples again. Train and score take it in place of the endless stream.
+    """
+    flags = data_values(
+        task=task,
+        objective=objective,
+        rules=rules,
+        operation=operation,
+        search=search,
+        dimension=dimension,
+        order=order,
+        length=length,
+        scale=scale,
+        rule_probabilities=rule_probabilities,
+    )
+    values = merge(load_toml(spec) if spec else {}, {"data": flags})
+    request = Request(
+        out=out,
+        data=from_dict(DataSpec, values["data"], where="data."),
+        task_seeds=choose_tasks(values, task_seeds),
+        samples=samples,
+        data_seed=data_seed,
+        shard_size=shard_size,
+        storage=_storage(storage),
+        force=force,
+    )
+    with progress_bar(quiet=quiet or as_json) as bar:
+        job = bar.add_task("Writing samples", total=samples, note="")
+        dataset = generate(request, lambda done: bar.update(job, completed=done))
+    if as_json:
+        typer.echo(json.dumps(summary(dataset)))
+    else:
+        stdout().print(describe(dataset), highlight=False, markup=False, soft_wrap=True)
+
+
+generate_command.__doc__ = cleandoc(generate_command.__doc__ or "") + "\n" + EXAMPLES
+
+
+def generate(request: Request, progress: Callable[[int], None] = lambda _: None) -> "Dataset":
+    """Write what was requested.
+
+    Args:
+        request: what to write, and where.
+        progress: called with the samples of each task written so far.
+    """
+    from modeval.data import write_dataset
+
+    return write_dataset(
+        request.out,
+        request.data,
+        request.task_seeds,
+        samples=request.samples,
+        data_seed=request.data_seed,
+        shard_size=request.shard_size,
+        storage=request.storage,
+        force=request.force,
+        progress=progress,
+    )
+
+
+def choose_tasks(values: Mapping[str, Any], count: int | None) -> tuple[int, ...]:
+    """Return the task seeds that a flag counts, else those that a spec file trains on."""
+    train = values.get("train", {})
+    if count is None and isinstance(train, Mapping) and "seeds" in train:
+        pairs = from_dict(TrainSpec, {"seeds": train["seeds"]}, where="train.").seeds
+        return tuple(dict.fromkeys(task for task, _ in pairs))
+    if count is not None and count < 1:
+        raise SpecError(f"--task-seeds {count}: expected 1 or more.")
+    return tuple(range(TASK_SEEDS if count is None else count))
+
+
+def summary(dataset: "Dataset") -> dict[str, Any]:
+    """Return what was written as plain values."""
+    return {
+        "folder": str(dataset.folder),
+        "digest": dataset.digest,
+        "data": asdict(dataset.spec),
+        "task_seeds": list(dataset.task_seeds),
+        "data_seed": dataset.data_seed,
+        "samples": dataset.samples,
+        "shards": len(dataset.shards),
+    }
+
+
+def describe(dataset: "Dataset") -> str:
+    """Say in words what was written, and what to do with it."""
+    tasks, shards = len(dataset.task_seeds), len(dataset.shards)
+    return (
+        f"Wrote {dataset.folder}: {dataset.samples:,} samples of each of {tasks} "
+        f"task{'s' * (tasks != 1)} ({dataset.spec.task} {dataset.spec.objective}, "
+        f"{dataset.spec.rules} rules) in {shards} shard{'s' * (shards != 1)}.\n"
+        f"Digest: {dataset.digest}\n"
+        f"Train on it: modeval train --data {dataset.folder} --out runs/{dataset.folder.name}"
+    )
+
+
+def _storage(name: str) -> Storage:
+    known: dict[str, Storage] = {"safetensors": "safetensors", "parquet": "parquet"}
+    if name not in known:
+        raise SpecError(f"--format {name}: expected {' or '.join(known)}.")
+    return known[name]

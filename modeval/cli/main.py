@@ -1,0 +1,89 @@
+"""The program: register the commands, run one, choose the exit code."""
+
+import sys
+import traceback
+from enum import IntEnum
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from modeval.cli.bench import bench
+from modeval.cli.demo import demo_command
+from modeval.cli.generate import generate_command
+from modeval.cli.metrics import metrics_command
+from modeval.cli.output import stderr
+from modeval.cli.score import score_command
+from modeval.cli.train import train_command
+from modeval.errors import ModevalError
+
+
+class Exit(IntEnum):
+    """Exit codes: a build script can tell a bad model from a bad command."""
+
+    OK = 0
+    GATE_FAILED = 1
+    USER_ERROR = 2
+    INCONCLUSIVE = 3
+    INTERNAL_ERROR = 4
+
+
+app = typer.Typer(
+    name="modeval",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:  # noqa: FBT001 - Typer calls it so
+    if asked:
+        typer.echo(f"modeval {version('modeval-cli')}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Begin with: modeval demo")
+def main(
+    *,
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_version),
+    ] = False,
+) -> None:
+    """Tell whether a model made of parts is really modular."""
+
+
+app.command("demo")(demo_command)
+app.command("generate")(generate_command)
+app.command("train")(train_command)
+app.command("score")(score_command)
+app.command("metrics")(metrics_command)
+app.add_typer(bench, name="bench")
+
+
+def run() -> None:
+    """Entry point: a user's error is one paragraph and exit code 2, a bug of ours is 4."""
+    try:
+        app()
+    except ModevalError as error:
+        stderr().print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False)
+        sys.exit(Exit.USER_ERROR)
+    except Exception:  # noqa: BLE001 - the last line of defence; the code tells it from a user's error
+        traceback.print_exc()
+        stderr().print(
+            "[bold red]internal error:[/] this is a bug of modeval. Please report it with the "
+            "lines above.",
+            highlight=False,
+        )
+        sys.exit(Exit.INTERNAL_ERROR)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,64 @@
+"""Consoles and progress bars, made when needed so that ``--help`` loads nothing heavy."""
+
+import typing
+
+if typing.TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+
+def stdout() -> "Console":
+    """Return a console on standard output."""
+    from rich.console import Console
+
+    return Console()
+
+
+def stderr() -> "Console":
+    """Return a console on standard error: progress, notes and errors."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def progress_bar(*, quiet: bool = False) -> "Progress":
+    """Return a progress bar on standard error, with a free text beside the time left."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+        console=stderr(),
+        disable=quiet,
+    )
+
+
+def choose_device(name: str) -> "typing.Any":
+    """Return a torch device by name (auto, cpu, cuda, cuda:N); refuse what is absent."""
+    import torch
+
+    from modeval.errors import SpecError
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise SpecError(f"device = {name!r}: expected auto, cpu, cuda or cuda:N.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise SpecError(f"device = {name!r}: expected auto, cpu, cuda or cuda:N.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SpecError(
+            f"device = {name!r}: this machine has {torch.cuda.device_count()} CUDA devices that "
+            "PyTorch can use. Use --device cpu."
+        )
+    return device

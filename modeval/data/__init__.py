@@ -1,0 +1,21 @@
+"""Rule tasks: data whose ground-truth rules are known, drawn as a stream or kept in folders."""
+
+from modeval.data.files import Dataset, is_dataset, open_dataset, require, write_dataset
+from modeval.data.stream import batches, in_order
+from modeval.data.tasks import Coefficients, Dynamics, TaskStack, draw, stack_tasks, task_parameters
+
+__all__ = [
+    "Coefficients",
+    "Dataset",
+    "Dynamics",
+    "TaskStack",
+    "batches",
+    "draw",
+    "in_order",
+    "is_dataset",
+    "open_dataset",
+    "require",
+    "stack_tasks",
+    "task_parameters",
+    "write_dataset",
+]

@@ -1,0 +1,63 @@
+"""The mutual information that chance gives a table with known margins."""
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+CHUNK = 1 << 21  # terms held at a time
+DEVIATIONS = 12  # standard deviations, and
+MARGIN = 30  # counts, beyond which the hypergeometric tail is below 1e-16
+
+
+def expected_information(
+    table: Float64[Tensor, "*batch rules modules"],
+) -> Float64[Tensor, "*batch"]:
+    """Return E[I] in nats over all tables with the margins of this one.
+
+    Each cell n of row sum a, column sum b and total N is hypergeometric, and adds
+    ``E[n/N log(N n / (a b))]``. The sum runs where the distribution has its mass.
+
+    Source: Vinh, Epps, Bailey 2010, JMLR 11, equation 24a.
+    """
+    flat = table.reshape(-1, *table.shape[-2:])
+    total = flat.sum((-2, -1))[:, None, None].expand(flat.shape).reshape(-1)
+    row = flat.sum(-1, keepdim=True).expand(flat.shape).reshape(-1)
+    column = flat.sum(-2, keepdim=True).expand(flat.shape).reshape(-1)
+    mean = row * column / total
+    spread = mean * (1 - row / total) * (1 - column / total) * total / (total - 1).clamp(min=1)
+    reach = DEVIATIONS * spread.clamp(min=0).sqrt() + MARGIN
+    low = torch.maximum((row + column - total).clamp(min=0), (mean - reach).floor())
+    high = torch.minimum(torch.minimum(row, column), (mean + reach).ceil())
+    parts = torch.zeros_like(mean)
+    order = (high - low).argsort()
+    start = 0
+    while start < len(order):
+        stop = _chunk_end(high - low, order, start)
+        cells = order[start:stop]
+        parts[cells] = _cell_terms(low[cells], high[cells], row[cells], column[cells], total[cells])
+        start = stop
+    return parts.reshape(table.shape).sum((-2, -1))
+
+
+def _chunk_end(width: Tensor, order: Tensor, start: int) -> int:
+    """Return where a chunk of cells, sorted by width, must end to stay within its memory."""
+    terms = (width[order[start:]] + 1) * torch.arange(
+        1, len(order) - start + 1, device=width.device
+    )
+    return start + max(1, int((terms <= CHUNK).sum()))
+
+
+def _cell_terms(low: Tensor, high: Tensor, row: Tensor, column: Tensor, total: Tensor) -> Tensor:
+    """Return ``E[n/N log(N n / (a b))]`` of each cell."""
+    steps = torch.arange(int((high - low).max()) + 1, dtype=low.dtype, device=low.device)
+    count = torch.minimum(low[:, None] + steps, high[:, None])
+    row, column, total = row[:, None], column[:, None], total[:, None]
+    logit = -(
+        torch.lgamma(count + 1)
+        + torch.lgamma(row - count + 1)
+        + torch.lgamma(column - count + 1)
+        + torch.lgamma(total - row - column + count + 1)
+    )
+    chance = logit.masked_fill(low[:, None] + steps > high[:, None], -torch.inf).softmax(-1)
+    ratio = torch.where(count > 0, total * count / (row * column).clamp(min=1), 1.0)
+    return (chance * count / total * ratio.log()).sum(-1)

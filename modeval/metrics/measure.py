@@ -1,0 +1,88 @@
+"""Measuring: all static metrics of folded routing at once."""
+
+from collections.abc import Callable, Iterable
+
+from jaxtyping import Float64
+from torch import Tensor
+
+from modeval.errors import TraceError
+from modeval.metrics.adaptation import matched_adaptation_distance
+from modeval.metrics.alignment import alignment_distance, alignment_score
+from modeval.metrics.budget import EntropyBudget, budget_terms
+from modeval.metrics.information import check_rules, entropies
+from modeval.metrics.matching import match
+from modeval.metrics.table import METRICS, STATIC_METRICS
+from modeval.types import Prior, RoutingCounts, View
+
+MATCHED: dict[str, Callable[..., Tensor]] = {
+    "alignment_distance": alignment_distance,
+    "alignment_score": alignment_score,
+    "matched_adaptation_distance": matched_adaptation_distance,
+}
+"""Metrics that start from the best matching, which is found once for all."""
+
+INFORMATION = (
+    "mutual_information",
+    "inverse_mutual_information",
+    "homogeneity",
+    "completeness",
+    "v_measure",
+)
+"""Metrics that are made of the same three entropies, as properties of them."""
+
+
+def measure(
+    counts: RoutingCounts,
+    names: Iterable[str] = STATIC_METRICS,
+    *,
+    prior: Prior = "uniform",
+    view: View = "weight",
+) -> dict[str, Float64[Tensor, "*batch"]]:
+    """Return static metrics of folded routing by name, blocks pooled, batch kept.
+
+    Args:
+        counts: folded routing, batch ``(...)``.
+        names: metrics of the joint distribution or of counts that give one number.
+        prior: weight of the rules.
+        view: routing weights, or each of K chosen modules as 1/K.
+
+    Raises:
+        TraceError: a rule has no samples, or a name is not a static metric.
+    """
+    wanted = tuple(names)
+    _check_names(wanted)
+    joint = counts.joint(prior, view=view)
+    if "inverse_mutual_information" in wanted:
+        check_rules(joint)
+    values = _shared_values(joint, counts.softness(prior, view=view), wanted)
+    shares = joint.sum(-2, keepdim=True)  # for metrics of p(m) alone, a joint of one row
+    for name in wanted:
+        if name not in values:
+            metric = METRICS[name]
+            values[name] = metric.function(shares if metric.usage_only else joint)
+    return {name: values[name] for name in wanted}
+
+
+def _shared_values(joint: Tensor, softness: Tensor, wanted: tuple[str, ...]) -> dict[str, Tensor]:
+    """Return the metrics that are made of the same matching or the same entropies."""
+    values: dict[str, Tensor] = {}
+    if any(name in MATCHED for name in wanted):
+        module = match(joint)[0]
+        values |= {
+            name: MATCHED[name](joint, matching=module) for name in MATCHED if name in wanted
+        }
+    if any(name in INFORMATION or name in EntropyBudget._fields for name in wanted):
+        parts = entropies(joint)
+        values |= {name: getattr(parts, name) for name in INFORMATION if name in wanted}
+        values |= budget_terms(parts, softness, joint.shape[-1])._asdict()
+    return values
+
+
+def _check_names(names: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in STATIC_METRICS:
+            kind = "needs more than folded counts" if name in METRICS else "is not a metric"
+            raise TraceError(
+                f"{name} {kind}, so it cannot be measured here. Measured here: "
+                f"{', '.join(STATIC_METRICS)}."
+            )

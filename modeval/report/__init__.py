@@ -1,0 +1,1 @@
+"""One file for each format: render(card) -> text or renderables."""

@@ -1,0 +1,213 @@
+"""Scorecards for the terminal: a table of scores beside chance, and a map of who does what."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.columns import Columns
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from modeval.metrics import METRICS, match
+from modeval.score.scorecard import LOSS_TITLES, ModelRecord, Score, Scorecard
+
+SHADES = " ░▒▓█"
+COLOURS = (
+    "#440154 #482777 #3e4a89 #31688e #26828e #1f9e89 #35b779 #6dcd59 #b4de2c #fde725".split()
+)
+"""From 0 to 1; after the palette viridis, which also reads well without colour vision."""
+ARROWS = {"lower": "↓", "higher": "↑"}
+TITLES = {name: metric.title for name, metric in METRICS.items()} | LOSS_TITLES
+GROUP = 4
+"""Models side by side in one table."""
+
+
+def render(card: Scorecard) -> list[RenderableType]:
+    """Return everything that the terminal shows of a scorecard, in order."""
+    shown: list[RenderableType] = []
+    for models in _by_task(card.models):
+        shown.append(Text(task_title(models[0]), style="bold"))
+        shown += [
+            score_table(card, models[start : start + GROUP])
+            for start in range(0, len(models), GROUP)
+        ]
+        maps = [heat_map(card, model) for model in models if _matrices(card, model)]
+        if maps:
+            shown += [Columns(maps, padding=(0, 3)), Text("")]
+    return [*shown, *notes(card)]
+
+
+def _by_task(models: Iterable[ModelRecord]) -> list[list[ModelRecord]]:
+    groups: dict[str, list[ModelRecord]] = {}
+    for model in models:
+        groups.setdefault(f"{dict(model.data)}{model.modules * (model.modules > 1)}", [])
+    for model in models:
+        same = [key for key in groups if key.startswith(str(dict(model.data)))]
+        groups[same[0]].append(model)
+    return [group for group in groups.values() if group]
+
+
+def task_title(model: ModelRecord) -> str:
+    """Name a task in a few words."""
+    data: Mapping[str, object] = model.data
+    kind = {
+        "binary": f"{data['operation']} operations on two numbers",
+        "sets": f"search ({data['search']}) among {data['length']} positions",
+        "series": f"switching dynamics, {data['dimension']} states, {data['length']} steps",
+    }[str(data["task"])]
+    objective = data["objective"] or "objective unknown"
+    return f"{data['rules']} rules · {kind} · {objective}"
+
+
+# --- scores --------------------------------------------------------------------------------------
+
+
+def score_table(card: Scorecard, models: Iterable[ModelRecord]) -> RenderableType:
+    """Return scores over seeds, models side by side, intervals under them, chance beside them."""
+    models = list(models)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("")
+    for model in models:
+        table.add_column(_heading(model), justify="right")
+    table.add_column("chance:\nuniform", justify="right", style="dim")
+    table.add_column("chance:\nhash", justify="right", style="dim")
+    for name in _names(card, models):
+        scores = [card.find(model.id, name) for model in models]
+        first = next(score for score in scores if score is not None)
+        table.add_row(
+            f"{_title(name)} {ARROWS[first.better]}",
+            *(_cell(score) for score in scores),
+            *_chance(scores),
+        )
+    return table
+
+
+def _heading(model: ModelRecord) -> str:
+    good = sum(member.status == "ok" for member in model.members)
+    every = len(model.members)
+    seeds = f"{good} of {every} seeds" if good < every else f"{every} seed{'s' * (every > 1)}"
+    rules = model.data["rules"]
+    modules = f", {model.modules} modules" if model.modules not in (1, rules) else ""
+    return f"{model.title}\n{seeds}{modules}"
+
+
+def _names(card: Scorecard, models: list[ModelRecord]) -> list[str]:
+    """Return the metrics that some of the models have, in order."""
+    wanted = {model.id for model in models}
+    return list(dict.fromkeys(score.metric for score in card.scores if score.model in wanted))
+
+
+def _title(name: str) -> str:
+    if name in TITLES:
+        return TITLES[name]
+    kind, _, place = name.partition("_at_length_")
+    length, _, doubled = place.partition("_")
+    what = {"loss": "Loss", "error_rate": "Error rate"}.get(kind, kind)
+    return f"{what}, length {length}" + (", inputs x2" if doubled else "") if place else name
+
+
+def _cell(score: Score | None) -> Text:
+    if score is None:
+        return Text("–", style="dim")
+    if score.value is None:
+        return Text("failed", style="red")
+    text = Text(number(score.value))
+    if score.low is not None and score.high is not None:
+        text.append(f"\n{number(score.low)}–{number(score.high)}", style="dim")
+    return text
+
+
+def _chance(scores: list[Score | None]) -> tuple[str, str]:
+    """Return the chance levels, if they are the same for all models."""
+    uniform = {score.chance for score in scores if score and score.chance is not None}
+    hashed = {score.chance_hash for score in scores if score and score.chance_hash is not None}
+    return tuple(  # type: ignore[return-value]
+        number(levels.pop()) if len(levels) == 1 else ("varies" if levels else "")
+        for levels in (uniform, hashed)
+    )
+
+
+def number(value: float) -> str:
+    """Write a number with three digits that matter."""
+    if value != 0 and abs(value) < 0.01:  # noqa: PLR2004 - below, fixed notation loses digits
+        return f"{value:.1e}".replace("e-0", "e-")
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"  # noqa: PLR2004
+
+
+# --- activation maps -----------------------------------------------------------------------------
+
+
+def _matrices(card: Scorecard, model: ModelRecord) -> list[Tensor]:
+    return [
+        torch.tensor(each.matrix, dtype=torch.float64)
+        for each in card.activations
+        if each.model == model.id
+    ]
+
+
+def heat_map(card: Scorecard, model: ModelRecord) -> RenderableType:
+    """Draw A: a row for each rule, a column for each module, modules in the order of their rules.
+
+    Over several seeds it is the mean of the ordered matrices. A bright diagonal says that each
+    rule has a module of its own; a bright column, that one module does everything.
+    """
+    matrices = _matrices(card, model)
+    mean = torch.stack([matrix[:, matched_order(matrix)] for matrix in matrices]).mean(0)
+    seeds = f", mean of {len(matrices)} seeds" if len(matrices) > 1 else ""
+    title = Text(f"{model.title}{seeds}", style="bold")
+    return Padding(Group(title, draw(mean)), (0, 0, 1, 0))
+
+
+def matched_order(matrix: Tensor) -> list[int]:
+    """Return the modules in the order of the rules they are matched with, the others after them.
+
+    >>> matched_order(torch.tensor([[0.1, 0.2, 0.7], [0.6, 0.3, 0.1]]))
+    [2, 0, 1]
+    """
+    module, _ = match(matrix)
+    first = [int(index) for index in module if index >= 0]
+    return first + [index for index in range(matrix.shape[1]) if index not in first]
+
+
+def draw(matrix: Tensor) -> Text:
+    """Draw a matrix of shares as coloured shades; without colour the shades tell it."""
+    text = Text()
+    for row in matrix.tolist():
+        for share in row:
+            level = min(max(share, 0.0), 1.0)
+            shade = SHADES[min(int(level * len(SHADES)), len(SHADES) - 1)]
+            colour = COLOURS[min(int(level * len(COLOURS)), len(COLOURS) - 1)]
+            text.append(shade * 2, style=f"{colour} on {COLOURS[0]}")
+        text.append("\n")
+    text.append("rows rules, columns modules", style="dim")
+    return text
+
+
+# --- notes ---------------------------------------------------------------------------------------
+
+
+def notes(card: Scorecard) -> list[RenderableType]:
+    """Return what a reader must know: failed seeds, missing intervals, what was left out."""
+    lines = [f"[yellow]left out:[/] {_plain(note)}" for note in card.notes]
+    for model in card.models:
+        for member in model.members:
+            if member.note:
+                word = "failed" if member.status == "failed" else "note"
+                lines.append(
+                    f"[yellow]{word}:[/] {model.title}, task seed {member.seed[0]}, model seed "
+                    f"{member.seed[1]}: {_plain(member.note)}"
+                )
+    if any(len(model.members) == 1 for model in card.models):
+        lines.append("[dim]One seed gives no interval over seeds: train more with --seeds.[/]")
+    if any(len(model.members) > 1 for model in card.models):
+        lines.append(f"[dim]Ranges are {card.level:.0%} intervals over seeds.[/]")
+    if any(model.modules == 1 for model in card.models):
+        lines.append("[dim]A single module has no routing, so it has losses only.[/]")
+    return [Text.from_markup(line) for line in lines]
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")

@@ -1,0 +1,1 @@
+"""From counts and losses to scorecards, with intervals and chance levels."""

@@ -1,0 +1,515 @@
+"""Scorecards: what a cohort scored, seed by seed and over its seeds, with chance levels beside it.
+
+The JSON form is this module's types, field by field, and is described by ``scorecard.schema.json``
+in this folder:
+
+    format, modeval            version of the form, version of the program
+    precision, level           what was asked of A; level of the intervals
+    models                     one for each cohort: what it is, where it was read, each seed's state
+    scores                     one for each model, metric, layer and seed; seed null is over seeds
+    activations                A for each model, layer and seed
+
+No number in it is NaN or infinite: what could not be computed is null, and a note says why.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from importlib.metadata import version
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from modeval.errors import ScorecardError
+from modeval.metrics.adaptation import adaptation_from_marginals
+from modeval.metrics.chance import ChanceLevels, chance_levels
+from modeval.metrics.table import METRICS, PAPER_METRICS
+from modeval.score.statistics import bootstrap_seeds
+from modeval.spec import digest, module_count, to_dict
+from modeval.trace.subject import Evaluation, Loss, Subject
+from modeval.types import RoutingCounts
+
+FORMAT = 1
+LEVEL = 0.95
+ROUTING_METRICS = (*PAPER_METRICS, "alignment_score")
+Better = Literal["lower", "higher"]
+Seed = tuple[int, int]
+
+LOSS_TITLES = {
+    "in_distribution_loss": "Loss in distribution",
+    "out_of_distribution_loss": "Loss out of distribution",
+    "in_distribution_error_rate": "Error rate in distribution",
+    "out_of_distribution_error_rate": "Error rate out of distribution",
+    "hard_gap": "Loss added by hard routing",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """One number.
+
+    Attributes:
+        model: ``id`` of its model.
+        metric: what was measured.
+        layer: layer it was measured at; null where a model has one.
+        seed: pair of task seed and model seed; null for the mean over seeds.
+        value: null where it could not be computed.
+        low: lower end of the interval over seeds; null for single seeds.
+        high: upper end; likewise.
+        chance: value of uniform routing; null for losses.
+        chance_hash: mean value of routing that sends each rule to a module drawn at random.
+        better: direction.
+        samples: samples behind it: positions for routing, whole sequences for their losses; null
+            for recorded matrices, which do not say.
+        seeds: number of seeds behind it.
+        length: positions of the sequences; null where there are none or it does not matter.
+        scale: what inputs were multiplied by.
+        note: what to know when reading it.
+    """
+
+    model: str
+    metric: str
+    layer: int | None = None
+    seed: Seed | None = None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    chance: float | None = None
+    chance_hash: float | None = None
+    better: Better = "lower"
+    samples: int | None = None
+    seeds: int = 1
+    length: int | None = None
+    scale: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One seed of a model.
+
+    Attributes:
+        seed: pair of task seed and model seed.
+        source: file it was read from.
+        status: ``ok``, or ``failed`` for a seed that counts in no mean.
+        note: what is wrong with it, or with its numbers.
+        precision: half width of the 95 % interval of the least certain entry of its A.
+    """
+
+    seed: Seed
+    source: str
+    status: Literal["ok", "failed"] = "ok"
+    note: str = ""
+    precision: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRecord:
+    """What was scored, and how.
+
+    Attributes:
+        id: names the model within the scorecard.
+        title: for people.
+        origin: ``run`` (written by ``modeval train``), ``modarch`` (weights of the reference) or
+            ``matrix`` (a recorded matrix of it).
+        selection: ``last`` or ``best`` checkpoint.
+        data: the task; its objective is null where nothing tells it.
+        model: the model.
+        digest: hash of both.
+        modules: number of modules.
+        prior: weight of the rules in the joint distribution.
+        view: what counts as routing.
+        adaptation: how module shares under shifted rules were got: ``reweight`` (from A),
+            ``regenerate`` (from samples drawn under each shift) or ``none``.
+        members: its seeds.
+    """
+
+    id: str
+    title: str
+    origin: Literal["run", "modarch", "matrix"]
+    selection: Literal["last", "best"]
+    data: Mapping[str, Any]
+    model: Mapping[str, Any]
+    digest: str
+    modules: int
+    prior: Literal["uniform", "empirical"] = "uniform"
+    view: Literal["weight", "assignment"] = "weight"
+    adaptation: Literal["reweight", "regenerate", "none"] = "none"
+    members: tuple[Member, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activation:
+    """A of one seed: how each rule shares itself out over the modules.
+
+    Attributes:
+        model: ``id`` of its model.
+        layer: null where a model has one.
+        seed: pair of task seed and model seed.
+        matrix: R rows of M shares.
+    """
+
+    model: str
+    layer: int | None = None
+    seed: Seed
+    matrix: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scorecard:
+    """Scores of one or several models; see the fields of its parts."""
+
+    format: int = FORMAT
+    modeval: str = ""
+    precision: float | None = None
+    level: float = LEVEL
+    notes: tuple[str, ...] = ()
+    models: tuple[ModelRecord, ...] = ()
+    scores: tuple[Score, ...] = ()
+    activations: tuple[Activation, ...] = ()
+
+    def __add__(self, other: "Scorecard") -> "Scorecard":
+        """Put two scorecards together; models that share an ``id`` get a number."""
+        taken = {model.id for model in self.models}
+        names = {model.id: _free(model.id, taken) for model in other.models}
+        return replace(
+            self,
+            notes=self.notes + other.notes,
+            models=self.models + tuple(replace(m, id=names[m.id]) for m in other.models),
+            scores=self.scores + tuple(replace(s, model=names[s.model]) for s in other.scores),
+            activations=self.activations
+            + tuple(replace(a, model=names[a.model]) for a in other.activations),
+        )
+
+    def find(self, model: str, metric: str, seed: Seed | None = None) -> Score | None:
+        """Return a score, by default over seeds, if it is there."""
+        wanted = (model, metric, seed)
+        matches = (s for s in self.scores if (s.model, s.metric, s.seed) == wanted)
+        return next(matches, None)
+
+
+def _free(name: str, taken: set[str]) -> str:
+    free, number = name, 1
+    while free in taken:
+        number += 1
+        free = f"{name}-{number}"
+    taken.add(free)
+    return free
+
+
+# --- from counts and losses ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """Values of one metric for each usable member, before seeds are averaged."""
+
+    metric: str
+    values: Tensor
+    samples: Sequence[int | None]
+    chance: ChanceLevels | None = None
+    length: int | None = None
+    scale: float | None = None
+
+
+def score(
+    subject: Subject,
+    evaluation: Evaluation,
+    *,
+    precision: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Scorecard:
+    """Turn what was measured of a cohort into a scorecard of one model.
+
+    Args:
+        subject: what was measured.
+        evaluation: the measurements.
+        precision: what was asked of A.
+        generator: draws hash maps and resamples seeds; two runs give the same intervals.
+    """
+    generator = generator or torch.Generator().manual_seed(0)
+    usable = [index for index, fault in enumerate(subject.faults) if not fault]
+    record = _record(subject, evaluation, precision)
+    joint = _joint(subject, evaluation, usable)
+    columns = _losses(subject, evaluation, usable)
+    activations: tuple[Activation, ...] = ()
+    if joint is not None and usable:
+        columns = [*_routing(subject, evaluation, joint, usable, generator), *columns]
+        matrices = (joint / joint.sum(-1, keepdim=True)).tolist()
+        activations = tuple(
+            Activation(
+                model=record.id,
+                seed=subject.seeds[index],
+                matrix=tuple(tuple(row) for row in matrix),
+            )
+            for index, matrix in zip(usable, matrices, strict=True)
+        )
+    return Scorecard(
+        modeval=version("modeval-cli"),
+        precision=precision,
+        models=(record,),
+        scores=tuple(
+            entry
+            for column in columns
+            for entry in _entries(record.id, column, subject, usable, generator)
+        ),
+        activations=activations,
+    )
+
+
+def _record(subject: Subject, evaluation: Evaluation, precision: float | None) -> ModelRecord:
+    data, model = to_dict(subject.data), to_dict(subject.model)
+    if not subject.objective_known:
+        data["objective"] = None
+    routed = evaluation.counts is not None or subject.joint is not None
+    adaptation: Literal["reweight", "regenerate", "none"] = "none"
+    if routed:
+        adaptation = "reweight" if evaluation.shifted is None else "regenerate"
+    reached = [None] * len(subject.seeds)
+    if evaluation.half_width is not None:
+        reached = [_finite(width) for width in evaluation.half_width.tolist()]
+    kind = "-".join(str(part) for part in (subject.data.task, data["objective"]) if part)
+    name = subject.title.lower().replace(" (", "-").replace(" ", "-").replace(")", "")
+    return ModelRecord(
+        id=f"{name}-{kind}-r{subject.data.rules}-{subject.model.encoder}x{subject.model.width}",
+        title=subject.title,
+        origin="matrix" if subject.network is None else subject.origin,  # type: ignore[arg-type]
+        selection=subject.selection,
+        data=data,
+        model=model,
+        digest=digest({"data": data, "model": model}),
+        modules=module_count(subject.data, subject.model),
+        adaptation=adaptation,
+        members=tuple(
+            Member(
+                seed=seed,
+                source=source,
+                status="failed" if fault else "ok",
+                note=fault or _precision_note(width, precision),
+                precision=None if fault else width,
+            )
+            for seed, source, fault, width in zip(
+                subject.seeds, subject.sources, subject.faults, reached, strict=True
+            )
+        ),
+    )
+
+
+def _precision_note(width: float | None, precision: float | None) -> str:
+    if width is None or precision is None or width <= precision:
+        return ""
+    return f"A is certain to ±{width:.4f} only: the most samples that are drawn were drawn"
+
+
+def _joint(subject: Subject, evaluation: Evaluation, usable: list[int]) -> Tensor | None:
+    """Return the joint distribution of each usable member ``(S, R, M)``."""
+    if subject.joint is not None:
+        return subject.joint[usable]
+    if evaluation.counts is None:
+        return None
+    parts = {name: part[usable] for name, part in evaluation.counts.tensors().items()}
+    return RoutingCounts(**parts).joint().squeeze(1).cpu()
+
+
+def _routing(
+    subject: Subject,
+    evaluation: Evaluation,
+    joint: Tensor,
+    usable: list[int],
+    generator: torch.Generator,
+) -> list[_Column]:
+    samples: list[int | None] = [None] * len(usable)
+    if evaluation.counts is not None:
+        samples = [int(n) for n in evaluation.counts.samples.sum((1, 2, 3))[usable]]
+    rules, modules = joint.shape[-2:]
+    columns = []
+    for name in ROUTING_METRICS:
+        if rules == 1 and name == "inverse_mutual_information":
+            continue  # one rule: there is nothing to tell
+        function = METRICS[name].function
+        if name == "adaptation_distance" and evaluation.shifted is not None:
+            shifted = evaluation.shifted
+            values = adaptation_from_marginals(shifted.rules[usable], shifted.modules[usable])
+        else:
+            values = function(joint)
+        chance = chance_levels(function, rules, modules, generator=generator)
+        columns.append(_Column(name, values.cpu(), samples, chance))
+    if evaluation.hardened is not None:
+        gap = evaluation.hardened
+        columns.append(
+            _Column("hard_gap", gap.mean()[usable].cpu(), [gap.samples] * len(usable))
+        )
+    return columns
+
+
+def _losses(subject: Subject, evaluation: Evaluation, usable: list[int]) -> list[_Column]:
+    columns = []
+    for loss in evaluation.losses:
+        for name, values in _loss_values(subject, loss):
+            columns.append(
+                _Column(
+                    name,
+                    values[usable].cpu(),
+                    [loss.samples] * len(usable),
+                    length=loss.length,
+                    scale=subject.data.scale * loss.factor,
+                )
+            )
+    return sorted(columns, key=lambda column: "_at_length_" in column.metric)
+
+
+def _loss_values(subject: Subject, loss: Loss) -> list[tuple[str, Tensor]]:
+    """Name a loss; the headline of sequences is the trained length, and 30 with inputs x2."""
+    shifted = loss.factor != 1
+    place = "out_of_distribution" if shifted else "in_distribution"
+    headline = 30 if shifted else subject.data.length
+    values = [("loss", loss.mean())]
+    if subject.data.objective == "classification":
+        values.append(("error_rate", loss.error_rate()))
+    named = []
+    for kind, value in values:
+        if loss.length is None or loss.length == headline:
+            named.append((f"{place}_{kind}", value))
+        if loss.length is not None:
+            named.append((f"{kind}_at_length_{loss.length}{'_x2' * shifted}", value))
+    return named
+
+
+def _entries(
+    model: str,
+    column: _Column,
+    subject: Subject,
+    usable: list[int],
+    generator: torch.Generator,
+) -> list[Score]:
+    """Return the scores of one metric: over seeds first, then seed by seed."""
+    metric = METRICS.get(column.metric)
+    base = Score(
+        model=model,
+        metric=column.metric,
+        chance=column.chance.uniform if column.chance else None,
+        chance_hash=column.chance.hash_mean if column.chance else None,
+        better="higher" if metric and metric.better == "higher" else "lower",
+        length=column.length,
+        scale=column.scale,
+    )
+    values = dict(zip(usable, column.values.tolist(), strict=True))
+    samples = dict(zip(usable, column.samples, strict=True))
+    good = [index for index in usable if math.isfinite(values[index])]
+    own = [
+        replace(
+            base,
+            seed=seed,
+            value=_finite(values.get(index, math.nan)),
+            samples=samples.get(index),
+            note="" if index in good else subject.faults[index] or "not a finite number",
+        )
+        for index, seed in enumerate(subject.seeds)
+    ]
+    low, high = _interval([values[i] for i in good], [subject.seeds[i] for i in good], generator)
+    counted = [samples[index] for index in good]
+    together = replace(
+        base,
+        value=sum(values[i] for i in good) / len(good) if good else None,
+        low=low,
+        high=high,
+        samples=None if None in counted else sum(n for n in counted if n is not None),
+        seeds=len(good),
+        note=_over_seeds_note(len(good), len(own)),
+    )
+    return [together, *own]
+
+
+def _over_seeds_note(good: int, every: int) -> str:
+    if good < every:
+        return f"{every - good} of {every} seeds left out: not finite"
+    return "one seed: no interval over seeds" if every == 1 else ""
+
+
+def _interval(
+    values: list[float], seeds: list[Seed], generator: torch.Generator
+) -> tuple[float | None, float | None]:
+    """Return the percentile interval over seeds; one seed has none."""
+    interval = bootstrap_seeds(
+        torch.tensor(values, dtype=torch.float64),
+        generator=generator,
+        strata=torch.tensor([task for task, _ in seeds]),
+        level=LEVEL,
+    )
+    return (None, None) if interval is None else (float(interval.low), float(interval.high))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+# --- JSON ----------------------------------------------------------------------------------------
+
+
+def to_dict_form(card: Scorecard) -> dict[str, Any]:
+    """Return the JSON form: seeds as ``{"task": 0, "model": 0}``."""
+    form = asdict(card)
+    for entry in (*form["scores"], *form["activations"], *_members(form["models"])):
+        if entry["seed"] is not None:
+            entry["seed"] = dict(zip(("task", "model"), entry["seed"], strict=True))
+    return form
+
+
+def _members(models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [member for model in models for member in model["members"]]
+
+
+def from_dict_form(form: Any, *, where: str) -> Scorecard:
+    """Read the JSON form.
+
+    Args:
+        form: what a JSON parser gave.
+        where: the file, for messages.
+
+    Raises:
+        ScorecardError: it is no scorecard, or of another version, or damaged.
+    """
+    if not isinstance(form, Mapping) or "scores" not in form or "format" not in form:
+        raise ScorecardError(
+            f"{where} is not a scorecard. Make one with: modeval score RUN --json {where}"
+        )
+    if form["format"] != FORMAT:
+        raise ScorecardError(
+            f"{where} has format {form['format']!r}; this modeval reads format {FORMAT}. Use the "
+            "modeval that wrote it, or score again."
+        )
+    try:
+        return Scorecard(
+            **_plain(Scorecard, form, ("notes", "models", "scores", "activations")),
+            notes=tuple(form["notes"]),
+            models=tuple(_model(entry) for entry in form["models"]),
+            scores=tuple(_with_seed(Score, entry) for entry in form["scores"]),
+            activations=tuple(_activation(entry) for entry in form["activations"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ScorecardError(
+            f"{where} is damaged: {type(error).__name__} {error}. Score again."
+        ) from None
+
+
+def _plain(kind: type, entry: Mapping[str, Any], without: tuple[str, ...]) -> dict[str, Any]:
+    """Return the fields of a type from a mapping; others, of later versions, are passed over."""
+    names = [each.name for each in fields(kind) if each.name not in without]
+    return {name: entry[name] for name in names}
+
+
+def _with_seed(kind: Any, entry: Mapping[str, Any]) -> Any:
+    seed = entry["seed"]
+    pair = None if seed is None else (int(seed["task"]), int(seed["model"]))
+    return kind(**_plain(kind, entry, ("seed",)), seed=pair)
+
+
+def _model(entry: Mapping[str, Any]) -> ModelRecord:
+    members = tuple(_with_seed(Member, member) for member in entry["members"])
+    return ModelRecord(**_plain(ModelRecord, entry, ("members",)), members=members)
+
+
+def _activation(entry: Mapping[str, Any]) -> Activation:
+    matrix = tuple(tuple(float(share) for share in row) for row in entry["matrix"])
+    return _with_seed(Activation, {**entry, "matrix": matrix})  # type: ignore[no-any-return]

@@ -1,0 +1,410 @@
+"""Intervals and nulls: how sure is a number, and could chance have made it?
+
+Everything is drawn from a given generator (on the CPU): the same generator, the same interval.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+from modeval.errors import TraceError
+from modeval.metrics import mutual_information
+from modeval.types import Prior, RoutingCounts, View
+
+Tail = Literal["greater", "less"]
+Documents = Literal["labelled", "mixed"]
+
+DRAWS = 1000
+LEVEL = 0.95
+SAMPLES_PER_CELL = 50  # effective samples for each rule and module, below which a score is marked
+REDRAWS = 100  # rounds of drawing again the resamples that lost a rule
+ELEMENTS = 1 << 20  # numbers of one table of resamples held at a time: they stay in the cache
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Percentile interval of a bootstrap.
+
+    Attributes:
+        low: ``(...)`` lower end.
+        high: ``(...)`` upper end.
+        level: share of the resamples between them.
+        draws: number of resamples.
+    """
+
+    low: Float64[Tensor, "*batch"]
+    high: Float64[Tensor, "*batch"]
+    level: float
+    draws: int
+
+
+@dataclass(frozen=True, slots=True)
+class PermutationTest:
+    """A statistic held against what permuted labels give.
+
+    Attributes:
+        observed: ``(...)`` the statistic.
+        p_value: ``(...)`` one-sided, (r+1)/(n+1).
+        null_mean: ``(...)`` mean under permutation: the chance level of this trace.
+        null_low: ``(...)`` 2.5 % point under permutation.
+        null_high: ``(...)`` 97.5 % point under permutation.
+        permutations: number n of permutations.
+    """
+
+    observed: Float64[Tensor, "*batch"]
+    p_value: Float64[Tensor, "*batch"]
+    null_mean: Float64[Tensor, "*batch"]
+    null_low: Float64[Tensor, "*batch"]
+    null_high: Float64[Tensor, "*batch"]
+    permutations: int
+
+
+def percentile_interval(
+    draws: Float64[Tensor, "draws *batch"], *, level: float = LEVEL
+) -> Interval:
+    """Return the middle ``level`` of the draws."""
+    if not bool(torch.isfinite(draws).all()):
+        raise TraceError(
+            "A resample gave a value that is not finite, so there is no interval. Score more "
+            "samples, or leave out rules that are rare."
+        )
+    low, high = _quantile(draws, (1 - level) / 2), _quantile(draws, (1 + level) / 2)
+    return Interval(low=low, high=high, level=level, draws=len(draws))
+
+
+def bootstrap_seeds(
+    values: Float64[Tensor, "seeds *batch"],
+    *,
+    generator: torch.Generator,
+    strata: Int64[Tensor, "seeds"] | None = None,
+    draws: int = DRAWS,
+    level: float = LEVEL,
+) -> Interval | None:
+    """How sure is the mean over seeds?
+
+    Stratified bootstrap: seeds are resampled within their stratum (the task seed of each model
+    seed), so that every resample has the design of the experiment. Seeds that are alone in their
+    stratum are resampled among themselves.
+
+    Args:
+        values: ``(S, ...)`` one value for each seed of a cohort.
+        generator: draws the resamples.
+        strata: ``(S,)`` stratum of each seed; a single one when absent.
+        draws: number of resamples.
+        level: share of the resamples between the ends.
+
+    Returns:
+        The interval of the mean, ``(...)``; None for one seed, which says nothing of the others.
+
+    Source: Agarwal et al. 2021 (arXiv 2108.13264), section 4.1.
+
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> values = torch.tensor([0.1, 0.3, 0.2, 0.4], dtype=torch.float64)
+    >>> interval = bootstrap_seeds(values, generator=generator)
+    >>> round(interval.low.item(), 3), round(interval.high.item(), 3)
+    (0.15, 0.375)
+    """
+    seeds = len(values)
+    if seeds < 2:  # noqa: PLR2004 - one seed has no spread
+        return None
+    groups = torch.zeros(seeds, dtype=torch.int64) if strata is None else strata.cpu()
+    index = torch.empty(draws, seeds, dtype=torch.int64)
+    for members in _strata(groups):
+        picks = torch.randint(len(members), (draws, len(members)), generator=generator)
+        index[:, members] = members[picks]
+    weight = _multiplicity(index, seeds).to(values.device) / seeds
+    means = (weight @ values.flatten(1) if values.dim() > 1 else weight @ values).reshape(
+        draws, *values.shape[1:]
+    )
+    return percentile_interval(means, level=level)
+
+
+def bootstrap_blocks(
+    counts: RoutingCounts,
+    function: Callable[[RoutingCounts], Mapping[str, Tensor]],
+    *,
+    generator: torch.Generator,
+    draws: int = DRAWS,
+    level: float = LEVEL,
+    view: View = "weight",
+) -> dict[str, Interval] | None:
+    """How sure are the metrics of one trace, whose tokens are dependent within a document?
+
+    Replicate blocks (documents hashed to B blocks) are resampled with replacement, never tokens.
+    A resample that lost a rule is drawn again. Co-activations are not kept by block and stay as
+    they are.
+
+    Args:
+        counts: folded routing, batch ``(...)``, of B blocks.
+        function: gives metrics by name, ``(D, ...)``, from resampled counts of batch ``(D, ...)``;
+            :func:`modeval.metrics.measure` is one.
+        generator: draws the resamples, the same for the whole batch.
+        draws: number of resamples D.
+        level: share of the resamples between the ends.
+        view: what ``function`` reads; the table of the other view is left empty.
+
+    Returns:
+        An interval ``(...)`` for each metric; None for one block, which says nothing of others.
+
+    Raises:
+        TraceError: a rule stands in so few blocks that resamples keep losing it.
+
+    Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 8.
+    """
+    blocks = counts.mass.shape[-3]
+    if blocks < 2:  # noqa: PLR2004 - one block has no spread
+        return None
+    weight = _block_weights(counts, draws, generator)
+    found: dict[str, list[Tensor]] = {}
+    for part in _parts(draws, counts.mass[..., 0, :, :].numel()):
+        for name, value in function(_resampled(counts, weight[part], view)).items():
+            found.setdefault(name, []).append(value)
+    return {
+        name: percentile_interval(torch.cat(values), level=level) for name, values in found.items()
+    }
+
+
+def permutation_test(
+    counts: RoutingCounts,
+    function: Callable[[Tensor], Tensor] = mutual_information,
+    *,
+    generator: torch.Generator,
+    permutations: int = 999,
+    documents: Documents = "labelled",
+    tail: Tail = "greater",
+    prior: Prior = "empirical",
+    view: View = "weight",
+) -> PermutationTest:
+    """Could routing that knows nothing of the rules have given this value?
+
+    The labels of documents are permuted, never those of tokens: tokens of a document go the same
+    way for reasons of their own. Permuted units are the (block, rule) cells of the counts.
+
+    Args:
+        counts: folded routing, batch ``(...)``.
+        function: statistic of the joint distribution, ``(..., R, M) -> (...)``.
+        generator: draws the permutations, the same for the whole batch.
+        permutations: number n of permutations.
+        documents: ``labelled`` when all of a document has one rule: cells are permuted among all
+            blocks. ``mixed`` when rules change within a document: within each block.
+        tail: ``greater`` when large values tell against chance.
+        prior: weight of the rules in the joint. ``empirical`` keeps the test's size when rules
+            are unequally frequent: chance information is then the same for any frequencies.
+        view: routing weights, or each of K chosen modules as 1/K.
+
+    Returns:
+        The statistic, its one-sided p value (r+1)/(n+1) and its null distribution.
+
+    Raises:
+        TraceError: one block of one document each is too little to permute.
+
+    Source: Phipson & Smyth 2010, Permutation p-values should never be zero.
+    """
+    observed = function(counts.joint(prior, view=view))
+    table = counts.mass if view == "weight" else counts.selections
+    cells = table.flatten(-3, -2).movedim(-2, 0)  # (B R, ..., M)
+    samples = counts.samples.flatten(-2).movedim(-1, 0)  # (B R, ...)
+    label = _permuted_labels(counts, permutations, documents, generator)
+    null = []
+    for part in _parts(permutations, table[..., 0, :, :].numel()):
+        joint = _relabelled(cells, samples, label[part], table.shape[-2], prior)
+        null.append(function(joint))
+    draws = torch.cat(null)
+    return PermutationTest(
+        observed=observed,
+        p_value=p_value(observed, draws, tail=tail),
+        null_mean=draws.mean(0),
+        null_low=_quantile(draws, 0.025),
+        null_high=_quantile(draws, 0.975),
+        permutations=permutations,
+    )
+
+
+def p_value(
+    observed: Float64[Tensor, "*batch"],
+    null: Float64[Tensor, "draws *batch"],
+    *,
+    tail: Tail = "greater",
+) -> Float64[Tensor, "*batch"]:
+    """Return (r+1)/(n+1), r the number of the n null values at least as extreme.
+
+    Values that differ by rounding alone count as equal.
+
+    >>> null = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
+    >>> p_value(torch.tensor(0.25, dtype=torch.float64), null).item()
+    0.5
+    """
+    if not bool(torch.isfinite(null).all() & torch.isfinite(observed).all()):
+        raise TraceError(
+            "A permutation gave a value that is not finite, so there is no p value. Score more "
+            "samples, or leave out rules whose samples were not routed."
+        )
+    slack = 1e-12 + 1e-9 * observed.abs()
+    extreme = null >= observed - slack if tail == "greater" else null <= observed + slack
+    return (extreme.sum(0) + 1).double() / (len(null) + 1)
+
+
+def holm(p_values: Float64[Tensor, "*batch claims"]) -> Float64[Tensor, "*batch claims"]:
+    """Adjust p values for a claim about *some* of several layers or modules.
+
+    Sorted upwards, ``max over j <= i of (n - j + 1) p_(j)``, at most 1: the chance that any true
+    null is rejected stays below the level, whatever their dependence.
+
+    Source: Holm 1979, A simple sequentially rejective multiple test procedure.
+
+    >>> holm(torch.tensor([0.01, 0.04, 0.03], dtype=torch.float64)).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    ordered, order = p_values.sort(-1)
+    count = p_values.shape[-1]
+    factor = torch.arange(count, 0, -1, dtype=torch.float64, device=p_values.device)
+    adjusted = (ordered * factor).cummax(-1).values.clamp(max=1)
+    return torch.empty_like(p_values).scatter_(-1, order, adjusted)
+
+
+def effective_samples(counts: RoutingCounts) -> Float64[Tensor, "*batch"]:
+    """How many independent samples would be as telling as these?
+
+    ``N / max(1, D)``, D the design effect: how much more a module's share varies between blocks
+    than it would if samples were independent, over all rules and modules. With one block D is
+    unknown and N is returned.
+
+    Source: Kish 1965, Survey Sampling, section 8.2.
+    """
+    total = counts.samples.sum((-2, -1))
+    size = counts.samples.unsqueeze(-1)
+    share = counts.selections / size.clamp(min=1)
+    mean = counts.selections.sum(-3, keepdim=True) / size.sum(-3, keepdim=True).clamp(min=1)
+    between = (size * (share - mean).square()).sum((-3, -2, -1))
+    freedom = ((size > 0).sum(-3, keepdim=True) - 1).clamp(min=0)
+    expected = (freedom * mean * (1 - mean).clamp(min=0)).sum((-3, -2, -1))
+    effect = torch.where(expected > 0, between / torch.where(expected > 0, expected, 1.0), 1.0)
+    return total / effect.clamp(min=1)
+
+
+def few_samples(counts: RoutingCounts) -> Bool[Tensor, "*batch"]:
+    """Are there fewer than 50 R M effective samples, so that chance looks like specialisation?"""
+    rules, modules = counts.mass.shape[-2:]
+    return effective_samples(counts) < SAMPLES_PER_CELL * rules * modules
+
+
+# --- resampling ----------------------------------------------------------------------------------
+
+
+def _quantile(draws: Tensor, share: float) -> Tensor:
+    """Return a quantile over the first axis, of any size (torch.quantile has a limit)."""
+    place = share * (len(draws) - 1)
+    ordered = draws.sort(0).values
+    low = int(place)
+    high = min(low + 1, len(draws) - 1)
+    return torch.lerp(ordered[low], ordered[high], place - low)
+
+
+def _parts(draws: int, elements: int) -> Iterator[slice]:
+    """Cut the draws into parts that fit the memory set aside for them."""
+    step = max(1, ELEMENTS // max(elements, 1))
+    return (slice(start, start + step) for start in range(0, draws, step))
+
+
+def _strata(groups: Tensor) -> list[Tensor]:
+    """Return the members of each stratum; those that are alone form one together."""
+    members = [(groups == group).nonzero()[:, 0] for group in groups.unique()]
+    alone = [group for group in members if len(group) == 1]
+    return [group for group in members if len(group) > 1] + ([torch.cat(alone)] if alone else [])
+
+
+def _multiplicity(index: Tensor, count: int) -> Tensor:
+    """Turn drawn numbers ``(D, n)`` into how often each was drawn, ``(D, count)``."""
+    weight = torch.zeros(len(index), count, dtype=torch.float64)
+    return weight.scatter_add_(1, index, torch.ones(index.shape, dtype=torch.float64))
+
+
+def _block_weights(counts: RoutingCounts, draws: int, generator: torch.Generator) -> Tensor:
+    """Draw how often each block stands in each resample, every rule being there: ``(D, B)``."""
+    blocks, rules = counts.samples.shape[-2:]
+    present = (counts.samples > 0).reshape(-1, blocks, rules).movedim(1, 0).flatten(1)
+    present = present.double().cpu()
+    weight = torch.zeros(draws, blocks, dtype=torch.float64)
+    lost = torch.ones(draws, dtype=torch.bool)
+    for _ in range(REDRAWS):
+        index = torch.randint(blocks, (int(lost.sum()), blocks), generator=generator)
+        weight[lost] = _multiplicity(index, blocks)
+        lost = (weight @ present == 0).any(-1)
+        if not bool(lost.any()):
+            return weight.to(counts.mass.device)
+    rarest = int(present.sum(0).argmin())
+    raise TraceError(
+        f"Rule {rarest % rules} stands in {int(present.sum(0).min())} of {blocks} blocks, so "
+        "resamples of the blocks keep losing it. Score more documents of it, use more blocks, or "
+        "leave the rule out."
+    )
+
+
+def _resampled(
+    counts: RoutingCounts, weight: Float64[Tensor, "draws blocks"], view: View
+) -> RoutingCounts:
+    """Return the counts of each resample, batch ``(D, ...)``, in one block."""
+    draws = len(weight)
+
+    def mix(part: Tensor, trailing: int) -> Tensor:
+        rows = part.movedim(-trailing - 1, 0)
+        mixed = (weight @ rows.reshape(len(rows), -1)).reshape(draws, *rows.shape[1:])
+        return mixed.unsqueeze(-trailing - 1)
+
+    empty = counts.mass.new_zeros(()).expand(draws, *counts.mass[..., :1, :, :].shape)
+    return RoutingCounts(
+        mass=mix(counts.mass, 2) if view == "weight" else empty,
+        selections=mix(counts.selections, 2) if view == "assignment" else empty,
+        samples=mix(counts.samples, 1),
+        entropy=mix(counts.entropy, 1),
+        selection_entropy=mix(counts.selection_entropy, 1),
+        coactivation=counts.coactivation.expand(draws, *counts.coactivation.shape),
+    )
+
+
+def _permuted_labels(
+    counts: RoutingCounts, permutations: int, documents: Documents, generator: torch.Generator
+) -> Int64[Tensor, "draws cells"]:
+    """Draw a rule for each (block, rule) cell; empty cells keep theirs."""
+    blocks, rules = counts.samples.shape[-2:]
+    label = torch.arange(rules).repeat(blocks)
+    draws = label.repeat(permutations, 1)
+    filled = (counts.samples > 0).reshape(-1, blocks * rules).any(0).cpu()
+    groups = filled.view(blocks, rules) if documents == "mixed" else filled.view(1, -1)
+    if int(groups.sum(-1).max()) <= rules and len(groups) == 1:
+        raise TraceError(
+            f"{int(filled.sum())} documents of {rules} rules are too few to permute their labels. "
+            "Fold the trace with blocks=32 or more, and a block for each document."
+        )
+    for number, group in enumerate(groups):
+        cells = number * group.numel() + group.nonzero()[:, 0]
+        keys = torch.rand(permutations, len(cells), generator=generator)
+        draws[:, cells] = label[cells][keys.argsort(-1)]
+    return draws
+
+
+def _relabelled(
+    cells: Float64[Tensor, "cells *batch modules"],
+    samples: Float64[Tensor, "cells *batch"],
+    label: Int64[Tensor, "draws cells"],
+    rules: int,
+    prior: Prior,
+) -> Float64[Tensor, "draws *batch rules modules"]:
+    """Return the joint distribution when each cell has the rule that was drawn for it."""
+    device = cells.device
+    member = (label.to(device)[:, None] == torch.arange(rules, device=device)[:, None]).double()
+
+    def gather(part: Tensor) -> Tensor:
+        mixed = member.flatten(0, 1) @ part.reshape(len(part), -1)
+        return mixed.reshape(len(label), rules, *part.shape[1:]).movedim(1, part.dim())
+
+    table = gather(cells).movedim(-1, -2).contiguous()
+    row = table / table.sum(-1, keepdim=True)
+    if prior == "uniform":
+        return row / rules
+    weight = gather(samples)
+    return row * (weight / weight.sum(-1, keepdim=True)).unsqueeze(-1)

@@ -1,0 +1,99 @@
+"""llama.cpp: expert counts of an importance matrix, and the CSV of its trace tool."""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modeval.errors import DependencyError
+from modeval.trace.importers.foreign import (
+    Counts,
+    Format,
+    Note,
+    Options,
+    lines,
+    refuse,
+    tallies,
+)
+from modeval.trace.importers.sglang import sparse_counts
+
+COUNTS = re.compile(r"blk\.(\d+)\.ffn_(gate|up|down|gate_up)_exps\.weight\.counts")
+DENSE = 1
+
+
+def read_imatrix(path: Path, options: Options, note: Note) -> Iterator[Counts]:
+    """Read ``blk.N.ffn_*_exps.weight.counts``: tokens that each expert saw."""
+    layers: dict[int, dict[str, Any]] = {}
+    for name, data in _tensors(path):
+        if found := COUNTS.fullmatch(name):
+            flat = np.asarray(data).reshape(1, -1)
+            counts = tallies(flat, 2, path, f"tensor {name}", "counts")[0]
+            layers.setdefault(int(found[1]), {})[found[2]] = counts
+    if not layers:
+        refuse(path, "", "has no tensor blk.N.ffn_*_exps.weight.counts: it counts no experts")
+    note("llama.cpp counts whole calibration chunks; labels and documents are unknown.")
+    for layer, kinds in sorted(layers.items()):
+        first = next(iter(kinds.values()))
+        if any(len(other) != len(first) or (other != first).any() for other in kinds.values()):
+            refuse(path, f"layer {layer}", f"counts differ between {', '.join(kinds)}")
+        yield Counts(layer, first, choices=options.choices)
+
+
+def read_csv(path: Path, options: Options, _note: Note) -> Iterator[Counts]:
+    """Read a line ``layer,expert`` for each choice; nothing tells tokens apart."""
+    table: Counter[tuple[int, int]] = Counter()
+    for place, text in lines(path):
+        cells = next(csv.reader([text]))
+        if cells == ["layer", "expert"]:
+            continue
+        try:
+            layer, expert = (int(cell) for cell in cells)
+        except ValueError as error:
+            refuse(path, place, f"is not layer,expert ({error})")
+        if min(layer, expert) < 0 or max(layer, expert) >= 1 << 15:
+            refuse(path, place, f"layer {layer}, expert {expert} is out of range")
+        table[layer, expert] += 1
+    cells_of = ((f"layer {l}", l, e, float(n)) for (l, e), n in sorted(table.items()))
+    yield from sparse_counts(cells_of, path, options)
+
+
+def _tensors(path: Path) -> list[tuple[str, Any]]:
+    try:
+        from gguf import GGUFReader  # noqa: PLC0415 - an optional reader
+    except ImportError:
+        raise DependencyError(
+            f"{path} is GGUF, and the package that reads it is not installed: pip install gguf"
+        ) from None
+    try:
+        return [(tensor.name, tensor.data) for tensor in GGUFReader(path).tensors]
+    except Exception as error:  # noqa: BLE001 - the reader raises whatever a damaged file causes
+        refuse(path, "", f"is no whole GGUF file ({type(error).__name__}: {error})")
+
+
+FORMATS = (
+    Format(
+        name="imatrix",
+        about="llama.cpp importance matrix (GGUF) of a mixture of experts: counts",
+        patterns=("*.gguf",),
+        sniff=lambda _path, start: start.startswith(b"GGUF"),
+        read=read_imatrix,
+        engine="llama.cpp",
+        counts=True,
+        phase="prefill",
+        padding="excluded",
+    ),
+    Format(
+        name="llamacpp-csv",
+        about="llama.cpp moe-trace (PR 28544): lines layer,expert, read as counts",
+        patterns=("*.csv",),
+        sniff=lambda _path, start: bool(re.match(rb"(layer,expert|\d+,\d+)\r?\n", start)),
+        read=read_csv,
+        engine="llama.cpp",
+        counts=True,
+        notes=("llama.cpp's moe-trace does not tell tokens apart, so it was read as counts.",),
+    ),
+)

@@ -1,0 +1,161 @@
+"""Text logs and exports of offloading engines: moe-l2, colibri, glm52-routing-trace-export."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modeval.trace.importers.foreign import (
+    Counts,
+    Format,
+    Note,
+    Options,
+    Rows,
+    as_object,
+    entry,
+    has_keys,
+    integers,
+    lines,
+    numbers,
+    parse_json,
+    read_bytes,
+    refuse,
+)
+from modeval.trace.importers.sglang import sparse_counts
+
+MOE_L2 = re.compile(r"EXPERT\|L(\d+)\|T(\d+):\s*((?:\[[\d,\s]*\]\s*)+)$")
+EXPORT = "glm52-routing-trace-export/v2"
+
+
+def read_moe_l2(path: Path, _options: Options, note: Note) -> Iterator[Rows]:
+    """Read lines ``EXPERT|L<layer>|T<token>: [ids] [ids]``; each bracket is one token."""
+    other = 0
+    for place, text in lines(path):
+        if "EXPERT|" not in text:
+            other += 1
+            continue
+        found = MOE_L2.search(text)
+        if found is None:
+            refuse(path, place, f"is {text[:60]!r}: expected EXPERT|L<layer>|T<token>: [ids] ...")
+        lists = [
+            [int(item) for item in bracket.replace(",", " ").split()]
+            for bracket in re.findall(r"\[([\d,\s]*)\]", found[3])
+        ]
+        chosen = integers(lists, 2, path, place, "experts")
+        alone = len(lists) == 1
+        yield Rows(f"layers.{found[1]}", chosen, position=int(found[2]) if alone else -1)
+    if other:
+        note(f"{path.name}: {other} lines of other log messages were passed over.")
+
+
+def read_stats(path: Path, options: Options, _note: Note) -> Iterator[Counts]:
+    """Read lines ``layer expert count``; ``<category>_<index>.txt`` is a replicate of a label."""
+    named = re.fullmatch(r"(.+)_(\d+)", path.stem)
+    label = named[1] if named and options.label is None and not options.label_from else None
+    yield from sparse_counts(
+        _stats_cells(path), path, options, document=0 if named else -1, label=label
+    )
+
+
+def read_export(path: Path, _options: Options, note: Note) -> Iterator[Rows]:
+    """Read an export of colibri issue 119: rows of all layers, prompts as ranges of rows."""
+    export = as_object(parse_json(read_bytes(path), path), path, "")
+    layers = entry(export, "layers", dict, path, "")
+    traced = (export.get("layer_map") or {}).get("traced_layers")
+    if isinstance(traced, list) and sorted(map(str, traced)) != sorted(layers):
+        refuse(path, "layer_map", f"lists {len(traced)} traced layers: layers has {len(layers)}")
+    for name, record in layers.items():
+        place = f"layer {name}"
+        layer = as_object(record, path, place)
+        if not name.isdigit():
+            refuse(path, place, "has no number")
+        given = entry(layer, "executed_topk", list, path, place)
+        chosen = integers(given, 2, path, place, "executed_topk")
+        scores = layer.get("executed_scores")
+        weight = None
+        if scores is not None:
+            weight = numbers(scores, 2, path, place, "executed_scores")
+            if weight.shape != chosen.shape:
+                refuse(path, place, f"has scores {weight.shape} for choices {chosen.shape}")
+        document, labels = _prompts(export, len(chosen), path)
+        yield Rows(f"layers.{name}", chosen, document=document, label=labels, weight=weight)
+    note("executed_scores are selection scores with their bias: they are no shares of anything.")
+
+
+def _prompts(
+    export: dict[str, Any], rows: int, path: Path
+) -> tuple[NDArray[np.int64], list[str | None]]:
+    document = np.full(rows, -1, dtype=np.int64)
+    labels: list[str | None] = [None] * rows
+    prompts = (export.get("conditional") or {}).get("prompts") or []
+    for number, prompt in enumerate(prompts):
+        place = f"prompt {number}"
+        start, end = _range(as_object(prompt, path, place), path, place)
+        if not 0 <= start <= end <= rows:
+            refuse(path, place, f"has the rows {start} to {end}: there are {rows}")
+        document[start:end] = number
+        labels[start:end] = [entry(prompt, "category", str, path, place)] * (end - start)
+    return document, labels
+
+
+def _range(prompt: dict[str, Any], path: Path, place: str) -> tuple[int, int]:
+    for names in (("row_start", "row_end"), ("start_row", "end_row"), ("start", "end")):
+        if all(name in prompt for name in names):
+            start, end = (entry(prompt, name, int, path, place) for name in names)
+            return start, end
+    for name in ("row_range", "rows"):
+        value = prompt.get(name)
+        if isinstance(value, list) and len(value) == 2:  # noqa: PLR2004
+            start, end = (int(item) for item in integers(value, 1, path, place, name))
+            return start, end
+    refuse(path, place, f"names no range of rows: it has {', '.join(map(repr, prompt))}")
+
+
+def _stats_cells(path: Path) -> Iterator[tuple[str, int, int, float]]:
+    for place, text in lines(path):
+        try:
+            layer, expert, count = (int(cell) for cell in text.split())
+        except ValueError as error:
+            refuse(path, place, f"is not three numbers, layer expert count ({error})")
+        if layer >= 0:  # a negative layer is a line of the header
+            yield place, layer, expert, float(count)
+
+
+FORMATS = (
+    Format(
+        name="moe-l2",
+        about="moe-l2 (LLAMA_EXPERT_LOG=1): lines EXPERT|L<layer>|T<token>: [ids] [ids]",
+        patterns=("*.log", "*.txt"),
+        sniff=lambda _path, start: b"EXPERT|L" in start,
+        read=read_moe_l2,
+        engine="llama.cpp (moe-l2)",
+    ),
+    Format(
+        name="colibri-stats",
+        about="colibri STATS: lines layer expert count, in <category>_<index>.txt",
+        patterns=("*.txt",),
+        sniff=lambda _path, start: bool(
+            re.match(rb"\s*-?\d+[ \t]+-?\d+[ \t]+-?\d+[ \t]*\r?\n", start)
+        ),
+        read=read_stats,
+        engine="colibri",
+        counts=True,
+        phase="mixed",
+        notes=(
+            "colibri counts rejected speculative drafts too, and leaves out experts that top-p "
+            "pruning dropped.",
+        ),
+    ),
+    Format(
+        name="glm52",
+        about="glm52-routing-trace-export/v2 (colibri issue 119): gzipped JSON",
+        patterns=("*.json.gz", "*.json"),
+        sniff=lambda _path, start: EXPORT.encode() in start or has_keys(start, "executed_topk"),
+        read=read_export,
+        engine="colibri",
+        weight_scale="selection score",
+    ),
+)

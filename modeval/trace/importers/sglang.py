@@ -1,0 +1,255 @@
+"""SGLang's expert distribution recorder: stat, per_pass and per_token dumps, and the old CSV."""
+
+import csv
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from modeval.trace.importers.engines import DECODE, PREFILL, without_padding
+from modeval.trace.importers.foreign import (
+    Counts,
+    Format,
+    Note,
+    Options,
+    Piece,
+    Rows,
+    grid,
+    integers,
+    lines,
+    load_torch,
+    refuse,
+    tallies,
+)
+
+FORWARD_PHASES = {1: PREFILL, "EXTEND": PREFILL, 2: DECODE, "DECODE": DECODE}
+
+
+def read_stat(path: Path, options: Options, _note: Note) -> Iterator[Counts]:
+    """Read a dump of mode stat: counts by step, layer and logical expert."""
+    dump = load_torch(path)
+    if not isinstance(dump, dict) or "logical_count" not in dump:
+        refuse(path, "", "holds no logical_count: expected a dump of the mode stat")
+    count = tallies(_array(dump["logical_count"]), 3, path, "logical_count", "logical_count")
+    for layer, selections in enumerate(count.sum(0)):
+        if selections.any():  # a layer without any count is dense
+            yield Counts(layer, selections, choices=options.choices)
+
+
+def read_passes(path: Path, options: Options, note: Note) -> Iterator[Piece]:
+    """Read a dump of mode per_pass or per_token: a record for each forward pass."""
+    dump = load_torch(path)
+    if not isinstance(dump, dict) or not isinstance(dump.get("records"), list):
+        refuse(path, "", "holds no records: expected a dump of the modes per_pass or per_token")
+    logical = None
+    if dump.get("last_physical_to_logical_map") is not None:
+        where = "last_physical_to_logical_map"
+        logical = integers(_array(dump[where]), 2, path, where, where)
+        if (logical != np.arange(logical.shape[1])).any():
+            note(
+                "Physical experts were mapped to logical ones by the last map of the dump, which is "
+                "wrong for passes before a rebalancing."
+            )
+    document = 0
+    for number, record in enumerate(dump["records"]):
+        place = f"record {number}"
+        if not isinstance(record, dict):
+            refuse(path, place, f"is a {type(record).__name__}: expected a dictionary")
+        if "topk_ids_of_layer" in record:
+            yield from _pass_rows(record, document, logical, path, place, note)
+            document += len(_lengths(record))
+        elif "global_physical_count" in record:
+            yield from _pass_counts(record, logical, path, place, options)
+        else:
+            refuse(path, place, "has neither topk_ids_of_layer nor global_physical_count")
+
+
+def read_csv(path: Path, options: Options, _note: Note) -> Iterator[Counts]:
+    """Read the CSV of 2025-04: ``layer_id,expert_id,count``."""
+    yield from sparse_counts(_csv_cells(path), path, options)
+
+
+def sparse_counts(
+    cells: Iterator[tuple[str, int, int, float]],
+    path: Path,
+    options: Options,
+    *,
+    document: int = -1,
+    label: str | None = None,
+) -> Iterator[Counts]:
+    """Gather lines of (place, layer, expert, count); experts that are not listed have 0."""
+    table: dict[int, dict[int, float]] = {}
+    for place, layer, expert, count in cells:
+        if layer < 0 or expert < 0 or not 0 <= count < np.inf:
+            refuse(path, place, f"layer {layer}, expert {expert}, count {count}: below 0")
+        if expert > np.iinfo(np.int16).max:
+            refuse(path, place, f"expert {expert} is no number of an expert")
+        row = table.setdefault(layer, {})
+        if expert in row:
+            refuse(path, place, f"repeats layer {layer}, expert {expert}")
+        row[expert] = count
+    for layer, row in sorted(table.items()):
+        selections = np.zeros(max(row) + 1)
+        selections[list(row)] = list(row.values())
+        yield Counts(layer, selections, label=label, document=document, choices=options.choices)
+
+
+def _csv_cells(path: Path) -> Iterator[tuple[str, int, int, float]]:
+    source = lines(path)
+    next(source, None)
+    for place, text in source:
+        try:
+            layer, expert, count = next(csv.reader([text]))
+            yield place, int(layer), int(expert), float(count)
+        except ValueError as error:
+            refuse(path, place, f"is not layer_id,expert_id,count ({error})")
+
+
+def _pass_rows(
+    record: dict[str, Any],
+    document: int,
+    logical: NDArray[Any] | None,
+    path: Path,
+    place: str,
+    note: Note,
+) -> Iterator[Rows]:
+    ids = integers(_array(record["topk_ids_of_layer"]), 3, path, place, "topk_ids_of_layer")
+    chosen = without_padding(ids.transpose(1, 0, 2), note)
+    chosen = chosen[:, :, (chosen >= 0).any((0, 1))]  # eight slots, whatever K is
+    if not chosen.size:
+        return
+    if logical is not None:
+        chosen = _to_logical(chosen, logical, path, place)
+    tokens = len(chosen)
+    columns = {
+        name: integers(_array(record[name]), 1, path, place, name)[:tokens]
+        for name in ("input_ids", "positions")
+        if record.get(name) is not None
+    }
+    for name, column in columns.items():
+        if len(column) != tokens:
+            refuse(path, place, f"{name} has {len(column)} numbers for {tokens} tokens")
+    position = columns.get("positions", np.full(tokens, -1))
+    token = columns.get("input_ids")
+    owner = _owners(record, tokens, document)
+    layer, place_of, rows = grid(chosen)
+    yield Rows(
+        layer=layer,
+        chosen=rows,
+        document=owner[place_of],
+        position=position[place_of],
+        token=None if token is None else token[place_of],
+        phase=FORWARD_PHASES.get(record.get("forward_mode", 0), 0),
+    )
+
+
+def _lengths(record: dict[str, Any]) -> list[int]:
+    value = record.get("extend_seq_lens")
+    return [] if value is None else [int(length) for length in np.ravel(_array(value))]
+
+
+def _owners(record: dict[str, Any], tokens: int, document: int) -> NDArray[np.int64]:
+    """Return the document of each token: the sequences of a prefill; unknown when decoding."""
+    lengths = _lengths(record)
+    if sum(lengths) > tokens or min(lengths, default=0) < 0:
+        lengths = []
+    owners = np.repeat(np.arange(len(lengths), dtype=np.int64) + document, lengths)
+    return np.append(owners, np.full(tokens - len(owners), -1))
+
+
+def _to_logical(
+    chosen: NDArray[Any], logical: NDArray[Any], path: Path, place: str
+) -> NDArray[Any]:
+    if chosen.shape[1] != len(logical) or chosen.max() >= logical.shape[1]:
+        refuse(
+            path,
+            place,
+            f"chooses physical expert {chosen.max()} in {chosen.shape[1]} layers: the map has "
+            f"{logical.shape[1]} in {len(logical)}",
+        )
+    mapped = logical[np.arange(len(logical))[None, :, None], chosen]
+    return np.where(chosen < 0, -1, mapped)
+
+
+def _pass_counts(
+    record: dict[str, Any],
+    logical: NDArray[Any] | None,
+    path: Path,
+    place: str,
+    options: Options,
+) -> Iterator[Counts]:
+    name = "global_physical_count"
+    count = tallies(_array(record[name]), 2, path, place, name)
+    if logical is None or logical.shape != count.shape or logical.min() < 0:
+        refuse(path, place, f"{name} is {count.shape}: no last_physical_to_logical_map fits it")
+    for layer, (physical, target) in enumerate(zip(count, logical, strict=True)):
+        if physical.any():
+            selections = np.bincount(target, physical, minlength=int(logical.max()) + 1)
+            yield Counts(layer, selections, choices=options.choices)
+
+
+def _array(value: Any) -> Any:
+    return value.numpy() if isinstance(value, torch.Tensor) else value
+
+
+def _holds(path: Path, start: bytes, *names: bytes) -> bool:
+    """Return whether a file of torch.save names these keys, without loading it."""
+    if not start.startswith(b"PK"):
+        return False
+    try:
+        with zipfile.ZipFile(path) as file:
+            entry = next(name for name in file.namelist() if name.endswith("/data.pkl"))
+            with file.open(entry) as pickled:
+                text = pickled.read(1 << 16)
+    except (OSError, zipfile.BadZipFile, StopIteration, RuntimeError):
+        return False
+    return all(name in text for name in names)
+
+
+_PASSES = Format(
+    name="sglang-pass",
+    about="SGLang recorder, per_pass or per_token: expert_distribution_recorder_*.pt",
+    patterns=("*.pt",),
+    sniff=lambda path, start: _holds(path, start, b"records", b"topk_ids_of_layer"),
+    read=read_passes,
+    engine="sglang",
+    phase="mixed",
+    notes=(
+        "Ranks that share tokens by tensor parallelism write the same tokens: import one file for "
+        "each data-parallel rank.",
+    ),
+)
+FORMATS = (
+    Format(
+        name="sglang-stat",
+        about="SGLang recorder, stat: expert_distribution_recorder_*.pt with logical_count",
+        patterns=("*.pt",),
+        sniff=lambda path, start: _holds(path, start, b"logical_count"),
+        read=read_stat,
+        engine="sglang",
+        counts=True,
+    ),
+    _PASSES,
+    Format(
+        name="sglang-pass-counts",
+        about="SGLang recorder, per_pass without token choices: counts of physical experts",
+        patterns=("*.pt",),
+        sniff=lambda path, start: _holds(path, start, b"records", b"global_physical_count"),
+        read=read_passes,
+        engine="sglang",
+        counts=True,
+    ),
+    Format(
+        name="sglang-csv",
+        about="SGLang before May 2025: layer_id,expert_id,count",
+        patterns=("*.csv",),
+        sniff=lambda _path, start: start.lstrip().startswith(b"layer_id,expert_id,count"),
+        read=read_csv,
+        engine="sglang",
+        counts=True,
+    ),
+)

@@ -1,0 +1,120 @@
+"""What is scored, and what scoring it needs to know: the types between networks and scores."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float64
+from torch import Tensor
+
+from modeval.nn.network import Network
+from modeval.spec import DataSpec, ModelSpec, Selection
+from modeval.types import RoutingCounts
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A cohort that is to be scored: trained networks, or only how they routed.
+
+    Attributes:
+        title: what people call the model.
+        origin: ``run`` (written by ``modeval train``) or ``modarch`` (the reference).
+        data: the task it was trained on.
+        model: the model; of a matrix without weights what its folder's name tells.
+        objective_known: whether anything said what the objective is; always true with a network.
+        seeds: the pair (task seed, model seed) of each of the S members.
+        sources: file that each member was read from.
+        faults: what is wrong with each member; empty where nothing is.
+        selection: ``last`` or ``best`` checkpoint.
+        network: the cohort, or nothing where only matrices are left.
+        joint: ``(S, R, M)`` recorded joint distribution of rule and module, where there is no
+            network.
+    """
+
+    title: str
+    origin: str
+    data: DataSpec
+    model: ModelSpec
+    objective_known: bool
+    seeds: tuple[tuple[int, int], ...]
+    sources: tuple[str, ...]
+    faults: tuple[str, ...]
+    selection: Selection
+    network: Network | None = None
+    joint: Float64[Tensor, "seeds rules modules"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Loss of a cohort under one condition, as sums over samples (or whole sequences).
+
+    Attributes:
+        length: positions of a sequence; nothing for single samples.
+        factor: what inputs were multiplied by, beside the scale that the model was trained with.
+        total: ``(S,)`` sum of the losses.
+        square: ``(S,)`` sum of their squares.
+        wrong: ``(S,)`` sum of the shares of wrong labels (classification).
+        samples: how many were seen for each member.
+    """
+
+    length: int | None
+    factor: float
+    total: Float64[Tensor, "seeds"]
+    square: Float64[Tensor, "seeds"]
+    wrong: Float64[Tensor, "seeds"]
+    samples: int
+
+    def __add__(self, other: "Loss") -> "Loss":
+        return Loss(
+            self.length,
+            self.factor,
+            self.total + other.total,
+            self.square + other.square,
+            self.wrong + other.wrong,
+            self.samples + other.samples,
+        )
+
+    def mean(self) -> Float64[Tensor, "seeds"]:
+        """Return the loss of each member."""
+        return self.total / self.samples
+
+    def error_rate(self) -> Float64[Tensor, "seeds"]:
+        """Return the share of wrong labels of each member."""
+        return self.wrong / self.samples
+
+    def half_width(self) -> Float64[Tensor, "seeds"]:
+        """Return half of the 95 % interval of each member's mean, from sampling alone."""
+        variance = (self.square / self.samples - self.mean() ** 2).clamp(min=0)
+        return 1.96 * (variance / self.samples).sqrt()
+
+
+@dataclass(frozen=True, slots=True)
+class Shifted:
+    """Module shares measured under shifted shares of the rules (P probes).
+
+    Attributes:
+        rules: ``(S, P, R)`` realised shares of the rules.
+        modules: ``(S, P, M)`` shares of the modules.
+    """
+
+    rules: Float64[Tensor, "seeds probes rules"]
+    modules: Float64[Tensor, "seeds probes modules"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Everything that one pass over fresh samples tells of a cohort.
+
+    Attributes:
+        losses: one for each condition.
+        counts: routing with axes ``(S, 1, B, R, M)``, blocks being runs of samples; nothing for
+            a model without routing.
+        half_width: ``(S,)`` half of the 95 % interval of the least certain entry of A.
+        hardened: how much the loss grows when each sample goes to the module with the largest
+            weight alone, measured on pairs.
+        shifted: module shares under shifted rules; nothing where they follow exactly from A.
+    """
+
+    losses: tuple[Loss, ...]
+    counts: RoutingCounts | None = None
+    half_width: Float64[Tensor, "seeds"] | None = None
+    hardened: Loss | None = None
+    shifted: Shifted | None = None

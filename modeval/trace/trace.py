@@ -1,0 +1,399 @@
+"""What a trace is: a header that says what was measured, and rows of routing decisions.
+
+One row is one token at one layer, not one token with a list for each layer. Layers may differ in
+modules and choices, and an engine may record only some of them; a row for each says so without
+padding. ``GROUP BY layer, label`` and ``UNNEST(chosen)`` then work in DuckDB, Polars and Spark
+as they stand, a chunk can be cut after any row, and the columns that repeat from layer to layer
+cost next to nothing once Parquet has encoded them.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modeval.errors import TraceError
+
+VERSION = 1
+
+WeightScale = Literal["probability", "renormalised", "selection score", "none"]
+Phase = Literal["prefill", "decode", "train", "mixed", "unknown"]
+Capacity = Literal["before", "after", "unknown"]
+Padding = Literal["excluded", "included", "unknown"]
+
+# Numbers of the phases in the column `phase`. Only ever append: files on disk use them.
+PHASES: tuple[str, ...] = ("unknown", "prefill", "decode", "train")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a trace came from; an empty string is unknown.
+
+    Attributes:
+        engine: program that made the routing decisions, such as ``vllm 0.21`` or ``transformers``.
+        model: name of the model.
+        format: file format it was imported from, or ``live``.
+    """
+
+    engine: str = ""
+    model: str = ""
+    format: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceHeader:
+    """What the rows of a trace mean.
+
+    Attributes:
+        layers: name of each routed layer, qualified by module, such as ``model.layers.3.mlp``.
+        modules: modules of each layer, from the configuration or the weights of the model.
+        choices: modules chosen for each token, K, of each layer.
+        labels: names of the rules; the column ``label`` is a number into it, -1 for unlabelled.
+        source: engine, model and format.
+        weight_scale: ``probability``: share of a softmax over all modules, so that the chosen ones
+            may sum to less than 1; ``renormalised``: the chosen sum to 1; ``selection score``: what
+            the choice was made by, no share of anything; ``none``: weights were not recorded.
+        phase: when the rows were measured; ``mixed`` when the column ``phase`` tells them apart.
+        capacity: whether the choices were taken before or after modules dropped tokens.
+        padding: whether padding tokens are among the rows.
+        shared: modules that every token visits; they are not among the rows. None is unknown.
+        token_ids: whether the column ``token`` is present.
+        logits: number of logits kept for each row; 0 when there is no column ``logits``.
+        digest: digest of the model's weights, empty when unknown.
+        notes: warnings about the measurement, printed with every score.
+        version: version of the format.
+    """
+
+    layers: tuple[str, ...]
+    modules: tuple[int, ...]
+    choices: tuple[int, ...]
+    labels: tuple[str, ...] = ()
+    source: Source = Source()
+    weight_scale: WeightScale = "none"
+    phase: Phase = "unknown"
+    capacity: Capacity = "unknown"
+    padding: Padding = "unknown"
+    shared: int | None = None
+    token_ids: bool = False
+    logits: int = 0
+    digest: str = ""
+    notes: tuple[str, ...] = ()
+    version: int = VERSION
+
+    def __post_init__(self) -> None:
+        _check_layers(self)
+        for name, kind in (
+            ("weight_scale", WeightScale),
+            ("phase", Phase),
+            ("capacity", Capacity),
+            ("padding", Padding),
+        ):
+            if getattr(self, name) not in get_args(kind):
+                raise TraceError(
+                    f"{name} is {getattr(self, name)!r}: expected one of "
+                    f"{', '.join(map(repr, get_args(kind)))}."
+                )
+
+    @property
+    def width(self) -> int:
+        """Return the length of each list of choices: the largest K of all layers."""
+        return max(self.choices)
+
+    @property
+    def weighted(self) -> bool:
+        """Return whether the column ``weight`` is present."""
+        return self.weight_scale != "none"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the names of the columns that are present, in order."""
+        present = {"token": self.token_ids, "weight": self.weighted, "logits": self.logits > 0}
+        return tuple(entry.name for entry in fields(TraceChunk) if present.get(entry.name, True))
+
+    def noted(self, *notes: str) -> "TraceHeader":
+        """Return the header with more notes, each kept once."""
+        return replace(self, notes=tuple(dict.fromkeys((*self.notes, *notes))))
+
+    def fingerprint(self) -> str:
+        """Return a digest of all that the numbers in the rows depend on, so not of the notes."""
+        meaning = asdict(self)
+        del meaning["notes"]
+        text = json.dumps(meaning, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_json(self) -> str:
+        """Return the header as readable JSON."""
+        return json.dumps({"kind": "modeval trace", **asdict(self)}, indent=2) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class TraceChunk:
+    """Rows of a trace: N pairs of a token and a layer, K choices each.
+
+    Attributes:
+        document: ``(N,)`` int64: document, sequence or request; -1 where unknown.
+        position: ``(N,)`` int32: place of the token in its document, from 0; -1 where unknown.
+        phase: ``(N,)`` int8: number into :data:`PHASES`.
+        label: ``(N,)`` int32: number into the labels of the header; -1 for unlabelled.
+        layer: ``(N,)`` int16: number into the layers of the header.
+        chosen: ``(N, K)`` int16: chosen modules, best first where the source says so; -1 pads.
+        token: ``(N,)`` int64 token id, -1 where unknown; None when the header has no token ids.
+        weight: ``(N, K)`` float32 on the scale of the header, 0 where ``chosen`` is -1; None when
+            that scale is ``none``.
+        logits: ``(N, header.logits)`` float32; None when the header has no logits.
+    """
+
+    document: NDArray[np.int64]
+    position: NDArray[np.int32]
+    phase: NDArray[np.int8]
+    label: NDArray[np.int32]
+    layer: NDArray[np.int16]
+    chosen: NDArray[np.int16]
+    token: NDArray[np.int64] | None = None
+    weight: NDArray[np.float32] | None = None
+    logits: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.document)
+
+    def __getitem__(self, rows: slice | NDArray[Any]) -> "TraceChunk":
+        return TraceChunk(**{name: column[rows] for name, column in self.arrays().items()})
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the columns that are present, by name."""
+        present = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {name: column for name, column in present.items() if column is not None}
+
+
+DTYPES: dict[str, Any] = {
+    "document": np.int64,
+    "position": np.int32,
+    "phase": np.int8,
+    "label": np.int32,
+    "layer": np.int16,
+    "chosen": np.int16,
+    "token": np.int64,
+    "weight": np.float32,
+    "logits": np.float32,
+}
+
+
+def make_chunk(
+    *,
+    layer: Any,
+    chosen: Any,
+    document: Any = -1,
+    position: Any = -1,
+    phase: Any = 0,
+    label: Any = -1,
+    token: Any = None,
+    weight: Any = None,
+    logits: Any = None,
+) -> TraceChunk:
+    """Return rows from arrays of any number type; single numbers stand for every row.
+
+    Raises:
+        TraceError: a value does not fit its column, or shapes do not agree.
+
+    >>> chunk = make_chunk(layer=0, chosen=[[2, 1], [0, -1]], label=[0, 1])
+    >>> len(chunk), chunk.document.tolist()
+    (2, [-1, -1])
+    """
+    rows = len(np.asarray(chosen))
+    given = {
+        "document": document,
+        "position": position,
+        "phase": phase,
+        "label": label,
+        "layer": layer,
+        "chosen": chosen,
+        "token": token,
+        "weight": weight,
+        "logits": logits,
+    }
+    return TraceChunk(
+        **{name: _column(name, value, rows) for name, value in given.items() if value is not None}
+    )
+
+
+def _column(name: str, value: Any, rows: int) -> NDArray[Any]:
+    source = np.asarray(value)
+    kind = DTYPES[name]
+    if source.dtype != kind and np.issubdtype(kind, np.integer) and source.size:
+        _check_fits(name, source, kind)
+    column = source.astype(kind, copy=False)
+    if column.ndim == 0:
+        return np.full(rows, column, dtype=kind)
+    wanted = 2 if name in ("chosen", "weight", "logits") else 1
+    if column.ndim != wanted or len(column) != rows:
+        raise TraceError(
+            f"Column {name} has shape {column.shape}: expected {wanted} axes and {rows} rows."
+        )
+    return column
+
+
+def _check_fits(name: str, source: NDArray[Any], kind: Any) -> None:
+    if source.dtype.kind not in "iub":
+        raise TraceError(f"Column {name} holds {source.dtype} numbers: expected integers.")
+    bound = np.iinfo(kind)
+    for number in (int(source.min()), int(source.max())):
+        if not bound.min <= number <= bound.max:
+            raise TraceError(f"{name} {number} is out of range: expected at most {bound.max}.")
+
+
+def check_chunk(chunk: TraceChunk, header: TraceHeader) -> None:
+    """Refuse rows that contradict the header: wrong columns, types, shapes, numbers.
+
+    Raises:
+        TraceError: names the column, the row within the chunk and the value.
+    """
+    arrays = chunk.arrays()
+    if set(arrays) != set(header.columns):
+        raise TraceError(
+            f"Rows have the columns {', '.join(sorted(arrays))}: the header asks for "
+            f"{', '.join(sorted(header.columns))}."
+        )
+    for name, column in arrays.items():
+        _check_column(name, column, len(chunk), header)
+    check_range("document", chunk.document, -1, None)
+    check_range("position", chunk.position, -1, None)
+    check_range("phase", chunk.phase, 0, len(PHASES))
+    check_range("label", chunk.label, -1, len(header.labels))
+    check_range("layer", chunk.layer, 0, len(header.layers))
+    if len(chunk):
+        _check_modules(chunk, header)
+    if chunk.weight is not None:
+        low = -np.inf if header.weight_scale == "selection score" else 0.0
+        _check_weights(chunk.weight, chunk.chosen, low)
+
+
+def _check_column(name: str, column: NDArray[Any], rows: int, header: TraceHeader) -> None:
+    shape = {"logits": (rows, header.logits)}.get(
+        name, (rows, header.width) if name in ("chosen", "weight") else (rows,)
+    )
+    if column.shape != shape or column.dtype != DTYPES[name]:
+        raise TraceError(
+            f"Column {name} is {column.dtype} of shape {column.shape}: expected "
+            f"{np.dtype(DTYPES[name])} of shape {shape}."
+        )
+
+
+def check_range(name: str, column: NDArray[Any], low: int, end: int | None) -> None:
+    """Refuse a column with a number below ``low``, or not below ``end``.
+
+    Raises:
+        TraceError: names the value and its row.
+    """
+    if not len(column):
+        return
+    least, most = int(column.min()), int(column.max())
+    if least < low or (end is not None and most >= end):
+        wrong = least if least < low else most
+        row = int(np.argwhere(column == wrong)[0, 0])
+        expected = f"{low} or more" if end is None else f"{low} to {end - 1}"
+        raise TraceError(f"{name} {wrong} in row {row} is out of range: expected {expected}.")
+
+
+def _check_modules(chunk: TraceChunk, header: TraceHeader) -> None:
+    least, most = int(chunk.chosen.min()), int(chunk.chosen.max())
+    if least >= -1 and most < min(header.modules):
+        return
+    limit = np.asarray(header.modules)[chunk.layer]
+    wrong = (chunk.chosen < -1) | (chunk.chosen >= limit[:, None])
+    if wrong.any():
+        row, column = (int(index) for index in np.argwhere(wrong)[0])
+        raise TraceError(
+            f"chosen {int(chunk.chosen[row, column])} in row {row} is out of range: layer "
+            f"{header.layers[chunk.layer[row]]} has {int(limit[row])} modules, 0 to "
+            f"{int(limit[row]) - 1}, and -1 pads."
+        )
+
+
+def _check_weights(weight: NDArray[np.float32], chosen: NDArray[np.int16], low: float) -> None:
+    wrong = ~np.isfinite(weight) | (weight < low) | ((chosen < 0) & (weight != 0))
+    if wrong.any():
+        row, column = (int(index) for index in np.argwhere(wrong)[0])
+        raise TraceError(
+            f"weight {float(weight[row, column])} in row {row} is wrong: expected a finite number "
+            f"of at least {low}, and 0 where no module was chosen."
+        )
+
+
+def _check_layers(header: TraceHeader) -> None:
+    counts = {len(header.layers), len(header.modules), len(header.choices)}
+    if len(counts) != 1 or not header.layers:
+        raise TraceError(
+            f"A header needs modules and choices for each layer: got {len(header.layers)} layers, "
+            f"{len(header.modules)} numbers of modules, {len(header.choices)} of choices."
+        )
+    for name, modules, choices in zip(header.layers, header.modules, header.choices, strict=True):
+        if not 1 <= choices <= modules <= np.iinfo(np.int16).max:
+            raise TraceError(
+                f"Layer {name} has {modules} modules of which {choices} are chosen: expected "
+                f"1 <= chosen <= modules <= {np.iinfo(np.int16).max}."
+            )
+    for what, names in (("layers", header.layers), ("labels", header.labels)):
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise TraceError(f"Two {what} are named {twice!r}: expected different names.")
+
+
+def header_from_json(text: str, where: str) -> TraceHeader:
+    """Read what :meth:`TraceHeader.to_json` wrote.
+
+    Raises:
+        TraceError: not JSON, not a trace, another version, or a field is missing, unknown or of
+            another type.
+    """
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise TraceError(f"{where} is not JSON: {error}.") from None
+    if not isinstance(entries, dict) or entries.pop("kind", None) != "modeval trace":
+        raise TraceError(
+            f'{where} is not the header of a trace: it has no "kind": "modeval trace".'
+        )
+    version = entries.get("version")
+    if version != VERSION:
+        raise TraceError(
+            f"{where} has version {version!r}: this modeval reads version {VERSION}. Install the "
+            "modeval that wrote it, or record again."
+        )
+    names = {entry.name for entry in fields(TraceHeader)}
+    if set(entries) != names:
+        strange = ", ".join(sorted(set(entries) ^ names))
+        raise TraceError(f"{where} has missing or unknown fields: {strange}.")
+    _check_types(entries, where)
+    for name in ("layers", "modules", "choices", "labels", "notes"):
+        entries[name] = tuple(entries[name])
+    try:
+        return TraceHeader(**entries | {"source": Source(**entries["source"])})
+    except (TypeError, TraceError) as error:
+        raise TraceError(f"{where}: {error}") from None
+
+
+def _check_types(entries: dict[str, Any], where: str) -> None:
+    lists = {"layers": str, "labels": str, "notes": str, "modules": int, "choices": int}
+    singles: dict[str, Any] = {
+        "weight_scale": str,
+        "phase": str,
+        "capacity": str,
+        "padding": str,
+        "digest": str,
+        "token_ids": bool,
+        "logits": int,
+        "shared": (int, type(None)),
+        "source": dict,
+    }
+    wrong = [
+        name
+        for name, kind in lists.items()
+        if not isinstance(entries[name], list)
+        or not all(type(item) is kind for item in entries[name])
+    ]
+    wrong += [name for name, kind in singles.items() if not isinstance(entries[name], kind)]
+    if wrong:
+        raise TraceError(f"{where}: {wrong[0]} is {entries[wrong[0]]!r}, which is of a wrong type.")

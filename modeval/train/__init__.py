@@ -1,0 +1,1 @@
+"""Training cohorts: the stream of batches, the step, the loop, run folders."""

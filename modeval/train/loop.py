@@ -1,0 +1,335 @@
+"""Training a cohort: draw, step, validate, keep the best of each seed, checkpoint, resume.
+
+Nothing of a step waits for the device: losses are summed where they arise and read at validations
+only. A checkpoint may be taken after any step, because the data of a step are a function of its
+number (:mod:`modeval.train.stream`).
+"""
+
+import contextlib
+import itertools
+import platform
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from modeval.data import Dataset
+from modeval.data import batches as dataset_batches
+from modeval.errors import RunError
+from modeval.nn import Network, create
+from modeval.spec import RunSpec, TrainSpec, digest
+from modeval.train import files
+from modeval.train.files import RunRecord
+from modeval.train.step import Engine, Stepper, losses
+from modeval.train.stream import Stream, batches, validation_batch
+from modeval.types import Batch
+
+VALIDATION_SAMPLES = 2_560
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a watcher is told now and then.
+
+    Attributes:
+        step: steps done, of ``steps``.
+        loss: mean training loss since the last report, over the seeds that are finite.
+        models_per_second: models x steps per second since this process began to train.
+        engine: how steps are computed.
+        diverged: seeds whose loss is no longer finite.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    models_per_second: float
+    engine: str
+    diverged: int
+
+
+@dataclass(slots=True)
+class Memory:
+    """What a run carries from step to step beside the network and the optimiser."""
+
+    step: int
+    loss_sum: Tensor  # (S,) since the last validation
+    loss_count: int
+    best_loss: Tensor  # (S,)
+    best: dict[str, Tensor]
+    diverged: Tensor  # (S,) int64, -1 while finite
+
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """A run in progress: what was asked for, where it is kept, and what changes with each step."""
+
+    spec: RunSpec
+    folder: Path
+    record: RunRecord
+    stepper: Stepper
+    memory: Memory
+    stream: Stream
+    watch: Callable[[Progress], None]
+
+
+def learning_rate(train: TrainSpec, step: int) -> float:
+    """Return the rate of step ``step`` (the first is 0)."""
+    if train.schedule == "steps":
+        return train.learning_rate * 0.5 ** sum(step >= milestone for milestone in train.milestones)
+    if train.schedule == "cosine":
+        turn = torch.pi * step / train.steps
+        return train.learning_rate * 0.5 * (1 + float(torch.cos(torch.tensor(turn))))
+    return train.learning_rate
+
+
+def train(
+    spec: RunSpec,
+    folder: Path,
+    *,
+    device: torch.device,
+    engine: Engine = "auto",
+    resume: bool = False,
+    dataset: Dataset | None = None,
+    watch: Callable[[Progress], None] = lambda _progress: None,
+) -> RunRecord:
+    """Train a cohort into a run folder, from the start or from its last checkpoint.
+
+    Raises:
+        RunError: when the folder belongs to another run, is complete already, or cannot be written.
+    """
+    record = _open(spec, folder, resume=resume, dataset=dataset)
+    network = create(spec.data, spec.model, [model for _, model in spec.train.seeds]).to(device)
+    chosen: Engine = record.engine if record is not None else engine  # type: ignore[assignment]
+    stepper = Stepper(network, spec.data.objective, clip=spec.train.clip, engine=chosen)
+    memory = _begin(network, device)
+    if record is None:
+        record = _new_record(spec, stepper.engine, dataset)
+        files.start_folder(folder, spec)
+        files.rewind_log(folder, -1)
+        files.write_record(folder, record)
+    elif (folder / files.STATE).is_file():
+        memory = _restore(folder, stepper, device)
+        files.rewind_log(folder, memory.step)
+    stream = Stream(spec.data, spec.train.seeds, spec.train.batch, device)
+    session = _Session(spec, folder, record, stepper, memory, stream, watch)
+    with _interruptions() as interrupted:
+        _run(session, _source(stream, dataset, memory.step), interrupted)
+    if memory.step < spec.train.steps:
+        _checkpoint(session)
+        raise RunError(
+            f"Stopped after step {memory.step} of {spec.train.steps}; nothing is lost. Repeat the "
+            "command with --resume to go on."
+        )
+    done = replace(record, status="complete", step=memory.step, diverged=_diverged(memory.diverged))
+    files.write_record(folder, done)
+    return done
+
+
+def _run(session: _Session, source: Iterator[Batch], interrupted: Callable[[], bool]) -> None:
+    train, memory, stepper = session.spec.train, session.memory, session.stepper
+    validation = validation_batch(session.stream, VALIDATION_SAMPLES)
+    started, first = time.perf_counter(), memory.step
+    report_every = max(1, min(50, train.validate_every // 4))
+    for batch in itertools.islice(source, train.steps - memory.step):
+        rate = torch.tensor(learning_rate(train, memory.step), device=session.stream.device)
+        memory.loss_sum += stepper.step(batch, rate)
+        memory.loss_count += 1
+        memory.step += 1
+        due = memory.step % train.validate_every == 0 or memory.step == train.steps
+        if memory.step % report_every == 0 or due:
+            done = (memory.step - first) * len(train.seeds)
+            session.watch(_progress(session, done / (time.perf_counter() - started)))
+        if due:
+            _validate(session, validation)
+            _checkpoint(session)
+        if interrupted():
+            return
+
+
+@contextlib.contextmanager
+def _interruptions() -> Iterator[Callable[[], bool]]:
+    """Note the first Ctrl-C and let the step end; a second one stops at once."""
+    noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # only the main thread may listen to signals
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: object) -> None:
+        del frame
+        noted.append(number)
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(noted)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _progress(session: _Session, speed: float) -> Progress:
+    memory = session.memory
+    mean = (memory.loss_sum / max(memory.loss_count, 1)).nan_to_num(float("nan"), posinf=torch.nan)
+    return Progress(
+        step=memory.step,
+        steps=session.spec.train.steps,
+        loss=float(mean.nanmean()),
+        models_per_second=speed,
+        engine=session.stepper.engine,
+        diverged=int((~mean.isfinite()).sum()),
+    )
+
+
+def _validate(session: _Session, validation: Batch) -> None:
+    """Measure, keep the best of each seed, mark seeds that are lost, and write a line of log."""
+    spec, stepper, memory = session.spec, session.stepper, session.memory
+    with torch.no_grad():
+        output = stepper.network(validation.inputs, validation.rule)
+        loss = losses(output.prediction, validation.target, spec.data.objective)
+    training = memory.loss_sum / memory.loss_count
+    lost = ~(loss.isfinite() & training.isfinite())
+    memory.diverged = torch.where(lost & (memory.diverged < 0), memory.step, memory.diverged)
+    improved = (loss < memory.best_loss) & ~lost
+    memory.best_loss = torch.where(improved, loss, memory.best_loss)
+    for name, tensor in stepper.network.state_dict().items():
+        mask = improved.view(-1, *[1] * (tensor.dim() - 1))
+        memory.best[name] = torch.where(mask, tensor, memory.best[name])
+    files.append_log(
+        session.folder,
+        {
+            "step": memory.step,
+            "learning_rate": learning_rate(spec.train, memory.step - 1),
+            "loss": _finite(training),
+            "validation_loss": _finite(loss),
+        },
+    )
+    memory.loss_sum = torch.zeros_like(memory.loss_sum)
+    memory.loss_count = 0
+
+
+def _finite(values: Tensor) -> list[float | None]:
+    """Return numbers for JSON: what is not finite becomes null."""
+    return [float(value) if value.isfinite() else None for value in values.cpu()]
+
+
+def _diverged(marks: Tensor) -> tuple[int | None, ...]:
+    return tuple(int(mark) if mark >= 0 else None for mark in marks.cpu())
+
+
+# --- beginning, checkpoint, resuming -------------------------------------------------------------
+
+
+def _open(
+    spec: RunSpec, folder: Path, *, resume: bool, dataset: Dataset | None
+) -> RunRecord | None:
+    """Return the record to continue, or None for a fresh start; refuse what would destroy a run."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        if resume:
+            raise RunError(f"Nothing to resume at {folder}: there is no run. Drop --resume.")
+        return None
+    if not files.is_run(folder):
+        raise RunError(
+            f"{folder} exists and is not a run of modeval. Choose another --out, or empty it first."
+        )
+    record = files.read_record(folder)
+    if record.digest != _digest(spec, dataset):
+        raise RunError(
+            f"{folder} holds another run (digest {record.digest}, this one has "
+            f"{_digest(spec, dataset)}). Choose another --out, or repeat the settings in its "
+            f"{files.SPEC}."
+        )
+    if record.status == "complete":
+        raise RunError(f"{folder} is complete already. Score it with: modeval score {folder}")
+    if not resume:
+        raise RunError(
+            f"{folder} holds this run, stopped at step {record.step}. Continue it with --resume, "
+            "or choose another --out."
+        )
+    return record
+
+
+def _digest(spec: RunSpec, dataset: Dataset | None) -> str:
+    return spec.digest if dataset is None else digest({"run": spec.digest, "data": dataset.digest})
+
+
+def _new_record(spec: RunSpec, engine: str, dataset: Dataset | None) -> RunRecord:
+    return RunRecord(
+        digest=_digest(spec, dataset),
+        status="running",
+        step=0,
+        engine=engine,
+        data="" if dataset is None else dataset.digest,
+        diverged=(None,) * len(spec.train.seeds),
+        versions={"torch": str(torch.__version__), "python": platform.python_version()},
+    )
+
+
+def _begin(network: Network, device: torch.device) -> Memory:
+    seeds = network.seeds
+    return Memory(
+        step=0,
+        loss_sum=torch.zeros(seeds, device=device),
+        loss_count=0,
+        best_loss=torch.full((seeds,), torch.inf, device=device),
+        best={name: tensor.clone() for name, tensor in network.state_dict().items()},
+        diverged=torch.full((seeds,), -1, device=device),
+    )
+
+
+def _checkpoint(session: _Session) -> None:
+    """Write what resuming needs in one piece; then what readers want, made from it."""
+    folder, stepper, memory = session.folder, session.stepper, session.memory
+    last = stepper.network.state_dict()
+    state = {f"optimiser.{name}": tensor for name, tensor in stepper.state().items()}
+    state |= {f"last.{name}": tensor for name, tensor in last.items()}
+    state |= {f"best.{name}": tensor for name, tensor in memory.best.items()}
+    state |= {
+        "memory.step": torch.tensor(memory.step),
+        "memory.loss_sum": memory.loss_sum,
+        "memory.loss_count": torch.tensor(memory.loss_count),
+        "memory.best_loss": memory.best_loss,
+        "memory.diverged": memory.diverged,
+    }
+    files.write_tensors(folder / files.STATE, state)
+    files.write_tensors(folder / "last.safetensors", last)
+    files.write_tensors(folder / "best.safetensors", memory.best)
+    marks = _diverged(memory.diverged)
+    files.write_record(folder, replace(session.record, step=memory.step, diverged=marks))
+
+
+def _restore(folder: Path, stepper: Stepper, device: torch.device) -> Memory:
+    path = folder / files.STATE
+    state = {name: tensor.to(device) for name, tensor in files.load_tensors(path).items()}
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name[len(prefix) :]: state[name] for name in state if name.startswith(prefix)}
+
+    memory = part("memory.")
+    try:
+        stepper.network.load_state_dict(part("last."))
+        stepper.load_state(part("optimiser."))
+        return Memory(
+            step=int(memory["step"]),
+            loss_sum=memory["loss_sum"],
+            loss_count=int(memory["loss_count"]),
+            best_loss=memory["best_loss"],
+            best=part("best."),
+            diverged=memory["diverged"],
+        )
+    except (KeyError, RuntimeError) as error:
+        raise RunError(
+            f"{path} does not fit the run's {files.SPEC} ({error}). Train into another folder."
+        ) from None
+
+
+def _source(stream: Stream, dataset: Dataset | None, start: int) -> Iterator[Batch]:
+    if dataset is None:
+        return batches(stream, start=start)
+    return dataset_batches(
+        dataset, stream.seeds, batch=stream.batch, start_step=start, device=stream.device
+    )

@@ -1,0 +1,87 @@
+"""The endless stream of training batches: a pure function of the seeds and of the step.
+
+Data are drawn in chunks of several steps, for each seed from a generator of its own. Chunk j of
+seed (task, model) depends on those three numbers alone: a cohort sees for each seed what that seed
+would see alone, and a run resumes at any step without stored generator states.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modeval.data import draw, stack_tasks
+from modeval.spec import DataSpec
+from modeval.types import Batch
+
+CHUNK_BYTES = 4 * 2**20
+CHUNK_STEPS = 64
+TRAINING, VALIDATION = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Where batches come from: a task family and the seeds of a cohort."""
+
+    data: DataSpec
+    seeds: tuple[tuple[int, int], ...]
+    batch: int
+    device: torch.device
+
+
+def chunk_steps(data: DataSpec, batch: int) -> int:
+    """Return how many steps are drawn at once: a size that does not depend on the cohort."""
+    positions = data.length if data.sequence else 1
+    width = data.features + data.outputs + 2  # a rule is an int64
+    return max(1, min(CHUNK_STEPS, CHUNK_BYTES // (4 * batch * positions * width)))
+
+
+def generators(
+    seeds: Sequence[tuple[int, int]], purpose: int, chunk: int, device: torch.device
+) -> list[torch.Generator]:
+    """Return a generator for each seed, for one purpose and one chunk."""
+    return [
+        torch.Generator(device).manual_seed(
+            int(np.random.SeedSequence((task, model, purpose, chunk)).generate_state(1)[0])
+        )
+        for task, model in seeds
+    ]
+
+
+def batches(stream: Stream, *, start: int = 0) -> Iterator[Batch]:
+    """Yield the batch of step ``start``, then of each step after it."""
+    tasks = stack_tasks(stream.data, [task for task, _ in stream.seeds], stream.device)
+    steps = chunk_steps(stream.data, stream.batch)
+    chunk, skipped = divmod(start, steps)
+    while True:
+        drawn = draw(
+            stream.data,
+            tasks,
+            generators(stream.seeds, TRAINING, chunk, stream.device),
+            samples=steps * stream.batch,
+        )
+        pieces = zip(
+            _steps(drawn.inputs, steps),
+            _steps(drawn.rule, steps),
+            _steps(drawn.target, steps),
+            strict=True,
+        )
+        for index, (inputs, rule, target) in enumerate(pieces):
+            if index >= skipped:
+                yield Batch(inputs, rule, target)
+        chunk, skipped = chunk + 1, 0
+
+
+def validation_batch(stream: Stream, samples: int) -> Batch:
+    """Return samples that training never sees, the same at each validation."""
+    tasks = stack_tasks(stream.data, [task for task, _ in stream.seeds], stream.device)
+    own = generators(stream.seeds, VALIDATION, 0, stream.device)
+    return draw(stream.data, tasks, own, samples=samples)
+
+
+def _steps(tensor: Tensor, steps: int) -> Sequence[Tensor]:
+    """Split ``(S, steps·N, ...)`` into contiguous ``(S, N, ...)``, one for each step."""
+    by_step = tensor.view(tensor.shape[0], steps, -1, *tensor.shape[2:]).transpose(0, 1)
+    return list(by_step.contiguous())

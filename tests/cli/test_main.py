@@ -1,0 +1,76 @@
+"""The program as a whole: help, versions, exit codes."""
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from modeval import __version__
+from modeval.cli import main as program
+from modeval.errors import RunError
+
+COMMANDS = [
+    ["demo"],
+    ["generate"],
+    ["train"],
+    ["score"],
+    ["metrics"],
+    ["bench"],
+    ["bench", "train"],
+    ["bench", "metrics"],
+    ["bench", "matching"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_each_command_explains_itself(command):
+    result = CliRunner().invoke(program.app, [*command, "--help"])
+    assert result.exit_code == 0, result.output
+    assert "Usage" in result.output
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_each_command_stands_in_the_manual(command, readme):
+    assert f"modeval {' '.join(command)}" in readme
+
+
+def test_every_command_is_tested():
+    names = {command.name for command in program.app.registered_commands}
+    names |= {group.name for group in program.app.registered_groups}
+    assert names == {command[0] for command in COMMANDS}
+
+
+def test_the_version_is_that_of_the_distribution():
+    result = CliRunner().invoke(program.app, ["--version"])
+    assert result.stdout.strip() == f"modeval {__version__}"
+
+
+def test_no_arguments_show_the_help_and_unknown_commands_exit_with_two():
+    program_name = [sys.executable, "-m", "modeval.cli.main"]
+    wrong = subprocess.run([*program_name, "scroe"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert "scroe" in wrong.stderr
+
+
+def exit_code_of(monkeypatch, capsys, raised):
+    def fail():
+        raise raised
+
+    monkeypatch.setattr(program, "app", fail)
+    with pytest.raises(SystemExit) as caught:
+        program.run()
+    return caught.value.code, capsys.readouterr().err
+
+
+def test_a_users_error_is_one_paragraph_and_code_two(monkeypatch, capsys):
+    code, shown = exit_code_of(monkeypatch, capsys, RunError("rules = [0]: expected more."))
+    assert code == 2
+    assert shown == "error: rules = [0]: expected more.\n"
+
+
+def test_a_bug_shows_its_traceback_and_code_four(monkeypatch, capsys):
+    code, shown = exit_code_of(monkeypatch, capsys, ZeroDivisionError("ours"))
+    assert code == 4
+    assert "Traceback" in shown
+    assert "bug of modeval" in shown

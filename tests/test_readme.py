@@ -1,0 +1,56 @@
+"""The manual is true: every command in it runs, in the order in which a reader meets them."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def commands(text):
+    """Return what follows the prompt in the console blocks."""
+    blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+
+
+def test_the_manual_sets_up_in_two_commands(readme):
+    assert "pip install . && modeval demo" in readme
+    assert 'pip install -e ".[dev]" && pytest' in readme
+
+
+def test_the_manual_has_examples(readme):
+    assert len(commands(readme)) >= 10
+
+
+@pytest.mark.slow
+def test_every_command_of_the_manual_runs(readme, tmp_path):
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "COLUMNS": "120",
+    }
+    for command in commands(readme):
+        assert shlex.split(command)[0] == "modeval", command
+        done = subprocess.run(
+            command,
+            shell=True,
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.slow
+def test_every_python_example_of_the_manual_runs(readme, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for example in re.findall(r"```python\n(.*?)```", readme, re.DOTALL):
+        exec(compile(example, "README.md", "exec"), {})
