@@ -8,6 +8,7 @@
 Leading axes ``...`` are batch axes: every metric maps over them.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -151,7 +152,7 @@ class RoutingCounts:
         """
         batch, modules = weight.shape[:-2], weight.shape[-1]
         cell = _cells(rule, block, rules, blocks, batch)
-        flat = weight.reshape(cell.shape[0], -1, modules)
+        flat = weight.reshape(*cell.shape, modules)
         picked = flat.argmax(-1, keepdim=True) if chosen is None else chosen
         half = weight.dtype in (torch.float16, torch.bfloat16)
         parts = {
@@ -159,7 +160,9 @@ class RoutingCounts:
             "entropy": _sum_values(
                 cell, torch.special.entr(flat.float() if half else flat).sum(-1), blocks * rules
             ),
-            **_fold_choices(cell, picked.reshape(*cell.shape, -1), blocks * rules, modules),
+            **_fold_choices(
+                cell, picked.reshape(*cell.shape, picked.shape[-1]), blocks * rules, modules
+            ),
         }
         return _assemble(parts, batch, blocks, rules, modules)
 
@@ -194,7 +197,7 @@ class RoutingCounts:
         """
         batch, cells = chosen.shape[:-2], blocks * rules
         cell = _cells(rule, block, rules, blocks, batch)
-        flat = chosen.reshape(*cell.shape, -1)
+        flat = chosen.reshape(*cell.shape, chosen.shape[-1])
         parts = _fold_choices(cell, flat, cells, modules)
         if weight is None:
             parts |= _equal_weights(cell, flat, parts, cells, modules)
@@ -307,9 +310,10 @@ def _cells(
     return cell.expand(*batch, cell.shape[-1]).reshape(batch.numel(), cell.shape[-1])
 
 
-def _check_range(what: str, number: Tensor, low: int, end: int, advice: str) -> None:
+def _check_range(what: str, number: Tensor, low: int, end: int, advice: str) -> int:
+    """Return the least number when all lie from ``low`` to ``end - 1``."""
     if number.numel() == 0:
-        return
+        return low
     least, most = (int(bound) for bound in torch.aminmax(number))
     if least < low or most >= end:
         wrong = least if least < low else most
@@ -317,11 +321,12 @@ def _check_range(what: str, number: Tensor, low: int, end: int, advice: str) -> 
             f"{what} {wrong} is out of range: expected {low} to {end - 1}. Give the right number "
             f"with {advice}, or mend the recording."
         )
+    return least
 
 
-def _chunks(samples: int, cells: int) -> Iterator[slice]:
-    """Cut the samples in parts whose cost outweighs that of a pass over the table of cells."""
-    step = max(CHUNK, cells)
+def _chunks(samples: int, pairs: int, least: int) -> Iterator[slice]:
+    """Cut the samples in parts that stay in the cache, but cost more than a pass over a table."""
+    step = max(CHUNK // pairs, least, 1024)
     return (slice(start, start + step) for start in range(0, samples, step))
 
 
@@ -330,14 +335,12 @@ def _sum_rows(cell: Tensor, rows: Tensor, cells: int) -> Float64[Tensor, "pairs 
     pairs, samples, modules = rows.shape
     total = rows.new_zeros(pairs, cells + 1, modules, dtype=torch.float64)
     if cells > ONE_HOT_CELLS:
-        for part in _chunks(samples, cells):
+        for part in _chunks(samples, pairs, cells):
             where = cell[:, part, None].expand(-1, -1, modules)
             total.scatter_add_(1, where, rows[:, part].double())
         return total[:, :cells]
     numbers = torch.arange(cells, device=cell.device).view(1, -1, 1)
-    step = CHUNK // 8
-    for start in range(0, samples, step):
-        part = slice(start, start + step)
+    for part in _chunks(samples, 8 * pairs, 0):
         one_hot = (cell[:, None, part] == numbers).double()
         total[:, :cells] += one_hot @ rows[:, part].double()
     return total[:, :cells]
@@ -351,61 +354,79 @@ def _sum_values(cell: Tensor, values: Tensor, cells: int) -> Float64[Tensor, "pa
 
 def _fold_choices(cell: Tensor, chosen: Tensor, cells: int, modules: int) -> dict[str, Tensor]:
     """Count choices ``(P, N, K)`` by cell and module, and pairs of choices of one sample."""
-    _check_range("Module", chosen, -1, modules, "modules=")
-    pairs, samples, choices = chosen.shape
-    width = modules + 1  # column 0 takes the choices that are -1
-    selections = torch.zeros(pairs * (cells + 1) * width, dtype=torch.int64, device=cell.device)
-    base = cell * width + 1
-    base += torch.arange(pairs, device=cell.device)[:, None] * ((cells + 1) * width)
-    for part in _chunks(samples, selections.numel() // max(choices, 1)):
-        index = chosen[:, part].long() + base[:, part, None]
-        selections += torch.bincount(index.view(-1), minlength=selections.numel())
-    table = selections.view(pairs, cells + 1, width)[:, :cells, 1:].double()
-    taken = (chosen >= 0).sum(-1) if choices > 1 else None
-    spread = (
-        _sum_values(cell, taken.clamp(min=1).double().log(), cells)
-        if taken is not None
-        else table.new_zeros(pairs, cells)
-    )
+    least = _check_range("Module", chosen, -1, modules, "modules=")
+    samples = _sum_values(cell, torch.ones_like(cell), cells)
+    choices = chosen.shape[-1]
+    if choices == 1:
+        table = _count_choices(cell, chosen, cells, modules)
+        pairs = torch.diag_embed(table.sum(-2))
+    elif cells <= ONE_HOT_CELLS:
+        product = _count_pairs(cell, chosen, cells, modules, rows=cells)
+        pairs, table = product[:, :modules], product[:, modules:]
+    else:
+        table = _count_choices(cell, chosen, cells, modules)
+        pairs = _count_pairs(cell, chosen, cells, modules, rows=0)
+    if least >= 0:
+        spread = samples * math.log(max(choices, 1))
+    else:
+        taken = (chosen >= 0).sum(-1).clamp(min=1)
+        spread = _sum_values(cell, taken.double().log(), cells)
     return {
         "selections": table,
-        "samples": _sum_values(cell, torch.ones_like(cell), cells),
+        "samples": samples,
         "selection_entropy": spread,
-        "coactivation": _pairs_of_choices(cell, chosen, table, cells),
+        "coactivation": pairs,
     }
 
 
-def _pairs_of_choices(
-    cell: Tensor, chosen: Tensor, table: Tensor, cells: int
-) -> Float64[Tensor, "pairs modules modules"]:
-    """Count for each two modules the samples that chose both."""
+def _count_choices(
+    cell: Tensor, chosen: Tensor, cells: int, modules: int
+) -> Float64[Tensor, "pairs cells modules"]:
+    """Count choices by cell and module."""
     pairs, samples, choices = chosen.shape
-    modules = table.shape[-1]
-    if choices == 1:
-        return torch.diag_embed(table.sum(-2))
-    total = table.new_zeros(pairs, modules, modules)
-    for part in _chunks(samples, 0):
-        for pair in range(pairs):
-            picks = torch.where(cell[pair, part, None] < cells, chosen[pair, part].long(), -1)
-            flags = _one_hot(picks, modules)
-            total[pair] += _gram(flags)
+    width = modules + 1  # column 0 takes the choices that are -1
+    size = pairs * (cells + 1) * width
+    total = torch.zeros(size, dtype=torch.int64, device=cell.device)
+    first = torch.arange(pairs, device=cell.device)[:, None] * ((cells + 1) * width) + 1
+    for part in _chunks(samples, pairs, size // max(pairs * choices, 1)):
+        index = chosen[:, part].long() + (cell[:, part] * width + first).unsqueeze(-1)
+        total += torch.bincount(index.view(-1), minlength=size)
+    return total.view(pairs, cells + 1, width)[:, :cells, 1:].double()
+
+
+def _count_pairs(
+    cell: Tensor, chosen: Tensor, cells: int, modules: int, *, rows: int
+) -> Float64[Tensor, "pairs marks modules"]:
+    """Count for each two modules the samples that chose both; then, for each cell, the choices.
+
+    Samples are marked, 1 where a module was chosen and where the cell is theirs (``rows`` is the
+    number of cells, or 0 to leave them out), and the marks multiplied. On a CPU that is a product
+    of bytes, which is exact and several times cheaper than one of floats.
+    """
+    width = 1 + modules + rows + 1  # one column more at each end, for "none"
+    kind = torch.int8 if cell.device.type == "cpu" else torch.float32
+    total = torch.zeros(len(cell), modules + rows, modules, dtype=torch.float64, device=cell.device)
+    padded = bool((cell == cells).any())
+    for part in _chunks(cell.shape[1], 4, 0):
+        for pair in range(len(cell)):
+            own, picks = cell[pair, part, None], chosen[pair, part].long()
+            if padded:
+                picks = torch.where(own < cells, picks, -1)
+            start = torch.arange(len(own), device=cell.device)[:, None] * width
+            marks = torch.zeros(len(own) * width, dtype=kind, device=cell.device)
+            marks.index_fill_(0, (picks + (start + 1)).view(-1), 1)
+            if rows:
+                marks.index_fill_(0, (own + (start + 1 + modules)).view(-1), 1)
+            table = marks.view(-1, width)[:, 1:-1]
+            total[pair] += _product(table, table[:, :modules])
     return total
 
 
-def _one_hot(chosen: Int64[Tensor, "samples choices"], modules: int) -> Tensor:
-    """Mark the chosen modules of each sample: ``(N, M + 1)``, column 0 for none."""
-    samples, width = chosen.shape[0], modules + 1
-    row = torch.arange(samples, device=chosen.device)[:, None] * width + 1
-    kind = torch.float32 if chosen.is_cuda else torch.int8
-    flags = torch.zeros(samples * width, dtype=kind, device=chosen.device)
-    return flags.index_fill_(0, (chosen + row).view(-1), 1).view(samples, width)[:, 1:]
-
-
-def _gram(flags: Tensor) -> Tensor:
-    """Return the exact product of the marks with themselves; 8-bit units make it cheap."""
-    if flags.dtype is torch.int8:
-        return torch._int_mm(flags.T, flags)  # noqa: SLF001 - the one integer product on a CPU
-    return flags.T @ flags
+def _product(first: Tensor, second: Tensor) -> Tensor:
+    """Return ``first.T @ second`` of marks, exactly."""
+    if first.dtype is torch.int8:
+        return torch._int_mm(first.T, second)  # noqa: SLF001 - the one product of bytes on a CPU
+    return first.T @ second
 
 
 def _scatter_weights(
@@ -414,7 +435,7 @@ def _scatter_weights(
     """Sum the weights ``(P, N, K)`` of chosen modules by cell and module."""
     width = modules + 1
     total = weight.new_zeros(cell.shape[0], (cells + 1) * width)
-    for part in _chunks(cell.shape[1], 0):
+    for part in _chunks(cell.shape[1], len(cell), 0):
         index = chosen[:, part].long() + (cell[:, part, None] * width + 1)
         total.scatter_add_(1, index.flatten(1), weight[:, part].flatten(1))
     return total.view(-1, cells + 1, width)[:, :cells, 1:]
@@ -424,11 +445,11 @@ def _equal_weights(
     cell: Tensor, chosen: Tensor, parts: dict[str, Tensor], cells: int, modules: int
 ) -> dict[str, Tensor]:
     """Return mass and entropy when each of a sample's K chosen modules gets 1/K."""
-    taken = (chosen >= 0).sum(-1)
-    if bool((taken == chosen.shape[-1]).all()):
+    if bool((parts["selections"].sum(-1) == chosen.shape[-1] * parts["samples"]).all()):
         mass = parts["selections"] / chosen.shape[-1]
     else:
-        share = (1 / taken.clamp(min=1).double()).unsqueeze(-1).expand(chosen.shape)
+        taken = (chosen >= 0).sum(-1, keepdim=True).clamp(min=1)
+        share = (1 / taken.double()).expand(chosen.shape)
         mass = _scatter_weights(cell, chosen, share, cells, modules)
     return {"mass": mass, "entropy": parts["selection_entropy"]}
 

@@ -1,5 +1,8 @@
-"""``modeval demo``: the whole pipeline on a small scale, and what it shows in one plain paragraph."""
+"""``modeval demo``: the whole pipeline on a small scale, and in one paragraph what it shows."""
 
+import functools
+import itertools
+import operator
 import shutil
 import time
 from dataclasses import dataclass
@@ -8,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modeval.cli.output import stderr, stdout
+from modeval.cli.options import with_examples
+from modeval.cli.output import choose_device, stderr, stdout
 from modeval.cli.train import PAPER, Request, train_all
 from modeval.errors import RunError
 from modeval.spec import MODELS, DataSpec, ModelSpec, RunSpec, TrainSpec, seed_grid
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
 
 RULES = (2, 8)
 TASK_SEEDS, MODEL_SEEDS, STEPS, LEARNING_RATE = 3, 2, 1_000, 1e-3
+PRECISION = 0.005
 MARK = ".modeval-demo"
 
 EXAMPLES = """
@@ -58,7 +63,7 @@ def demo_command(
     show(cards, out, time.perf_counter() - started)
 
 
-demo_command.__doc__ = (demo_command.__doc__ or "") + EXAMPLES
+demo_command.__doc__ = with_examples(demo_command, EXAMPLES)
 
 
 def requests(rules: int, out: Path) -> list[Request]:
@@ -82,9 +87,10 @@ def requests(rules: int, out: Path) -> list[Request]:
 
 def demonstrate(rules: int, out: Path, *, device: str, quiet: bool) -> "Scorecard":
     """Generate, train and score at one number of rules; return the scorecard, also written."""
-    from modeval.cli.score import score_paths
+    from modeval.cli.score import score_subjects
     from modeval.data import write_dataset
     from modeval.score.files import write_scorecard
+    from modeval.trace.own import load_run
 
     if not quiet:
         stderr().print(f"\n[bold]{rules} rules[/]: binary operations, regression", highlight=False)
@@ -94,27 +100,29 @@ def demonstrate(rules: int, out: Path, *, device: str, quiet: bool) -> "Scorecar
     )
     runs = requests(rules, out)
     train_all(runs, device=device, quiet=quiet)
-    card = score_paths([run.folder for run in runs], device=device, quiet=quiet)
+    subjects = [load_run(run.folder, "last") for run in runs]
+    first, *others = score_subjects(subjects, precision=PRECISION, device=choose_device(device))
+    card = functools.reduce(operator.add, others, first)
     write_scorecard(folder / "scorecard.json", card)
     return card
 
 
 def show(cards: list["Scorecard"], out: Path, seconds: float) -> None:
     """Print tables, heat maps, what they show, and the commands to go on with."""
-    from modeval.report.console import render, render_heatmaps
+    from modeval.report.console import render
 
     console = stdout()
     for rules, card in zip(RULES, cards, strict=True):
         console.rule(f"{rules} rules")
-        console.print(render(card))
-        console.print(render_heatmaps(card))
+        for part in render(card):
+            console.print(part)
     console.rule("What this shows")
     console.print(explain(cards), highlight=False)
     console.print(
         f"\nAll of it took {seconds:.0f} s and lies in {out}. Go on with:\n\n"
         f"  modeval score {out / 'rules-8'} --json scorecard.json\n"
         "  modeval metrics alignment_score\n"
-        "  modeval train --out runs/mine --model modular --rules 8 --task-seeds 5 --model-seeds 5\n",
+        "  modeval train --out runs/mine --model modular --rules 8 --seeds 25\n",
         highlight=False,
         soft_wrap=True,
     )
@@ -125,8 +133,10 @@ def explain(cards: list["Scorecard"]) -> str:
     few, many = (_findings(card) for card in cards)
     oracle = many["gt-modular"].alignment.value
     sentences = [
-        "GT-Modular is told which rule made each sample and sends every rule to a module of its own: "
-        f"its alignment distance is {_number(oracle)}, which also checks the tool itself."
+        (
+            "GT-Modular is told which rule made each sample and sends every rule to a module of "
+            f"its own: its alignment distance is {_number(oracle)}, which also checks the tool."
+        )
     ]
     for rules, found in zip(RULES, (few, many), strict=True):
         op, modular = found["modular-op"].alignment, found["modular"].alignment
@@ -143,9 +153,8 @@ def explain(cards: list["Scorecard"]) -> str:
 def _ordering(found: dict[str, Finding]) -> str:
     op, modular = found["modular-op"].alignment, found["modular"].alignment
     values = (0.0, op.value, modular.value, op.chance)
-    ordered = all(
-        a is not None and b is not None and a < b for a, b in zip(values, values[1:], strict=False)
-    )
+    pairs = itertools.pairwise(values)
+    ordered = all(a is not None and b is not None and a < b for a, b in pairs)
     if ordered:
         return (
             "So both learned something of the rules, and neither came close to what the same "
@@ -159,7 +168,7 @@ def _ordering(found: dict[str, Finding]) -> str:
 
 
 def _growth(few: dict[str, Finding], many: dict[str, Finding]) -> str:
-    """Compare how much of the routing information is missing: comparable between numbers of rules."""
+    """Compare how much of the routing information is missing, a share for any number of rules."""
     grew = [
         (many[name].information.value or 0.0) > (few[name].information.value or 0.0)
         for name in ("modular", "modular-op")

@@ -1,9 +1,15 @@
-"""From flags to the values of a specification: what was not given leaves the spec file's value."""
+"""What commands share: help with examples, and flags as values of a specification."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from inspect import cleandoc
 from typing import Any
 
 from modeval.errors import SpecError
+
+
+def with_examples(command: Callable[..., None], examples: str) -> str:
+    """Return the help of a command: its docstring, then examples."""
+    return f"{cleandoc(command.__doc__ or '')}\n{examples}"
 
 
 def merge(file: Mapping[str, Any], flags: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

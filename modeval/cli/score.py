@@ -138,9 +138,7 @@ def score_subjects(
     ]
 
 
-def _check_choices(
-    origin: str, selection: str, objective: str | None, precision: float
-) -> None:
+def _check_choices(origin: str, selection: str, objective: str | None, precision: float) -> None:
     for flag, value, choices in (
         ("--from", origin, ("auto", "run", "modarch")),
         ("--selection", selection, ("last", "best")),
@@ -160,6 +158,7 @@ def _find(
     from modeval.trace.modarch import cohorts, find_models, load, missing
     from modeval.trace.own import find_own, load_run
 
+    options: Any = {"selection": selection, "objective": objective}
     loaders: list[Any] = []
     models: list[Path] = []
     for path in paths:
@@ -177,7 +176,7 @@ def _find(
         left_out += [reason for reason in reasons if reason]
         kept = [folder for folder, reason in zip(group, reasons, strict=True) if not reason]
         if kept:
-            loaders.append(lambda kept=kept: load(kept, selection=selection, objective=objective))
+            loaders.append(lambda kept=kept: load(kept, **options))
     if not loaders:
         if left_out:
             raise CheckpointError(left_out[0])

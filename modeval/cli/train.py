@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from modeval.cli.options import data_values, merge
+from modeval.cli.options import data_values, merge, with_examples
 from modeval.cli.output import choose_device, progress_bar, stderr, stdout
 from modeval.errors import RunError, SpecError
 from modeval.spec import (
     MODEL_TITLES,
     MODELS,
+    DataSpec,
+    ModelSpec,
     RunSpec,
+    TrainSpec,
     from_dict,
     load_toml,
     seed_grid,
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from modeval.data import Dataset
     from modeval.train.files import RunRecord
 
+D, M, T = DataSpec(), ModelSpec(), TrainSpec()
 DATA, MODEL, TRAIN, MACHINE = "Task", "Model", "Training", "Machine and files"
 PAPER = ("monolithic", "modular", "modular-op", "gt-modular")
 
@@ -78,31 +82,40 @@ def train_command(  # noqa: PLR0917
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option(help="binary (MLP), sets (attention), series (LSTM).", rich_help_panel=DATA),
+        typer.Option(
+            help=f"binary (MLP), sets (attention), series (LSTM) ({D.task}).", rich_help_panel=DATA
+        ),
     ] = None,
     objective: Annotated[
-        str | None, typer.Option(help="regression or classification.", rich_help_panel=DATA)
+        str | None,
+        typer.Option(help=f"regression or classification ({D.objective}).", rich_help_panel=DATA),
     ] = None,
     rules: Annotated[
-        int | None, typer.Option(help="Number of rules.", rich_help_panel=DATA)
+        int | None, typer.Option(help=f"Number of rules ({D.rules}).", rich_help_panel=DATA)
     ] = None,
     operation: Annotated[
-        str | None, typer.Option(help="binary: linear or named.", rich_help_panel=DATA)
+        str | None,
+        typer.Option(help=f"binary: linear or named ({D.operation}).", rich_help_panel=DATA),
     ] = None,
     search: Annotated[
-        str | None, typer.Option(help="sets: nearest or product.", rich_help_panel=DATA)
+        str | None,
+        typer.Option(help=f"sets: nearest or product ({D.search}).", rich_help_panel=DATA),
     ] = None,
     dimension: Annotated[
-        int | None, typer.Option(help="series: size of the state.", rich_help_panel=DATA)
+        int | None,
+        typer.Option(help=f"series: size of the state ({D.dimension}).", rich_help_panel=DATA),
     ] = None,
     order: Annotated[
-        int | None, typer.Option(help="series: earlier states used.", rich_help_panel=DATA)
+        int | None,
+        typer.Option(help=f"series: earlier states used ({D.order}).", rich_help_panel=DATA),
     ] = None,
     length: Annotated[
-        int | None, typer.Option(help="sets, series: positions.", rich_help_panel=DATA)
+        int | None,
+        typer.Option(help=f"sets, series: positions ({D.length}).", rich_help_panel=DATA),
     ] = None,
     scale: Annotated[
-        float | None, typer.Option(help="Inputs are multiplied by this.", rich_help_panel=DATA)
+        float | None,
+        typer.Option(help=f"Inputs are multiplied by this ({D.scale}).", rich_help_panel=DATA),
     ] = None,
     rule_probabilities: Annotated[
         str | None,
@@ -118,17 +131,22 @@ def train_command(  # noqa: PLR0917
         int | None, typer.Option(help="Number of modules, if not the rules.", rich_help_panel=MODEL)
     ] = None,
     encoder: Annotated[
-        int | None, typer.Option(help="Width of the encoders.", rich_help_panel=MODEL)
+        int | None,
+        typer.Option(help=f"Width of the encoders ({M.encoder}).", rich_help_panel=MODEL),
     ] = None,
     width: Annotated[
-        int | None, typer.Option(help="Width of the module bank.", rich_help_panel=MODEL)
+        int | None,
+        typer.Option(help=f"Width of the module bank ({M.width}).", rich_help_panel=MODEL),
     ] = None,
     heads: Annotated[
-        int | None, typer.Option(help="Attention heads of each module.", rich_help_panel=MODEL)
+        int | None,
+        typer.Option(help=f"Attention heads of each module ({M.heads}).", rich_help_panel=MODEL),
     ] = None,
     match: Annotated[
         str | None,
-        typer.Option(help="parameters (as the paper) or width.", rich_help_panel=MODEL),
+        typer.Option(
+            help=f"parameters (as the paper) or width ({M.match}).", rich_help_panel=MODEL
+        ),
     ] = None,
     seeds: Annotated[
         int | None,
@@ -141,16 +159,19 @@ def train_command(  # noqa: PLR0917
         int | None, typer.Option(help="Number of model seeds.", rich_help_panel=TRAIN)
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Optimiser steps.", rich_help_panel=TRAIN)
+        int | None, typer.Option(help=f"Optimiser steps ({T.steps}).", rich_help_panel=TRAIN)
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(help="Samples of a step per model.", rich_help_panel=TRAIN)
+        int | None,
+        typer.Option(help=f"Samples of a step per model ({T.batch}).", rich_help_panel=TRAIN),
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Learning rate of Adam.", rich_help_panel=TRAIN)
+        float | None,
+        typer.Option(help=f"Learning rate of Adam ({T.learning_rate}).", rich_help_panel=TRAIN),
     ] = None,
     schedule: Annotated[
-        str | None, typer.Option(help="constant, steps or cosine.", rich_help_panel=TRAIN)
+        str | None,
+        typer.Option(help=f"constant, steps or cosine ({T.schedule}).", rich_help_panel=TRAIN),
     ] = None,
     milestones: Annotated[
         str | None,
@@ -165,7 +186,10 @@ def train_command(  # noqa: PLR0917
         ),
     ] = None,
     validate_every: Annotated[
-        int | None, typer.Option(help="Steps between validations.", rich_help_panel=TRAIN)
+        int | None,
+        typer.Option(
+            help=f"Steps between validations ({T.validate_every}).", rich_help_panel=TRAIN
+        ),
     ] = None,
     *,
     resume: Annotated[
@@ -223,7 +247,7 @@ def train_command(  # noqa: PLR0917
     train_all(requests, device=device, engine=engine, resume=resume, dataset=dataset, quiet=quiet)
 
 
-train_command.__doc__ = (train_command.__doc__ or "") + EXAMPLES
+train_command.__doc__ = with_examples(train_command, EXAMPLES)
 
 
 def plan(values: Mapping[str, Any], names: list[str], out: Path) -> list[Request]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from modeval.errors import TraceError
-from modeval.metrics.collapse import Joint, Scalar, usage
+from modeval.metrics.collapse import Joint, Scalar, exact_zero, usage
 from modeval.metrics.information import Entropies, entropies, entropy
 from modeval.types import Prior, RoutingCounts, View
 
@@ -70,9 +70,9 @@ def budget_terms(parts: Entropies, softness: Scalar, modules: int) -> EntropyBud
     within = torch.minimum((parts.both - parts.rule).clamp(min=0), parts.module)
     soft = torch.minimum(softness, within)
     return EntropyBudget(
-        imbalance=(math.log(modules) - parts.module).clamp(min=0),
-        rule_specialization=parts.module - within,
-        input_distraction=within - soft,
+        imbalance=exact_zero(math.log(modules) - parts.module),
+        rule_specialization=exact_zero(parts.module - within),
+        input_distraction=exact_zero(within - soft),
         softness=soft,
     )
 
@@ -93,7 +93,7 @@ def imbalance(joint: Joint) -> Scalar:
     >>> imbalance(torch.full((2, 2), 0.25, dtype=torch.float64)).item()
     0.0
     """
-    return (math.log(joint.shape[-1]) - entropy(usage(joint))).clamp(min=0)
+    return exact_zero(math.log(joint.shape[-1]) - entropy(usage(joint)))
 
 
 def rule_specialization(joint: Joint) -> Scalar:

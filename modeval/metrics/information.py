@@ -30,7 +30,7 @@ class Entropies(NamedTuple):
     @property
     def mutual_information(self) -> Tensor:
         """I(m; r)."""
-        return (self.rule + self.module - self.both).clamp(min=0)
+        return exact_zero(self.rule + self.module - self.both)
 
     @property
     def inverse_mutual_information(self) -> Tensor:

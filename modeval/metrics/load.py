@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from modeval.metrics.collapse import Joint, Scalar, usage
+from modeval.metrics.collapse import Joint, Scalar, exact_zero, usage
 from modeval.metrics.information import entropy
 
 DEAD = 0.1  # of a fair share
@@ -86,7 +86,7 @@ def load_cv(joint: Joint) -> Scalar:
     >>> load_cv(torch.tensor([[1.0, 0.0]], dtype=torch.float64)).item()
     1.0
     """
-    return usage(joint).std(-1, correction=0) * joint.shape[-1]
+    return exact_zero(usage(joint).std(-1, correction=0) * joint.shape[-1])
 
 
 def load_gini(joint: Joint) -> Scalar:
@@ -108,7 +108,7 @@ def load_gini(joint: Joint) -> Scalar:
     modules = joint.shape[-1]
     rank = torch.arange(1, modules + 1, dtype=torch.float64, device=joint.device)
     ordered = usage(joint).sort(-1).values
-    return (ordered * (2 * rank - modules - 1)).sum(-1).clamp(min=0) / modules
+    return exact_zero((ordered * (2 * rank - modules - 1)).sum(-1) / modules)
 
 
 def max_violation(joint: Joint) -> Scalar:
@@ -127,7 +127,7 @@ def max_violation(joint: Joint) -> Scalar:
     >>> max_violation(torch.tensor([[1.0, 0.0]], dtype=torch.float64)).item()
     1.0
     """
-    return (imbalance_ratio(joint) - 1).clamp(min=0)
+    return exact_zero(imbalance_ratio(joint) - 1)
 
 
 def imbalance_ratio(joint: Joint) -> Scalar:

@@ -20,7 +20,7 @@ from modeval.metrics.matching_paths import assign_paths
 from modeval.metrics.matching_triton import assign_triton, available
 
 UNMATCHED = -1
-TIE_SCALE = 1e-12  # of the largest benefit: far above rounding, far below any printed digit
+TIE_SCALE = 1e-10  # of the largest benefit: far above rounding, far below any printed digit
 
 Tables = Float64[Tensor, "tables rows columns"]
 Columns = Int64[Tensor, "tables rows"]
@@ -112,7 +112,7 @@ def _largest(benefit: Tables) -> Float64[Tensor, "tables"]:
     return torch.maximum(-low, high)
 
 
-def _invert(column: Columns, count: int) -> Columns:
+def _invert(column: Columns, count: int) -> Int64[Tensor, "tables count"]:
     """Turn "the rule of each module" into "the module of each rule"."""
     module = torch.full((column.shape[0], count), UNMATCHED, device=column.device)
     numbers = torch.arange(column.shape[1], device=column.device).expand_as(column)

@@ -1,9 +1,10 @@
 """The verdict on a layer in a word: specialised, collapsed, blind, or in between."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from modeval.metrics.collapse import Joint, usage
@@ -20,8 +21,8 @@ class Thresholds:
         specialist: share of the information that modules could carry on the rules, log min(R, M),
             from which routing is specialised.
         blind: share below which it knows nothing of the rules.
-        balanced: share of the modules in effective use, exp H(m) / M, from which routing without
-            information is blind rather than collapsed.
+        balanced: evenness (exp H(m) - 1)/(M - 1), 0 when one module does all and 1 when all do the
+            same, from which routing without information is blind rather than collapsed.
     """
 
     specialist: float = 0.75
@@ -29,7 +30,7 @@ class Thresholds:
     balanced: float = 0.5
 
 
-def verdicts(joint: Joint, *, thresholds: Thresholds | None = None) -> NDArray[np.str_]:
+def verdicts(joint: Joint, *, thresholds: Thresholds | None = None) -> NDArray[Any]:
     """Say of each routing what it is.
 
     Load alone cannot: a blind router is perfectly balanced. Alignment and information alone
@@ -44,7 +45,6 @@ def verdicts(joint: Joint, *, thresholds: Thresholds | None = None) -> NDArray[n
         part; ``collapsed`` knows nothing of them and uses few modules; ``blind`` knows nothing of
         them and uses many.
 
-    >>> import torch
     >>> one = torch.zeros(4, 4, dtype=torch.float64)
     >>> one[:, 0] = 0.25
     >>> uniform = torch.full((4, 4), 1 / 16, dtype=torch.float64)
@@ -55,7 +55,8 @@ def verdicts(joint: Joint, *, thresholds: Thresholds | None = None) -> NDArray[n
     rules, modules = joint.shape[-2:]
     most = max(np.log(min(rules, modules)), np.finfo(np.float64).tiny)
     told = (mutual_information(joint) / most).cpu().numpy()
-    used = (entropy(usage(joint)).exp() / modules).cpu().numpy()
+    spread = entropy(usage(joint)).exp() - 1 if modules > 1 else torch.ones_like(joint[..., 0, 0])
+    used = (spread / max(modules - 1, 1)).cpu().numpy()
     return np.select(
         [told >= limits.specialist, told >= limits.blind, used >= limits.balanced],
         ["specialist", "partial", "blind"],

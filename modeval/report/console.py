@@ -16,11 +16,29 @@ from modeval.score.scorecard import LOSS_TITLES, ModelRecord, Score, Scorecard
 
 SHADES = " ░▒▓█"
 COLOURS = (
-    "#440154 #482777 #3e4a89 #31688e #26828e #1f9e89 #35b779 #6dcd59 #b4de2c #fde725".split()
+    "#440154",
+    "#482777",
+    "#3e4a89",
+    "#31688e",
+    "#26828e",
+    "#1f9e89",
+    "#35b779",
+    "#6dcd59",
+    "#b4de2c",
+    "#fde725",
 )
 """From 0 to 1; after the palette viridis, which also reads well without colour vision."""
 ARROWS = {"lower": "↓", "higher": "↑"}
-TITLES = {name: metric.title for name, metric in METRICS.items()} | LOSS_TITLES
+SHORT = {
+    "inverse_mutual_information": "Inverse information",
+    "in_distribution_loss": "Loss",
+    "out_of_distribution_loss": "Loss, shifted",
+    "in_distribution_error_rate": "Error rate",
+    "out_of_distribution_error_rate": "Error rate, shifted",
+    "hard_gap": "Loss added if hard",
+}
+"""Titles that must fit beside four models on 80 columns."""
+TITLES = {name: metric.title for name, metric in METRICS.items()} | LOSS_TITLES | SHORT
 GROUP = 4
 """Models side by side in one table."""
 
@@ -69,11 +87,11 @@ def score_table(card: Scorecard, models: Iterable[ModelRecord]) -> RenderableTyp
     """Return scores over seeds, models side by side, intervals under them, chance beside them."""
     models = list(models)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for model in models:
         table.add_column(_heading(model), justify="right")
-    table.add_column("chance:\nuniform", justify="right", style="dim")
-    table.add_column("chance:\nhash", justify="right", style="dim")
+    table.add_column("uniform\nrouting", justify="right", style="dim")
+    table.add_column("hashed\nrouting", justify="right", style="dim")
     for name in _names(card, models):
         scores = [card.find(model.id, name) for model in models]
         first = next(score for score in scores if score is not None)
@@ -106,17 +124,17 @@ def _title(name: str) -> str:
     kind, _, place = name.partition("_at_length_")
     length, _, doubled = place.partition("_")
     what = {"loss": "Loss", "error_rate": "Error rate"}.get(kind, kind)
-    return f"{what}, length {length}" + (", inputs x2" if doubled else "") if place else name
+    return f"{what}, length {length}" + (" x2" if doubled else "") if place else name
 
 
 def _cell(score: Score | None) -> Text:
     if score is None:
-        return Text("–", style="dim")
+        return Text("-", style="dim")
     if score.value is None:
         return Text("failed", style="red")
     text = Text(number(score.value))
     if score.low is not None and score.high is not None:
-        text.append(f"\n{number(score.low)}–{number(score.high)}", style="dim")
+        text.append(f"\n{number(score.low)} {number(score.high)}", style="dim")
     return text
 
 
@@ -203,7 +221,7 @@ def notes(card: Scorecard) -> list[RenderableType]:
     if any(len(model.members) == 1 for model in card.models):
         lines.append("[dim]One seed gives no interval over seeds: train more with --seeds.[/]")
     if any(len(model.members) > 1 for model in card.models):
-        lines.append(f"[dim]Ranges are {card.level:.0%} intervals over seeds.[/]")
+        lines.append(f"[dim]Pairs under a value are its {card.level:.0%} interval over seeds.[/]")
     if any(model.modules == 1 for model in card.models):
         lines.append("[dim]A single module has no routing, so it has losses only.[/]")
     return [Text.from_markup(line) for line in lines]

@@ -15,6 +15,7 @@ No number in it is NaN or infinite: what could not be computed is null, and a no
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -32,6 +33,7 @@ from modeval.types import RoutingCounts
 
 FORMAT = 1
 LEVEL = 0.95
+HASH_MAPS = 2000
 ROUTING_METRICS = (*PAPER_METRICS, "alignment_score")
 Better = Literal["lower", "higher"]
 Seed = tuple[int, int]
@@ -235,7 +237,7 @@ def score(
     columns = _losses(subject, evaluation, usable)
     activations: tuple[Activation, ...] = ()
     if joint is not None and usable:
-        columns = [*_routing(subject, evaluation, joint, usable, generator), *columns]
+        columns = [*_routing(evaluation, joint, usable), *columns]
         matrices = (joint / joint.sum(-1, keepdim=True)).tolist()
         activations = tuple(
             Activation(
@@ -266,7 +268,7 @@ def _record(subject: Subject, evaluation: Evaluation, precision: float | None) -
     adaptation: Literal["reweight", "regenerate", "none"] = "none"
     if routed:
         adaptation = "reweight" if evaluation.shifted is None else "regenerate"
-    reached = [None] * len(subject.seeds)
+    reached: list[float | None] = [None] * len(subject.seeds)
     if evaluation.half_width is not None:
         reached = [_finite(width) for width in evaluation.half_width.tolist()]
     kind = "-".join(str(part) for part in (subject.data.task, data["objective"]) if part)
@@ -313,11 +315,9 @@ def _joint(subject: Subject, evaluation: Evaluation, usable: list[int]) -> Tenso
 
 
 def _routing(
-    subject: Subject,
     evaluation: Evaluation,
     joint: Tensor,
     usable: list[int],
-    generator: torch.Generator,
 ) -> list[_Column]:
     samples: list[int | None] = [None] * len(usable)
     if evaluation.counts is not None:
@@ -333,14 +333,20 @@ def _routing(
             values = adaptation_from_marginals(shifted.rules[usable], shifted.modules[usable])
         else:
             values = function(joint)
-        chance = chance_levels(function, rules, modules, generator=generator)
+        chance = _chance(name, rules, modules)
         columns.append(_Column(name, values.cpu(), samples, chance))
     if evaluation.hardened is not None:
         gap = evaluation.hardened
-        columns.append(
-            _Column("hard_gap", gap.mean()[usable].cpu(), [gap.samples] * len(usable))
-        )
+        columns.append(_Column("hard_gap", gap.mean()[usable].cpu(), [gap.samples] * len(usable)))
     return columns
+
+
+@lru_cache(maxsize=256)
+def _chance(metric: str, rules: int, modules: int) -> ChanceLevels:
+    """Return the chance levels of a metric, from the same hash maps for all metrics and models."""
+    generator = torch.Generator().manual_seed(0)
+    function = METRICS[metric].function
+    return chance_levels(function, rules, modules, generator=generator, draws=HASH_MAPS)
 
 
 def _losses(subject: Subject, evaluation: Evaluation, usable: list[int]) -> list[_Column]:
@@ -434,7 +440,7 @@ def _interval(
     interval = bootstrap_seeds(
         torch.tensor(values, dtype=torch.float64),
         generator=generator,
-        strata=torch.tensor([task for task, _ in seeds]),
+        strata=torch.tensor([task for task, _ in seeds], dtype=torch.int64),
         level=LEVEL,
     )
     return (None, None) if interval is None else (float(interval.low), float(interval.high))

@@ -22,7 +22,7 @@ DRAWS = 1000
 LEVEL = 0.95
 SAMPLES_PER_CELL = 50  # effective samples for each rule and module, below which a score is marked
 REDRAWS = 100  # rounds of drawing again the resamples that lost a rule
-ELEMENTS = 1 << 20  # numbers of one table of resamples held at a time: they stay in the cache
+ELEMENTS = 1 << 20  # numbers of one table of resamples held at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +159,10 @@ def bootstrap_blocks(
     if blocks < 2:  # noqa: PLR2004 - one block has no spread
         return None
     weight = _block_weights(counts, draws, generator)
+    parts = _blocks_first(counts, view)
     found: dict[str, list[Tensor]] = {}
     for part in _parts(draws, counts.mass[..., 0, :, :].numel()):
-        for name, value in function(_resampled(counts, weight[part], view)).items():
+        for name, value in function(_resampled(counts, parts, weight[part])).items():
             found.setdefault(name, []).append(value)
     return {
         name: percentile_interval(torch.cat(values), level=level) for name, values in found.items()
@@ -344,25 +345,39 @@ def _block_weights(counts: RoutingCounts, draws: int, generator: torch.Generator
     )
 
 
+def _blocks_first(counts: RoutingCounts, view: View) -> dict[str, Tensor]:
+    """Return what the view needs, with the blocks as first axis and in one piece."""
+    table = "mass" if view == "weight" else "selections"
+    return {
+        table: getattr(counts, table).movedim(-3, 0).contiguous(),
+        "samples": counts.samples.movedim(-2, 0).contiguous(),
+        "entropy": counts.entropy.movedim(-2, 0).contiguous(),
+        "selection_entropy": counts.selection_entropy.movedim(-2, 0).contiguous(),
+    }
+
+
 def _resampled(
-    counts: RoutingCounts, weight: Float64[Tensor, "draws blocks"], view: View
+    counts: RoutingCounts, parts: dict[str, Tensor], weight: Float64[Tensor, "draws blocks"]
 ) -> RoutingCounts:
     """Return the counts of each resample, batch ``(D, ...)``, in one block."""
     draws = len(weight)
-
-    def mix(part: Tensor, trailing: int) -> Tensor:
-        rows = part.movedim(-trailing - 1, 0)
-        mixed = (weight @ rows.reshape(len(rows), -1)).reshape(draws, *rows.shape[1:])
-        return mixed.unsqueeze(-trailing - 1)
-
-    empty = counts.mass.new_zeros(()).expand(draws, *counts.mass[..., :1, :, :].shape)
+    mixed = {
+        name: (weight @ part.view(len(part), -1)).view(draws, *part.shape[1:])
+        for name, part in parts.items()
+    }
+    one_block = {
+        name: part.unsqueeze(-3 if name in ("mass", "selections") else -2)
+        for name, part in mixed.items()
+    }
+    shape = (draws, *counts.mass.shape[:-3], 1, *counts.mass.shape[-2:])
+    empty = counts.mass.new_zeros(()).expand(shape)
     return RoutingCounts(
-        mass=mix(counts.mass, 2) if view == "weight" else empty,
-        selections=mix(counts.selections, 2) if view == "assignment" else empty,
-        samples=mix(counts.samples, 1),
-        entropy=mix(counts.entropy, 1),
-        selection_entropy=mix(counts.selection_entropy, 1),
-        coactivation=counts.coactivation.expand(draws, *counts.coactivation.shape),
+        **{
+            "mass": empty,
+            "selections": empty,
+            "coactivation": counts.coactivation.expand(draws, *counts.coactivation.shape),
+            **one_block,
+        }
     )
 
 

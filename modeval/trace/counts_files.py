@@ -24,7 +24,10 @@ def save_counts(path: Path | str, counts: RoutingCounts) -> Path:
         TraceError: the file cannot be written.
     """
     target = Path(path)
-    tensors = {name: part.contiguous().cpu() for name, part in counts.tensors().items()}
+    tensors = {
+        name: part.cpu().clone(memory_format=torch.contiguous_format)
+        for name, part in counts.tensors().items()
+    }
     data = save(tensors, metadata={"format": FORMAT, "version": VERSION})
     draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:

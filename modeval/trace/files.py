@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,7 +116,7 @@ class TraceWriter:
         if self._waiting:
             self._write(self._waiting)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "TraceWriter":  # noqa: PYI034 - checks at run time cannot read Self
         return self
 
     def __exit__(
@@ -267,7 +267,7 @@ def _write_part(path: Path, chunk: TraceChunk, header: TraceHeader) -> None:
             rows = chunk[start : start + ROWS_PER_GROUP].arrays()
             table = [_to_arrow(field.name, rows[field.name], field.type) for field in schema]
             writer.write_table(arrow.Table.from_arrays(table, schema=schema))
-    _publish(temporary, path)
+    publish(temporary, path)
 
 
 def _read_part(part: Part, columns: Sequence[str], rows: int) -> Iterator[dict[str, NDArray[Any]]]:
@@ -388,10 +388,10 @@ def _write_complete(folder: Path, parts: Sequence[Part]) -> None:
 def _write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     temporary.write_text(text, encoding="utf-8")
-    _publish(temporary, path)
+    publish(temporary, path)
 
 
-def _publish(temporary: Path, path: Path) -> None:
+def publish(temporary: Path, path: Path) -> None:
     """Rename a file to its name once its content is on disk."""
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
@@ -405,3 +405,14 @@ def _first_line(error: BaseException) -> str:
 def relabelled(chunk: TraceChunk, labels: NDArray[np.int32]) -> TraceChunk:
     """Return the rows with each label number replaced by ``labels[number]``; -1 stays."""
     return replace(chunk, label=np.append(labels, np.int32(-1))[chunk.label])
+
+
+def scan(trace: Trace, columns: Sequence[str], *, rows: int = ROWS_PER_GROUP) -> int:
+    """Decode columns with pyarrow and drop them: what any reader must at least pay."""
+    arrow = import_arrow()
+    total = 0
+    for part in trace.parts:
+        with arrow.parquet.ParquetFile(part.path) as file:
+            for batch in file.iter_batches(batch_size=rows, columns=list(columns)):
+                total += len(batch)
+    return total

@@ -32,6 +32,7 @@ from modeval.spec import (
     DataSpec,
     ModelSpec,
     Objective,
+    Search,
     Selection,
     module_count,
 )
@@ -149,7 +150,7 @@ def _data(path: Path, rules: int, objective: Objective) -> DataSpec:
         above = path.parents[3].name
         length = SETS.fullmatch(above)
         if length:
-            kind = "nearest" if search[1] == "1" else "product"
+            kind: Search = "nearest" if search[1] == "1" else "product"
             return DataSpec(
                 task="sets", objective=objective, rules=rules, search=kind, length=int(length[1])
             )
@@ -198,9 +199,7 @@ def _model(
     choices = {**MODELS[key], "modules": 0 if modules == data.rules else modules}
     if key == "monolithic":
         choices["modules"] = 1
-    model = ModelSpec(
-        **choices, encoder=numbers["encoder"], width=numbers["width"], heads=heads
-    )
+    model = ModelSpec(**choices, encoder=numbers["encoder"], width=numbers["width"], heads=heads)
     return model, key, numbers
 
 
@@ -313,7 +312,9 @@ def _trained(
 def _check_family(path: Path, data: DataSpec, state: weights.State) -> None:
     found = weights.family(state)
     if found != data.task:
-        held = FAMILY_TITLES[found] if found else f"no model of its ({', '.join(sorted(state)[:3])})"
+        held = (
+            FAMILY_TITLES[found] if found else f"no model of its ({', '.join(sorted(state)[:3])})"
+        )
         raise CheckpointError(
             f"{path} should be {FAMILY_TITLES[data.task]} of the reference by its folders, but "
             f"holds the weights of {held}. Put the checkpoint into the folder of its own model."
@@ -354,9 +355,7 @@ def _recorded(
         sources=tuple(str(path) for path in paths),
         faults=("",) * len(group),
         selection=selection,
-        joint=torch.stack(
-            [read_joint(path, first.data.rules, _columns(first)) for path in paths]
-        ),
+        joint=torch.stack([read_joint(path, first.data.rules, _columns(first)) for path in paths]),
     )
 
 
@@ -391,7 +390,11 @@ def read_joint(path: Path, rules: int, modules: int) -> Tensor:
         )
     table = torch.from_numpy(array).double()
     rows = table.sum(-1)
-    shares = [share for share in (1 / rules, 1.0) if bool(((rows / share - 1).abs() < ROW_TOLERANCE).all())]
+    shares = [
+        share
+        for share in (1 / rules, 1.0)
+        if bool(((rows / share - 1).abs() < ROW_TOLERANCE).all())
+    ]
     if not bool((table >= 0).all()) or not shares:
         raise CheckpointError(
             f"{path} is no distribution of rules and modules: rows sum to {rows.min():.4g} to "

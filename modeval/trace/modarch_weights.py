@@ -6,10 +6,10 @@ module is the last output column of its last layer, the rows of the recurrent ga
 module, and the gates of the plain LSTM cell stand in the order i, f, g, o (ours: i, f, o, g).
 """
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
@@ -44,17 +44,15 @@ def read_weights(path: Path) -> State:
         CheckpointError: the file is missing, cut short, holds code, or holds no named tensors.
     """
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unusual pickles; what cannot be read is refused
+            state = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise CheckpointError(
             f"No checkpoint at {path}. Give a folder that holds {path.name}."
         ) from None
-    except UnpicklingError as error:
-        raise CheckpointError(_refusal(path, str(error))) from None
     except Exception as error:  # noqa: BLE001 - damaged files fail in many ways inside torch
-        raise CheckpointError(
-            f"{path} is damaged or cut short: {first_line(error)}. Copy it again."
-        ) from None
+        raise CheckpointError(_refusal(path, str(error) or type(error).__name__)) from None
     if not isinstance(state, Mapping) or not state or not _holds_tensors(state):
         raise CheckpointError(
             f"{path} is not a checkpoint of the reference implementation: expected tensors by "
@@ -71,17 +69,25 @@ def _holds_tensors(state: Mapping[object, object]) -> bool:
 
 
 def _refusal(path: Path, message: str) -> str:
-    """Say whether a pickle was refused for the code in it or is no pickle at all."""
-    if "Unsupported" in message or "GLOBAL" in message or "not allowed" in message:
-        wanted = next((line for line in message.splitlines() if "GLOBAL" in line), message)
+    """Say whether a file holds code, is damaged, or was never a checkpoint."""
+    code = next((line.strip() for line in message.splitlines() if "GLOBAL" in line), None)
+    if code is not None:
         return (
             f"{path} holds code beside its tensors, and modeval never runs code from a "
-            f"checkpoint ({wanted.strip()[:160]}). Save model.state_dict() and score that."
+            f"checkpoint ({code[:120]}). Save model.state_dict() and score that."
         )
+    if _zip_begins(path):
+        return f"{path} is damaged or cut short: {first_line(message)}. Copy it again."
     return (
-        f"{path} is not a checkpoint that torch.save wrote: {first_line(message)}. "
-        "Copy it again, or give another folder."
+        f"{path} is not a checkpoint that torch.save wrote, or is cut short. Copy it again, or "
+        "give another folder."
     )
+
+
+def _zip_begins(path: Path) -> bool:
+    """Tell whether a file begins as torch.save begins it."""
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
 
 
 def first_line(error: object) -> str:
@@ -129,9 +135,7 @@ def layout(data: DataSpec, model: ModelSpec, sizes: Sizes) -> dict[str, Shape]:
         model: the model, modules narrowed as the reference does.
         sizes: what the specification does not hold.
     """
-    return {"binary": _mlp, "sets": _attention, "series": _recurrent}[data.task](
-        data, model, sizes
-    )
+    return {"binary": _mlp, "sets": _attention, "series": _recurrent}[data.task](data, model, sizes)
 
 
 def _linear(name: str, inputs: int, outputs: int, *, bias: bool = True) -> dict[str, Shape]:
@@ -139,16 +143,16 @@ def _linear(name: str, inputs: int, outputs: int, *, bias: bool = True) -> dict[
     return shapes | ({f"{name}.bias": (outputs,)} if bias else {})
 
 
-def _two(
-    name: str, widths: tuple[int, int, int], *, bias: bool = True
-) -> dict[str, Shape]:
+def _two(name: str, widths: tuple[int, int, int], *, bias: bool = True) -> dict[str, Shape]:
     first, hidden, last = widths
     return _linear(f"{name}.0", first, hidden, bias=bias) | _linear(
         f"{name}.2", hidden, last, bias=bias
     )
 
 
-def _bank(name: str, model: ModelSpec, modules: int, widths: tuple[int, int, int]) -> dict[str, Shape]:
+def _bank(
+    name: str, model: ModelSpec, modules: int, widths: tuple[int, int, int]
+) -> dict[str, Shape]:
     if model.scorer == "none":
         return _two(name, widths)
     first, hidden, last = widths
@@ -260,9 +264,7 @@ def is_finite(state: State) -> bool:
 # --- into our networks ---------------------------------------------------------------------------
 
 
-def network_of(
-    data: DataSpec, model: ModelSpec, states: Iterable[State], sizes: Sizes
-) -> Network:
+def network_of(data: DataSpec, model: ModelSpec, states: Iterable[State], sizes: Sizes) -> Network:
     """Return a cohort whose members have these weights, which :func:`check` has passed."""
     members = [translate(data, model, state) for state in states]
     if data.task == "sets" and model.scorer == "none":

@@ -13,6 +13,7 @@ import copy
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ from modeval.errors import RunError
 from modeval.metrics.adaptation import rule_probes
 from modeval.nn.linear import StackedLinear
 from modeval.nn.network import Network
-from modeval.nn.routing import FixedScorer, TableScorer
+from modeval.nn.routing import FixedScorer, Gating, TableScorer
 from modeval.spec import MODEL_TITLES, MODELS, DataSpec, ModelSpec, Objective, Selection
 from modeval.trace.boundary import push
 from modeval.trace.subject import Evaluation, Loss, Shifted, Subject
@@ -80,9 +81,7 @@ def load_run(folder: Path, selection: Selection) -> Subject:
         objective_known=True,
         seeds=seeds,
         sources=(str(folder / f"{selection}.safetensors"),) * len(seeds),
-        faults=tuple(
-            _fault(network, index, step) for index, step in enumerate(diverged)
-        ),
+        faults=tuple(_fault(network, index, step) for index, step in enumerate(diverged)),
         selection=selection,
         network=network,
     )
@@ -261,7 +260,7 @@ def _measure(bench: _Bench, condition: _Condition) -> _Sums:
     return sums
 
 
-def _blocks_of(samples: float) -> int:
+def _blocks_of(samples: float | int) -> int:  # noqa: PYI041 - checked as written at run time
     return max(math.ceil(samples / BLOCKS), 1) * BLOCKS
 
 
@@ -316,9 +315,7 @@ def sample_losses(
     return each, wrong
 
 
-def _loss(
-    data: DataSpec, condition: _Condition, length: int, each: Tensor, wrong: Tensor
-) -> Loss:
+def _loss(data: DataSpec, condition: _Condition, length: int, each: Tensor, wrong: Tensor) -> Loss:
     """Sum up the losses of the first ``length`` positions; a sequence is one sample."""
     if data.sequence:
         each, wrong = each[:, :, :length].mean(-1), wrong[:, :, :length].mean(-1)
@@ -369,8 +366,8 @@ def _hardened(bench: _Bench) -> Loss:
     condition = _Condition(data.length, 1.0, (data.length,))
     batch = bench.batch(condition, _blocks_of(HARDENED / (data.length if data.sequence else 1)))
     hard = copy.copy(bench.network)
-    soft_gating = bench.network.gating
-    hard.gating = lambda logits: _all_on_largest(soft_gating(logits))
+    soft_gating = cast("Gating", bench.network.gating)
+    hard.gating = lambda logits: _all_on_largest(soft_gating(logits))  # type: ignore[assignment]
     soft_loss, soft_wrong, hard_loss, hard_wrong = (
         part
         for network in (bench.network, hard)

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -186,14 +186,17 @@ def record(
             a router recorded nothing.
 
     >>> router = nn.Linear(4, 3)
-    >>> with record(nn.Sequential(router), routers={"0": lambda logits: logits.softmax(-1)}) as seen:
+    >>> soft = {"0": lambda logits: logits.softmax(-1)}
+    >>> with record(nn.Sequential(router), routers=soft) as seen:
     ...     _ = seen.model(torch.randn(5, 4))
     >>> seen.counts().samples.sum().item()
     5.0
     """
     names = tuple(map(str, range(labels))) if isinstance(labels, int) else tuple(labels or ())
     if labels is not None and not names:
-        raise TraceError("labels= is empty: give the names of the rules, as labels=['code', 'prose'].")
+        raise TraceError(
+            "labels= is empty: give the names of the rules, as labels=['code', 'prose']."
+        )
     if label_from is not None and not names:
         raise TraceError("label_from= needs labels=: the names of the rules, or their number.")
     if type(model).__name__ == "DataParallel":
@@ -369,7 +372,7 @@ class Recording:
 
     # --- the context ------------------------------------------------------------------------------
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Recording":  # noqa: PYI034 - types are checked at run time
         if self._active:
             raise TraceError("This recording runs already: use one `with` at a time.")
         with contextlib.ExitStack() as exits:
@@ -508,9 +511,7 @@ class Recording:
             self._current, self._given = self._given, None
         types = self._types.get(id(router.split[0])) if router.split else None
         if router.split is None or types is None or len(types) == len(chosen):
-            return place_rows(
-                self._frames, len(chosen), chosen.device, self._current, **options
-            )
+            return place_rows(self._frames, len(chosen), chosen.device, self._current, **options)
         whole = place_rows(self._frames, len(types), chosen.device, self._current, **options)
         return subset(whole, types if router.split[1] else ~types)
 
@@ -602,7 +603,7 @@ class Recording:
     @contextlib.contextmanager
     def _around_generate(self, module: nn.Module) -> Iterator[None]:
         """Know when a model generates: labels hold to its end, and sequences end one by one."""
-        original = module.generate
+        original: Any = module.generate
         own = "generate" in vars(module)
 
         @functools.wraps(original)
@@ -637,8 +638,7 @@ class Recording:
         if before is not None and before.shape == ended.shape:
             ended = ended | before
         self._finished = ended
-        going = ~ended.unsqueeze(1)
-        frame.mask = going if frame.mask is None else frame.mask & going
+        frame.going = ~ended.unsqueeze(1)
 
     # --- adding up --------------------------------------------------------------------------------
 
@@ -648,8 +648,12 @@ class Recording:
             return
         device = pending[0].chosen.device.type
         # A caller's autocast would round the products, its inference mode would taint the tables.
-        with torch.inference_mode(mode=False), torch.no_grad(), torch.autocast(device, enabled=False):
-            for (key, layers, cell, chosen, weight) in _batches(pending, self.routers):
+        with (
+            torch.inference_mode(mode=False),
+            torch.no_grad(),
+            torch.autocast(device, enabled=False),
+        ):
+            for key, layers, cell, chosen, weight in _batches(pending, self.routers):
                 tally = self._tally(*key)
                 rows = [tally.layers.index(layer) for layer in layers]
                 add_choices(tally, rows, cell, chosen, weight)
@@ -690,9 +694,7 @@ class Recording:
         return TraceHeader(
             layers=self.layers,
             modules=tuple(router.modules for router in self.routers),
-            choices=tuple(
-                seen.choices or 1 for seen in self._seen
-            ),
+            choices=tuple(seen.choices or 1 for seen in self._seen),
             labels=self.labels,
             source=Source(_engine(self.model), _model_name(self.model), "live"),
             weight_scale="renormalised" if all(s.weighted for s in self._seen) else "none",
@@ -722,7 +724,7 @@ class Recording:
             self._writer.append(
                 make_chunk(
                     layer=entry.layer,
-                    chosen=_wide(chosen, keep, header.width, -1),
+                    chosen=_wide(chosen, keep, header.width, -1.0),
                     phase=place.phase,
                     **columns,
                 )
@@ -751,7 +753,7 @@ class Recording:
             raise TraceError(_nothing(coverage, faults))
 
 
-# --- parts that need no state ----------------------------------------------------------------------
+# --- parts that need no state --------------------------------------------------------------------
 
 
 def _nothing(coverage: Coverage, faults: Sequence[LayerCoverage]) -> str:
@@ -778,7 +780,7 @@ def _nothing(coverage: Coverage, faults: Sequence[LayerCoverage]) -> str:
 
 def _recomputing() -> bool:
     """Return whether a backward pass runs this forward again, as gradient checkpointing does."""
-    return bool(torch._C._current_graph_task_id() != -1)  # noqa: SLF001 - as torch's checkpoint asks
+    return bool(torch._C._current_graph_task_id() != -1)  # noqa: SLF001 - torch asks it so itself
 
 
 def _refuse_capture(router: Router, chosen: Tensor) -> None:

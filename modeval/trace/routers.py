@@ -166,7 +166,9 @@ def marks(router: Router, output: Any) -> Choice:
     mark = output[0]
     del router
     most, chosen = mark.max(-1, keepdim=True)
-    return Choice(torch.where(most > 0, chosen, -1), torch.ones_like(mark[..., :1], dtype=torch.float32))
+    return Choice(
+        torch.where(most > 0, chosen, -1), torch.ones_like(mark[..., :1], dtype=torch.float32)
+    )
 
 
 def nonzero_of_two(router: Router, output: Any) -> Choice:
@@ -364,7 +366,7 @@ def find_routers(
         TraceError: nothing was found, a pattern matches nothing, or a router does not say how many
             modules it has.
 
-    >>> block = nn.ModuleDict({"gate": nn.Linear(8, 4), "experts": nn.ModuleList([nn.Linear(8, 8)])})
+    >>> block = nn.ModuleDict({"gate": nn.Linear(8, 4), "expert": nn.Linear(8, 8)})
     >>> found = find_routers(block, {"gate": lambda logits: logits.argmax(-1, keepdim=True)})
     >>> [(router.name, router.modules) for router in found.routers]
     [('gate', 4)]
@@ -465,10 +467,11 @@ def _declared(modules: Iterable[nn.Module]) -> Iterator[type]:
         )
     except ImportError:
         return
+    registry: Any = _CAN_RECORD_REGISTRY
     for module in modules:
         if not hasattr(module, "_can_record_outputs"):
             continue
-        declared = (_CAN_RECORD_REGISTRY.get(module) or {}).get("router_logits", ())
+        declared = (registry.get(module) or {}).get("router_logits", ())
         for recorder in declared if isinstance(declared, list) else (declared,):
             kind = getattr(recorder, "target_class", recorder)
             if isinstance(kind, type):
@@ -606,7 +609,12 @@ def _find_modules(name: str, module: nn.Module, parent: nn.Module, attribute: st
 
 
 def _find_choices(module: nn.Module, parent: nn.Module) -> int | None:
-    for holder in (module, parent, getattr(module, "config", None), getattr(parent, "config", None)):
+    for holder in (
+        module,
+        parent,
+        getattr(module, "config", None),
+        getattr(parent, "config", None),
+    ):
         for name in (*CHOICE_NAMES, "top_k_experts"):
             number = getattr(holder, name, None)
             if isinstance(number, int) and not isinstance(number, bool):

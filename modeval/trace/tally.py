@@ -68,7 +68,7 @@ def add_choices(
     weight: Float32[Tensor, "some rows choices"] | None,
 ) -> None:
     """Add the choices of some layers (numbers into ``tally.layers``) for the same rows."""
-    total, cells, width = tally.selections.shape
+    _, cells, width = tally.selections.shape
     numbers = torch.tensor(layers, device=cell.device)
     bad = (chosen < -1) | (chosen >= width - 1)
     tally.strange.index_add_(0, numbers, bad.sum((1, 2)).double())
@@ -98,7 +98,7 @@ def normalise(
     return chosen, _shares(chosen >= 0, weight).float()
 
 
-def _shares(taken: Tensor, weight: Tensor | None) -> Float64[Tensor, "some rows choices"]:
+def _shares(taken: Tensor, weight: Tensor | None) -> Float64[Tensor, "*rows choices"]:
     """Divide each row's weights by their sum; without weights, each choice counts the same."""
     given = taken.double() if weight is None else weight.double().clamp(min=0)
     given = torch.where(taken, given, 0.0)

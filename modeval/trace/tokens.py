@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int, Int64
 from torch import Tensor, nn
 
 from modeval.errors import TraceError
@@ -27,14 +27,14 @@ class Labelling:
     """What the user said of the samples of a batch.
 
     Attributes:
-        label: ``(B,)`` or ``(B, T)`` numbers of rules, -1 for none; nothing when there are no rules.
+        label: ``(B,)`` or ``(B, T)`` numbers of rules, -1 for none; nothing without rules.
         document: ``(B,)`` number of the document of each sample.
         mask: ``(B, T)`` the tokens that count, given by hand instead of the model's mask.
         uniform: the one label of all samples, when it is one.
     """
 
-    label: Int64[Tensor, "batch *positions"] | None
-    document: Int64[Tensor, " batch"]
+    label: Int64[Tensor, "*samples"] | None
+    document: Int64[Tensor, " documents"]
     mask: Bool[Tensor, "batch positions"] | None = None
     uniform: int | None = None
 
@@ -52,6 +52,7 @@ class Frame:
         tokens: ``(B, T)`` token ids.
         phase: number of the phase.
         targets: ``(B, T)`` mask of a decoder that this call feeds with its targets.
+        going: ``(B, 1)`` sequences of a batch that have not ended yet, while it generates.
         places: what was worked out for rows of this frame, by number of rows and device.
     """
 
@@ -60,9 +61,10 @@ class Frame:
     length: int | None
     mask: Bool[Tensor, "batch positions"] | None
     position: Int64[Tensor, "batch positions"] | None
-    tokens: Int64[Tensor, "batch positions"] | None
+    tokens: Int[Tensor, "batch positions"] | None
     phase: int
     targets: Bool[Tensor, "batch positions"] | None = None
+    going: Bool[Tensor, "batch 1"] | None = None
     places: dict[tuple[int, torch.device], "Place"] = field(default_factory=dict)
 
 
@@ -127,7 +129,7 @@ def make_frame(
 
 def _inherit(frame: Frame, outer: Frame, *, decoder: bool) -> None:
     """Take over from the call around what this one was not told."""
-    frame.phase = outer.phase
+    frame.phase, frame.going = outer.phase, outer.going
     if decoder:  # the mask around it is that of the encoder
         targets = outer.targets
         if frame.mask is None and targets is not None:
@@ -187,8 +189,11 @@ def _mask(
 
 
 def _tokens(given: Mapping[str, Any], batch: int | None, length: int | None) -> Tensor | None:
-    ids = given.get("input_ids")
-    return ids if isinstance(ids, Tensor) and ids.shape == (batch, length) else None
+    for name in ("input_ids", "decoder_input_ids"):
+        ids = given.get(name)
+        if isinstance(ids, Tensor) and ids.shape == (batch, length):
+            return None if ids.is_floating_point() else ids
+    return None
 
 
 def _cached(given: Mapping[str, Any]) -> bool:
@@ -237,22 +242,22 @@ def place_rows(
         key = (rows, device)
         if key in frame.places:
             return frame.places[key]
-        place = _fit(frame, rows, device, labelling, rules, blocks)
+        place = _fit(frame, rows, device, labelling, rules=rules, blocks=blocks)
         if place is not None:
             frame.places[key] = place
             return place
     samples = labelling.label
     if not frames and samples is not None and samples.ndim == 1:
         whole = Frame(nn.Identity(), len(samples), None, None, None, None, UNKNOWN)
-        place = _fit(whole, rows, device, labelling, rules, blocks)
+        place = _fit(whole, rows, device, labelling, rules=rules, blocks=blocks)
         if place is not None:
             return place
     phase = frames[-1].phase if frames else UNKNOWN
-    return _unplaced(rows, device, labelling, rules, blocks, phase)
+    return _unplaced(rows, device, labelling, rules=rules, blocks=blocks, phase=phase)
 
 
 def _fit(
-    frame: Frame, rows: int, device: torch.device, labelling: Labelling, rules: int, blocks: int
+    frame: Frame, rows: int, device: torch.device, labelling: Labelling, *, rules: int, blocks: int
 ) -> Place | None:
     batch, length = frame.batch, frame.length
     if batch is None or not batch:
@@ -284,10 +289,14 @@ def _fit(
 
 
 def _mask_of(frame: Frame, labelling: Labelling) -> Tensor | None:
-    given = labelling.mask
+    given, mask = labelling.mask, frame.mask
     if given is not None and tuple(given.shape) == (frame.batch, frame.length):
-        return given
-    return frame.mask
+        mask = given
+    if frame.going is None or len(frame.going) != frame.batch:
+        return mask
+    if mask is None and frame.length is not None:
+        return frame.going.expand(-1, frame.length)
+    return None if mask is None else mask.to(frame.going.device) & frame.going
 
 
 def _labels(labelling: Labelling, shape: tuple[int, int]) -> Tensor:
@@ -319,7 +328,7 @@ def _spread(values: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def _unplaced(
-    rows: int, device: torch.device, labelling: Labelling, rules: int, blocks: int, phase: int
+    rows: int, device: torch.device, labelling: Labelling, *, rules: int, blocks: int, phase: int
 ) -> Place:
     """Place rows that no frame explains: they have a label only when all samples have the same."""
     label = 0 if labelling.label is None else -1

@@ -9,6 +9,7 @@ cost next to nothing once Parquet has encoded them.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -23,6 +24,13 @@ WeightScale = Literal["probability", "renormalised", "selection score", "none"]
 Phase = Literal["prefill", "decode", "train", "mixed", "unknown"]
 Capacity = Literal["before", "after", "unknown"]
 Padding = Literal["excluded", "included", "unknown"]
+
+WORDS: dict[str, tuple[str, ...]] = {
+    "weight_scale": get_args(WeightScale),
+    "phase": get_args(Phase),
+    "capacity": get_args(Capacity),
+    "padding": get_args(Padding),
+}
 
 # Numbers of the phases in the column `phase`. Only ever append: files on disk use them.
 PHASES: tuple[str, ...] = ("unknown", "prefill", "decode", "train")
@@ -50,7 +58,8 @@ class TraceHeader:
     Attributes:
         layers: name of each routed layer, qualified by module, such as ``model.layers.3.mlp``.
         modules: modules of each layer, from the configuration or the weights of the model.
-        choices: modules chosen for each token, K, of each layer.
+        choices: modules chosen for each token, K, of each layer; 0 where unknown, which only
+            counts may have.
         labels: names of the rules; the column ``label`` is a number into it, -1 for unlabelled.
         source: engine, model and format.
         weight_scale: ``probability``: share of a softmax over all modules, so that the chosen ones
@@ -85,17 +94,7 @@ class TraceHeader:
 
     def __post_init__(self) -> None:
         _check_layers(self)
-        for name, kind in (
-            ("weight_scale", WeightScale),
-            ("phase", Phase),
-            ("capacity", Capacity),
-            ("padding", Padding),
-        ):
-            if getattr(self, name) not in get_args(kind):
-                raise TraceError(
-                    f"{name} is {getattr(self, name)!r}: expected one of "
-                    f"{', '.join(map(repr, get_args(kind)))}."
-                )
+        _check_words({name: getattr(self, name) for name in WORDS})
 
     @property
     def width(self) -> int:
@@ -330,15 +329,23 @@ def _check_layers(header: TraceHeader) -> None:
             f"{len(header.modules)} numbers of modules, {len(header.choices)} of choices."
         )
     for name, modules, choices in zip(header.layers, header.modules, header.choices, strict=True):
-        if not 1 <= choices <= modules <= np.iinfo(np.int16).max:
+        if not 0 <= choices <= modules <= np.iinfo(np.int16).max or modules == 0:
             raise TraceError(
                 f"Layer {name} has {modules} modules of which {choices} are chosen: expected "
-                f"1 <= chosen <= modules <= {np.iinfo(np.int16).max}."
+                f"0 (unknown) <= chosen <= modules, and 1 to {np.iinfo(np.int16).max} modules."
             )
     for what, names in (("layers", header.layers), ("labels", header.labels)):
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise TraceError(f"Two {what} are named {twice!r}: expected different names.")
+
+
+def _check_words(given: Mapping[str, Any]) -> None:
+    for name, words in WORDS.items():
+        if given[name] not in words:
+            raise TraceError(
+                f"{name} is {given[name]!r}: expected one of {', '.join(map(repr, words))}."
+            )
 
 
 def header_from_json(text: str, where: str) -> TraceHeader:
@@ -370,6 +377,7 @@ def header_from_json(text: str, where: str) -> TraceHeader:
     for name in ("layers", "modules", "choices", "labels", "notes"):
         entries[name] = tuple(entries[name])
     try:
+        _check_words(entries)
         return TraceHeader(**entries | {"source": Source(**entries["source"])})
     except (TypeError, TraceError) as error:
         raise TraceError(f"{where}: {error}") from None

@@ -13,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,48 +21,67 @@ import torch
 from torch import Tensor
 
 from modeval.nn import Network
+from modeval.nn.attention import AttentionNetwork
 from modeval.nn.mlp import MLPNetwork
-from modeval.nn.routing import FixedScorer, ModuleScorer, TableScorer
+from modeval.nn.recurrent import RecurrentNetwork
+from modeval.nn.routing import FixedScorer, ModuleScorer, Scorer, SharedScorer, TableScorer
 from modeval.spec import Objective
 from modeval.types import Batch
 
-SOURCE = "fused_mlp.cpp"
+KERNELS = "fused_kernels.cpp"
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-fno-math-errno", "-fno-trapping-math")
 FOR_THIS_PROCESSOR = (("-march=native",), ("-mcpu=native",), ())
 SECONDS_TO_COMPILE = 300
 
-PARAMETERS = (
-    "encoder_number.hidden.weight",
-    "encoder_number.hidden.bias",
-    "encoder_number.readout.weight",
-    "encoder_number.readout.bias",
-    "encoder_rule.hidden.weight",
-    "encoder_rule.hidden.bias",
-    "encoder_rule.readout.weight",
-    "encoder_rule.readout.bias",
-    "experts.hidden.weight",
-    "experts.hidden.bias",
-    "experts.readout.weight",
-    "experts.readout.bias",
-    "decoder.hidden.weight",
-    "decoder.hidden.bias",
-    "decoder.readout.weight",
-    "decoder.readout.bias",
-    "scorer",  # the weight of whichever scorer there is
-    "scorer bias",
-)
-"""The kernel's order of parameters."""
+MEAN_DECAY, SQUARE_DECAY = 0.9, 0.999  # of Adam
 
-_SCORER_NAMES = {
-    "scorer.projection.weight": "scorer",
-    "scorer.logit.weight": "scorer",
-    "scorer.projection.bias": "scorer bias",
-    "scorer.logit.bias": "scorer bias",
-}
+_TWO_LAYERS = ("hidden.weight", "hidden.bias", "readout.weight", "readout.bias")
+_SCORERS = (
+    "scorer.logit.weight",
+    "scorer.logit.bias",
+    *(f"scorer.mlp.{name}" for name in _TWO_LAYERS),
+)
+
+MLP = (
+    *(f"encoder_number.{name}" for name in _TWO_LAYERS),
+    *(f"encoder_rule.{name}" for name in _TWO_LAYERS),
+    *(f"experts.{name}" for name in _TWO_LAYERS),
+    *(f"decoder.{name}" for name in _TWO_LAYERS),
+    "scorer.logit.weight",
+    "scorer.logit.bias",
+    "scorer.projection.weight",
+    "scorer.projection.bias",
+)
+"""The order of parameters in ``fused_mlp.cpp``; a network has those of one scorer at most."""
+
+ATTENTION = (
+    *(f"encoder.{name}" for name in _TWO_LAYERS),
+    *(
+        f"projections.{layer}.{name}"
+        for layer in ("query", "key", "value", "position")
+        for name in ("weight", "bias")
+    ),
+    *(f"experts.{name}" for name in _TWO_LAYERS),
+    *(f"decoder.{name}" for name in _TWO_LAYERS),
+    *_SCORERS,
+)
+"""The order of parameters in ``fused_attention.cpp``."""
+
+RECURRENT = (
+    *(f"encoder.{name}" for name in _TWO_LAYERS),
+    "input_gates.weight",
+    "input_gates.bias",
+    "state_gates.weight",
+    "state_gates.bias",
+    *(f"decoder.{name}" for name in _TWO_LAYERS),
+    *_SCORERS,
+)
+"""The order of parameters in ``fused_recurrent.cpp``."""
+
 _CHOSEN, _TABLE, _RULE, _MODULE = range(4)  # enum Routing
 
-_Pointers = ctypes.c_void_p * len(PARAMETERS)
+_Pointers = ctypes.c_void_p * 32
 
 
 class _Step(ctypes.Structure):
@@ -71,8 +91,8 @@ class _Step(ctypes.Structure):
         *(
             (name, ctypes.c_int64)
             for name in (
-                *("seeds", "samples", "encoder", "rules", "modules", "hidden", "width"),
-                *("routing", "classification", "threads"),
+                *("seeds", "samples", "positions", "features", "outputs", "encoder", "rules"),
+                *("modules", "hidden", "width", "heads", "routing", "classification", "threads"),
             )
         ),
         *((name, ctypes.c_float) for name in ("clip", "rate", "mean_correction", "square_correction")),
@@ -97,23 +117,27 @@ class Compiler:
 
 
 @functools.cache
-def load(cache: Path | None = None) -> ctypes.CDLL:
-    """Return the compiled kernel, compiling it when the cache does not hold it yet.
+def load(name: str, cache: Path | None = None) -> ctypes.CDLL:
+    """Return a compiled kernel, compiling it when the cache does not hold it yet.
 
     Args:
+        name: of its source without suffix, such as ``fused_mlp``.
         cache: folder for compiled kernels; the user's cache folder unless given.
 
     Raises:
         KernelError: when there is no compiler, or what it made cannot be loaded.
     """
-    source = Path(__file__).with_name(SOURCE).read_text(encoding="utf-8")
+    here = Path(__file__)
+    shared = here.with_name(KERNELS).read_text(encoding="utf-8")
+    source = here.with_name(f"{name}.cpp").read_text(encoding="utf-8")
+    source = source.replace(f'#include "{KERNELS}"\n', shared)
     compiler = find_compiler()
     key = "\n".join((source, *FLAGS, compiler.path, compiler.version, _processor()))
-    name = f"fused_mlp-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
-    library = _cached(cache or _user_cache(), name, source, compiler)
-    for function in (library.modeval_mlp_step, library.modeval_mlp_workspace):
+    file = f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    library = _cached(cache or _user_cache(), file, source, compiler)
+    for function in (library.modeval_step, library.modeval_workspace):
         function.argtypes = [ctypes.POINTER(_Step)]
-    library.modeval_mlp_workspace.restype = ctypes.c_int64
+    library.modeval_workspace.restype = ctypes.c_int64
     return library
 
 
@@ -188,42 +212,33 @@ def _user_cache() -> Path:
     return Path.home() / ".cache" / "modeval" / str(os.getuid() if hasattr(os, "getuid") else 0)
 
 
-class FusedMLP:
-    """Steps of a cohort of MLPs through the kernel.
+class Fused:
+    """Steps of a cohort through the kernel of its family.
 
     Raises:
-        KernelError: when the network is not one that the kernel knows, or there is no kernel.
+        KernelError: when the network is not one that the kernels know, or there is no kernel.
     """
 
     def __init__(self, network: Network, objective: Objective, *, clip: float = 0.0) -> None:
-        if not isinstance(network, MLPNetwork):
-            raise KernelError("the fused kernel knows the MLP family only")
-        named = {_SCORER_NAMES.get(name, name): value for name, value in network.named_parameters()}
-        unknown = sorted(set(named) - set(PARAMETERS))
-        if unknown:
-            raise KernelError("the fused kernel does not know the shared scorer")
-        strange = [
-            name
-            for name, value in named.items()
-            if value.device.type != "cpu" or value.dtype != torch.float32
-        ]
-        if strange:
-            raise KernelError("the fused kernel computes in float32 on processors only")
-        self.named = named
-        self.order = [_SCORER_NAMES.get(name, name) for name, _ in network.named_parameters()]
-        self._library = load()
-        experts = network.experts
-        self._sizes = {
+        family = _family(network)
+        if isinstance(network.scorer, SharedScorer):  # type: ignore[union-attr]
+            raise KernelError("the fused kernels do not know the shared scorer")
+        self._named = dict(network.named_parameters())
+        if any(value.device.type != "cpu" for value in self._named.values()):
+            raise KernelError("the fused kernels are for processors only")
+        if any(value.dtype != torch.float32 for value in self._named.values()):
+            raise KernelError("the fused kernels compute in float32 only")
+        self._order = family.parameters
+        self._library = load(family.source)
+        self._routing, self._table, self._chosen = _routing(network.scorer)  # type: ignore[arg-type]
+        self._sizes: dict[str, int | float] = {
+            **family.sizes,
             "seeds": network.seeds,
-            "encoder": network.encoder_number.readout.weight.shape[-1],
-            "rules": network.rules,
             "modules": network.module_count,
-            "hidden": experts.hidden.weight.shape[-1],
-            "width": experts.readout.weight.shape[-1],
+            "routing": self._routing,
             "classification": int(objective == "classification"),
             "clip": clip,
         }
-        self._routing, self._table, self._chosen = _routing(network)
         self._workspace = torch.empty(0)
 
     def step(
@@ -231,26 +246,29 @@ class FusedMLP:
         batch: Batch,
         *,
         rate: float,
-        corrections: tuple[float, float],
+        count: int,
         means: list[Tensor],
         squares: list[Tensor],
     ) -> Tensor:
-        """Change parameters and moments by one step of Adam; return the loss of each seed ``(S,)``."""
-        pointers = {"means": self._pointers(means), "squares": self._pointers(squares)}
+        """Do step ``count`` (the first is 1) in place; return the loss of each seed ``(S,)``."""
         return self._call(
-            batch, rate=rate, mean_correction=corrections[0], square_correction=corrections[1],
-            **pointers,
+            batch,
+            rate=rate,
+            mean_correction=1 - MEAN_DECAY**count,
+            square_correction=1 - SQUARE_DECAY**count,
+            means=self._pointers(means),
+            squares=self._pointers(squares),
         )
 
     def gradients(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """Return the losses and the gradients, clipped, in the order of the network's parameters."""
-        made = [torch.empty_like(self.named[name]) for name in self.order]
+        made = [torch.empty_like(value) for value in self._named.values()]
         return self._call(batch, gradients=self._pointers(made)), made
 
-    def _pointers(self, tensors: list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-        places = dict(zip(self.order, tensors, strict=True))
+    def _pointers(self, tensors: Iterable[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+        places = dict(zip(self._named, tensors, strict=True))
         return _Pointers(
-            *(places[name].data_ptr() if name in places else None for name in PARAMETERS)
+            *(places[name].data_ptr() if name in places else None for name in self._order)
         )
 
     def _call(self, batch: Batch, **more: object) -> Tensor:
@@ -261,9 +279,11 @@ class FusedMLP:
         threads = torch.get_num_threads()
         step = _Step(
             samples=inputs.shape[1],
-            routing=self._routing,
+            positions=rule[0, 0].numel(),
+            features=inputs.shape[-1],
+            outputs=target.shape[-1],
             threads=threads,
-            parameters=self._pointers([self.named[name] for name in self.order]),
+            parameters=self._pointers(self._named.values()),
             table=self._table.data_ptr(),
             chosen=self._chosen.data_ptr(),
             inputs=inputs.data_ptr(),
@@ -273,24 +293,54 @@ class FusedMLP:
             **self._sizes,
             **more,
         )
-        needed = threads * self._library.modeval_mlp_workspace(ctypes.byref(step))
+        needed = threads * self._library.modeval_workspace(ctypes.byref(step))
         if self._workspace.numel() < needed:
             self._workspace = torch.empty(needed)
         step.workspace = self._workspace.data_ptr()
-        if self._library.modeval_mlp_step(ctypes.byref(step)):
+        if self._library.modeval_step(ctypes.byref(step)):
             raise IndexError(f"rules must lie from 0 to {self._sizes['rules']} - 1")
         return loss
 
 
-def _routing(network: MLPNetwork) -> tuple[int, Tensor, Tensor]:
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """A kernel, the order of its parameters, and the sizes that the networks do not all have."""
+
+    source: str
+    parameters: tuple[str, ...]
+    sizes: dict[str, int | float]
+
+
+def _family(network: Network) -> _Family:
+    if isinstance(network, MLPNetwork):
+        sizes = {
+            "rules": network.rules,
+            "encoder": network.decoder.readout.weight.shape[1],
+            "hidden": network.experts.hidden.weight.shape[-1],
+            "width": network.experts.readout.weight.shape[-1],
+        }
+        return _Family("fused_mlp", MLP, sizes)
+    if isinstance(network, AttentionNetwork):
+        sizes = {
+            "rules": network.rules,
+            "encoder": network.decoder.readout.weight.shape[1],
+            "hidden": network.experts.hidden.weight.shape[-1],
+            "width": network.head,
+            "heads": network.heads,
+        }
+        return _Family("fused_attention", ATTENTION, sizes)
+    raise KernelError("the fused kernels do not know this network")
+
+
+def _routing(scorer: Scorer) -> tuple[int, Tensor, Tensor]:
     """Return how the kernel routes, the given table ``(R, M)`` and the given choices ``(R,)``."""
     nothing = torch.empty(0), torch.empty(0, dtype=torch.int64)
-    if isinstance(network.scorer, ModuleScorer):
+    if isinstance(scorer, ModuleScorer):
         return _MODULE, *nothing
-    if isinstance(network.scorer, TableScorer):
+    if isinstance(scorer, TableScorer):
         return _RULE, *nothing
-    assert isinstance(network.scorer, FixedScorer)  # noqa: S101 - the shared scorer was refused
-    table = network.scorer.table.float().contiguous()
+    assert isinstance(scorer, FixedScorer)  # noqa: S101 - the shared scorer was refused
+    table = scorer.table.float().contiguous()
     one_hot = torch.nn.functional.one_hot(table.argmax(-1), table.shape[-1]).float()
     if torch.equal(table, one_hot):
         return _CHOSEN, table, table.argmax(-1).contiguous()

@@ -8,289 +8,27 @@
 // for the E + 1 pieces takes the place of the largest product, and sums over the samples of each
 // piece take the place of the two largest products of the backward pass.
 //
-// Seeds are independent and each is computed by one thread in a fixed order, so the bits of a result do
-// not depend on the number of threads. No flag is used that would let a NaN or a sign disappear.
-//
 // Letters: N samples, E units of an encoder, R rules, M modules, H hidden units of a module,
 // W width of a module's output, C = M H columns of hidden units.
 
-#include <algorithm>
-#include <atomic>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <system_error>
-#include <thread>
-#include <vector>
+#include "fused_kernels.cpp"
 
 namespace {
 
-// --- vectors and products ----------------------------------------------------------------------
-
-#if defined(__AVX512F__)
-constexpr int LANES = 16, MOST_VECTORS = 4, MOST_SUMS = 24;
-#elif defined(__AVX__)
-constexpr int LANES = 8, MOST_VECTORS = 2, MOST_SUMS = 12;
-#else
-constexpr int LANES = 4, MOST_VECTORS = 4, MOST_SUMS = 24;
-#endif
-typedef float Vector __attribute__((vector_size(LANES * 4)));
-typedef int32_t IntVector __attribute__((vector_size(LANES * 4)));
-
-inline Vector load(const float* from) {
-    Vector value;
-    std::memcpy(&value, from, sizeof value);
-    return value;
-}
-inline void store(float* to, Vector value) { std::memcpy(to, &value, sizeof value); }
-inline Vector fill(float value) { return value - Vector{}; }
-
-// What a product starts from and how it ends.
-enum class Start { zero, add, row, rows };  // nothing, what is there, one row, a row for each sample
-struct Ending {
-    Start start = Start::zero;
-    const float* row = nullptr;      // Start::row, or the table of Start::rows
-    const int32_t* index = nullptr;  // Start::rows: which row of the table, for each row
-    int64_t stride = 0;              // of that table
-    bool rectify = false;            // max(0, .), keeping NaN
-};
-
-inline Vector rectified(Vector value) { return value < 0 ? Vector{} : value; }
-
-// A matrix that is only read: element (i, k) stands at data[i * row + k * column].
-struct Matrix {
-    const float* data;
-    int64_t row, column;
-};
-inline Matrix plain(const float* data, int64_t width) { return {data, width, 1}; }
-inline Matrix transposed(const float* data, int64_t width) { return {data, 1, width}; }
-
-template <int ROWS, int VECTORS>
-inline void tile(Matrix a, const float* b, int64_t b_width, float* c, int64_t c_width,
-                 int64_t depth, const Ending& ending, int64_t first_row, int64_t first_column) {
-    Vector sum[ROWS][VECTORS];
-    for (int i = 0; i < ROWS; ++i) {
-        const float* from = nullptr;
-        if (ending.start == Start::add) from = c + i * c_width;
-        if (ending.start == Start::row) from = ending.row + first_column;
-        if (ending.start == Start::rows)
-            from = ending.row + ending.index[first_row + i] * ending.stride + first_column;
-        for (int j = 0; j < VECTORS; ++j) sum[i][j] = from ? load(from + j * LANES) : Vector{};
-    }
-    for (int64_t k = 0; k < depth; ++k) {
-        Vector right[VECTORS];
-        for (int j = 0; j < VECTORS; ++j) right[j] = load(b + k * b_width + j * LANES);
-        for (int i = 0; i < ROWS; ++i) {
-            const Vector left = fill(a.data[i * a.row + k * a.column]);
-            for (int j = 0; j < VECTORS; ++j) sum[i][j] += left * right[j];
-        }
-    }
-    for (int i = 0; i < ROWS; ++i)
-        for (int j = 0; j < VECTORS; ++j)
-            store(c + i * c_width + j * LANES, ending.rectify ? rectified(sum[i][j]) : sum[i][j]);
-}
-
-template <int ROWS, int VECTORS>
-void tiles(int64_t& i, int64_t rows, Matrix a, const float* b, int64_t b_width, float* c,
-           int64_t c_width, int64_t depth, const Ending& ending, int64_t column) {
-    if constexpr (ROWS * VECTORS <= MOST_SUMS)
-        for (; i + ROWS <= rows; i += ROWS)
-            tile<ROWS, VECTORS>({a.data + i * a.row, a.row, a.column}, b, b_width, c + i * c_width,
-                                c_width, depth, ending, i, column);
-}
-
-template <int VECTORS>
-void panel(int64_t rows, Matrix a, const float* b, int64_t b_width, float* c, int64_t c_width,
-           int64_t depth, const Ending& ending, int64_t column) {
-    int64_t i = 0;
-    tiles<12, VECTORS>(i, rows, a, b, b_width, c, c_width, depth, ending, column);
-    tiles<6, VECTORS>(i, rows, a, b, b_width, c, c_width, depth, ending, column);
-    tiles<4, VECTORS>(i, rows, a, b, b_width, c, c_width, depth, ending, column);
-    tiles<2, VECTORS>(i, rows, a, b, b_width, c, c_width, depth, ending, column);
-    tiles<1, VECTORS>(i, rows, a, b, b_width, c, c_width, depth, ending, column);
-}
-
-// The last columns, fewer than a vector: padded copies, so that nothing is read or written beyond.
-void narrow_panel(int64_t rows, int64_t columns, Matrix a, const float* b, int64_t b_width,
-                  float* c, int64_t c_width, int64_t depth, const Ending& ending, int64_t column) {
-    constexpr int64_t DEPTH = 128, ROWS = 12;
-    float right[DEPTH * LANES], sums[ROWS * LANES], starts[ROWS * LANES];
-    int32_t own[ROWS];
-    const size_t bytes = columns * sizeof(float);
-    std::memset(right, 0, sizeof right);
-    std::memset(sums, 0, sizeof sums);
-    std::memset(starts, 0, sizeof starts);
-    for (int64_t k = 0; k == 0 || k < depth; k += DEPTH) {
-        const int64_t piece = depth - k < DEPTH ? depth - k : DEPTH;
-        for (int64_t p = 0; p < piece; ++p)
-            std::memcpy(right + p * LANES, b + (k + p) * b_width, bytes);
-        for (int64_t i = 0; i < rows; i += ROWS) {
-            const int64_t height = rows - i < ROWS ? rows - i : ROWS;
-            Ending inner = ending;
-            inner.rectify = ending.rectify && k + piece >= depth;
-            for (int64_t r = 0; r < height; ++r) {
-                const float* from = nullptr;
-                if (k > 0 || ending.start == Start::add) from = c + (i + r) * c_width;
-                else if (ending.start == Start::row) from = ending.row + column;
-                else if (ending.start == Start::rows)
-                    from = ending.row + ending.index[i + r] * ending.stride + column;
-                if (from) std::memcpy(starts + r * LANES, from, bytes);
-                own[r] = static_cast<int32_t>(r);
-            }
-            if (k > 0 || ending.start != Start::zero) {
-                inner.start = Start::rows;
-                inner.row = starts;
-                inner.index = own;
-                inner.stride = LANES;
-            }
-            panel<1>(height, {a.data + i * a.row + k * a.column, a.row, a.column}, right, LANES,
-                     sums, LANES, piece, inner, 0);
-            for (int64_t r = 0; r < height; ++r)
-                std::memcpy(c + (i + r) * c_width, sums + r * LANES, bytes);
-        }
-    }
-}
-
-// C (rows, columns) = start + A (rows, depth) B (depth, columns), perhaps rectified.
-void product(int64_t rows, int64_t columns, int64_t depth, Matrix a, const float* b,
-             int64_t b_width, float* c, int64_t c_width, const Ending& ending = {}) {
-    int64_t j = 0;
-    if constexpr (MOST_VECTORS >= 4)
-        for (; j + 4 * LANES <= columns; j += 4 * LANES)
-            panel<4>(rows, a, b + j, b_width, c + j, c_width, depth, ending, j);
-    for (; j + 2 * LANES <= columns; j += 2 * LANES)
-        panel<2>(rows, a, b + j, b_width, c + j, c_width, depth, ending, j);
-    for (; j + LANES <= columns; j += LANES)
-        panel<1>(rows, a, b + j, b_width, c + j, c_width, depth, ending, j);
-    if (j < columns)
-        narrow_panel(rows, columns - j, a, b + j, b_width, c + j, c_width, depth, ending, j);
-}
-
-// C (rows, columns) [+]= A^T B over many samples: in pieces that fit the first-level cache.
-void product_over_samples(int64_t rows, int64_t columns, int64_t samples, const float* a,
-                          int64_t a_width, const float* b, int64_t b_width, float* c,
-                          int64_t c_width, bool add = false) {
-    constexpr int64_t PIECE = 64;
-    Ending ending;
-    for (int64_t n = 0; n == 0 || n < samples; n += PIECE) {
-        ending.start = add || n > 0 ? Start::add : Start::zero;
-        product(rows, columns, samples - n < PIECE ? samples - n : PIECE,
-                transposed(a + n * a_width, a_width), b + n * b_width, b_width, c, c_width, ending);
-    }
-}
-
-const Ending ADD{Start::add};
-
-void transpose(int64_t rows, int64_t columns, const float* from, int64_t width, float* to) {
-    for (int64_t i = 0; i < rows; ++i)
-        for (int64_t j = 0; j < columns; ++j) to[j * rows + i] = from[i * width + j];
-}
-
-void add_rows(int64_t rows, int64_t columns, const float* from, float* sum) {
-    for (int64_t i = 0; i < rows; ++i)
-        for (int64_t j = 0; j < columns; ++j) sum[j] += from[i * columns + j];
-}
-
-void keep_where_positive(int64_t count, const float* units, float* gradient) {
-    for (int64_t i = 0; i < count; ++i) gradient[i] = units[i] > 0 ? gradient[i] : 0.0f;
-}
-
-void softmax_rows(int64_t rows, int64_t columns, float* logits) {
-    for (int64_t i = 0; i < rows; ++i, logits += columns) {
-        float largest = logits[0], sum = 0;
-        for (int64_t j = 1; j < columns; ++j) largest = logits[j] > largest ? logits[j] : largest;
-        for (int64_t j = 0; j < columns; ++j) sum += logits[j] = std::exp(logits[j] - largest);
-        for (int64_t j = 0; j < columns; ++j) logits[j] /= sum;
-    }
-}
-
-// From the gradient of the weights to that of the logits, in place.
-void softmax_rows_back(int64_t rows, int64_t columns, const float* weight, float* gradient) {
-    for (int64_t i = 0; i < rows; ++i, weight += columns, gradient += columns) {
-        float mean = 0;
-        for (int64_t j = 0; j < columns; ++j) mean += weight[j] * gradient[j];
-        for (int64_t j = 0; j < columns; ++j) gradient[j] = weight[j] * (gradient[j] - mean);
-    }
-}
-
-inline float sum_of_lanes(Vector value) {
-    float lanes[LANES];
-    store(lanes, value);
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-    return lanes[0];
-}
-
-inline float dot(int64_t count, const float* a, const float* b) {
-    int64_t i = 0;
-    float total = 0;
-    if (count >= LANES) {
-        Vector sum{};
-        for (; i + LANES <= count; i += LANES) sum += load(a + i) * load(b + i);
-        total = sum_of_lanes(sum);
-    }
-    for (; i < count; ++i) total += a[i] * b[i];
-    return total;
-}
-
-// --- the step ------------------------------------------------------------------------------------
-
-// How the weights of modules arise. `chosen`: given, one module for each rule; `table`: given, any
-// weights for each rule; `rule`: softmax of a linear map of the rule's encoding; `module`: softmax
-// of the modules' own logits.
-enum Routing : int64_t { chosen = 0, table = 1, rule = 2, module = 3 };
-
-// The order of modeval.train.fused.PARAMETERS.
+// The order of modeval.train.fused.MLP.
 enum Parameter {
     NUMBER_HIDDEN, NUMBER_HIDDEN_BIAS, NUMBER_READOUT, NUMBER_READOUT_BIAS,
     RULE_HIDDEN, RULE_HIDDEN_BIAS, RULE_READOUT, RULE_READOUT_BIAS,
     EXPERT_HIDDEN, EXPERT_HIDDEN_BIAS, EXPERT_READOUT, EXPERT_READOUT_BIAS,
     DECODER_HIDDEN, DECODER_HIDDEN_BIAS, DECODER_READOUT, DECODER_READOUT_BIAS,
-    SCORER, SCORER_BIAS, PARAMETERS
+    SCORER, SCORER_BIAS, PROJECTION, PROJECTION_BIAS, PARAMETERS
 };
 
-}  // namespace
-
-extern "C" struct ModevalStep {
-    int64_t seeds, samples, encoder, rules, modules, hidden, width;
-    int64_t routing, classification, threads;
-    float clip, rate, mean_correction, square_correction;
-    float* parameters[PARAMETERS];  // (S, ...) each; absent ones null
-    float* means[PARAMETERS];       // moments of Adam; all null: gradients only
-    float* squares[PARAMETERS];
-    float* gradients[PARAMETERS];   // where to write gradients; all null: nowhere
-    const float* table;             // (R, M) of Routing::table
-    const int64_t* chosen;          // (R,) of Routing::chosen
-    const float* inputs;            // (S, N, 2)
-    const int64_t* rule;            // (S, N)
-    const float* target;            // (S, N)
-    float* loss;                    // (S,)
-    float* workspace;               // threads x modeval_mlp_workspace()
-};
-
-namespace {
-
-constexpr float MEAN_DECAY = 0.9f, SQUARE_DECAY = 0.999f, EPSILON = 1e-8f;
-
-// The memory of one thread: pieces of one buffer, each on cache lines of its own.
-struct Arena {
-    float* memory;
-    int64_t used = 0;
-    float* take(int64_t count) {
-        float* piece = memory ? memory + used : nullptr;
-        used += (count + 15) / 16 * 16;
-        return piece;
-    }
-};
-
-struct Worker {
-    const ModevalStep& step;
+struct MLP : Parameters<PARAMETERS> {
     const int64_t N, E, R, M, H, W, C;
     const bool sparse;       // one module for each sample: only that one is computed
     const int64_t block;     // columns of hidden units that a sample has
-    int64_t sizes[PARAMETERS];
     Arena arena;
-    float *gradient[PARAMETERS], *parameter[PARAMETERS];
     // merged weights, as modeval.nn.mlp.MergedMLP, and their gradients
     float *bank, *d_bank, *first, *d_first, *offset, *d_offset, *readout, *d_readout;
     float *readout_bias, *d_readout_bias, *rule_units, *encoding, *d_encoding;
@@ -301,19 +39,21 @@ struct Worker {
     float *slopes, *intercepts, *sums, *sums_times_x, *corners;
     std::vector<int32_t> rules, first_of_module, order, piece;
 
-    Worker(const ModevalStep& s, float* memory)
-        : step(s), N(s.samples), E(s.encoder), R(s.rules), M(s.modules), H(s.hidden), W(s.width),
+    MLP(const ModevalStep& s, float* memory)
+        : Parameters(s, {s.encoder, s.encoder, s.encoder * s.encoder, s.encoder,
+                         s.rules * s.encoder, s.encoder, s.encoder * s.encoder, s.encoder,
+                         3 * s.encoder * s.modules * s.hidden, s.modules * s.hidden,
+                         s.modules * s.hidden * s.width, s.modules * s.width, s.width * s.encoder,
+                         s.encoder, s.encoder, 1,
+                         s.modules * s.hidden, s.modules, s.encoder * s.modules, s.modules}),
+          N(s.samples), E(s.encoder), R(s.rules), M(s.modules), H(s.hidden), W(s.width),
           C(M * H), sparse(s.routing == Routing::chosen && M > 1), block(sparse ? H : C),
           arena{memory}, rules(N), first_of_module(M + 1), order(E), piece(2 * N) {
-        const int64_t scorer = s.routing == Routing::rule ? E * M : C;
-        const int64_t all[PARAMETERS] = {E, E, E * E, E, R * E, E, E * E, E, 3 * E * C, C, C * W,
-                                         M * W, W * E, E, E, 1, scorer, M};
-        for (int p = 0; p < PARAMETERS; ++p) sizes[p] = s.parameters[p] ? all[p] : 0;
+        for (int p = 0; p < PARAMETERS; ++p) gradient[p] = arena.take(sizes[p]);
         lay_out();
     }
 
     void lay_out() {
-        for (int p = 0; p < PARAMETERS; ++p) gradient[p] = arena.take(sizes[p]);
         bank = arena.take(3 * E * C), d_bank = arena.take(3 * E * C);
         first = arena.take(2 * E * C), d_first = arena.take(2 * E * C);
         offset = arena.take(R * C), d_offset = arena.take(R * C);
@@ -339,10 +79,7 @@ struct Worker {
     bool own_logits() const { return step.routing == Routing::module; }
 
     void run(int64_t seed) {
-        for (int p = 0; p < PARAMETERS; ++p) {
-            parameter[p] = step.parameters[p] ? step.parameters[p] + seed * sizes[p] : nullptr;
-            std::memset(gradient[p], 0, sizes[p] * sizeof(float));
-        }
+        begin(seed);
         read(seed);
         merge();
         cut();
@@ -402,8 +139,8 @@ struct Worker {
         if (step.routing == Routing::chosen)
             for (int64_t i = 0; i < R; ++i) weights_of_rule[i * M + step.chosen[i]] = 1;
         if (step.routing == Routing::rule) {
-            product(R, M, E, plain(encoding, E), parameter[SCORER], M, weights_of_rule, M,
-                    {Start::row, parameter[SCORER_BIAS]});
+            product(R, M, E, plain(encoding, E), parameter[PROJECTION], M, weights_of_rule, M,
+                    {Start::row, parameter[PROJECTION_BIAS]});
             softmax_rows(R, M, weights_of_rule);
         }
         // what the rule alone gives to the decoder's hidden units
@@ -536,19 +273,12 @@ struct Worker {
     // The routing weights of each sample, and hidden units times weights.
     void weigh() {
         if (own_logits()) {
-            for (int64_t n = 0; n < N; ++n)
-                for (int64_t m = 0; m < M; ++m)
-                    weight[n * M + m] = parameter[SCORER_BIAS][m] +
-                        dot(H, hidden + n * C + m * H, parameter[SCORER] + m * H);
-            softmax_rows(N, M, weight);
+            own_weights(N, M, H, hidden, parameter[SCORER], parameter[SCORER_BIAS], weight);
         } else {
             for (int64_t n = 0; n < N; ++n)
                 std::memcpy(weight + n * M, weights_of_rule + rules[n] * M, M * sizeof(float));
         }
-        for (int64_t i = 0; i < N * M; ++i) {
-            const float share = weight[i];
-            for (int64_t h = 0; h < H; ++h) scaled[i * H + h] = share * hidden[i * H + h];
-        }
+        scale_rows(N * M, H, weight, hidden, scaled);
     }
 
     // Return the mean loss, and leave the gradient of the decoder's hidden units before they are
@@ -559,15 +289,7 @@ struct Worker {
         for (int64_t n = 0; n < N; ++n) {
             const float prediction = dot(E, mixed + n * E, row) + parameter[DECODER_READOUT_BIAS][0];
             float back;
-            if (step.classification) {
-                const float small = std::exp(-std::fabs(prediction));
-                total += (prediction < 0 ? 0 : prediction) - prediction * goal[n] + std::log1p(small);
-                back = (prediction < 0 ? small : 1.0f) / (1.0f + small) - goal[n];
-            } else {
-                const float difference = prediction - goal[n];
-                total += std::fabs(difference);
-                back = difference > 0 ? 1.0f : difference < 0 ? -1.0f : difference;
-            }
+            total += loss_of(prediction, goal[n], step.classification, back);
             back *= share;
             gradient[DECODER_READOUT_BIAS][0] += back;
             for (int64_t e = 0; e < E; ++e) {
@@ -583,7 +305,7 @@ struct Worker {
         add_rows(N, E, d_mixed, gradient[DECODER_HIDDEN_BIAS]);
         const float* units = weighted() ? scaled : hidden;
         if (sparse) std::memset(d_readout, 0, C * E * sizeof(float));
-        transpose(C, E, readout, E, turned);
+        transpose(C, E, readout, turned);
         each_group([&](int64_t from, int64_t to, int64_t column) {
             product_over_samples(block, E, to - from, units + from * block, block,
                                  d_mixed + from * E, E, d_readout + column * E, E);
@@ -628,14 +350,14 @@ struct Worker {
     void weigh_back() {
         if (own_logits()) {
             product_over_samples(M, E, N, weight, M, d_mixed, E, d_readout_bias, E);
-            transpose(M, E, readout_bias, E, turned);
+            transpose(M, E, readout_bias, turned);
             product(N, M, E, plain(d_mixed, E), turned, M, d_weight, M);
         } else {
             std::memset(d_start, 0, R * E * sizeof(float));
             for (int64_t n = 0; n < N; ++n)
                 add_rows(1, E, d_mixed + n * E, d_start + rules[n] * E);
             product_over_samples(M, E, R, weights_of_rule, M, d_start, E, d_readout_bias, E);
-            transpose(M, E, readout_bias, E, turned);
+            transpose(M, E, readout_bias, turned);
             product(R, M, E, plain(d_start, E), turned, M, d_weights_of_rule, M);
             std::memset(d_weight, 0, weighted() ? N * M * sizeof(float) : 0);
         }
@@ -648,22 +370,14 @@ struct Worker {
         for (int64_t i = 0; i < N * M; ++i)
             for (int64_t h = 0; h < H; ++h) d_hidden[i * H + h] *= weight[i];
         if (!own_logits()) return;
-        softmax_rows_back(N, M, weight, d_weight);
-        add_rows(N, M, d_weight, gradient[SCORER_BIAS]);
-        for (int64_t i = 0; i < N * M; ++i) {
-            const float back = d_weight[i];
-            const int64_t column = i % M * H;
-            for (int64_t h = 0; h < H; ++h) {
-                gradient[SCORER][column + h] += back * hidden[i * H + h];
-                d_hidden[i * H + h] += back * parameter[SCORER][column + h];
-            }
-        }
+        own_weights_back(N, M, H, hidden, parameter[SCORER], weight, d_weight, gradient[SCORER],
+                         gradient[SCORER_BIAS], d_hidden);
     }
 
     // Carry gradients of merged weights back to the parameters.
     void unmerge() {
         // readout = EXPERT_READOUT DECODER_HIDDEN, readout_bias = EXPERT_READOUT_BIAS DECODER_HIDDEN
-        transpose(W, E, parameter[DECODER_HIDDEN], E, turned);
+        transpose(W, E, parameter[DECODER_HIDDEN], turned);
         product(C, W, E, plain(d_readout, E), turned, W, gradient[EXPERT_READOUT], W);
         product(M, W, E, plain(d_readout_bias, E), turned, W, gradient[EXPERT_READOUT_BIAS], W);
         product_over_samples(W, E, C, parameter[EXPERT_READOUT], W, d_readout, E,
@@ -673,12 +387,12 @@ struct Worker {
         // offset = encoding bank_3 + constant
         add_rows(R, C, d_offset, gradient[EXPERT_HIDDEN_BIAS]);
         const float* d_constant = gradient[EXPERT_HIDDEN_BIAS];
-        transpose(E, C, bank + 2 * E * C, C, turned);
+        transpose(E, C, bank + 2 * E * C, turned);
         product(R, E, C, plain(d_offset, C), turned, E, d_encoding, E);
         product_over_samples(E, C, R, encoding, E, d_offset, C, d_bank + 2 * E * C, C);
         // first = [NUMBER_READOUT bank_1; NUMBER_READOUT bank_2]
         for (int part = 0; part < 2; ++part) {
-            transpose(E, C, bank + part * E * C, C, turned);
+            transpose(E, C, bank + part * E * C, turned);
             product(E, E, C, plain(d_first + part * E * C, C), turned, E, gradient[NUMBER_READOUT],
                     E, ADD);
             product(E, C, E, transposed(parameter[NUMBER_READOUT], E), d_first + part * E * C, C,
@@ -699,78 +413,22 @@ struct Worker {
                             H * sizeof(float));
         if (step.routing == Routing::rule) {
             softmax_rows_back(R, M, weights_of_rule, d_weights_of_rule);
-            product_over_samples(E, M, R, encoding, E, d_weights_of_rule, M, gradient[SCORER], M);
-            add_rows(R, M, d_weights_of_rule, gradient[SCORER_BIAS]);
-            transpose(E, M, parameter[SCORER], M, turned);
+            product_over_samples(E, M, R, encoding, E, d_weights_of_rule, M, gradient[PROJECTION],
+                                 M);
+            add_rows(R, M, d_weights_of_rule, gradient[PROJECTION_BIAS]);
+            transpose(E, M, parameter[PROJECTION], turned);
             product(R, E, M, plain(d_weights_of_rule, M), turned, E, d_encoding, E, ADD);
         }
         // encoding = rule_units RULE_READOUT + RULE_READOUT_BIAS
         product_over_samples(E, E, R, rule_units, E, d_encoding, E, gradient[RULE_READOUT], E);
         add_rows(R, E, d_encoding, gradient[RULE_READOUT_BIAS]);
-        transpose(E, E, parameter[RULE_READOUT], E, turned);
+        transpose(E, E, parameter[RULE_READOUT], turned);
         product(R, E, E, plain(d_encoding, E), turned, E, gradient[RULE_HIDDEN], E);
         keep_where_positive(R * E, rule_units, gradient[RULE_HIDDEN]);
         add_rows(R, E, gradient[RULE_HIDDEN], gradient[RULE_HIDDEN_BIAS]);
-    }
-
-    void update(int64_t seed) {
-        float factor = 1;
-        if (step.clip > 0) {
-            double total = 0;
-            for (int p = 0; p < PARAMETERS; ++p)
-                total += static_cast<double>(dot(sizes[p], gradient[p], gradient[p]));
-            factor = step.clip / (static_cast<float>(std::sqrt(total)) + 1e-6f);
-            factor = factor > 1 ? 1 : factor;
-        }
-        for (int p = 0; p < PARAMETERS; ++p) {
-            const int64_t at = seed * sizes[p];
-            if (factor != 1)
-                for (int64_t i = 0; i < sizes[p]; ++i) gradient[p][i] *= factor;
-            if (step.gradients[p])
-                std::memcpy(step.gradients[p] + at, gradient[p], sizes[p] * sizeof(float));
-            if (step.means[p])
-                adam(sizes[p], gradient[p], parameter[p], step.means[p] + at, step.squares[p] + at);
-        }
-    }
-
-    void adam(int64_t count, const float* __restrict__ gradient, float* __restrict__ parameter,
-              float* __restrict__ mean, float* __restrict__ square) const {
-        const float rate = step.rate / step.mean_correction;
-        const float root = 1.0f / std::sqrt(step.square_correction);
-        for (int64_t i = 0; i < count; ++i) {
-            const float g = gradient[i];
-            const float m = mean[i] += (1 - MEAN_DECAY) * (g - mean[i]);
-            const float v = square[i] = SQUARE_DECAY * square[i] + (1 - SQUARE_DECAY) * (g * g);
-            parameter[i] -= rate * m / (std::sqrt(v) * root + EPSILON);
-        }
     }
 };
 
 }  // namespace
 
-// Return how many floats of working memory a thread needs.
-extern "C" int64_t modeval_mlp_workspace(const ModevalStep* step) {
-    return Worker(*step, nullptr).arena.used;
-}
-
-// Compute one step; return 0, or 1 when a rule lies outside 0 .. R - 1 (then nothing is changed).
-extern "C" int modeval_mlp_step(const ModevalStep* step) {
-    for (int64_t i = 0; i < step->seeds * step->samples; ++i)
-        if (step->rule[i] < 0 || step->rule[i] >= step->rules) return 1;
-    const int64_t room = modeval_mlp_workspace(step);
-    std::atomic<int64_t> next{0};
-    auto work = [&](int64_t thread) {
-        Worker worker(*step, step->workspace + thread * room);
-        for (int64_t seed; (seed = next++) < step->seeds;) worker.run(seed);
-    };
-    std::vector<std::thread> helpers;
-    try {
-        const int64_t most = step->threads < step->seeds ? step->threads : step->seeds;
-        for (int64_t i = 1; i < most; ++i) helpers.emplace_back(work, i);
-    } catch (const std::system_error&) {
-        // no more threads to be had: those that there are do the work
-    }
-    work(0);
-    for (std::thread& helper : helpers) helper.join();
-    return 0;
-}
+MODEVAL_FAMILY(MLP)

@@ -89,7 +89,8 @@ def read_sglang(path: Path, options: Options, note: Note) -> Iterator[Rows]:
             refuse(
                 path,
                 place,
-                f"routed_experts has {values.size} numbers: expected a multiple of {layers} layers x {options.choices} choices",
+                f"routed_experts has {values.size} numbers: expected a multiple of {layers} layers "
+                f"x {options.choices} choices",
             )
         chosen = values.reshape(-1, layers, options.choices)
         if tokens and len(chosen) not in (tokens, tokens + 1):
@@ -135,7 +136,7 @@ _VLLM_ADVICE = "Start vLLM with --enable-return-routed-experts."
 
 def _choices(reply: dict[str, Any], path: Path, place: str) -> list[dict[str, Any]]:
     name = "choices" if "choices" in reply else "outputs"
-    found = entry(reply, name, list, path, place)
+    found: list[dict[str, Any]] = entry(reply, name, list, path, place)
     for choice in found:
         if not isinstance(choice, dict):
             refuse(path, place, f"{name} holds {choice!r}: expected JSON objects")
@@ -192,8 +193,10 @@ FORMATS = (
         phase="mixed",
         padding="excluded",
         notes=(
-            "Under prefill/decode disaggregation the prompt rows of vLLM's decode replies are "
-            "invalid unless the router spliced them (vllm-project/router PR 184).",
+            (
+                "Under prefill/decode disaggregation the prompt rows of vLLM's decode replies are "
+                "invalid unless the router spliced them (vllm-project/router PR 184)."
+            ),
         ),
     ),
     Format(

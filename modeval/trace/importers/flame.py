@@ -26,21 +26,18 @@ ROWS = 1 << 16
 def read_parquet(path: Path, _options: Options, _note: Note) -> Iterator[Rows]:
     """Read Parquet with the lists ``indices`` and ``scores``; the layer is in the path."""
     arrow = import_arrow()
-    layer = _layer(path)
+    layer_of(path)
     start = 0
     try:
         with arrow.parquet.ParquetFile(path) as file:
             names = [name for name in ("indices", "scores") if name in file.schema_arrow.names]
             if "indices" not in names:
-                refuse(
-                    path,
-                    "",
-                    f"has the columns {', '.join(file.schema_arrow.names)}: expected indices and scores",
-                )
+                found = ", ".join(file.schema_arrow.names)
+                refuse(path, "", f"has the columns {found}: expected indices and scores")
             for batch in file.iter_batches(batch_size=ROWS, columns=names):
                 place = f"rows {start} to {start + len(batch) - 1}"
                 columns = {name: _lists(batch.column(name), path, place) for name in names}
-                yield _rows(columns["indices"], columns.get("scores"), layer, start, path, place)
+                yield _rows(columns["indices"], columns.get("scores"), start, path, place)
                 start += len(batch)
     except (arrow.ArrowException, OSError) as error:
         refuse(path, f"after row {start}", f"is damaged ({str(error).splitlines()[0]})")
@@ -58,10 +55,10 @@ def read_torch(path: Path, _options: Options, _note: Note) -> Iterator[Rows]:
         for item in pair
     )
     indices = indices.numpy() if hasattr(indices, "numpy") else indices
-    yield _rows(indices, scores, _layer(path), -1, path, "")
+    yield _rows(indices, scores, -1, path, "")
 
 
-def _rows(indices: Any, scores: Any, layer: str, start: int, path: Path, place: str) -> Rows:
+def _rows(indices: Any, scores: Any, start: int, path: Path, place: str) -> Rows:
     chosen = integers(indices, 2, path, place, "indices")
     weight = None if scores is None else numbers(scores, 2, path, place, "scores")
     if weight is not None and weight.shape != chosen.shape:
@@ -69,7 +66,7 @@ def _rows(indices: Any, scores: Any, layer: str, start: int, path: Path, place: 
             refuse(path, place, f"scores are {weight.shape}, indices {chosen.shape}")
         weight = np.take_along_axis(weight, chosen, 1)
     position = -1 if start < 0 else np.arange(start, start + len(chosen))
-    return Rows(layer, chosen, position=position, weight=weight)
+    return Rows(layer_of(path), chosen, position=position, weight=weight)
 
 
 def _lists(column: Any, path: Path, place: str) -> Any:
@@ -79,13 +76,14 @@ def _lists(column: Any, path: Path, place: str) -> Any:
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
 
 
-def _layer(path: Path) -> str:
+def layer_of(path: Path) -> str:
+    """Return the name of the layer that a path speaks of, or refuse."""
     for part in reversed(path.parts):
         if found := re.search(r"layer[_-]?(\d+)", part):
             return f"layers.{int(found[1])}"
-    if path.parent.name.isdigit():  # actives/<checkpoint>/<layer>/*.pt
-        return f"layers.{int(path.parent.name)}"
-    refuse(path, "", "does not say its layer", "Keep the folder layer_XX that it came in.")
+    if not path.parent.name.isdigit():
+        refuse(path, "", "does not say its layer", "Keep the folder layer_XX that it came in.")
+    return f"layers.{int(path.parent.name)}"  # actives/<checkpoint>/<layer>/*.pt
 
 
 def _is_parquet(path: Path, start: bytes) -> bool:
@@ -103,7 +101,7 @@ def _is_pair(path: Path, start: bytes) -> bool:
     if not start.startswith(b"PK") or path.suffix != ".pt" or b"_rebuild_tensor" not in start:
         return False
     try:
-        return bool(_layer(path))
+        return bool(layer_of(path))
     except TraceError:
         return False
 

@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any, Literal, NoReturn, cast
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,6 +109,8 @@ class Format:
         read: yields the pieces of a file in order; ``note`` takes warnings.
         engine: program that writes it.
         counts: whether it holds counts, not decisions.
+        sized: whether its arrays have an entry for every module, chosen or not.
+        keep_empty: whether a row without any choice is a decision (a dropped token), not padding.
         label_from: where labels come from if the user does not say.
         weight_scale, phase, capacity, padding: as in the header of a trace; None to look at the
             weights.
@@ -120,12 +124,20 @@ class Format:
     read: Callable[[Path, Options, Note], Iterator[Piece]]
     engine: str = ""
     counts: bool = False
+    sized: bool = False
+    keep_empty: bool = False
     label_from: Literal["", "file", "folder"] = ""
     weight_scale: WeightScale | None = "none"
     phase: Phase = "unknown"
     capacity: Capacity = "unknown"
     padding: Padding = "unknown"
     notes: tuple[str, ...] = ()
+
+
+def natural(name: str) -> list[tuple[int, int | str]]:
+    """Return a key that sorts layers.2 before layers.10."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
 
 
 def refuse(path: Path, place: str, reason: str, advice: str = "") -> NoReturn:
@@ -279,7 +291,7 @@ def tallies(value: Any, axes: int, path: Path, place: str, what: str) -> NDArray
 def load_torch(path: Path) -> Any:
     """Load a file of torch.save that holds nothing but tensors, numbers and containers."""
     import warnings  # noqa: PLC0415
-    from pickle import UnpicklingError  # noqa: PLC0415, S403 - the name of an error
+    from pickle import UnpicklingError  # noqa: PLC0415 - the name of an error
 
     import torch  # noqa: PLC0415
 
@@ -314,10 +326,8 @@ def grid(
     )
 
 
-def _open(path: Path) -> IO[bytes]:
-    if path.name.endswith(".gz"):
-        return cast("IO[bytes]", gzip.open(path))
-    return path.open("rb")
+def _open(path: Path) -> BufferedIOBase:
+    return gzip.GzipFile(path) if path.name.endswith(".gz") else path.open("rb")
 
 
 def _no_constant(name: str) -> NoReturn:

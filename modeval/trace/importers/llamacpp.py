@@ -57,8 +57,8 @@ def read_csv(path: Path, options: Options, _note: Note) -> Iterator[Counts]:
         if min(layer, expert) < 0 or max(layer, expert) >= 1 << 15:
             refuse(path, place, f"layer {layer}, expert {expert} is out of range")
         table[layer, expert] += 1
-    cells_of = ((f"layer {l}", l, e, float(n)) for (l, e), n in sorted(table.items()))
-    yield from sparse_counts(cells_of, path, options)
+    gathered = ((f"layer {key[0]}", *key, float(count)) for key, count in sorted(table.items()))
+    yield from sparse_counts(gathered, path, options)
 
 
 def _tensors(path: Path) -> list[tuple[str, Any]]:
@@ -83,6 +83,7 @@ FORMATS = (
         read=read_imatrix,
         engine="llama.cpp",
         counts=True,
+        sized=True,
         phase="prefill",
         padding="excluded",
     ),

@@ -106,12 +106,12 @@ def _range(prompt: dict[str, Any], path: Path, place: str) -> tuple[int, int]:
         if all(name in prompt for name in names):
             start, end = (entry(prompt, name, int, path, place) for name in names)
             return start, end
-    for name in ("row_range", "rows"):
-        value = prompt.get(name)
-        if isinstance(value, list) and len(value) == 2:  # noqa: PLR2004
-            start, end = (int(item) for item in integers(value, 1, path, place, name))
-            return start, end
-    refuse(path, place, f"names no range of rows: it has {', '.join(map(repr, prompt))}")
+    name = "row_range" if "row_range" in prompt else "rows"
+    value = prompt.get(name)
+    if not isinstance(value, list) or len(value) != 2:  # noqa: PLR2004
+        refuse(path, place, f"names no range of rows: it has {', '.join(map(repr, prompt))}")
+    start, end = (int(item) for item in integers(value, 1, path, place, name))
+    return start, end
 
 
 def _stats_cells(path: Path) -> Iterator[tuple[str, int, int, float]]:
@@ -145,8 +145,10 @@ FORMATS = (
         counts=True,
         phase="mixed",
         notes=(
-            "colibri counts rejected speculative drafts too, and leaves out experts that top-p "
-            "pruning dropped.",
+            (
+                "colibri counts rejected speculative drafts too, and leaves out experts that top-p "
+                "pruning dropped."
+            ),
         ),
     ),
     Format(

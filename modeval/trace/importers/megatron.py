@@ -41,7 +41,8 @@ def read_trace(path: Path, _options: Options, note: Note) -> Iterator[Rows]:
             )
         if record.get("stage", "pre_dispatch") != "pre_dispatch":
             note(
-                f"{path.name}: stage {record['stage']!r} is not pre_dispatch, so capacity may have been applied."
+                f"{path.name}: stage {record['stage']!r} is not pre_dispatch, so capacity may have "
+                "been applied."
             )
         yield Rows(
             layer=_layer(record, path, place), chosen=chosen.reshape(-1, choices), phase=TRAIN
@@ -99,9 +100,9 @@ def _layer(record: dict[str, Any], path: Path, place: str) -> str:
     layer = entry(record, "layer", int, path, place)
     if block == "decoder":
         return f"decoder.layers.{layer}"
-    if block == "mtp":
-        return f"mtp.{entry(record, 'mtp_idx', int, path, place)}.layers.{layer}"
-    refuse(path, place, f"block is {block!r}: expected decoder or mtp")
+    if block != "mtp":
+        refuse(path, place, f"block is {block!r}: expected decoder or mtp")
+    return f"mtp.{entry(record, 'mtp_idx', int, path, place)}.layers.{layer}"
 
 
 FORMATS = (
@@ -115,7 +116,7 @@ FORMATS = (
         phase="train",
         capacity="before",
         notes=(
-            "Megatron traces do not tell documents apart, so there are no replicates for intervals.",
+            "Megatron traces do not tell documents apart: no replicates, so no intervals.",
             "Megatron traces may hold padding tokens, and tensor-parallel ranks may repeat tokens.",
         ),
     ),
@@ -127,6 +128,7 @@ FORMATS = (
         read=read_counts,
         engine="megatron-lm",
         counts=True,
+        sized=True,
         phase="train",
     ),
 )

@@ -2,7 +2,7 @@
 
 import collections
 import io
-import pickle  # noqa: S403 - read by an unpickler that knows five names
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

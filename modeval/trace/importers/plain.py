@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from modeval.errors import TraceError
 from modeval.trace.importers.foreign import (
     Format,
     Note,
@@ -66,7 +67,7 @@ def read_jsonl(path: Path, _options: Options, _note: Note) -> Iterator[Rows]:
 def read_npz(path: Path, _options: Options, _note: Note) -> Iterator[Rows]:
     """Read one array for each column; ``-1`` is unknown."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         refuse(path, "", f"is no NPZ of plain arrays ({error})")
@@ -139,15 +140,26 @@ def _from_text(cells: Mapping[str, str], path: Path, place: str) -> dict[str, An
 
 
 def _batches(source: Iterator[tuple[str, dict[str, Any]]], path: Path) -> Iterator[Rows]:
-    while batch := list(islice(source, BATCH)):
-        columns: dict[tuple[Any, ...], list[tuple[str, dict[str, Any]]]] = {}
+    """Read rows together that have the same form; what comes before a fault is yielded first."""
+    fault: TraceError | None = None
+    while fault is None:
+        batch: list[tuple[str, dict[str, Any]]] = []
+        try:
+            batch.extend(islice(source, BATCH))
+        except TraceError as error:
+            fault = error
+        if not batch:
+            break
+        forms: dict[tuple[Any, ...], list[tuple[str, dict[str, Any]]]] = {}
         for place, record in batch:
-            columns.setdefault(_kind(record, path, place), []).append((place, record))
-        for (layer, *_), rows in columns.items():
-            yield _rows(layer, rows, path)
+            forms.setdefault(_form(record, path, place), []).append((place, record))
+        for (name, *_), rows in forms.items():
+            yield _rows(name, rows, path)
+    if fault is not None:
+        raise fault
 
 
-def _kind(record: Mapping[str, Any], path: Path, place: str) -> tuple[Any, ...]:
+def _form(record: Mapping[str, Any], path: Path, place: str) -> tuple[Any, ...]:
     """Return what rows must share to be read together."""
     layer, chosen = record["layer"], record["chosen"]
     if not isinstance(layer, int | str) or isinstance(layer, bool) or not isinstance(chosen, list):
@@ -222,6 +234,7 @@ FORMATS = (
         patterns=("*.csv", "*.csv.gz"),
         sniff=_is_csv,
         read=read_csv,
+        keep_empty=True,
         weight_scale=None,
         phase="mixed",
     ),
@@ -231,6 +244,7 @@ FORMATS = (
         patterns=("*.jsonl", "*.jsonl.gz"),
         sniff=lambda _path, start: has_keys(start, "layer", "chosen"),
         read=read_jsonl,
+        keep_empty=True,
         weight_scale=None,
         phase="mixed",
     ),
@@ -240,6 +254,7 @@ FORMATS = (
         patterns=("*.npz",),
         sniff=_is_npz,
         read=read_npz,
+        keep_empty=True,
         weight_scale=None,
         phase="mixed",
     ),

@@ -45,22 +45,16 @@ def read_passes(path: Path, options: Options, note: Note) -> Iterator[Piece]:
     dump = load_torch(path)
     if not isinstance(dump, dict) or not isinstance(dump.get("records"), list):
         refuse(path, "", "holds no records: expected a dump of the modes per_pass or per_token")
-    logical = None
-    if dump.get("last_physical_to_logical_map") is not None:
-        where = "last_physical_to_logical_map"
-        logical = integers(_array(dump[where]), 2, path, where, where)
-        if (logical != np.arange(logical.shape[1])).any():
-            note(
-                "Physical experts were mapped to logical ones by the last map of the dump, which is "
-                "wrong for passes before a rebalancing."
-            )
+    logical = _map(dump, path, note)
     document = 0
     for number, record in enumerate(dump["records"]):
         place = f"record {number}"
         if not isinstance(record, dict):
             refuse(path, place, f"is a {type(record).__name__}: expected a dictionary")
         if "topk_ids_of_layer" in record:
-            yield from _pass_rows(record, document, logical, path, place, note)
+            chosen = _pass_choices(record, logical, path, place, note)
+            if chosen.size:
+                yield _pass_rows(record, chosen, document, path, place)
             document += len(_lengths(record))
         elif "global_physical_count" in record:
             yield from _pass_counts(record, logical, path, place, options)
@@ -98,6 +92,20 @@ def sparse_counts(
         yield Counts(layer, selections, label=label, document=document, choices=options.choices)
 
 
+def _map(dump: dict[str, Any], path: Path, note: Note) -> NDArray[np.int64] | None:
+    """Return the logical expert of each layer and physical expert."""
+    name = "last_physical_to_logical_map"
+    if dump.get(name) is None:
+        return None
+    logical = integers(_array(dump[name]), 2, path, name, name)
+    if (logical != np.arange(logical.shape[1])).any():
+        note(
+            "Physical experts were mapped to logical ones by the last map of the dump, which is "
+            "wrong for passes before a rebalancing."
+        )
+    return logical
+
+
 def _csv_cells(path: Path) -> Iterator[tuple[str, int, int, float]]:
     source = lines(path)
     next(source, None)
@@ -109,24 +117,21 @@ def _csv_cells(path: Path) -> Iterator[tuple[str, int, int, float]]:
             refuse(path, place, f"is not layer_id,expert_id,count ({error})")
 
 
-def _pass_rows(
-    record: dict[str, Any],
-    document: int,
-    logical: NDArray[Any] | None,
-    path: Path,
-    place: str,
-    note: Note,
-) -> Iterator[Rows]:
+def _pass_choices(
+    record: dict[str, Any], logical: NDArray[Any] | None, path: Path, place: str, note: Note
+) -> NDArray[Any]:
+    """Return the logical experts ``(T, L, K)`` of a pass."""
     ids = integers(_array(record["topk_ids_of_layer"]), 3, path, place, "topk_ids_of_layer")
     chosen = without_padding(ids.transpose(1, 0, 2), note)
-    chosen = chosen[:, :, (chosen >= 0).any((0, 1))]  # eight slots, whatever K is
-    if not chosen.size:
-        return
-    if logical is not None:
-        chosen = _to_logical(chosen, logical, path, place)
+    return chosen if logical is None else _to_logical(chosen, logical, path, place)
+
+
+def _pass_rows(
+    record: dict[str, Any], chosen: NDArray[Any], document: int, path: Path, place: str
+) -> Rows:
     tokens = len(chosen)
     columns = {
-        name: integers(_array(record[name]), 1, path, place, name)[:tokens]
+        name: integers(_array(record[name]), 1, path, place, name)
         for name in ("input_ids", "positions")
         if record.get(name) is not None
     }
@@ -137,7 +142,7 @@ def _pass_rows(
     token = columns.get("input_ids")
     owner = _owners(record, tokens, document)
     layer, place_of, rows = grid(chosen)
-    yield Rows(
+    return Rows(
         layer=layer,
         chosen=rows,
         document=owner[place_of],
@@ -164,12 +169,12 @@ def _owners(record: dict[str, Any], tokens: int, document: int) -> NDArray[np.in
 def _to_logical(
     chosen: NDArray[Any], logical: NDArray[Any], path: Path, place: str
 ) -> NDArray[Any]:
-    if chosen.shape[1] != len(logical) or chosen.max() >= logical.shape[1]:
+    if chosen.shape[1] != len(logical) or chosen.max(initial=-1) >= logical.shape[1]:
         refuse(
             path,
             place,
-            f"chooses physical expert {chosen.max()} in {chosen.shape[1]} layers: the map has "
-            f"{logical.shape[1]} in {len(logical)}",
+            f"chooses physical expert {chosen.max(initial=-1)} in {chosen.shape[1]} layers: the "
+            f"map has {logical.shape[1]} in {len(logical)}",
         )
     mapped = logical[np.arange(len(logical))[None, :, None], chosen]
     return np.where(chosen < 0, -1, mapped)
@@ -219,8 +224,10 @@ _PASSES = Format(
     engine="sglang",
     phase="mixed",
     notes=(
-        "Ranks that share tokens by tensor parallelism write the same tokens: import one file for "
-        "each data-parallel rank.",
+        (
+            "Ranks that share tokens by tensor parallelism write the same tokens: import one "
+            "file for each data-parallel rank."
+        ),
     ),
 )
 FORMATS = (
@@ -232,6 +239,7 @@ FORMATS = (
         read=read_stat,
         engine="sglang",
         counts=True,
+        sized=True,
     ),
     _PASSES,
     Format(
@@ -242,6 +250,7 @@ FORMATS = (
         read=read_passes,
         engine="sglang",
         counts=True,
+        sized=True,
     ),
     Format(
         name="sglang-csv",

@@ -27,7 +27,8 @@ from modeval.trace.importers.sglang import sparse_counts
 def read_eplb(path: Path, options: Options, _note: Note) -> Iterator[Counts]:
     """Read an array ``[layers, experts]`` of loads."""
     try:
-        array = np.load(path, allow_pickle=False)
+        with path.open("rb") as opened:
+            array = np.load(opened, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         refuse(path, "", f"is no NPY array of numbers ({error})")
     for layer, selections in enumerate(tallies(array, 2, path, "", "the array")):
@@ -43,7 +44,7 @@ def read_emo(path: Path, _options: Options, _note: Note) -> Iterator[Counts]:
             refuse(path, place, "has probabilities that are negative or do not sum to 1")
         for layer, mass in enumerate(shares):
             unknown = np.full(len(mass), np.nan)
-            yield Counts(layer, unknown, document=document, mass=mass, samples=1)
+            yield Counts(layer, unknown, document=document, mass=mass, samples=1.0)
 
 
 def read_plumb(path: Path, options: Options, _note: Note) -> Iterator[Counts]:
@@ -115,6 +116,7 @@ FORMATS = (
         read=read_eplb,
         engine="eplb",
         counts=True,
+        sized=True,
         notes=("EPLB loads may be moving averages, not counts of tokens.",),
     ),
     Format(
@@ -125,6 +127,7 @@ FORMATS = (
         read=read_emo,
         engine="emo",
         counts=True,
+        sized=True,
         weight_scale="probability",
         notes=("EMO gives means of documents: each document is one sample, choices are unknown.",),
     ),
@@ -137,8 +140,10 @@ FORMATS = (
         engine="moewatch",
         counts=True,
         notes=(
-            "moewatch counts the first choice only, counts padding, and takes the largest number "
-            "seen for the number of experts.",
+            (
+                "moewatch counts the first choice only, counts padding, and takes the largest "
+                "number seen for the number of experts."
+            ),
         ),
         padding="included",
     ),
@@ -154,8 +159,10 @@ FORMATS = (
         engine="plumb",
         counts=True,
         notes=(
-            "plumb counts two choices of each token whatever K is, forgets old tokens, and leaves "
-            "out experts that it never saw.",
+            (
+                "plumb counts two choices of each token whatever K is, forgets old tokens, and "
+                "leaves out experts that it never saw."
+            ),
         ),
     ),
 )

@@ -1,0 +1,167 @@
+"""``modeval trace``: look at traces, merge them, write them in other forms."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from modeval.cli.output import stderr, stdout
+
+if TYPE_CHECKING:
+    from modeval.trace.files import Trace
+    from modeval.trace.trace import TraceHeader
+
+trace = typer.Typer(
+    no_args_is_help=True,
+    help="Look at routing traces, merge them, write them in other forms.",
+    rich_markup_mode="rich",
+)
+
+TracePath = Annotated[
+    Path, typer.Argument(metavar="DIR.trace", help="Folder of the trace.", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@trace.command("info", epilog="Example: [cyan]modeval trace info runs/olmoe.trace[/]")
+def info_command(path: TracePath, *, as_json: AsJson = False) -> None:
+    """Say what a trace holds: layers, labels, what was measured, and every warning."""
+    import json
+    from dataclasses import asdict
+
+    from modeval.trace.files import open_trace
+
+    opened = open_trace(path)
+    if as_json:
+        size = {"rows": opened.rows, "parts": len(opened.parts), "complete": opened.complete}
+        typer.echo(json.dumps({**asdict(opened.header), **size}, indent=2))
+        return
+    for name, value in describe(opened).items():
+        stdout().print(f"[bold]{name:>14}[/]  ", end="")
+        stdout().print(value, markup=False, highlight=False)
+    print_notes(opened.header)
+    if not opened.complete:
+        warn(f"{path} is incomplete: its recording stopped before its end. What is here is whole.")
+
+
+@trace.command("head", epilog="Example: [cyan]modeval trace head runs/olmoe.trace --rows 5[/]")
+def head_command(
+    path: TracePath,
+    *,
+    rows: Annotated[int, typer.Option(min=1, help="Number of rows.")] = 10,
+) -> None:
+    """Print the first rows, one JSON object a line."""
+    import json
+
+    from modeval.trace.convert import records
+    from modeval.trace.files import read_trace
+
+    header, chunks = read_trace(path, rows=rows)
+    first = next(chunks, None)
+    for row in () if first is None else records(first, header):
+        typer.echo(json.dumps(row))
+
+
+@trace.command(
+    "merge",
+    epilog="Example: [cyan]modeval trace merge arxiv.trace github.trace --out both.trace[/]",
+)
+def merge_command(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR.trace...", help="Traces, in order.", show_default=False),
+    ],
+    *,
+    out: Annotated[Path, typer.Option(help="New folder.", show_default=False)],
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Take incomplete traces as they are.")
+    ] = False,
+) -> None:
+    """Write several traces of one model as one; labels are united, documents kept apart."""
+    from modeval.trace.convert import merge
+
+    merged = merge(paths, out, allow_partial=allow_partial)
+    stdout().print(f"{merged.rows} rows of {len(paths)} traces: {out}", highlight=False)
+    print_notes(merged.header)
+
+
+@trace.command(
+    "convert",
+    epilog="Example: [cyan]modeval trace convert olmoe.trace --to counts --out "
+    "olmoe.counts.safetensors[/]",
+)
+def convert_command(
+    path: TracePath,
+    *,
+    out: Annotated[Path, typer.Option(help="New file.", show_default=False)],
+    to: Annotated[
+        Literal["counts", "csv", "jsonl", "npz"],
+        typer.Option(help="Counts of any trace; rows of a small one."),
+    ] = "counts",
+    blocks: Annotated[
+        int, typer.Option(min=1, help="Replicate blocks that documents are hashed to (counts).")
+    ] = 64,
+) -> None:
+    """Write a trace as counts, or a small one as CSV, JSONL or NPZ.
+
+    The parts of a trace are Parquet: DuckDB, Polars and Spark read DIR.trace/part-*.parquet as
+    they are.
+    """
+    from modeval.trace.convert import convert
+    from modeval.trace.files import open_trace
+
+    opened = open_trace(path)
+    convert(opened, out, kind=to, blocks=blocks)
+    stdout().print(f"{opened.rows} rows as {to}: {out}", highlight=False)
+    if not opened.complete:
+        warn(f"{path} is incomplete: its recording stopped before its end.")
+
+
+def describe(opened: "Trace") -> dict[str, str]:
+    """Return what a trace holds as lines of text, by name."""
+    header = opened.header
+    lines = describe_header(header)
+    size = sum(part.path.stat().st_size for part in opened.parts)
+    return {
+        "rows": f"{opened.rows:,} in {len(opened.parts)} parts, {size / 1e6:,.1f} MB",
+        **lines,
+    }
+
+
+def describe_header(header: "TraceHeader") -> dict[str, str]:
+    """Return the meaning of a trace as lines of text, by name."""
+    source = header.source
+    depth = len(header.layers)
+    few = depth <= 3  # noqa: PLR2004
+    names = ", ".join(header.layers if few else (*header.layers[:2], "...", header.layers[-1]))
+    return {
+        "layers": f"{depth}: {names}",
+        "modules": _one_or_all(header.modules),
+        "chosen": _one_or_all(header.choices) if all(header.choices) else "unknown",
+        "labels": ", ".join(header.labels) or "none",
+        "weights": header.weight_scale,
+        "phase": header.phase,
+        "capacity": f"{header.capacity} it drops tokens".removeprefix("unknown it drops tokens")
+        or "unknown",
+        "padding": header.padding,
+        "shared experts": "unknown" if header.shared is None else str(header.shared),
+        "source": ", ".join(filter(None, (source.engine, source.model, source.format)))
+        or "unknown",
+    }
+
+
+def print_notes(header: "TraceHeader") -> None:
+    """Print the warnings of a header on standard error."""
+    for note in header.notes:
+        warn(note)
+
+
+def warn(text: str) -> None:
+    """Print one warning on standard error."""
+    from rich.markup import escape
+
+    stderr().print(f"[yellow]note:[/] {escape(text)}", highlight=False)
+
+
+def _one_or_all(numbers: tuple[int, ...]) -> str:
+    return str(numbers[0]) if len(set(numbers)) == 1 else ", ".join(map(str, numbers))

@@ -1,0 +1,128 @@
+"""Counts on disk: one safetensors file with the header of the trace that they come from.
+
+What a source does not say is NaN, never 0: most engines that count modules say nothing of which
+modules were chosen together, and some do not say how many tokens there were.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from modeval.errors import TraceError
+from modeval.trace.files import open_trace, publish
+from modeval.trace.fold import BLOCKS, LayerGroup, fold_groups
+from modeval.trace.trace import TraceHeader, header_from_json
+from modeval.types import RoutingCounts
+
+SUFFIX = ".counts.safetensors"
+AXES = {
+    "mass": 4,
+    "selections": 4,
+    "samples": 3,
+    "entropy": 3,
+    "selection_entropy": 3,
+    "coactivation": 3,
+}
+
+
+def gather(path: Path | str, *, blocks: int = BLOCKS) -> tuple[TraceHeader, tuple[LayerGroup, ...]]:
+    """Return the counts of a trace, folding it, or of a file of counts, whichever is there.
+
+    Raises:
+        TraceError: there is neither, or it is damaged.
+    """
+    if Path(path).is_dir():
+        trace = open_trace(path)
+        return trace.header, fold_groups(trace, blocks=blocks)
+    return load_counts(path)
+
+
+def save_counts(path: Path | str, header: TraceHeader, groups: Sequence[LayerGroup]) -> None:
+    """Write counts to a new file, under a temporary name until they are whole.
+
+    Raises:
+        TraceError: the file exists already.
+    """
+    from safetensors.torch import save_file  # noqa: PLC0415 - torch loads it when needed
+
+    file = Path(path)
+    if file.exists():
+        raise TraceError(f"{file} exists: expected a new file. Remove it, or give another name.")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        f"{number}.{name}": part.contiguous()
+        for number, group in enumerate(groups)
+        for name, part in group.counts.tensors().items()
+    }
+    layers = json.dumps([group.layers for group in groups])
+    temporary = file.with_name(f".{file.name}.partial")
+    save_file(tensors, temporary, metadata={"header": header.to_json(), "groups": layers})
+    publish(temporary, file)
+
+
+def load_counts(path: Path | str) -> tuple[TraceHeader, tuple[LayerGroup, ...]]:
+    """Read what :func:`save_counts` wrote.
+
+    Raises:
+        TraceError: no such file, not counts of modeval, another version, or damaged.
+    """
+    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
+
+    file = Path(path)
+    if not file.is_file():
+        raise TraceError(
+            f"No trace or counts at {file}. Import them with: modeval import SOURCE --out {file}"
+        )
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise TraceError(f"{file} is no whole safetensors file: {error}.") from None
+    if "header" not in metadata or "groups" not in metadata:
+        raise TraceError(f"{file} holds tensors, but no counts of modeval: it has no header.")
+    header = header_from_json(metadata["header"], str(file))
+    return header, _groups(metadata["groups"], tensors, header, file)
+
+
+def _groups(
+    text: str, tensors: dict[str, Tensor], header: TraceHeader, file: Path
+) -> tuple[LayerGroup, ...]:
+    try:
+        layers = [tuple(int(layer) for layer in group) for group in json.loads(text)]
+    except (ValueError, TypeError) as error:
+        raise TraceError(f"{file} has a damaged list of layers: {error}.") from None
+    if sorted(layer for group in layers for layer in group) != list(range(len(header.layers))):
+        raise TraceError(f"{file} does not hold each of its {len(header.layers)} layers once.")
+    return tuple(
+        _group(number, group, tensors, header, file) for number, group in enumerate(layers)
+    )
+
+
+def _group(
+    number: int,
+    layers: tuple[int, ...],
+    tensors: dict[str, Tensor],
+    header: TraceHeader,
+    file: Path,
+) -> LayerGroup:
+    parts: dict[str, Any] = {}
+    for entry in fields(RoutingCounts):
+        name = f"{number}.{entry.name}"
+        part = tensors.get(name)
+        if part is None or part.ndim != AXES[entry.name] or len(part) != len(layers):
+            found = "missing" if part is None else f"of shape {tuple(part.shape)}"
+            raise TraceError(
+                f"{file}: tensor {name} is {found}: expected {AXES[entry.name]} axes, the first of "
+                f"{len(layers)} layers."
+            )
+        parts[entry.name] = part
+    shape = tuple(parts["mass"].shape[2:])
+    wanted = (max(len(header.labels), 1), header.modules[layers[0]])
+    if shape != wanted:
+        raise TraceError(f"{file} counts (rules, modules) {shape}: its header says {wanted}.")
+    return LayerGroup(layers, RoutingCounts(**parts))

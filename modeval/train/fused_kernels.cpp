@@ -1,0 +1,507 @@
+// What the fused kernels of all families share: vectors, small dense products, routing, losses, Adam
+// and the loop over seeds. Included by the file of each family, which says what it computes.
+//
+// Seeds are independent and each is computed by one thread in a fixed order, so the bits of a result
+// do not depend on the number of threads. No flag is used that would let a NaN or a sign disappear.
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+// One step of a cohort, as modeval.train.fused fills it in; a family reads the sizes that it has.
+extern "C" struct ModevalStep {
+    int64_t seeds, samples, positions, features, outputs, encoder, rules, modules, hidden, width;
+    int64_t heads, routing, classification, threads;
+    float clip, rate, mean_correction, square_correction;
+    float* parameters[32];  // (S, ...) each, in the family's order; absent ones null
+    float* means[32];       // moments of Adam; all null: gradients only
+    float* squares[32];
+    float* gradients[32];   // where to write gradients; all null: nowhere
+    const float* table;     // (R, M) weights of Routing::table
+    const int64_t* chosen;  // (R,) modules of Routing::chosen
+    const float* inputs;    // (S, N, F) or (S, N, T, F)
+    const int64_t* rule;    // (S, N) or (S, N, T)
+    const float* target;    // (S, N, D) or (S, N, T, D)
+    float* loss;            // (S,)
+    float* workspace;       // threads x modeval_workspace()
+};
+
+namespace {
+
+// --- vectors and products ----------------------------------------------------------------------
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16, MOST_VECTORS = 4, MOST_SUMS = 24;
+#elif defined(__AVX__)
+constexpr int LANES = 8, MOST_VECTORS = 2, MOST_SUMS = 12;
+#else
+constexpr int LANES = 4, MOST_VECTORS = 4, MOST_SUMS = 24;
+#endif
+typedef float Vector __attribute__((vector_size(LANES * 4)));
+typedef int32_t IntVector __attribute__((vector_size(LANES * 4)));
+
+inline Vector load(const float* from) {
+    Vector value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
+}
+inline void store(float* to, Vector value) { std::memcpy(to, &value, sizeof value); }
+inline Vector fill(float value) { return value - Vector{}; }
+
+// e^x to within two units in the last place; NaN stays NaN.
+inline Vector exponential(Vector x) {
+    x = x < -87.0f ? fill(-87.0f) : x;
+    x = x > 88.0f ? fill(88.0f) : x;
+    const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
+    const Vector whole = (x * 1.44269504f + magic) - magic;
+    const Vector rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+    Vector sum = fill(1.9875691500e-4f);
+    sum = sum * rest + 1.3981999507e-3f;
+    sum = sum * rest + 8.3334519073e-3f;
+    sum = sum * rest + 4.1665795894e-2f;
+    sum = sum * rest + 1.6666665459e-1f;
+    sum = sum * rest + 5.0000001201e-1f;
+    sum = sum * rest * rest + rest + 1.0f;
+    const IntVector power = (__builtin_convertvector(whole, IntVector) + 127) << 23;
+    Vector scale;
+    std::memcpy(&scale, &power, sizeof scale);
+    return sum * scale;
+}
+inline Vector sigmoid(Vector x) { return 1.0f / (1.0f + exponential(-x)); }
+inline Vector hyperbolic_tangent(Vector x) { return 1.0f - 2.0f / (1.0f + exponential(2.0f * x)); }
+
+// What a product starts from and how it ends.
+enum class Start { zero, add, row, rows };  // nothing, what is there, one row, a row for each sample
+struct Ending {
+    Start start = Start::zero;
+    const float* row = nullptr;      // Start::row, or the table of Start::rows
+    const int32_t* index = nullptr;  // Start::rows: which row of the table, for each row
+    int64_t stride = 0;              // of that table
+    bool rectify = false;            // max(0, .), keeping NaN
+};
+
+inline Vector rectified(Vector value) { return value < 0 ? Vector{} : value; }
+
+// A matrix that is only read: element (i, k) stands at data[i * row + k * column].
+struct Matrix {
+    const float* data;
+    int64_t row, column;
+};
+inline Matrix plain(const float* data, int64_t width) { return {data, width, 1}; }
+inline Matrix transposed(const float* data, int64_t width) { return {data, 1, width}; }
+
+template <int ROWS, int VECTORS>
+inline void tile(Matrix a, const float* b, int64_t b_width, float* c, int64_t c_width,
+                 int64_t depth, const Ending& ending, int64_t first_row, int64_t first_column) {
+    Vector sum[ROWS][VECTORS];
+    for (int i = 0; i < ROWS; ++i) {
+        const float* from = nullptr;
+        if (ending.start == Start::add) from = c + i * c_width;
+        if (ending.start == Start::row) from = ending.row + first_column;
+        if (ending.start == Start::rows)
+            from = ending.row + ending.index[first_row + i] * ending.stride + first_column;
+        for (int j = 0; j < VECTORS; ++j) sum[i][j] = from ? load(from + j * LANES) : Vector{};
+    }
+    for (int64_t k = 0; k < depth; ++k) {
+        Vector right[VECTORS];
+        for (int j = 0; j < VECTORS; ++j) right[j] = load(b + k * b_width + j * LANES);
+        for (int i = 0; i < ROWS; ++i) {
+            const Vector left = fill(a.data[i * a.row + k * a.column]);
+            for (int j = 0; j < VECTORS; ++j) sum[i][j] += left * right[j];
+        }
+    }
+    for (int i = 0; i < ROWS; ++i)
+        for (int j = 0; j < VECTORS; ++j)
+            store(c + i * c_width + j * LANES, ending.rectify ? rectified(sum[i][j]) : sum[i][j]);
+}
+
+template <int ROWS, int VECTORS>
+void tiles(int64_t& i, int64_t rows, Matrix a, const float* b, int64_t b_width, float* c,
+           int64_t c_width, int64_t depth, const Ending& ending, int64_t column) {
+    if constexpr (ROWS * VECTORS <= MOST_SUMS)
+        for (; i + ROWS <= rows; i += ROWS)
+            tile<ROWS, VECTORS>({a.data + i * a.row, a.row, a.column}, b, b_width, c + i * c_width,
+                                c_width, depth, ending, i, column);
+}
+
+template <int VECTORS>
+void panel(int64_t rows, Matrix a, const float* b, int64_t b_width, float* c, int64_t c_width,
+           int64_t depth, const Ending& ending, int64_t column) {
+    int64_t i = 0;
+    tiles<12, VECTORS>(i, rows, a, b, b_width, c, c_width, depth, ending, column);
+    tiles<6, VECTORS>(i, rows, a, b, b_width, c, c_width, depth, ending, column);
+    tiles<4, VECTORS>(i, rows, a, b, b_width, c, c_width, depth, ending, column);
+    tiles<2, VECTORS>(i, rows, a, b, b_width, c, c_width, depth, ending, column);
+    tiles<1, VECTORS>(i, rows, a, b, b_width, c, c_width, depth, ending, column);
+}
+
+// The last columns, fewer than a vector: padded copies, so that nothing is read or written beyond.
+void narrow_panel(int64_t rows, int64_t columns, Matrix a, const float* b, int64_t b_width,
+                  float* c, int64_t c_width, int64_t depth, const Ending& ending, int64_t column) {
+    constexpr int64_t DEPTH = 128, ROWS = 12;
+    float right[DEPTH * LANES], sums[ROWS * LANES], starts[ROWS * LANES];
+    int32_t own[ROWS];
+    const size_t bytes = columns * sizeof(float);
+    std::memset(right, 0, sizeof right);
+    std::memset(sums, 0, sizeof sums);
+    std::memset(starts, 0, sizeof starts);
+    for (int64_t k = 0; k == 0 || k < depth; k += DEPTH) {
+        const int64_t piece = depth - k < DEPTH ? depth - k : DEPTH;
+        for (int64_t p = 0; p < piece; ++p)
+            std::memcpy(right + p * LANES, b + (k + p) * b_width, bytes);
+        for (int64_t i = 0; i < rows; i += ROWS) {
+            const int64_t height = rows - i < ROWS ? rows - i : ROWS;
+            Ending inner = ending;
+            inner.rectify = ending.rectify && k + piece >= depth;
+            for (int64_t r = 0; r < height; ++r) {
+                const float* from = nullptr;
+                if (k > 0 || ending.start == Start::add) from = c + (i + r) * c_width;
+                else if (ending.start == Start::row) from = ending.row + column;
+                else if (ending.start == Start::rows)
+                    from = ending.row + ending.index[i + r] * ending.stride + column;
+                if (from) std::memcpy(starts + r * LANES, from, bytes);
+                own[r] = static_cast<int32_t>(r);
+            }
+            if (k > 0 || ending.start != Start::zero) {
+                inner.start = Start::rows;
+                inner.row = starts;
+                inner.index = own;
+                inner.stride = LANES;
+            }
+            panel<1>(height, {a.data + i * a.row + k * a.column, a.row, a.column}, right, LANES,
+                     sums, LANES, piece, inner, 0);
+            for (int64_t r = 0; r < height; ++r)
+                std::memcpy(c + (i + r) * c_width, sums + r * LANES, bytes);
+        }
+    }
+}
+
+// C (rows, columns) = start + A (rows, depth) B (depth, columns), perhaps rectified.
+void product(int64_t rows, int64_t columns, int64_t depth, Matrix a, const float* b,
+             int64_t b_width, float* c, int64_t c_width, const Ending& ending = {}) {
+    int64_t j = 0;
+    if constexpr (MOST_VECTORS >= 4)
+        for (; j + 4 * LANES <= columns; j += 4 * LANES)
+            panel<4>(rows, a, b + j, b_width, c + j, c_width, depth, ending, j);
+    for (; j + 2 * LANES <= columns; j += 2 * LANES)
+        panel<2>(rows, a, b + j, b_width, c + j, c_width, depth, ending, j);
+    for (; j + LANES <= columns; j += LANES)
+        panel<1>(rows, a, b + j, b_width, c + j, c_width, depth, ending, j);
+    if (j < columns)
+        narrow_panel(rows, columns - j, a, b + j, b_width, c + j, c_width, depth, ending, j);
+}
+
+// C (rows, columns) [+]= A^T B over many samples: in pieces that fit the first-level cache.
+void product_over_samples(int64_t rows, int64_t columns, int64_t samples, const float* a,
+                          int64_t a_width, const float* b, int64_t b_width, float* c,
+                          int64_t c_width, bool add = false) {
+    constexpr int64_t PIECE = 64;
+    Ending ending;
+    for (int64_t n = 0; n == 0 || n < samples; n += PIECE) {
+        ending.start = add || n > 0 ? Start::add : Start::zero;
+        product(rows, columns, samples - n < PIECE ? samples - n : PIECE,
+                transposed(a + n * a_width, a_width), b + n * b_width, b_width, c, c_width, ending);
+    }
+}
+
+const Ending ADD{Start::add};
+
+// Every other lane from `a`, then from `b`: of their lower halves, of their upper halves.
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define MODEVAL_SHUFFLES
+#if defined(__AVX512F__)
+inline Vector zip_low(Vector a, Vector b) {
+    return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+}
+inline Vector zip_high(Vector a, Vector b) {
+    return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+#elif defined(__AVX__)
+inline Vector zip_low(Vector a, Vector b) {
+    return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+}
+inline Vector zip_high(Vector a, Vector b) {
+    return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+}
+#else
+inline Vector zip_low(Vector a, Vector b) { return __builtin_shufflevector(a, b, 0, 4, 1, 5); }
+inline Vector zip_high(Vector a, Vector b) { return __builtin_shufflevector(a, b, 2, 6, 3, 7); }
+#endif
+#endif
+#endif
+
+// Transpose a square of LANES x LANES; zipping the halves of the rows log2(LANES) times does it.
+inline void transpose_square(const float* from, int64_t from_width, float* to, int64_t to_width) {
+#ifdef MODEVAL_SHUFFLES
+    Vector rows[LANES], zipped[LANES];
+    for (int i = 0; i < LANES; ++i) rows[i] = load(from + i * from_width);
+    for (int stage = 1; stage < LANES; stage *= 2) {
+        for (int i = 0; i < LANES / 2; ++i) {
+            zipped[2 * i] = zip_low(rows[i], rows[i + LANES / 2]);
+            zipped[2 * i + 1] = zip_high(rows[i], rows[i + LANES / 2]);
+        }
+        for (int i = 0; i < LANES; ++i) rows[i] = zipped[i];
+    }
+    for (int i = 0; i < LANES; ++i) store(to + i * to_width, rows[i]);
+#else
+    for (int i = 0; i < LANES; ++i)
+        for (int j = 0; j < LANES; ++j) to[j * to_width + i] = from[i * from_width + j];
+#endif
+}
+
+// to (columns, rows) = from^T
+void transpose(int64_t rows, int64_t columns, const float* from, int64_t from_width, float* to,
+               int64_t to_width) {
+    const int64_t whole_rows = rows / LANES * LANES, whole_columns = columns / LANES * LANES;
+    for (int64_t i = 0; i < whole_rows; i += LANES)
+        for (int64_t j = 0; j < whole_columns; j += LANES)
+            transpose_square(from + i * from_width + j, from_width, to + j * to_width + i, to_width);
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = i < whole_rows ? whole_columns : 0; j < columns; ++j)
+            to[j * to_width + i] = from[i * from_width + j];
+}
+void transpose(int64_t rows, int64_t columns, const float* from, float* to) {
+    transpose(rows, columns, from, columns, to, rows);
+}
+
+void add_rows(int64_t rows, int64_t columns, const float* from, float* sum) {
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = 0; j < columns; ++j) sum[j] += from[i * columns + j];
+}
+
+void keep_where_positive(int64_t count, const float* units, float* gradient) {
+    for (int64_t i = 0; i < count; ++i) gradient[i] = units[i] > 0 ? gradient[i] : 0.0f;
+}
+
+void softmax_rows(int64_t rows, int64_t columns, float* logits) {
+    for (int64_t i = 0; i < rows; ++i, logits += columns) {
+        float largest = logits[0], sum = 0;
+        for (int64_t j = 1; j < columns; ++j) largest = logits[j] > largest ? logits[j] : largest;
+        for (int64_t j = 0; j < columns; ++j) sum += logits[j] = std::exp(logits[j] - largest);
+        for (int64_t j = 0; j < columns; ++j) logits[j] /= sum;
+    }
+}
+
+// From the gradient of the weights to that of the logits, in place.
+void softmax_rows_back(int64_t rows, int64_t columns, const float* weight, float* gradient) {
+    for (int64_t i = 0; i < rows; ++i, weight += columns, gradient += columns) {
+        float mean = 0;
+        for (int64_t j = 0; j < columns; ++j) mean += weight[j] * gradient[j];
+        for (int64_t j = 0; j < columns; ++j) gradient[j] = weight[j] * (gradient[j] - mean);
+    }
+}
+
+inline float sum_of_lanes(Vector value) {
+    float lanes[LANES];
+    store(lanes, value);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+    return lanes[0];
+}
+
+inline float dot(int64_t count, const float* a, const float* b) {
+    int64_t i = 0;
+    float total = 0;
+    if (count >= LANES) {
+        Vector sum{};
+        for (; i + LANES <= count; i += LANES) sum += load(a + i) * load(b + i);
+        total = sum_of_lanes(sum);
+    }
+    for (; i < count; ++i) total += a[i] * b[i];
+    return total;
+}
+
+// --- routing -------------------------------------------------------------------------------------
+
+// How the weights of modules arise. `chosen`: given, one module for each rule; `table`: given, any
+// weights for each rule; `rule`: softmax of a linear map of the rule's encoding; `module`: softmax
+// of the modules' own logits.
+enum Routing : int64_t { chosen = 0, table = 1, rule = 2, module = 3 };
+
+// hidden (N, M, H) -> weight (N, M): softmax of each module's own logit.
+void own_weights(int64_t samples, int64_t modules, int64_t units, const float* hidden,
+                 const float* logit, const float* bias, float* weight) {
+    for (int64_t n = 0; n < samples; ++n)
+        for (int64_t m = 0; m < modules; ++m)
+            weight[n * modules + m] =
+                bias[m] + dot(units, hidden + (n * modules + m) * units, logit + m * units);
+    softmax_rows(samples, modules, weight);
+}
+
+void own_weights_back(int64_t samples, int64_t modules, int64_t units, const float* hidden,
+                      const float* logit, const float* weight, float* d_weight, float* d_logit,
+                      float* d_bias, float* d_hidden) {
+    softmax_rows_back(samples, modules, weight, d_weight);
+    add_rows(samples, modules, d_weight, d_bias);
+    for (int64_t n = 0; n < samples; ++n)
+        for (int64_t m = 0; m < modules; ++m) {
+            const int64_t at = (n * modules + m) * units;
+            const float back = d_weight[n * modules + m];
+            for (int64_t h = 0; h < units; ++h) {
+                d_logit[m * units + h] += back * hidden[at + h];
+                d_hidden[at + h] += back * logit[m * units + h];
+            }
+        }
+}
+
+// scaled = hidden (count, units) times one weight for each row
+void scale_rows(int64_t count, int64_t units, const float* weight, const float* hidden,
+                float* scaled) {
+    for (int64_t i = 0; i < count; ++i)
+        for (int64_t h = 0; h < units; ++h) scaled[i * units + h] = weight[i] * hidden[i * units + h];
+}
+
+// The table (R, M) of a scorer that sends the one-hot rule through two layers with K units between.
+struct RuleScorer {
+    const float *hidden, *hidden_bias, *readout, *readout_bias;  // biases may be null
+};
+
+void table_of_rules(int64_t rules, int64_t between, int64_t modules, const RuleScorer& scorer,
+                    float* units, float* table) {
+    for (int64_t i = 0; i < rules * between; ++i) {
+        const float bias = scorer.hidden_bias ? scorer.hidden_bias[i % between] : 0;
+        const float value = scorer.hidden[i] + bias;
+        units[i] = value < 0 ? 0 : value;
+    }
+    Ending ending;
+    if (scorer.readout_bias) ending = {Start::row, scorer.readout_bias};
+    product(rules, modules, between, plain(units, between), scorer.readout, modules, table, modules,
+            ending);
+    softmax_rows(rules, modules, table);
+}
+
+// From d_table (overwritten) to the gradients, which are zero before; null where there is no bias.
+void table_of_rules_back(int64_t rules, int64_t between, int64_t modules, const RuleScorer& scorer,
+                         const float* units, const float* table, float* d_table, float* turned,
+                         float* d_hidden, float* d_hidden_bias, float* d_readout,
+                         float* d_readout_bias) {
+    softmax_rows_back(rules, modules, table, d_table);
+    product_over_samples(between, modules, rules, units, between, d_table, modules, d_readout,
+                         modules);
+    if (scorer.readout_bias) add_rows(rules, modules, d_table, d_readout_bias);
+    transpose(between, modules, scorer.readout, turned);
+    product(rules, between, modules, plain(d_table, modules), turned, between, d_hidden, between);
+    keep_where_positive(rules * between, units, d_hidden);
+    if (scorer.hidden_bias) add_rows(rules, between, d_hidden, d_hidden_bias);
+}
+
+// --- losses --------------------------------------------------------------------------------------
+
+// Return the loss of one prediction, and its derivative.
+inline float loss_of(float prediction, float goal, bool classification, float& derivative) {
+    if (classification) {
+        const float small = std::exp(-std::fabs(prediction));
+        derivative = (prediction < 0 ? small : 1.0f) / (1.0f + small) - goal;
+        return (prediction < 0 ? 0 : prediction) - prediction * goal + std::log1p(small);
+    }
+    const float difference = prediction - goal;
+    derivative = difference > 0 ? 1.0f : difference < 0 ? -1.0f : difference;
+    return std::fabs(difference);
+}
+
+// --- parameters of a seed, and Adam --------------------------------------------------------------
+
+constexpr float MEAN_DECAY = 0.9f, SQUARE_DECAY = 0.999f, EPSILON = 1e-8f;
+
+// The memory of one thread: pieces of one buffer, each on cache lines of its own.
+struct Arena {
+    float* memory;
+    int64_t used = 0;
+    float* take(int64_t count) {
+        float* piece = memory ? memory + used : nullptr;
+        used += (count + 15) / 16 * 16;
+        return piece;
+    }
+};
+
+template <int COUNT>
+struct Parameters {
+    const ModevalStep& step;
+    int64_t sizes[COUNT];  // of one seed
+    float *gradient[COUNT], *parameter[COUNT];
+
+    Parameters(const ModevalStep& s, const int64_t (&all)[COUNT]) : step(s) {
+        for (int p = 0; p < COUNT; ++p) sizes[p] = s.parameters[p] ? all[p] : 0;
+    }
+
+    void begin(int64_t seed) {
+        for (int p = 0; p < COUNT; ++p) {
+            parameter[p] = step.parameters[p] ? step.parameters[p] + seed * sizes[p] : nullptr;
+            std::fill(gradient[p], gradient[p] + sizes[p], 0.0f);
+        }
+    }
+
+    void update(int64_t seed) {
+        float factor = 1;
+        if (step.clip > 0) {
+            double total = 0;
+            for (int p = 0; p < COUNT; ++p)
+                total += static_cast<double>(dot(sizes[p], gradient[p], gradient[p]));
+            factor = step.clip / (static_cast<float>(std::sqrt(total)) + 1e-6f);
+            factor = factor > 1 ? 1 : factor;
+        }
+        for (int p = 0; p < COUNT; ++p) {
+            const int64_t at = seed * sizes[p];
+            if (factor != 1)
+                for (int64_t i = 0; i < sizes[p]; ++i) gradient[p][i] *= factor;
+            if (step.gradients[p])
+                std::memcpy(step.gradients[p] + at, gradient[p], sizes[p] * sizeof(float));
+            if (step.means[p])
+                adam(sizes[p], gradient[p], parameter[p], step.means[p] + at, step.squares[p] + at);
+        }
+    }
+
+    void adam(int64_t count, const float* __restrict__ gradient, float* __restrict__ parameter,
+              float* __restrict__ mean, float* __restrict__ square) const {
+        const float rate = step.rate / step.mean_correction;
+        const float root = 1.0f / std::sqrt(step.square_correction);
+        for (int64_t i = 0; i < count; ++i) {
+            const float g = gradient[i];
+            const float m = mean[i] += (1 - MEAN_DECAY) * (g - mean[i]);
+            const float v = square[i] = SQUARE_DECAY * square[i] + (1 - SQUARE_DECAY) * (g * g);
+            parameter[i] -= rate * m / (std::sqrt(v) * root + EPSILON);
+        }
+    }
+};
+
+// --- all seeds -----------------------------------------------------------------------------------
+
+// Each seed is computed by one of the threads; a Worker holds what a thread needs.
+template <class Worker>
+int all_seeds(const ModevalStep* step) {
+    for (int64_t i = 0; i < step->seeds * step->samples * step->positions; ++i)
+        if (step->rule[i] < 0 || step->rule[i] >= step->rules) return 1;
+    const int64_t room = Worker(*step, nullptr).arena.used;
+    std::atomic<int64_t> next{0};
+    auto work = [&](int64_t thread) {
+        Worker worker(*step, step->workspace + thread * room);
+        for (int64_t seed; (seed = next++) < step->seeds;) worker.run(seed);
+    };
+    std::vector<std::thread> helpers;
+    try {
+        const int64_t most = step->threads < step->seeds ? step->threads : step->seeds;
+        for (int64_t i = 1; i < most; ++i) helpers.emplace_back(work, i);
+    } catch (const std::system_error&) {
+        // no more threads to be had: those that there are do the work
+    }
+    work(0);
+    for (std::thread& helper : helpers) helper.join();
+    return 0;
+}
+
+}  // namespace
+
+// What a family's file ends with. `modeval_workspace` returns how many floats of working memory a
+// thread needs; `modeval_step` does one step and returns 0, or 1 when a rule lies outside 0 .. R - 1
+// (then nothing is changed).
+#define MODEVAL_FAMILY(Worker)                                              \
+    extern "C" int64_t modeval_workspace(const ModevalStep* step) {         \
+        return Worker(*step, nullptr).arena.used;                           \
+    }                                                                       \
+    extern "C" int modeval_step(const ModevalStep* step) { return all_seeds<Worker>(step); }
