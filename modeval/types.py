@@ -286,12 +286,18 @@ class RoutingCounts:
         """Return the mean entropy of a sample's routing in nats, rules weighted by the prior.
 
         Raises:
-            TraceError: a rule has no samples.
+            TraceError: a rule has no samples, or the entropy of single samples was not recorded.
         """
         entropy = self.entropy if view == "weight" else self.selection_entropy
         samples = self.samples.sum(-2)
         _check_rules(samples)
-        return (self.prior(prior) * entropy.sum(-2) / samples).sum(-1)
+        mean = (self.prior(prior) * entropy.sum(-2) / samples).sum(-1)
+        if bool(mean.isnan().any()):
+            raise TraceError(
+                "How decided single samples were routed is unknown: only sums were recorded. Leave "
+                "out softness and input_distraction, or record the choices of single samples."
+            )
+        return mean
 
 
 # --- folding: all take the batch as one leading axis P -------------------------------------------
@@ -479,7 +485,7 @@ def _first(wrong: Tensor) -> tuple[int, ...]:
 
 
 def _check_rules(samples: Tensor) -> None:
-    empty = samples <= 0
+    empty = ~(samples > 0)  # not a number: never seen by a recording that kept sums only
     if bool(empty.any()):
         rule = _first(empty)[-1]
         raise TraceError(
@@ -503,7 +509,7 @@ def _check_mass(least: Tensor, total: Tensor, samples: Tensor) -> None:
 
 
 def _check_routed(total: Tensor) -> None:
-    wrong = total <= 0
+    wrong = ~(total > 0)
     if bool(wrong.any()):
         raise TraceError(
             f"No sample of rule {_first(wrong)[-1]} was routed to any module: all its choices are "

@@ -169,6 +169,13 @@ def test_a_rule_without_samples_is_named():
         counts.softness()
 
 
+def test_a_rule_whose_samples_are_unknown_is_named():
+    counts = RoutingCounts.of(torch.tensor([0, 1]), torch.eye(2), rules=2)
+    counts.samples[0, 1] = math.nan
+    with pytest.raises(TraceError, match="Rule 1 has no samples"):
+        counts.joint()
+
+
 @pytest.mark.parametrize(
     ("weight", "message"),
     [

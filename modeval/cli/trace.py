@@ -141,8 +141,9 @@ def describe_header(header: "TraceHeader") -> dict[str, str]:
         "labels": ", ".join(header.labels) or "none",
         "weights": header.weight_scale,
         "phase": header.phase,
-        "capacity": f"{header.capacity} it drops tokens".removeprefix("unknown it drops tokens")
-        or "unknown",
+        "capacity": "unknown"
+        if header.capacity == "unknown"
+        else f"{header.capacity} tokens are dropped",
         "padding": header.padding,
         "shared experts": "unknown" if header.shared is None else str(header.shared),
         "source": ", ".join(filter(None, (source.engine, source.model, source.format)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
+import torch
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -54,7 +55,9 @@ def measure(
     joint = counts.joint(prior, view=view)
     if "inverse_mutual_information" in wanted:
         check_rules(joint)
-    values = _shared_values(joint, counts.softness(prior, view=view), wanted)
+    single = any(name in ("input_distraction", "softness") for name in wanted)
+    softness = counts.softness(prior, view=view) if single else torch.zeros_like(joint[..., 0, 0])
+    values = _shared_values(joint, softness, wanted)
     shares = joint.sum(-2, keepdim=True)  # for metrics of p(m) alone, a joint of one row
     for name in wanted:
         if name not in values:
@@ -74,7 +77,8 @@ def _shared_values(joint: Tensor, softness: Tensor, wanted: tuple[str, ...]) -> 
     if any(name in INFORMATION or name in EntropyBudget._fields for name in wanted):
         parts = entropies(joint)
         values |= {name: getattr(parts, name) for name in INFORMATION if name in wanted}
-        values |= budget_terms(parts, softness, joint.shape[-1])._asdict()
+        terms = budget_terms(parts, softness, joint.shape[-1])._asdict()
+        values |= {name: term for name, term in terms.items() if name in wanted}
     return values
 
 

@@ -329,6 +329,13 @@ def _family(network: Network) -> _Family:
             "heads": network.heads,
         }
         return _Family("fused_attention", ATTENTION, sizes)
+    if isinstance(network, RecurrentNetwork):
+        sizes = {
+            "rules": network.rules,
+            "encoder": network.encoder.readout.weight.shape[1],
+            "hidden": network.state,
+        }
+        return _Family("fused_recurrent", RECURRENT, sizes)
     raise KernelError("the fused kernels do not know this network")
 
 

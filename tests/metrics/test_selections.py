@@ -24,7 +24,8 @@ def test_domain_specialization_of_perfect_routing_is_one_module_a_rule():
 
 
 def test_domain_specialization_of_uniform_choices_is_k_over_m():
-    found = domain_specialization(fold(*uniform_choices(), modules=8))
+    rule, chosen = uniform_choices()
+    found = domain_specialization(fold(rule, chosen, 8))
     torch.testing.assert_close(found.sum(-1), torch.full((2,), 2.0, dtype=torch.float64))
     assert found.sub(2 / 8).abs().max() < 0.02
 
@@ -35,7 +36,8 @@ def test_domain_specialization_needs_samples_of_each_rule():
 
 
 def test_coactivation_of_uniform_choices_is_k_less_one_over_m_less_one():
-    found = coactivation(fold(*uniform_choices(), modules=8))
+    rule, chosen = uniform_choices()
+    found = coactivation(fold(rule, chosen, 8))
     others = found[~torch.eye(8, dtype=torch.bool)]
     assert others.sub(1 / 7).abs().max() < 0.02
     assert found.diagonal().tolist() == [1] * 8

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from modeval.errors import TraceError
-from modeval.metrics import Thresholds, measure, verdicts
+from modeval.metrics import Thresholds, verdicts
 from modeval.types import RoutingCounts
 
 
@@ -32,11 +31,3 @@ def test_half_the_information_is_partial_and_thresholds_move_it():
     half[:2, 0] = half[2:, 1] = 0.25
     assert verdicts(half).item() == "partial"
     assert verdicts(half, thresholds=Thresholds(specialist=0.49)).item() == "specialist"
-
-
-def test_measuring_an_unknown_metric_is_refused():
-    counts = RoutingCounts.of(torch.tensor([0, 1]), torch.eye(2), rules=2)
-    with pytest.raises(TraceError, match="is not a metric"):
-        measure(counts, ["colapse"])
-    with pytest.raises(TraceError, match="needs more than folded counts"):
-        measure(counts, ["saturation"])

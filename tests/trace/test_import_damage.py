@@ -315,3 +315,26 @@ def test_an_import_does_not_write_over_anything(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match="exists and is not empty"):
         import_source([tmp_path / "rows.jsonl"], tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["precious.txt"]
+
+
+def test_an_array_whose_header_lies_about_its_size_is_refused(tmp_path: Path) -> None:
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (9000000000000, 64)}"
+    header += b" " * (117 - len(header)) + b"\n"
+    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    (tmp_path / "load.npy").write_bytes(data + b"\0" * 64)
+    refuses(tmp_path / "load.npy", tmp_path, "no NPY array of numbers")
+    reply = {"choices": [{"routed_experts": base64.b64encode(data).decode()}]}
+    lines(tmp_path / "replies.jsonl", reply)
+    refuses(tmp_path / "replies.jsonl", tmp_path, "choice 0: routed_experts is no NPY array")
+
+
+def test_a_small_file_that_unpacks_to_a_huge_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modeval.trace.importers.foreign.LARGEST_WHOLE", 1000)
+    monkeypatch.setattr("modeval.trace.importers.plain.LARGEST_WHOLE", 1000)
+    text = '{"executed_topk": 0, "filler": "' + " " * 5000 + '"}'
+    (tmp_path / "trace.json.gz").write_bytes(gzip.compress(text.encode()))
+    refuses(tmp_path / "trace.json.gz", tmp_path, "is larger than 2 GiB when unpacked")
+    np.savez_compressed(tmp_path / "rows.npz", layer=np.zeros(999), chosen=np.zeros((999, 1)))
+    refuses(tmp_path / "rows.npz", tmp_path, "is larger than 2 GiB when unpacked")

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 
-
 from modeval.errors import TraceError
 from modeval.trace.convert import convert
 from modeval.trace.counts import load_counts
@@ -114,7 +113,7 @@ def sglang_pass(folder: Path) -> None:
     ids = np.full((LAYERS, TOKENS, 8), -1, dtype=np.int32)
     for layer in range(LAYERS):
         ids[layer, :, :CHOICES] = np.argsort(PHYSICAL[layer])[CHOSEN[:, layer]]
-    records = [
+    records: list[dict[str, Any]] = [
         {
             "forward_pass_id": number,
             "rank": 0,

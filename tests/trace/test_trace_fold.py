@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-
 from modeval.errors import TraceError
 from modeval.trace.counts import gather, load_counts, save_counts
 from modeval.trace.files import TraceWriter
@@ -108,6 +107,12 @@ def test_probabilities_are_divided_by_their_sum(tmp_path: Path) -> None:
     )
     expected = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
     assert counts.entropy[0, 0, 0].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_one_row_without_a_label_counts_nowhere(tmp_path: Path) -> None:
+    header = header_of(4, 2, layers=1)
+    counts = fold(write(tmp_path / "x.trace", header, make_chunk(layer=0, chosen=[[0, 1]])))
+    assert all(not tensor.any() for tensor in counts.tensors().values())
 
 
 def test_one_phase_can_be_counted_alone(tmp_path: Path) -> None:

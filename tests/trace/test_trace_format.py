@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-
 from modeval.errors import DependencyError, TraceError
 from modeval.trace.convert import convert, merge
 from modeval.trace.files import (
@@ -26,6 +25,8 @@ from modeval.trace.files import (
     read_trace,
 )
 from modeval.trace.trace import Source, TraceChunk, TraceHeader, header_from_json, make_chunk
+
+dataset = pytest.importorskip("pyarrow.dataset", reason="traces are Parquet files")
 
 HEADER = TraceHeader(
     layers=("model.layers.1.mlp", "model.layers.3.mlp"),
@@ -78,7 +79,7 @@ def assert_same(left: TraceChunk, right: TraceChunk) -> None:
         np.testing.assert_array_equal(column, other, err_msg=name)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     rows=st.integers(0, 70),
     cut=st.integers(1, 40),
@@ -155,7 +156,6 @@ import os, signal
 from modeval.trace.files import TraceWriter
 from modeval.trace.trace import TraceHeader, make_chunk
 
-dataset = pytest.importorskip("pyarrow.dataset", reason="traces are Parquet files")
 header = TraceHeader(layers=("a",), modules=(4,), choices=(1,))
 writer = TraceWriter({str(tmp_path / "x.trace")!r}, header, rows_per_part=100).__enter__()
 writer.append(make_chunk(layer=0, chosen=[[i % 4] for i in range(250)]))

@@ -23,6 +23,7 @@ from modeval.trace.importers.foreign import (
     grid,
     has_keys,
     integers,
+    load_array,
     records,
     refuse,
 )
@@ -144,10 +145,8 @@ def _choices(reply: dict[str, Any], path: Path, place: str) -> list[dict[str, An
 
 
 def _npy(text: str, path: Path, place: str) -> NDArray[np.int64]:
-    try:
-        array = np.load(io.BytesIO(_base64(text, path, place)), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        refuse(path, place, f"routed_experts is no NPY array of numbers ({error})")
+    file = io.BytesIO(_base64(text, path, place))
+    array = load_array(file, path, place, "routed_experts")
     return integers(array, 3, path, place, "routed_experts")
 
 

@@ -18,6 +18,7 @@ from modeval.trace.trace import Capacity, Padding, Phase, WeightScale
 
 HEAD_BYTES = 1 << 16
 LONGEST_LINE = 1 << 28
+LARGEST_WHOLE = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +160,23 @@ def read_bytes(path: Path) -> bytes:
     """Return a whole file, unpacked."""
     try:
         with _open(path) as file:
-            return file.read()
+            data = file.read(LARGEST_WHOLE + 1)
     except (OSError, EOFError, zlib.error) as error:
         refuse(path, "", f"cannot be read ({error})")
+    if len(data) > LARGEST_WHOLE:
+        refuse(path, "", "is larger than 2 GiB when unpacked")
+    return data
+
+
+def load_array(file: BufferedIOBase, path: Path, place: str, what: str) -> NDArray[Any]:
+    """Load an NPY array of numbers; its header may lie about its size, or ask for objects."""
+    try:
+        array = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError, OSError, MemoryError, OverflowError) as error:
+        refuse(path, place, f"{what} is no NPY array of numbers ({error})")
+    if not isinstance(array, np.ndarray):
+        refuse(path, place, f"{what} is no NPY array of numbers (it holds several arrays)")
+    return array
 
 
 def lines(path: Path) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from modeval.errors import TraceError
 from modeval.trace.importers.foreign import (
+    LARGEST_WHOLE,
     Format,
     Note,
     Options,
@@ -67,9 +68,13 @@ def read_jsonl(path: Path, _options: Options, _note: Note) -> Iterator[Rows]:
 def read_npz(path: Path, _options: Options, _note: Note) -> Iterator[Rows]:
     """Read one array for each column; ``-1`` is unknown."""
     try:
+        with zipfile.ZipFile(path) as packed:
+            unpacked = sum(item.file_size for item in packed.infolist())
+        if unpacked > LARGEST_WHOLE:
+            refuse(path, "", "is larger than 2 GiB when unpacked", "Write it as JSONL or CSV.")
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, KeyError, MemoryError, zipfile.BadZipFile) as error:
         refuse(path, "", f"is no NPZ of plain arrays ({error})")
     _check_columns(list(arrays), path, "")
     chosen = integers(arrays["chosen"], 2, path, "array chosen", "chosen")

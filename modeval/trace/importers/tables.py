@@ -15,6 +15,7 @@ from modeval.trace.importers.foreign import (
     entry,
     has_keys,
     json_lines,
+    load_array,
     numbers,
     parse_json,
     read_bytes,
@@ -26,11 +27,8 @@ from modeval.trace.importers.sglang import sparse_counts
 
 def read_eplb(path: Path, options: Options, _note: Note) -> Iterator[Counts]:
     """Read an array ``[layers, experts]`` of loads."""
-    try:
-        with path.open("rb") as opened:
-            array = np.load(opened, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        refuse(path, "", f"is no NPY array of numbers ({error})")
+    with path.open("rb") as opened:
+        array = load_array(opened, path, "", "the file")
     for layer, selections in enumerate(tallies(array, 2, path, "", "the array")):
         yield Counts(layer, selections, choices=options.choices)
 
