@@ -81,6 +81,7 @@ def record_command(
         device_map=device_map,
         revision=revision,
         trust_remote_code=trust_remote_code,
+        quiet=quiet,
     )
     with _progress(max_tokens, quiet=quiet) as advance:
         recording = record_documents(

@@ -1,5 +1,6 @@
 """``modeval score``: how modular did trained models become?"""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -95,6 +96,9 @@ def score_command(
 
     Models that differ in their seeds only are scored together, with intervals over seeds.
     """
+    # Threads that spin while they wait make short evaluations several times slower on a busy
+    # machine. It is read when PyTorch is loaded, so it is set before.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _check_choices(origin, selection, objective, precision)
     if json_file is not None:
         from modeval.score.files import check_writable
@@ -159,7 +163,7 @@ def _find(
     from modeval.trace.own import find_own, load_run
 
     options: Any = {"selection": selection, "objective": objective}
-    loaders: list[Any] = []
+    runs: list[Path] = []
     models: list[Path] = []
     for path in paths:
         _check_path(path)
@@ -169,7 +173,8 @@ def _find(
             raise _nothing(path, origin)
         wanted = [folder for folder in own if only is None or only in str(folder)]
         models += [each for each in foreign if only is None or only in str(each)]
-        loaders += [_bound(load_run, folder, selection) for folder in wanted]
+        runs += wanted
+    loaders: list[Any] = [_bound(load_run, folder, selection) for folder in dict.fromkeys(runs)]
     left_out: list[str] = []
     for group in cohorts(list(dict.fromkeys(models))):
         reasons = [missing(folder, selection) for folder in group]  # type: ignore[arg-type]

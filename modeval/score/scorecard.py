@@ -13,7 +13,7 @@ No number in it is NaN or infinite: what could not be computed is null, and a no
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from importlib.metadata import version
@@ -24,7 +24,14 @@ from torch import Tensor
 
 from modeval.errors import ScorecardError
 from modeval.metrics.adaptation import adaptation_from_marginals
-from modeval.metrics.chance import ChanceLevels, chance_levels
+from modeval.metrics.alignment import alignment_bounds
+from modeval.metrics.chance import (
+    hash_alignment_distance,
+    hash_collapse_avg,
+    hash_inverse_mutual_information,
+    hash_joints,
+    uniform_joint,
+)
 from modeval.metrics.table import METRICS, PAPER_METRICS
 from modeval.score.statistics import bootstrap_seeds
 from modeval.spec import digest, module_count, to_dict
@@ -34,6 +41,11 @@ from modeval.types import RoutingCounts
 FORMAT = 1
 LEVEL = 0.95
 HASH_MAPS = 2000
+HASH_MEANS: dict[str, Callable[[int, int], float]] = {
+    "alignment_distance": hash_alignment_distance,
+    "collapse_avg": hash_collapse_avg,
+    "inverse_mutual_information": hash_inverse_mutual_information,
+}
 ROUTING_METRICS = (*PAPER_METRICS, "alignment_score")
 Better = Literal["lower", "higher"]
 Seed = tuple[int, int]
@@ -210,7 +222,7 @@ class _Column:
     metric: str
     values: Tensor
     samples: Sequence[int | None]
-    chance: ChanceLevels | None = None
+    chance: tuple[float, float] | None = None
     length: int | None = None
     scale: float | None = None
 
@@ -342,11 +354,23 @@ def _routing(
 
 
 @lru_cache(maxsize=256)
-def _chance(metric: str, rules: int, modules: int) -> ChanceLevels:
-    """Return the chance levels of a metric, from the same hash maps for all metrics and models."""
-    generator = torch.Generator().manual_seed(0)
+def _chance(metric: str, rules: int, modules: int) -> tuple[float, float]:
+    """Return what uniform routing scores, and the mean over random hash maps.
+
+    The mean is exact where it has a formula, else from the same maps for all models.
+    """
     function = METRICS[metric].function
-    return chance_levels(function, rules, modules, generator=generator, draws=HASH_MAPS)
+    uniform = float(function(uniform_joint(rules, modules)))
+    if metric in HASH_MEANS:
+        return uniform, HASH_MEANS[metric](rules, modules)
+    if metric == "alignment_score":  # linear in the distance, and never below its chance level
+        bounds = alignment_bounds(uniform_joint(rules, modules))
+        mean = hash_alignment_distance(rules, modules)
+        room = float(bounds.chance - bounds.best)
+        return uniform, (float(bounds.chance) - mean) / room if room else uniform
+    generator = torch.Generator().manual_seed(0)
+    maps = hash_joints(rules, modules, draws=HASH_MAPS, generator=generator)
+    return uniform, float(function(maps).mean())
 
 
 def _losses(subject: Subject, evaluation: Evaluation, usable: list[int]) -> list[_Column]:
@@ -394,8 +418,8 @@ def _entries(
     base = Score(
         model=model,
         metric=column.metric,
-        chance=column.chance.uniform if column.chance else None,
-        chance_hash=column.chance.hash_mean if column.chance else None,
+        chance=column.chance[0] if column.chance else None,
+        chance_hash=column.chance[1] if column.chance else None,
         better="higher" if metric and metric.better == "higher" else "lower",
         length=column.length,
         scale=column.scale,

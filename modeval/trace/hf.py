@@ -1,8 +1,9 @@
 """Hugging Face models on labelled text: load, run, record. Nothing is trained, nothing is sent."""
 
+import contextlib
 import inspect
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def load(
     device_map: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    quiet: bool = False,
 ) -> Loaded:
     """Load a model and its tokenizer from a folder, or from the hub by its id.
 
@@ -57,6 +59,7 @@ def load(
         device_map: how to spread the model over devices, as ``auto`` (needs accelerate).
         revision: commit or tag on the hub.
         trust_remote_code: run the code that comes with the model.
+        quiet: show no progress of the loading.
 
     Raises:
         DependencyError: transformers is not installed.
@@ -72,7 +75,8 @@ def load(
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
         kind = _kind(transformers, config)
         placing = {"device_map": device_map} if device_map else {}
-        model = kind.from_pretrained(name, dtype=dtype, **placing, **options)
+        with _silence(transformers) if quiet else contextlib.nullcontext():
+            model = kind.from_pretrained(name, dtype=dtype, **placing, **options)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise CheckpointError(
             f"Model {name} cannot be loaded: {_first_line(error)}. Expected a folder with "
@@ -87,6 +91,19 @@ def load(
         return ids
 
     return Loaded(model.eval(), tokenize, pad or 0, bool(config.is_encoder_decoder))
+
+
+@contextlib.contextmanager
+def _silence(transformers: Any) -> Iterator[None]:
+    """Show no progress bars of transformers."""
+    logging = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _transformers() -> Any:

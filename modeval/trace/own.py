@@ -44,7 +44,7 @@ LEAST, MOST = 2_048, 2**19
 """Samples (for sequences: positions) of a member that are drawn at least and at most."""
 WORKING_SPACE = 2**22
 """Numbers that the widest layer may hold for one chunk of samples."""
-HARDENED = 2**14
+HARDENED = 2**12
 """Samples (positions) on which hardened routing is compared with soft routing."""
 SHIFTED = 5.0
 """Positions that are run under each shifted rule distribution, times the precision."""

@@ -172,7 +172,11 @@ def marks(router: Router, output: Any) -> Choice:
 
 
 def nonzero_of_two(router: Router, output: Any) -> Choice:
-    """Read ``(mask of the first, weights, logits)`` of NLLB: up to two modules have a weight."""
+    """Read ``(mask of the first, weights, logits)`` of NLLB: up to two modules have a weight.
+
+    This is what the router decided. The experts of transformers 5.23 take the mask for numbers of
+    experts, so that only experts 0 and 1 compute anything: a fault of theirs, not of the routing.
+    """
     del router
     weight, chosen = output[1].topk(2, dim=-1)
     return Choice(torch.where(weight > 0, chosen, -1), weight)

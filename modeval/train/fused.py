@@ -194,7 +194,8 @@ def _compile(source: str, target: Path, compiler: Compiler) -> None:
         if answer.returncode == 0:
             return
     lines = answer.stderr.strip().splitlines() if answer is not None else []
-    raise KernelError(f"{compiler.path} failed: {lines[0] if lines else 'it gave no reason'}")
+    reason = next((line for line in lines if "error" in line), "it gave no reason")
+    raise KernelError(f"{compiler.path} failed: {reason}")
 
 
 def _processor() -> str:

@@ -73,7 +73,17 @@ inline Vector exponential(Vector x) {
     return sum * scale;
 }
 inline Vector sigmoid(Vector x) { return 1.0f / (1.0f + exponential(-x)); }
-inline Vector hyperbolic_tangent(Vector x) { return 1.0f - 2.0f / (1.0f + exponential(2.0f * x)); }
+inline Vector hyperbolic_tangent(Vector x) {
+    const Vector square = x * x;
+    Vector near_zero = fill(-5.70498872745e-3f);
+    near_zero = near_zero * square + 2.06390887954e-2f;
+    near_zero = near_zero * square - 5.37397155531e-2f;
+    near_zero = near_zero * square + 1.33314422036e-1f;
+    near_zero = near_zero * square - 3.33332819422e-1f;
+    near_zero = near_zero * square * x + x;
+    const Vector far = 1.0f - 2.0f / (1.0f + exponential(2.0f * x));
+    return square < 0.390625f ? near_zero : far;
+}
 
 // What a product starts from and how it ends.
 enum class Start { zero, add, row, rows };  // nothing, what is there, one row, a row for each sample
@@ -129,9 +139,22 @@ void tiles(int64_t& i, int64_t rows, Matrix a, const float* b, int64_t b_width, 
                                 c_width, depth, ending, i, column);
 }
 
+constexpr int64_t DEEPEST = 128;      // of a product in one go: its panel fits the first-level cache
+constexpr int64_t ROWS_TO_PACK = 24;  // from how many rows on, and from which width on, a packed
+constexpr int64_t WIDE = 64;          // panel pays
+
 template <int VECTORS>
 void panel(int64_t rows, Matrix a, const float* b, int64_t b_width, float* c, int64_t c_width,
            int64_t depth, const Ending& ending, int64_t column) {
+    // Rows that stand far apart would fall on the same few places of the cache: copied side by side.
+    alignas(64) float packed[DEEPEST * VECTORS * LANES];
+    if (rows >= ROWS_TO_PACK && b_width > WIDE && depth <= DEEPEST) {
+        for (int64_t k = 0; k < depth; ++k)
+            for (int j = 0; j < VECTORS; ++j)
+                store(packed + (k * VECTORS + j) * LANES, load(b + k * b_width + j * LANES));
+        b = packed;
+        b_width = VECTORS * LANES;
+    }
     int64_t i = 0;
     tiles<12, VECTORS>(i, rows, a, b, b_width, c, c_width, depth, ending, column);
     tiles<6, VECTORS>(i, rows, a, b, b_width, c, c_width, depth, ending, column);
@@ -182,8 +205,8 @@ void narrow_panel(int64_t rows, int64_t columns, Matrix a, const float* b, int64
 }
 
 // C (rows, columns) = start + A (rows, depth) B (depth, columns), perhaps rectified.
-void product(int64_t rows, int64_t columns, int64_t depth, Matrix a, const float* b,
-             int64_t b_width, float* c, int64_t c_width, const Ending& ending = {}) {
+void product_in_one_go(int64_t rows, int64_t columns, int64_t depth, Matrix a, const float* b,
+                       int64_t b_width, float* c, int64_t c_width, const Ending& ending) {
     int64_t j = 0;
     if constexpr (MOST_VECTORS >= 4)
         for (; j + 4 * LANES <= columns; j += 4 * LANES)
@@ -194,6 +217,18 @@ void product(int64_t rows, int64_t columns, int64_t depth, Matrix a, const float
         panel<1>(rows, a, b + j, b_width, c + j, c_width, depth, ending, j);
     if (j < columns)
         narrow_panel(rows, columns - j, a, b + j, b_width, c + j, c_width, depth, ending, j);
+}
+
+void product(int64_t rows, int64_t columns, int64_t depth, Matrix a, const float* b,
+             int64_t b_width, float* c, int64_t c_width, Ending ending = {}) {
+    const bool rectify = ending.rectify;
+    for (int64_t k = 0; k == 0 || k < depth; k += DEEPEST) {
+        const int64_t piece = std::min(depth - k, DEEPEST);
+        if (k > 0) ending.start = Start::add;
+        ending.rectify = rectify && k + piece >= depth;
+        product_in_one_go(rows, columns, piece, {a.data + k * a.column, a.row, a.column},
+                          b + k * b_width, b_width, c, c_width, ending);
+    }
 }
 
 // C (rows, columns) [+]= A^T B over many samples: in pieces that fit the first-level cache.

@@ -5,7 +5,9 @@
 //
 // Letters: T positions, F features, E units of an encoder, R rules, M modules, H size of the state,
 // O outputs, P size of the state padded to whole vectors, G = 4 M P gates (for each module: in,
-// forget, out, proposal). Padded gates have weights of zero, so padded states stay zero.
+// forget, out, proposal), L from one row of gates to the next: an odd number of cache lines, so that
+// rows do not fall on the same places of the cache. Padded gates have weights of zero, so padded
+// states stay zero.
 
 #include "fused_kernels.cpp"
 
@@ -25,7 +27,7 @@ constexpr int64_t GROUP_BYTES = 3 << 19, FEWEST = 16, MOST = 64;
 inline int64_t whole_vectors(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
 
 struct Recurrent : Parameters<PARAMETERS> {
-    const int64_t N, T, F, E, R, M, H, O, P, G;
+    const int64_t N, T, F, E, R, M, H, O, P, G, L;
     const int64_t group;  // samples worked off together
     Arena arena;
     // of the seed
@@ -47,14 +49,15 @@ struct Recurrent : Parameters<PARAMETERS> {
                          s.hidden * s.modules, s.modules}),
           N(s.samples), T(s.positions), F(s.features), E(s.encoder), R(s.rules), M(s.modules),
           H(s.hidden), O(s.outputs), P(whole_vectors(H)), G(4 * M * P),
+          L(G + (G / 16 % 2 ? 0 : 16)),
           group(std::clamp<int64_t>(GROUP_BYTES / (T * G * 8), FEWEST, MOST)), arena{memory},
           rules(group * T) {
         for (int p = 0; p < PARAMETERS; ++p) gradient[p] = arena.take(sizes[p]);
         rule_rows = arena.take(R * E), d_rule_rows = arena.take(R * E);
-        inputs_in = arena.take(E * G), d_inputs_in = arena.take(E * G);
-        states_in = arena.take(P * G), d_states_in = arena.take(P * G);
+        inputs_in = arena.take(E * L), d_inputs_in = arena.take(E * L);
+        states_in = arena.take(P * L), d_states_in = arena.take(P * L);
         bias = arena.take(G), d_bias = arena.take(G);
-        inputs_turned = arena.take(E * G), states_turned = arena.take(P * G);
+        inputs_turned = arena.take(E * L), states_turned = arena.take(P * L);
         logits = arena.take(2 * G), d_logits = arena.take(2 * G);
         table = arena.take(R * M), d_table = arena.take(R * M), table_units = arena.take(R * H);
         decoder_turned = arena.take(H * H), readout_turned = arena.take(H * O);
@@ -63,9 +66,9 @@ struct Recurrent : Parameters<PARAMETERS> {
         x = arena.take(rows * F), goal = arena.take(rows * O);
         units = arena.take(rows * E), d_units = arena.take(rows * E);
         code = arena.take(rows * E), d_code = arena.take(rows * E);
-        from_input = arena.take(rows * G);
-        from_state = arena.take(own_logits() ? rows * G : 0);
-        gates = arena.take(rows * G), bent = arena.take(rows * M * P);
+        from_input = arena.take(rows * L);
+        from_state = arena.take(own_logits() ? rows * L : 0);
+        gates = arena.take(rows * L), bent = arena.take(rows * M * P);
         weight = arena.take(rows * M), d_weight = arena.take(group * M);
         state = arena.take((rows + group) * P), cell = arena.take((rows + group) * P);
         d_state = arena.take(group * P), d_cell = arena.take(group * P);
@@ -102,7 +105,7 @@ struct Recurrent : Parameters<PARAMETERS> {
         for (int64_t m = 0; m < M; ++m)
             for (int64_t k = 0; k < depth; ++k)
                 for (int64_t gate = 0; gate < 4; ++gate)
-                    function(((m * depth + k) * 4 + gate) * H, k * G + (m * 4 + gate) * P);
+                    function(((m * depth + k) * 4 + gate) * H, k * L + (m * 4 + gate) * P);
     }
     void spread(int64_t depth, const float* from, float* to) const {
         each_gate(depth, [&](int64_t a, int64_t b) { std::memcpy(to + b, from + a, H * sizeof(float)); });
@@ -115,10 +118,10 @@ struct Recurrent : Parameters<PARAMETERS> {
         for (int64_t i = 0; i < R * E; ++i)
             rule_rows[i] = parameter[ENCODER_HIDDEN][F * E + i] + parameter[ENCODER_HIDDEN_BIAS][i % E];
         std::fill(d_rule_rows, d_rule_rows + R * E, 0.0f);
-        std::fill(inputs_in, inputs_in + E * G, 0.0f);
-        std::fill(states_in, states_in + P * G, 0.0f);
-        std::fill(d_inputs_in, d_inputs_in + E * G, 0.0f);
-        std::fill(d_states_in, d_states_in + P * G, 0.0f);
+        std::fill(inputs_in, inputs_in + E * L, 0.0f);
+        std::fill(states_in, states_in + P * L, 0.0f);
+        std::fill(d_inputs_in, d_inputs_in + E * L, 0.0f);
+        std::fill(d_states_in, d_states_in + P * L, 0.0f);
         std::fill(bias, bias + G, 0.0f);
         std::fill(d_bias, d_bias + G, 0.0f);
         spread(E, parameter[INPUT_GATES], inputs_in);
@@ -128,8 +131,8 @@ struct Recurrent : Parameters<PARAMETERS> {
                 for (int64_t h = 0; h < H; ++h)
                     bias[b + h] = parameter[INPUT_GATES_BIAS][a + h] + parameter[STATE_GATES_BIAS][a + h];
             });
-        transpose(E, G, inputs_in, inputs_turned);
-        transpose(P, G, states_in, states_turned);
+        transpose(E, G, inputs_in, L, inputs_turned, E);
+        transpose(P, G, states_in, L, states_turned, P);
         if (own_logits()) {
             std::fill(logits, logits + 2 * G, 0.0f);
             std::fill(d_logits, d_logits + 2 * G, 0.0f);
@@ -173,17 +176,18 @@ struct Recurrent : Parameters<PARAMETERS> {
                 {Start::rows, rule_rows, rules.data(), E, true});
         product(rows, E, E, plain(units, E), parameter[ENCODER_READOUT], E, code, E,
                 {Start::row, parameter[ENCODER_READOUT_BIAS]});
-        product(rows, G, E, plain(code, E), inputs_in, G, from_input, G, {Start::row, bias});
+        product(rows, G, E, plain(code, E), inputs_in, L, from_input, L, {Start::row, bias});
         std::fill(state, state + samples * P, 0.0f);
         std::fill(cell, cell + samples * P, 0.0f);
         for (int64_t t = 0; t < T; ++t) {
             const int64_t row = t * samples;
             if (own_logits()) {
-                product(samples, G, P, plain(state + row * P, P), states_in, G, from_state + row * G, G);
+                product(samples, G, t ? P : 0, plain(state + row * P, P), states_in, L, from_state + row * L, L);
                 logit(row, samples);
             } else {
-                product(samples, G, P, plain(state + row * P, P), states_in, G, from_input + row * G, G,
-                        ADD);
+                if (t)  // the first state is zero
+                    product(samples, G, P, plain(state + row * P, P), states_in, L,
+                            from_input + row * L, L, ADD);
                 for (int64_t n = row; n < row + samples; ++n)
                     std::memcpy(weight + n * M, table + rules[n] * M, M * sizeof(float));
             }
@@ -198,7 +202,7 @@ struct Recurrent : Parameters<PARAMETERS> {
     void logit(int64_t row, int64_t samples) {
         for (int64_t n = row; n < row + samples; ++n)
             for (int64_t m = 0; m < M; ++m) {
-                const int64_t at = n * G + m * 4 * P, own = m * 4 * P;
+                const int64_t at = n * L + m * 4 * P, own = m * 4 * P;
                 Vector sum{};
                 for (int64_t k = 0; k < 4 * P; k += LANES)
                     sum += rectified(load(from_input + at + k)) * load(logits + own + k) +
@@ -215,7 +219,7 @@ struct Recurrent : Parameters<PARAMETERS> {
         for (int64_t k = 0; k < P; k += LANES) {
             Vector new_state{}, new_cell{};
             for (int64_t m = 0; m < M; ++m) {
-                const int64_t at = n * G + m * 4 * P + k;
+                const int64_t at = n * L + m * 4 * P + k;
                 Vector z[4];
                 for (int gate = 0; gate < 4; ++gate) {
                     z[gate] = load(from_input + at + gate * P);
@@ -264,7 +268,7 @@ struct Recurrent : Parameters<PARAMETERS> {
             const int64_t row = t * samples;
             std::memcpy(d_state, d_states + row * P, samples * P * sizeof(float));
             if (t < T - 1)
-                product(samples, P, G, plain(d_from_state + (row + samples) * G, G), states_turned, P,
+                product(samples, P, G, plain(d_from_state + (row + samples) * L, L), states_turned, P,
                         d_state, P, ADD);
             for (int64_t b = 0; b < samples; ++b) move_back(row + b, b);
             if (own_logits()) {
@@ -276,10 +280,12 @@ struct Recurrent : Parameters<PARAMETERS> {
             }
         }
         const float* d_from_input = own_logits() ? from_input : gates;
-        product_over_samples(P, G, rows, state, P, d_from_state, G, d_states_in, G, true);
-        product_over_samples(E, G, rows, code, E, d_from_input, G, d_inputs_in, G, true);
-        if (parameter[INPUT_GATES_BIAS]) add_rows(rows, G, d_from_input, d_bias);
-        product(rows, E, G, plain(d_from_input, G), inputs_turned, E, d_code, E);
+        product_over_samples(P, G, rows - samples, state + samples * P, P, d_from_state + samples * L, L,
+                             d_states_in, L, true);  // the first state is zero
+        product_over_samples(E, G, rows, code, E, d_from_input, L, d_inputs_in, L, true);
+        for (int64_t n = 0; n < rows && parameter[INPUT_GATES_BIAS]; ++n)
+            add_rows(1, G, d_from_input + n * L, d_bias);
+        product(rows, E, G, plain(d_from_input, L), inputs_turned, E, d_code, E);
         product_over_samples(E, E, rows, units, E, d_code, E, gradient[ENCODER_READOUT], E, true);
         add_rows(rows, E, d_code, gradient[ENCODER_READOUT_BIAS]);
         product(rows, E, E, plain(d_code, E), encoder_turned, E, d_units, E);
@@ -296,7 +302,7 @@ struct Recurrent : Parameters<PARAMETERS> {
         for (int64_t m = 0; m < M; ++m) {
             Vector d_share{};
             for (int64_t k = 0; k < P; k += LANES) {
-                const int64_t at = n * G + m * 4 * P + k;
+                const int64_t at = n * L + m * 4 * P + k;
                 const Vector curved = load(bent + (n * M + m) * P + k);
                 const Vector own_cell = load(gates + at + P) * load(before + k) +
                                         load(gates + at) * load(gates + at + 3 * P);
@@ -307,7 +313,7 @@ struct Recurrent : Parameters<PARAMETERS> {
         for (int64_t k = 0; k < P; k += LANES) {
             Vector d_before{};
             for (int64_t m = 0; m < M; ++m) {
-                const int64_t at = n * G + m * 4 * P + k;
+                const int64_t at = n * L + m * 4 * P + k;
                 const Vector in = load(gates + at), forget = load(gates + at + P);
                 const Vector out = load(gates + at + 2 * P), proposal = load(gates + at + 3 * P);
                 const Vector curved = load(bent + (n * M + m) * P + k);
@@ -330,12 +336,12 @@ struct Recurrent : Parameters<PARAMETERS> {
         for (int64_t m = 0; m < M; ++m) {
             const float back = d_weight[b * M + m];
             for (int64_t k = m * 4 * P; k < (m + 1) * 4 * P; k += LANES) {
-                const Vector d_gate = load(gates + n * G + k);
+                const Vector d_gate = load(gates + n * L + k);
                 const auto half = [&](float* values, int64_t own) {
-                    const Vector seen = load(values + n * G + k);
+                    const Vector seen = load(values + n * L + k);
                     const Vector positive = seen > 0 ? fill(back) : Vector{};
                     store(d_logits + own + k, load(d_logits + own + k) + positive * seen);
-                    store(values + n * G + k, d_gate + positive * load(logits + own + k));
+                    store(values + n * L + k, d_gate + positive * load(logits + own + k));
                 };
                 half(from_input, 0);
                 half(from_state, G);

@@ -169,7 +169,7 @@ class _ModularCell(nn.Module):
             weight = one_hot
         elif self.kind == "Modular":
             seen = F.relu(torch.cat([from_input, from_state], -1))
-            weight = torch.einsum("nmi,mio->nm", seen, self.scorer[1].w).softmax(-1)  # type: ignore[arg-type]
+            weight = torch.einsum("nmi,mio->nm", seen, self.scorer[1].w).softmax(-1)
         else:
             weight = self.scorer(one_hot).softmax(-1)
         mix = weight.unsqueeze(-1)

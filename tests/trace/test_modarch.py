@@ -223,7 +223,7 @@ def test_a_seed_with_weights_that_are_not_finite_is_marked(tmp_path: Path) -> No
     for seed in (0, 1):
         model = plain.PlainMLP("Modular_joint", 2, 2, ENCODER, WIDTH)
         if seed == 1:
-            model.decoder[0].bias.data.fill_(torch.nan)  # type: ignore[union-attr,operator]
+            model.decoder[0].bias.data.fill_(torch.nan)
         save(model, mlp_folder(tmp_path, "Modular_joint", 2, 2, seed))
     assert load_one(tmp_path).faults == ("", "its weights are not finite")
 

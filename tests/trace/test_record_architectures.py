@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ class Case:
     """A model type, what its tiny configuration needs beside SIZES, and its routed layers."""
 
     kind: str
-    settings: dict = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     layers: int = 2
     modules: int = 8
     choices: int = 2
@@ -250,7 +251,7 @@ def build(case: Case) -> nn.Module:
         }
         torch.manual_seed(0)
         auto = "AutoModelForSeq2SeqLM" if case.seq2seq else case.auto
-        model = getattr(transformers, auto).from_config(kind(**sizes | case.settings))
+        model: nn.Module = getattr(transformers, auto).from_config(kind(**sizes | case.settings))
         _stir(model)
     return model.eval()
 
@@ -297,7 +298,7 @@ def batch(case: Case) -> dict[str, torch.Tensor]:
 Sets = list[set[int]]
 
 
-def _given(args: tuple, kwargs: dict) -> list[torch.Tensor]:
+def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
     return [part for part in (*args, *kwargs.values()) if isinstance(part, torch.Tensor)]
 
 
@@ -319,7 +320,8 @@ def _by_shares(module: nn.Module, parts: list[torch.Tensor]) -> Sets:
 
 
 def _by_nonzero_inputs(module: nn.Module, parts: list[torch.Tensor]) -> Sets:
-    rows = parts[0].view(module.num_experts, -1, parts[0].shape[-1])
+    experts: Any = module.num_experts
+    rows = parts[0].view(experts, -1, parts[0].shape[-1])
     return [set(row.nonzero().flatten().tolist()) for row in rows.abs().sum(-1).T]
 
 
@@ -423,13 +425,14 @@ def test_recorded_choices_are_those_the_experts_were_given(case: Case, tmp_path)
         assert mine.document.tolist() == sample.tolist()
         assert mine.label.tolist() == [(2, 0, 1)[one] for one in sample]
         assert mine.position.tolist() == (mask.cumsum(1) - 1)[sample, place].tolist()
+        assert mine.token is not None
         assert mine.token.tolist() == ids[sample, place].tolist()
 
-    for mine, folded in zip(recording.groups(), fold_groups(path), strict=True):
-        assert mine.layers == folded.layers
-        for name, part in mine.counts.tensors().items():
+    for group, folded in zip(recording.groups(), fold_groups(path), strict=True):
+        assert group.layers == folded.layers
+        for name, part in group.counts.tensors().items():
             torch.testing.assert_close(part, folded.counts.tensors()[name], rtol=1e-6, atol=1e-6)
-        mine.counts.softness()
+        group.counts.softness()
 
 
 def _block_of(seen: dict[str, Sets], router: str) -> Sets:
@@ -455,6 +458,7 @@ def test_top_k_of_logits_is_wrong_for_a_biased_router(tmp_path) -> None:
     assert (chosen != naive.numpy()).any(axis=1).mean() > 0.2
 
 
+@pytest.mark.slow
 def test_every_router_class_that_transformers_declares_is_known() -> None:
     """The registry of the installed transformers names no class without a reader."""
     import ast  # noqa: PLC0415
@@ -480,7 +484,7 @@ def _recorded(value) -> set[str]:
 
     calls = [node for node in ast.walk(value) if isinstance(node, ast.Call)]
     return {
-        call.args[0].id
+        getattr(call.args[0], "id", "")
         for call in calls
         if call.args and getattr(call.func, "id", "") == "OutputRecorder"
     }

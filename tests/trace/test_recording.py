@@ -7,6 +7,7 @@ import sys
 import textwrap
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -100,7 +101,7 @@ def by_hand(model: Model, ids, rule, mask=None, *, rules: int) -> RoutingCounts:
         rule[mask == 0] = -1
     block = document_block(torch.arange(len(ids)), 64).unsqueeze(1).expand(ids.shape).reshape(-1)
     for layer in model.layers:
-        _, weight, chosen = layer.gate(hidden)
+        _, weight, chosen = layer.get_submodule("gate")(hidden)
         weight = weight / weight.sum(-1, keepdim=True)
         layers.append(
             RoutingCounts.of_choices(
@@ -122,7 +123,7 @@ def same(mine: RoutingCounts, other: RoutingCounts) -> None:
         torch.testing.assert_close(part, other.tensors()[name], rtol=1e-6, atol=1e-6)
 
 
-# --- counts ---------------------------------------------------------------------------------------
+# --- counts --------------------------------------------------------------------------------------
 
 
 def test_counts_equal_a_run_by_hand(model: Model, ids) -> None:
@@ -193,7 +194,7 @@ def test_one_label_for_each_token(model: Model, ids) -> None:
     assert recording.counts().samples.sum((0, 1)).tolist() == [12.0, 12.0]
 
 
-# --- labels ---------------------------------------------------------------------------------------
+# --- labels --------------------------------------------------------------------------------------
 
 
 def test_labels_from_the_inputs(model: Model, ids) -> None:
@@ -240,7 +241,7 @@ def test_unknown_key_of_labels_is_refused(model: Model, ids) -> None:
         model(ids)
 
 
-# --- finding routers ------------------------------------------------------------------------------
+# --- finding routers -----------------------------------------------------------------------------
 
 
 def test_a_model_without_routers_says_how_to_name_them() -> None:
@@ -298,7 +299,7 @@ class LogitBlock(nn.Module):
             self.register_buffer("e_score_correction_bias", torch.zeros(MODULES))
 
     def forward(self, hidden):
-        weight, self.chosen = self.gate(hidden).softmax(-1).topk(self.top_k)
+        self.chosen = self.gate(hidden).softmax(-1).topk(self.top_k).indices
         return hidden
 
 
@@ -366,7 +367,7 @@ def test_experts_without_a_router_are_refused_or_accepted(model: Model, ids) -> 
     assert "stray: has experts, and no router was found" in str(coverage)
 
 
-# --- loud failures --------------------------------------------------------------------------------
+# --- loud failures -------------------------------------------------------------------------------
 
 
 def test_a_recording_in_which_nothing_ran_is_refused(model: Model) -> None:
@@ -429,7 +430,7 @@ def test_a_trace_of_a_failed_run_keeps_its_prefix_and_is_not_whole(
     assert fold(trace).samples.sum().item() == 30
 
 
-# --- training, precision, compilation --------------------------------------------------------------
+# --- training, precision, compilation ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -437,7 +438,7 @@ def test_checkpointing_does_not_count_twice(ids, *, reentrant: bool) -> None:
     torch.manual_seed(0)
     model = Model(reentrant=reentrant).train()
     calls = []
-    model.layers[0].gate.register_forward_hook(lambda *_: calls.append(1))
+    model.get_submodule("layers.0.gate").register_forward_hook(lambda *_: calls.append(1))
     with record(model, 2) as recording:
         recording.label([0, 1, 1])
         hidden = model(ids)
@@ -488,7 +489,7 @@ def test_autocast_does_not_round_counts(monkeypatch) -> None:
 def test_compiled_models_are_recorded(model: Model, ids) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        compiled = torch.compile(model, backend="eager")
+        compiled: Any = torch.compile(model, backend="eager")
         with torch.no_grad():
             compiled(ids)
             with record(compiled) as recording:
@@ -497,7 +498,7 @@ def test_compiled_models_are_recorded(model: Model, ids) -> None:
     assert recording.counts().samples.sum().item() == 30
 
 
-# --- shapes of inputs ------------------------------------------------------------------------------
+# --- shapes of inputs ----------------------------------------------------------------------------
 
 
 def test_images_are_labelled_by_sample() -> None:
@@ -556,7 +557,7 @@ def test_tokens_of_unknown_samples_need_one_label(ids) -> None:
             model(ids)
 
 
-# --- Hugging Face ----------------------------------------------------------------------------------
+# --- Hugging Face --------------------------------------------------------------------------------
 
 
 def mixtral(**settings):
@@ -761,14 +762,14 @@ def test_text_and_image_experts_get_their_own_tokens() -> None:
     assert by_layer["layers.0.mlp.vision_moe.gate"] == [2.0, 1.0]
 
 
-# --- ranks -----------------------------------------------------------------------------------------
+# --- ranks ---------------------------------------------------------------------------------------
 
 
 WORKER = """
 import sys, torch
 import torch.distributed as distributed
 sys.path.insert(0, sys.argv[3])
-from test_record import Model, by_hand
+from test_recording import Model, by_hand
 from modeval.trace.record import record
 
 rank, port = int(sys.argv[1]), sys.argv[2]

@@ -1,0 +1,141 @@
+"""``modeval record`` as its user types it, on a tiny model made here."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from modeval.cli.bench_record import bench_record_command
+from modeval.cli.record import record_command
+from modeval.errors import CheckpointError, DataError, SpecError
+from modeval.trace.files import open_trace
+from modeval.trace.fold import fold
+
+transformers = pytest.importorskip("transformers")
+WORDS = ["court", "judge", "loop", "while", "rose", "moon", "the", "of"]
+
+app = typer.Typer()
+app.command("record")(record_command)
+app.command("bench")(bench_record_command)
+
+
+def modeval(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def failure(*arguments) -> BaseException:
+    result: Any = modeval(*arguments)
+    assert result.exception is not None, result.output
+    error: BaseException = result.exception
+    return error
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Mixtral and a tokenizer of whole words, saved as users save theirs."""
+    tokenizers = pytest.importorskip("tokenizers")
+    path = tmp_path_factory.mktemp("model")
+    words = {word: number for number, word in enumerate(["<pad>", "<unk>", "</s>", *WORDS])}
+    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+    plain.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=plain, pad_token="<pad>", unk_token="<unk>", eos_token="</s>"
+    ).save_pretrained(path)
+    torch.manual_seed(0)
+    config = transformers.MixtralConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=2,
+    )
+    transformers.MixtralForCausalLM(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rows = [
+        {"text": " ".join(WORDS[start : start + 2] * (1 + number % 5)), "domain": name}
+        for number in range(12)
+        for start, name in ((0, "law"), (2, "code"), (4, "poems"))
+    ]
+    path = tmp_path / "texts.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
+def test_a_model_folder_and_labelled_text_make_a_trace(folder, data, tmp_path: Path) -> None:
+    out = tmp_path / "a.trace"
+    result = modeval(
+        "record", folder, "--data", data, "--label", "domain", "--out", out, "--batch-tokens", 32
+    )
+    assert result.exit_code == 0, result.output
+    assert "2 routers expected, 2 hooked, 2 recorded" in result.output
+    assert f"modeval score {out}" in result.output.replace("\n", "")
+    trace = open_trace(out)
+    assert trace.complete
+    assert trace.header.labels == ("code", "law", "poems")
+    assert trace.header.layers == ("model.layers.0.mlp.gate", "model.layers.1.mlp.gate")
+    assert trace.header.padding == "excluded"
+    assert trace.header.token_ids
+    words = sum(2 * (1 + number % 5) for number in range(12))
+    assert fold(trace).samples.sum(1).tolist() == [[words] * 3] * 2
+
+
+def test_a_bound_on_tokens_and_generation(folder, data, tmp_path: Path) -> None:
+    out = tmp_path / "b.trace"
+    result = modeval(
+        "record",
+        folder,
+        "-d",
+        data,
+        "--label",
+        "domain",
+        "-o",
+        out,
+        "--max-tokens",
+        40,
+        "--generate",
+        3,
+        "--dtype",
+        "bfloat16",
+        "--quiet",
+    )
+    assert result.exit_code == 0, result.output
+    assert result.output == ""
+    assert fold(out, phase="prefill").samples[0].sum() == 40
+    assert fold(out, phase="decode").samples[0].sum() > 0
+
+
+def test_mistakes_are_named(folder, data, tmp_path: Path) -> None:
+    out = ["--out", tmp_path / "c.trace"]
+    error = failure("record", tmp_path / "none", "-d", data, "--label", "domain", *out)
+    assert isinstance(error, CheckpointError)
+    assert "cannot be loaded" in str(error)
+    error = failure("record", folder, "-d", data, *out)
+    assert isinstance(error, DataError)
+    assert "has no 'label'" in str(error)
+    error = failure("record", folder, "-d", data, "--label", "domain", "--dtype", "int3", *out)
+    assert isinstance(error, SpecError)
+    assert "--dtype 'int3': expected one of auto" in str(error)
+
+
+@pytest.mark.slow
+def test_the_measurement_of_the_cost_prints_ratios() -> None:
+    small = ["--layers", 1, "--hidden", 64, "--modules", 4, "--rounds", 1, "--passes", 1]
+    result = modeval("bench", *small, "--json")
+    assert result.exit_code == 0, result.output
+    measured = json.loads(result.output)
+    assert set(measured["ratio"]) == {"recorded", "router_logits"}
+    assert modeval("bench", *small).exit_code == 0
