@@ -11,14 +11,9 @@ import typer
 from modeval.cli.bench import bench
 from modeval.cli.demo import demo_command
 from modeval.cli.generate import generate_command
-from modeval.cli.import_trace import EXAMPLES as IMPORT_EXAMPLES
-from modeval.cli.import_trace import import_command
 from modeval.cli.metrics import metrics_command
 from modeval.cli.output import stderr
-from modeval.cli.record import EXAMPLES as RECORD_EXAMPLES
-from modeval.cli.record import record_command
 from modeval.cli.score import score_command
-from modeval.cli.trace import trace
 from modeval.cli.train import train_command
 from modeval.errors import ModevalError
 
@@ -64,9 +59,6 @@ app.command("generate")(generate_command)
 app.command("train")(train_command)
 app.command("score")(score_command)
 app.command("metrics")(metrics_command)
-app.command("record", epilog=RECORD_EXAMPLES)(record_command)
-app.command("import", epilog=IMPORT_EXAMPLES)(import_command)
-app.add_typer(trace, name="trace")
 app.add_typer(bench, name="bench")
 
 

@@ -1,17 +1,20 @@
 """``modeval score``: how modular did trained models become?"""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from modeval.cli.options import with_examples
 from modeval.cli.output import choose_device, progress_bar, stderr, stdout
 from modeval.errors import CheckpointError, RunError, SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from modeval.data import Dataset
     from modeval.score.scorecard import Scorecard
     from modeval.trace.subject import Subject
 
@@ -76,6 +79,14 @@ def score_command(
             rich_help_panel=WHAT,
         ),
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Score on this folder of modeval generate, in place of fresh samples.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
     precision: Annotated[
         float,
         typer.Option(
@@ -105,15 +116,23 @@ def score_command(
 
         check_writable(json_file)
     loaders, left_out = _find(paths, origin, selection, objective, only)
+    dataset = _open_data(data)
     with progress_bar(quiet=quiet or len(loaders) < 2) as progress:  # noqa: PLR2004
         task = progress.add_task("Scoring", total=len(loaders), note="")
         cards = []
         for loader in loaders:
             cards += score_subjects(
-                loader(), precision=precision, device=choose_device(device), seed=seed
+                loader(),
+                precision=precision,
+                device=choose_device(device),
+                seed=seed,
+                dataset=dataset,
             )
             progress.advance(task)
     card = _together(cards, left_out)
+    if dataset is not None:
+        held = {"folder": str(dataset.folder), "digest": dataset.digest, "samples": dataset.samples}
+        card = replace(card, dataset=held)
     if json_file is not None:
         from modeval.score.files import write_scorecard
 
@@ -122,11 +141,16 @@ def score_command(
         _show(card, json_file)
 
 
-score_command.__doc__ = (score_command.__doc__ or "") + EXAMPLES
+score_command.__doc__ = with_examples(score_command, EXAMPLES)
 
 
 def score_subjects(
-    subjects: "list[Subject]", *, precision: float, device: Any = "cpu", seed: int = 0
+    subjects: "list[Subject]",
+    *,
+    precision: float,
+    device: Any = "cpu",
+    seed: int = 0,
+    dataset: "Dataset | None" = None,
 ) -> "list[Scorecard]":
     """Evaluate and score cohorts."""
     from modeval.score.scorecard import score
@@ -135,11 +159,19 @@ def score_subjects(
     return [
         score(
             subject,
-            evaluate(subject, precision=precision, device=device, seed=seed),
+            evaluate(subject, precision=precision, device=device, seed=seed, dataset=dataset),
             precision=precision,
         )
         for subject in subjects
     ]
+
+
+def _open_data(folder: Path | None) -> "Dataset | None":
+    if folder is None:
+        return None
+    from modeval.data import open_dataset
+
+    return open_dataset(folder)
 
 
 def _check_choices(origin: str, selection: str, objective: str | None, precision: float) -> None:
@@ -220,8 +252,6 @@ def _nothing(path: Path, origin: str) -> Exception:
 
 
 def _together(cards: "list[Scorecard]", left_out: list[str]) -> "Scorecard":
-    from dataclasses import replace
-
     members = [member for card in cards for model in card.models for member in model.members]
     if all(member.status == "failed" for member in members):
         first = members[0]

@@ -12,7 +12,6 @@ import importlib.util
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from modeval.errors import TraceError
@@ -90,6 +89,9 @@ def assign(cost: Tables) -> Columns:
 
 def assign_scipy(cost: Tables) -> Columns:
     """Solve one matrix after another with scipy."""
+    # half a second to load, and seldom needed
+    from scipy.optimize import linear_sum_assignment  # noqa: PLC0415
+
     found = [linear_sum_assignment(table)[1] for table in cost.numpy()]
     return torch.from_numpy(np.array(found, dtype=np.int64).reshape(cost.shape[:2]))
 

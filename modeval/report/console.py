@@ -122,9 +122,9 @@ def _title(name: str) -> str:
     if name in TITLES:
         return TITLES[name]
     kind, _, place = name.partition("_at_length_")
-    length, _, doubled = place.partition("_")
+    length, _, factor = place.partition("_")
     what = {"loss": "Loss", "error_rate": "Error rate"}.get(kind, kind)
-    return f"{what}, length {length}" + (" x2" if doubled else "") if place else name
+    return f"{what}, length {length}" + (f" {factor}" if factor else "") if place else name
 
 
 def _cell(score: Score | None) -> Text:

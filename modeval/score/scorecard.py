@@ -178,6 +178,7 @@ class Scorecard:
     modeval: str = ""
     precision: float | None = None
     level: float = LEVEL
+    dataset: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
     models: tuple[ModelRecord, ...] = ()
     scores: tuple[Score, ...] = ()
@@ -402,7 +403,8 @@ def _loss_values(subject: Subject, loss: Loss) -> list[tuple[str, Tensor]]:
         if loss.length is None or loss.length == headline:
             named.append((f"{place}_{kind}", value))
         if loss.length is not None:
-            named.append((f"{kind}_at_length_{loss.length}{'_x2' * shifted}", value))
+            suffix = f"_x{loss.factor:g}" if shifted else ""
+            named.append((f"{kind}_at_length_{loss.length}{suffix}", value))
     return named
 
 

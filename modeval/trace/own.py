@@ -10,17 +10,22 @@ are compared on the same inputs.
 """
 
 import copy
+import functools
 import math
+import operator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float64
 from torch import Generator, Tensor
 
-from modeval.data.tasks import Coefficients, TaskStack, draw, stack_tasks
+from modeval.data import Dataset, in_order, require
+from modeval.data.stream import task_index
+from modeval.data.tasks import Coefficients, TaskStack, draw, stack_tasks, task_parameters
 from modeval.errors import RunError
 from modeval.metrics.adaptation import rule_probes
 from modeval.nn.linear import StackedLinear
@@ -42,6 +47,8 @@ STUDENT = 2.04
 """97.5 % point of Student's t with ``BLOCKS - 1`` degrees of freedom."""
 LEAST, MOST = 2_048, 2**19
 """Samples (for sequences: positions) of a member that are drawn at least and at most."""
+REFERENCE_BATCHES, REFERENCE_BATCH = 100, 1_000
+"""What the reference's script for its MLPs evaluates on."""
 WORKING_SPACE = 2**22
 """Numbers that the widest layer may hold for one chunk of samples."""
 HARDENED = 2**12
@@ -179,14 +186,16 @@ def evaluate(
     precision: float = 0.005,
     device: torch.device | str = "cpu",
     seed: int = 0,
+    dataset: Dataset | None = None,
 ) -> Evaluation:
-    """Run a cohort on fresh samples of its task.
+    """Run a cohort on fresh samples of its task, or once over a data set.
 
     Args:
         subject: what to run; without a network there is nothing to run and all is empty.
         precision: largest half width of the 95 % interval of an entry of A.
         device: where to run.
         seed: of the evaluation stream.
+        dataset: folder of ``modeval generate`` to run on in place of the stream.
     """
     if subject.network is None:
         return Evaluation(losses=())
@@ -200,13 +209,107 @@ def evaluate(
         precision=precision,
     )
     with torch.inference_mode():
-        return _evaluate(bench)
+        if dataset is not None:
+            return _evaluate_on(subject, bench, dataset)
+        return _evaluate(bench, reference_losses(subject, bench.network, device))
 
 
-def _evaluate(bench: _Bench) -> Evaluation:
+def _evaluate_on(subject: Subject, bench: _Bench, dataset: Dataset) -> Evaluation:
+    """Run the cohort once over a data set, whose shift decides what its losses are called."""
+    check_dataset(subject, dataset)
+    held = dataset.spec
+    factor = held.scale / subject.data.scale
+    condition = _Condition(
+        held.length, factor, (held.length,), routed=bench.network.module_count > 1
+    )
+    rows = [task_index(dataset, task) for task, _ in subject.seeds]
+    where = bench.generators[0].device
+    sums = [
+        _tally(bench, condition, Batch(part.inputs[rows], part.rule[rows], part.target[rows]), None)
+        for part in in_order(dataset, batch=bench.chunk(held.length), device=where)
+    ]
+    total = functools.reduce(operator.add, sums)
+    if total.counts is None:
+        return Evaluation(losses=total.losses)
+    shifted = not exact_from_activation(bench.network, bench.data)
+    return Evaluation(
+        losses=total.losses,
+        counts=total.counts,
+        half_width=half_width(total.counts),
+        shifted=_shifted(bench) if shifted else None,
+    )
+
+
+def check_dataset(subject: Subject, dataset: Dataset) -> None:
+    """Refuse a data set of another task than the model's; its inputs may be shifted.
+
+    Raises:
+        DataError: names what differs.
+    """
+    shift = {
+        name: getattr(dataset.spec, name) for name in ("scale", "length", "rule_probabilities")
+    }
+    require(dataset, replace(subject.data, **shift), [task for task, _ in subject.seeds])
+
+
+def reference_losses(
+    subject: Subject, network: Network, device: torch.device
+) -> tuple[Loss, ...] | None:
+    """Return the losses of the reference's MLPs on the samples that its own script evaluates on.
+
+    100 batches of 1,000 samples from ``RandomState(model seed)``, numbers before rules, first in
+    distribution, then with inputs x2: the numbers can be compared with recorded ones digit by
+    digit, where 100,000 other samples give cross-entropies that differ by a tenth.
+    """
+    if subject.origin != "modarch" or subject.data.task != "binary":
+        return None
+    members = [
+        reference_batches(subject.data, task, np.random.RandomState(model))
+        for task, model in subject.seeds
+    ]
+    condition = (_Condition(1, factor, (1,)) for factor in (1.0, SHIFT))
+    losses = []
+    for each, parts in zip(condition, zip(*members, strict=True), strict=True):
+        batch = Batch(*(torch.cat(tensors) for tensors in zip(*parts, strict=True))).to(device)
+        prediction = network(batch.inputs, batch.rule).prediction
+        measured = sample_losses(prediction, batch.target, subject.data.objective)
+        losses.append(_loss(subject.data, each, 1, *measured))
+    return tuple(losses)
+
+
+def reference_batches(
+    data: DataSpec, task: int, numbers: np.random.RandomState
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Return inputs, rules and targets ``(1, N, ...)`` in distribution and with inputs x2."""
+    alpha, beta = (part.numpy() for part in task_parameters(data, task).values())
+    conditions = []
+    for factor in (1.0, SHIFT):
+        drawn = [
+            (numbers.randn(size), numbers.randn(size), numbers.choice(data.rules, size=size))
+            for size in (REFERENCE_BATCH,) * REFERENCE_BATCHES
+        ]
+        one, two, rule = (np.concatenate(part) for part in zip(*drawn, strict=True))
+        one, two = factor * one, factor * two
+        target = alpha[rule] * one + beta[rule] * two
+        if data.objective == "classification":
+            target = target >= 0
+        conditions.append(
+            (
+                torch.tensor(np.stack((one, two), -1), dtype=torch.float32)[None],
+                torch.tensor(rule)[None],
+                torch.tensor(target, dtype=torch.float32)[None, :, None],
+            )
+        )
+    return conditions
+
+
+def _evaluate(bench: _Bench, recorded: tuple[Loss, ...] | None) -> Evaluation:
     routed = bench.network.module_count > 1
-    runs = [_measure(bench, condition) for condition in _conditions(bench.data, routed=routed)]
-    losses = tuple(loss for run in runs for loss in run.losses)
+    conditions = _conditions(bench.data, routed=routed)
+    if recorded is not None:  # the losses are known: what is left to see is the routing
+        conditions = [replace(each, lengths=()) for each in conditions if each.routed]
+    runs = [_measure(bench, condition) for condition in conditions]
+    losses = recorded or tuple(loss for run in runs for loss in run.losses)
     if not routed:
         return Evaluation(losses=losses)
     [counts] = [run.counts for run in runs if run.counts is not None]
@@ -281,12 +384,18 @@ def _run(bench: _Bench, condition: _Condition, samples: int) -> _Sums:
     batch = bench.batch(condition, samples)
     if condition.pushed and isinstance(bench.tasks, Coefficients):
         batch, weight = push(batch, bench.tasks, data.scale * condition.factor)
+    return _tally(bench, condition, batch, weight)
+
+
+def _tally(bench: _Bench, condition: _Condition, batch: Batch, weight: Tensor | None) -> _Sums:
+    """Run the cohort on given samples, weighted if they were drawn unevenly."""
+    data = bench.data
     output = bench.network(batch.inputs, batch.rule)
     each, wrong = sample_losses(output.prediction, batch.target, data.objective)
     if weight is not None:
         each, wrong = each * weight, wrong * weight
     return _Sums(
-        samples,
+        batch.rule.shape[1],
         tuple(_loss(data, condition, length, each, wrong) for length in condition.lengths),
         _count(batch.rule, output.weight, data.rules) if condition.routed else None,
     )

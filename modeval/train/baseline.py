@@ -3,12 +3,14 @@
 Written as a careful researcher writes it with PyTorch alone: one model at a time from the equations
 of the paper, modules as batched products, the optimiser of PyTorch in its fused form, fresh data
 drawn with NumPy for every step, float32. One process for each core, one thread each
-(:func:`measure_processes`). Nothing here is used by anything else.
+(:func:`processes`). Nothing here is used by anything else.
 """
 
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -293,7 +295,69 @@ def train_step(data: DataSpec, model: ModelSpec, batch: int, seed: int) -> Calla
     return step
 
 
-def steps_per_second(step: Callable[[], None], seconds: float) -> float:
+@contextmanager
+def processes(count: int) -> Iterator["Crew"]:
+    """Start plain trainers, one thread each, and stop them at the end."""
+    context = multiprocessing.get_context("spawn")  # threads of PyTorch do not survive a fork
+    pipes = [context.Pipe() for _ in range(count)]
+    workers = [
+        context.Process(target=_serve, args=(theirs, seed), daemon=True)
+        for seed, (_, theirs) in enumerate(pipes)
+    ]
+    for worker in workers:
+        worker.start()
+    try:
+        yield Crew([ours for ours, _ in pipes])
+    finally:
+        for ours, _ in pipes:
+            ours.close()
+        for worker in workers:
+            worker.join(timeout=10)
+            if worker.is_alive():
+                worker.terminate()
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """Running trainers, each of one model at a time."""
+
+    pipes: "list[Connection[Any, Any]]"
+
+    def prepare(self, data: DataSpec, model: ModelSpec, batch: int) -> None:
+        """Let each build a model of its own and take a few steps."""
+        self._ask((data, model, batch))
+
+    def measure(self, seconds: float) -> float:
+        """Let all train for so long at the same time; return their steps per second, summed."""
+        return sum(self._ask(seconds))
+
+    def _ask(self, request: Any) -> list[float]:
+        for pipe in self.pipes:
+            pipe.send(request)
+        return [pipe.recv() for pipe in self.pipes]
+
+
+def _serve(pipe: "Connection[Any, Any]", seed: int) -> None:
+    torch.set_num_threads(1)
+
+    def step() -> None:
+        raise RuntimeError("nothing was prepared")
+
+    while True:
+        try:
+            request = pipe.recv()
+        except EOFError:
+            return
+        if isinstance(request, tuple):
+            step = train_step(*request, seed)
+            for _ in range(3):
+                step()
+            pipe.send(0.0)
+        else:
+            pipe.send(steps_per_second(step, request))
+
+
+def steps_per_second(step: Callable[[], object], seconds: float) -> float:
     """Repeat a step for about ``seconds`` and return the rate."""
     started, done = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - started) < seconds or not done:

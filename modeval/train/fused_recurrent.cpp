@@ -22,7 +22,7 @@ enum Parameter {
     PARAMETERS
 };
 
-constexpr int64_t GROUP_BYTES = 3 << 19, FEWEST = 16, MOST = 64;
+constexpr int64_t GROUP_BYTES = 3 << 19, FEWEST = 12, MOST = 24;
 
 inline int64_t whole_vectors(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
 
@@ -50,7 +50,7 @@ struct Recurrent : Parameters<PARAMETERS> {
           N(s.samples), T(s.positions), F(s.features), E(s.encoder), R(s.rules), M(s.modules),
           H(s.hidden), O(s.outputs), P(whole_vectors(H)), G(4 * M * P),
           L(G + (G / 16 % 2 ? 0 : 16)),
-          group(60), arena{memory},
+          group(36), arena{memory},
           rules(group * T) {
         for (int p = 0; p < PARAMETERS; ++p) gradient[p] = arena.take(sizes[p]);
         rule_rows = arena.take(R * E), d_rule_rows = arena.take(R * E);
@@ -68,7 +68,8 @@ struct Recurrent : Parameters<PARAMETERS> {
         code = arena.take(rows * E), d_code = arena.take(rows * E);
         from_input = arena.take(rows * L);
         from_state = arena.take(own_logits() ? rows * L : 0);
-        gates = arena.take(rows * L), bent = arena.take(rows * M * P);
+        // the bent gates take the place of what they are made from, unless a logit looks at that too
+        gates = own_logits() ? arena.take(rows * L) : from_input, bent = arena.take(rows * M * P);
         weight = arena.take(rows * M), d_weight = arena.take(group * M);
         state = arena.take((rows + group) * P), cell = arena.take((rows + group) * P);
         d_state = arena.take(group * P), d_cell = arena.take(group * P);

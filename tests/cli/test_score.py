@@ -12,6 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from modeval.cli.score import score_command
+from modeval.data import write_dataset
 from modeval.errors import ModevalError
 from modeval.nn import create
 from modeval.score.files import SCHEMA
@@ -204,3 +205,33 @@ def test_nothing_but_failed_seeds_is_an_error(tmp_path: Path) -> None:
     state["decoder.0.bias"][0] = torch.inf
     torch.save(state, folder / "model_last.pt")
     assert "its weights are not finite" in refusal(folder)
+
+
+def test_a_data_folder_takes_the_place_of_fresh_samples(tmp_path):
+    run_folder = write_run(tmp_path / "run")
+    spec = DataSpec(rules=2)
+    write_dataset(tmp_path / "data", spec, [0], samples=500)
+    run(run_folder, "--data", tmp_path / "data", "--json", tmp_path / "card.json", "--quiet")
+    form = card(tmp_path / "card.json")
+    assert form["dataset"]["samples"] == 500
+    assert {entry["samples"] for entry in values(form, "in_distribution_loss")} == {500, 1_000}
+    assert values(form, "alignment_distance")
+    assert not values(form, "out_of_distribution_loss")
+
+
+def test_a_shifted_data_folder_gives_a_loss_out_of_distribution(tmp_path):
+    run_folder = write_run(tmp_path / "run")
+    write_dataset(tmp_path / "data", DataSpec(rules=2, scale=2.0), [0], samples=500)
+    run(run_folder, "--data", tmp_path / "data", "--json", tmp_path / "card.json", "--quiet")
+    form = card(tmp_path / "card.json")
+    assert {entry["scale"] for entry in values(form, "out_of_distribution_loss")} == {2.0}
+    assert not values(form, "in_distribution_loss")
+
+
+def test_a_data_folder_of_another_task_is_refused(tmp_path):
+    run_folder = write_run(tmp_path / "run")
+    write_dataset(tmp_path / "rules", DataSpec(rules=4), [0], samples=10)
+    write_dataset(tmp_path / "seeds", DataSpec(rules=2), [3], samples=10)
+    for name, message in (("rules", "rules is 4, not 2"), ("seeds", "task seeds are 3")):
+        with pytest.raises(ModevalError, match=message):
+            run(run_folder, "--data", tmp_path / name)
