@@ -1,1 +1,1 @@
-"""The command line: one command per file. The only layer that prints, exits or reads the environment."""
+"""The command line: one command per file. Only this layer prints, exits or reads the environment."""

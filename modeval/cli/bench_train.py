@@ -74,7 +74,13 @@ def bench_train(
         for name in families:
             for number in rules:
                 for model in models:
-                    row = _row(crew, FAMILIES[name], number, model, cohort, seconds, device, engine)
+                    row = _row(
+                        *(crew, FAMILIES[name], number, model),
+                        cohort=cohort,
+                        seconds=seconds,
+                        device=device,
+                        engine=engine,
+                    )
                     rows.append({"family": name, "rules": number, "model": model, **row})
                     if not quiet:
                         stderr().print(f"{name} R={number} {model}: {row['ratio']:.1f} x")
@@ -86,6 +92,7 @@ def _row(
     task: Any,
     rules: int,
     model: str,
+    *,
     cohort: int,
     seconds: float,
     device: str,
@@ -103,7 +110,8 @@ def _row(
     from modeval.train.step import Stepper
     from modeval.train.stream import Stream, batches
 
-    data, spec, batch = DataSpec(task=task, rules=rules), ModelSpec(**CHOICES[model]), TrainSpec().batch
+    data, spec = DataSpec(task=task, rules=rules), ModelSpec(**CHOICES[model])
+    batch = TrainSpec().batch
     place, seeds = choose_device(device), tuple((seed, seed) for seed in range(cohort))
     source = batches(Stream(data, seeds, batch, place))
     rate = torch.tensor(1e-4, device=place)
@@ -162,8 +170,9 @@ def _print(result: dict[str, Any]) -> None:
     table = Table(
         title=f"Models x steps per second, cohort of {result['cohort']}, {result['cores']} cores"
     )
-    for column in ("family", "R", "model", "plain PyTorch", "cohort", "ratio", "engine", "compiled in"):
-        table.add_column(column, justify="left" if column in ("family", "model", "engine") else "right")
+    for column in ("family", "R", "model", "plain", "cohort", "ratio", "engine", "compile"):
+        words = column in ("family", "model", "engine")
+        table.add_column(column, justify="left" if words else "right", no_wrap=True)
     for row in result["rows"]:
         table.add_row(
             row["family"],

@@ -7,6 +7,8 @@ the position itself, through an MLP of its own. The rest is as in the MLP family
 Source: Mittal, Bengio & Lajoie 2022 (arXiv 2206.02713), section 4 and appendix.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
@@ -17,7 +19,6 @@ from modeval.nn.network import Network, Output
 from modeval.nn.routing import (
     FixedScorer,
     Gating,
-    ModuleScorer,
     Readout,
     Scorer,
     SharedScorer,
@@ -82,10 +83,10 @@ class AttentionNetwork(Network):
             first.weight[:, features:], rule.flatten(1)
         )
         units = F.relu(units + _bias(first).unsqueeze(1))
-        layers = self.projections.values()
+        layers = [cast("StackedLinear", layer) for layer in self.projections.values()]
         second = self.encoder.readout
         weight = torch.cat([layer.weight for layer in layers], -1)
-        bias = torch.cat([layer.bias for layer in layers], -1)
+        bias = torch.cat([_bias(layer) for layer in layers], -1)
         merged = _bias(second).unsqueeze(1) @ weight + bias.unsqueeze(1)
         projected = units @ (second.weight @ weight) + merged
 

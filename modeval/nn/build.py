@@ -1,4 +1,4 @@
-"""From a specification to a cohort of networks: one function for each family, one table of scorers."""
+"""From a specification to a cohort of networks: a function for each family, one set of scorers."""
 
 import math
 from collections.abc import Callable, Sequence

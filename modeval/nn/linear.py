@@ -50,7 +50,7 @@ class StackedMLP(nn.Module):
 
     def table(self) -> Float[Tensor, "*stack in out"]:
         """Return the outputs for the one-hot inputs, without multiplying by them."""
-        hidden = self.hidden.weight
+        hidden: Tensor = self.hidden.weight
         if self.hidden.bias is not None:
             hidden = hidden + self.hidden.bias.unsqueeze(-2)
         return self.readout(F.relu(hidden))  # type: ignore[no-any-return]

@@ -1,6 +1,6 @@
 """The MLP family: two numbers and a rule in, one number out (binary operations).
 
-    z = [e(x1), e(x2), e_c(c)],   f_m(z) = W2_m relu(W1_m z + b1_m) + b2_m,   y = d(sum_m p_m f_m(z))
+    z = [e(x1), e(x2), e_c(c)],  f_m(z) = W2_m relu(W1_m z + b1_m) + b2_m,  y = d(sum_m p_m f_m(z))
 
 Everything linear that meets something linear is multiplied out first, on weights instead of on
 samples (see :class:`MergedMLP`). With S seeds, N samples, E units of an encoder, H hidden units of

@@ -1,7 +1,7 @@
 """The recurrent family: a series of inputs, each with a rule (switching linear dynamics).
 
-At each step every module, an LSTM cell, proposes a next state from the shared one; the proposals are
-mixed by the routing weights:
+At each step every module, an LSTM cell, proposes a next state from the shared one; the proposals
+are mixed by the routing weights:
 
     i, f, o = sigmoid(.), g = tanh(.) of W_m x + U_m h,
     c_m = f c + i g,   h_m = o tanh(c_m),   h = sum_m p_m h_m,   c = sum_m p_m c_m

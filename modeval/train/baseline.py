@@ -59,7 +59,10 @@ class PlainMLP(nn.Module):
         super().__init__()
         modules, encoder, width = module_count(data, model), model.encoder, model.width
         hidden, self.routing = hidden_width(data, model), model.scorer
-        self.number, self.rule = two_layers(1, encoder, encoder), two_layers(data.rules, encoder, encoder)
+        self.number, self.rule = (
+            two_layers(1, encoder, encoder),
+            two_layers(data.rules, encoder, encoder),
+        )
         self.decoder = two_layers(width, encoder, 1)
         if model.scorer == "none":
             self.only = two_layers(3 * encoder, hidden, width)
@@ -349,7 +352,8 @@ def _serve(pipe: "Connection[Any, Any]", seed: int) -> None:
         except EOFError:
             return
         if isinstance(request, tuple):
-            step = train_step(*request, seed)
+            data, model, batch = request
+            step = train_step(data, model, batch, seed)
             for _ in range(3):
                 step()
             pipe.send(0.0)

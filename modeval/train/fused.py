@@ -13,7 +13,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,15 @@ from modeval.types import Batch
 
 KERNELS = "fused_kernels.cpp"
 COMPILERS = ("c++", "g++", "clang++")
-FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-fno-math-errno", "-fno-trapping-math")
+FLAGS = (
+    "-O3",
+    "-std=c++17",
+    "-shared",
+    "-fPIC",
+    "-pthread",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+)
 FOR_THIS_PROCESSOR = (("-march=native",), ("-mcpu=native",), ())
 SECONDS_TO_COMPILE = 300
 
@@ -95,7 +103,10 @@ class _Step(ctypes.Structure):
                 *("modules", "hidden", "width", "heads", "routing", "classification", "threads"),
             )
         ),
-        *((name, ctypes.c_float) for name in ("clip", "rate", "mean_correction", "square_correction")),
+        *(
+            (name, ctypes.c_float)
+            for name in ("clip", "rate", "mean_correction", "square_correction")
+        ),
         *((name, _Pointers) for name in ("parameters", "means", "squares", "gradients")),
         *(
             (name, ctypes.c_void_p)
@@ -222,7 +233,7 @@ class Fused:
 
     def __init__(self, network: Network, objective: Objective, *, clip: float = 0.0) -> None:
         family = _family(network)
-        if isinstance(network.scorer, SharedScorer):  # type: ignore[union-attr]
+        if isinstance(network.scorer, SharedScorer):
             raise KernelError("the fused kernels do not know the shared scorer")
         self._named = dict(network.named_parameters())
         if any(value.device.type != "cpu" for value in self._named.values()):
@@ -231,7 +242,9 @@ class Fused:
             raise KernelError("the fused kernels compute in float32 only")
         self._order = family.parameters
         self._library = load(family.source)
-        self._routing, self._table, self._chosen = _routing(network.scorer)  # type: ignore[arg-type]
+        self._routing, self._table, self._chosen = _routing(
+            network.scorer, network.rules, network.module_count
+        )  # type: ignore[arg-type]
         self._sizes: dict[str, int | float] = {
             **family.sizes,
             "seeds": network.seeds,
@@ -262,7 +275,7 @@ class Fused:
         )
 
     def gradients(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
-        """Return the losses and the gradients, clipped, in the order of the network's parameters."""
+        """Return losses and gradients (clipped), in the order of the network's parameters."""
         made = [torch.empty_like(value) for value in self._named.values()]
         return self._call(batch, gradients=self._pointers(made)), made
 
@@ -309,7 +322,7 @@ class _Family:
 
     source: str
     parameters: tuple[str, ...]
-    sizes: dict[str, int | float]
+    sizes: Mapping[str, int]
 
 
 def _family(network: Network) -> _Family:
@@ -340,9 +353,11 @@ def _family(network: Network) -> _Family:
     raise KernelError("the fused kernels do not know this network")
 
 
-def _routing(scorer: Scorer) -> tuple[int, Tensor, Tensor]:
+def _routing(scorer: Scorer, rules: int, modules: int) -> tuple[int, Tensor, Tensor]:
     """Return how the kernel routes, the given table ``(R, M)`` and the given choices ``(R,)``."""
     nothing = torch.empty(0), torch.empty(0, dtype=torch.int64)
+    if modules == 1:  # whatever a scorer says of a single module, its weight is 1
+        return _CHOSEN, torch.ones(rules, 1), torch.zeros(rules, dtype=torch.int64)
     if isinstance(scorer, ModuleScorer):
         return _MODULE, *nothing
     if isinstance(scorer, TableScorer):

@@ -22,7 +22,7 @@ enum Parameter {
     PARAMETERS
 };
 
-constexpr int64_t GROUP_BYTES = 3 << 19, FEWEST = 12, MOST = 24;
+constexpr int64_t GROUP_BYTES = 1 << 21, FEWEST = 24, MOST = 48;
 
 inline int64_t whole_vectors(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
 
@@ -50,7 +50,7 @@ struct Recurrent : Parameters<PARAMETERS> {
           N(s.samples), T(s.positions), F(s.features), E(s.encoder), R(s.rules), M(s.modules),
           H(s.hidden), O(s.outputs), P(whole_vectors(H)), G(4 * M * P),
           L(G + (G / 16 % 2 ? 0 : 16)),
-          group(36), arena{memory},
+          group(std::clamp<int64_t>(GROUP_BYTES / (T * G * 8), FEWEST, MOST)), arena{memory},
           rules(group * T) {
         for (int p = 0; p < PARAMETERS; ++p) gradient[p] = arena.take(sizes[p]);
         rule_rows = arena.take(R * E), d_rule_rows = arena.take(R * E);

@@ -6,9 +6,16 @@ another one. Nothing in a step waits for the device.
 
 Adam: ``m = 0.9 m + 0.1 g``, ``v = 0.999 v + 0.001 g²``,
 ``w = w - rate · m / (1 - 0.9ᵗ) / (sqrt(v / (1 - 0.999ᵗ)) + 1e-8)``. Source: Kingma & Ba 2015.
+
+Three engines compute the same step, to rounding: ``fused`` (C++ on processors,
+:mod:`modeval.train.fused`), ``compiled`` (``torch.compile`` of the whole step, for GPUs), and
+``eager``, which is the definition.
 """
 
-from typing import Literal
+import importlib.util
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +24,7 @@ from torch import Tensor
 
 from modeval.errors import RunError
 from modeval.nn import Network
+from modeval.nn.recurrent import RecurrentNetwork
 from modeval.spec import Objective
 from modeval.train.fused import MEAN_DECAY, SQUARE_DECAY, Fused, KernelError
 from modeval.types import Batch
@@ -46,9 +54,10 @@ class Stepper:
         network: trained in place.
         objective: what the losses are.
         clip: largest norm of the gradient of a seed; 0 for none.
-        engine: ``fused`` (a C++ kernel, on processors), ``compiled``
-            (``torch.compile`` of the whole step), ``eager``, or ``auto``: the fastest that can be
-            had here.
+        engine: ``fused``, ``compiled``, ``eager``, or ``auto``. ``auto`` takes on processors the
+            fused kernel, or ``eager`` where there is no C++ compiler or no kernel for the network;
+            on GPUs ``compiled``, or ``eager`` where Triton is missing and for recurrent networks,
+            whose unrolled graph takes minutes to compile.
 
     Attributes:
         engine: what really computes the steps.
@@ -75,13 +84,24 @@ class Stepper:
         self.engine: str
         self.engine, self.engine_note = "eager", ""
         self._fused: Fused | None = None
-        if engine in ("auto", "fused"):
-            self._try_fused(required=engine == "fused")
+        self._compiled: Callable[..., Tensor] | None = None
+        on_processor = self.count.device.type == "cpu"
+        if engine == "fused" or (engine == "auto" and on_processor):
+            self._take_fused(required=engine == "fused")
+        elif engine == "compiled" or (engine == "auto" and self._compiling_pays()):
+            self.engine = "compiled"
+            self._compiled = torch.compile(self._whole, fullgraph=True, dynamic=False)
+        self._may_fall_back = engine == "auto"
 
     def step(self, batch: Batch, learning_rate: Tensor) -> Float[Tensor, " seeds"]:
-        """Change the network by one step and return the loss of each seed before it."""
-        self.count += 1
+        """Change the network by one step and return the loss of each seed before it.
+
+        Args:
+            batch: the samples of the step, on the network's device.
+            learning_rate: of shape ``()``, on the network's device.
+        """
         if self._fused is not None:
+            self.count += 1
             return self._fused.step(
                 batch,
                 rate=float(learning_rate),  # on a processor: no wait
@@ -89,7 +109,9 @@ class Stepper:
                 means=self.means,
                 squares=self.squares,
             )
-        return self._eager(batch, learning_rate)
+        if self._compiled is None:
+            return self._eager(batch, learning_rate)
+        return self._try_compiled(self._compiled, batch, learning_rate)
 
     def state(self) -> dict[str, Tensor]:
         """Return the moments and the step count; with the parameters, all that a resume needs."""
@@ -99,11 +121,11 @@ class Stepper:
         return state | {"count": self.count}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Continue from what :meth:`state` returned."""
+        """Continue from what :meth:`state` returned; the network's parameters are the caller's."""
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
 
-    def _try_fused(self, *, required: bool) -> None:
+    def _take_fused(self, *, required: bool) -> None:
         try:
             self._fused = Fused(self.network, self.objective, clip=self.clip)
         except KernelError as error:
@@ -112,6 +134,69 @@ class Stepper:
             self.engine_note = str(error)
         else:
             self.engine = "fused"
+
+    def _try_compiled(
+        self, compiled: Callable[..., Tensor], batch: Batch, learning_rate: Tensor
+    ) -> Tensor:
+        """Do a step as one graph; where it cannot be compiled, ``auto`` goes on without."""
+        from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415 - slow, loaded by now
+
+        parameters = [parameter.detach() for parameter in self.parameters]
+        state = (parameters, self.means, self.squares, self.count)
+        try:
+            with warnings.catch_warnings():  # hints of the compiler are not for the user
+                warnings.simplefilter("ignore")
+                return compiled(*state, batch.inputs, batch.rule, batch.target, learning_rate)
+        except TorchDynamoException as error:  # nothing was computed yet
+            reason = str(error).strip().partition("\n")[0]
+            if not self._may_fall_back:
+                raise RunError(f"engine = compiled: {reason}. Use --engine auto.") from error
+            self.engine, self.engine_note, self._compiled = "eager", reason, None
+            return self._eager(batch, learning_rate)
+
+    def _compiling_pays(self) -> bool:
+        if isinstance(self.network, RecurrentNetwork):
+            self.engine_note = "compiling an unrolled recurrent network takes minutes"
+        elif importlib.util.find_spec("triton") is None:
+            self.engine_note = "Triton is not installed"
+        return not self.engine_note
+
+    def _gradients(
+        self, parameters: list[Tensor], inputs: Tensor, rule: Tensor, target: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
+        """Return the gradients, clipped, and the loss of each seed."""
+
+        def total(values: list[Tensor]) -> tuple[Tensor, Tensor]:
+            named = dict(zip(self.names, values, strict=True))
+            output = torch.func.functional_call(self.network, named, (inputs, rule))
+            each = losses(output.prediction, target, self.objective)
+            return each.sum(), each
+
+        gradients, (_, loss) = torch.func.grad_and_value(total, has_aux=True)(parameters)
+        return (clipped(gradients, self.clip) if self.clip else gradients), loss
+
+    def _whole(  # noqa: PLR0917 - a compiler sees through positions
+        self,
+        parameters: list[Tensor],
+        means: list[Tensor],
+        squares: list[Tensor],
+        count: Tensor,
+        inputs: Tensor,
+        rule: Tensor,
+        target: Tensor,
+        learning_rate: Tensor,
+    ) -> Tensor:
+        """Do a step in operations that a compiler fuses into one graph."""
+        gradients, loss = self._gradients(parameters, inputs, rule, target)
+        count += 1
+        rate = learning_rate / (1 - MEAN_DECAY ** count.double()).float()
+        root = (1 - SQUARE_DECAY ** count.double()).float().sqrt()
+        for index, gradient in enumerate(gradients):
+            mean, square = means[index], squares[index]
+            mean.lerp_(gradient, 1 - MEAN_DECAY)
+            square.mul_(SQUARE_DECAY).addcmul_(gradient, gradient, value=1 - SQUARE_DECAY)
+            parameters[index].sub_(rate * mean / (square.sqrt() / root + EPSILON))
+        return loss
 
     def _eager(self, batch: Batch, learning_rate: Tensor) -> Tensor:
         output = self.network(batch.inputs, batch.rule)
@@ -122,9 +207,12 @@ class Stepper:
         ]
         if self.clip:
             gradients = clipped(gradients, self.clip)
+        self.count += 1
+        options: dict[str, Any] = {"weight_decay": 0.0, "amsgrad": False, "maximize": False}
         with torch.no_grad():
-            torch._fused_adam_(  # noqa: SLF001 - what torch.optim.Adam calls
-                self.parameters,
+            # what torch.optim.Adam calls, with one count for all parameters
+            torch._fused_adam_(
+                list[Tensor](self.parameters),
                 gradients,
                 self.means,
                 self.squares,
@@ -133,20 +221,15 @@ class Stepper:
                 lr=learning_rate,
                 beta1=MEAN_DECAY,
                 beta2=SQUARE_DECAY,
-                weight_decay=0.0,
                 eps=EPSILON,
-                amsgrad=False,
-                maximize=False,
+                **options,
             )
         return loss.detach()
 
 
 def clipped(gradients: list[Tensor], largest: float) -> list[Tensor]:
     """Scale the gradients of each seed to a norm over all its parameters of at most ``largest``."""
-    seeds = gradients[0].shape[0]
     squares = [gradient.flatten(1).square().sum(1) for gradient in gradients]
     norm = torch.stack(squares).sum(0).sqrt()
     factor = (largest / (norm + 1e-6)).clamp(max=1.0)
-    return [
-        gradient * factor.view(seeds, *[1] * (gradient.dim() - 1)) for gradient in gradients
-    ]
+    return [gradient * factor.view(-1, *[1] * (gradient.dim() - 1)) for gradient in gradients]

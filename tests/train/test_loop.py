@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from modeval.errors import RunError
-from modeval.spec import DataSpec, ModelSpec, RunSpec, TrainSpec, seed_grid
+from modeval.spec import DataSpec, ModelSpec, RunSpec, TrainSpec, seed_grid, to_toml
 from modeval.train import files, loop, stream
 
 CPU = torch.device("cpu")
@@ -194,7 +194,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_the_last_checkpoint_whole(tmp
         (lambda folder: (folder / "run.json").write_text("{"), "damaged"),
         (lambda folder: (folder / "run.json").write_text('{"format": 99}'), "format 99"),
         (
-            lambda folder: (folder / "spec.toml").write_text(files.to_toml(RunSpec())),
+            lambda folder: (folder / "spec.toml").write_text(to_toml(RunSpec())),
             "does not hold the network",
         ),
     ],
