@@ -1,1 +1,1 @@
-"""The command line: one command per file. Only this layer prints, exits or reads the environment."""
+"""The command line: a command per file. Only this layer prints, exits or reads the environment."""

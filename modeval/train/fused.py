@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -243,8 +244,8 @@ class Fused:
         self._order = family.parameters
         self._library = load(family.source)
         self._routing, self._table, self._chosen = _routing(
-            network.scorer, network.rules, network.module_count
-        )  # type: ignore[arg-type]
+            cast("Scorer", network.scorer), cast("int", network.rules), network.module_count
+        )
         self._sizes: dict[str, int | float] = {
             **family.sizes,
             "seeds": network.seeds,
