@@ -1,8 +1,13 @@
-"""Compiles and calls the C++ kernel that does a whole training step of the MLP family.
+"""Compiles and calls the C++ kernels that do a whole training step, one for each family.
 
-The kernel (``fused_mlp.cpp``) is compiled once with the C++ compiler of the system, for the
-processor at hand, and kept in the user's cache under a name that says source, compiler and
-processor. Where there is no compiler, :func:`load` says so and the caller takes another way.
+A kernel (``fused_mlp.cpp``, ``fused_attention.cpp``, ``fused_recurrent.cpp``, over
+``fused_kernels.cpp``) is compiled once with the C++ compiler of the system, for the processor at
+hand, and kept in the user's cache under a name that says source, compiler and processor; that takes
+some seconds. Where there is no compiler, :func:`load` says so and the caller takes another way.
+
+Why kernels: a cohort step by step in PyTorch streams the activations of all seeds through memory,
+while one seed at a time stays in the cache of a core. Seeds are shared out over threads; each is
+computed in a fixed order, so its bits depend neither on threads nor on the rest of the cohort.
 """
 
 import ctypes
@@ -222,7 +227,13 @@ def _processor() -> str:
 
 
 def _user_cache() -> Path:
-    return Path.home() / ".cache" / "modeval" / str(os.getuid() if hasattr(os, "getuid") else 0)
+    try:
+        home = Path.home()
+    except RuntimeError as error:
+        raise KernelError(
+            f"there is no home folder to keep a compiled kernel in ({error})"
+        ) from None
+    return home / ".cache" / "modeval" / str(os.getuid() if hasattr(os, "getuid") else 0)
 
 
 class Fused:
