@@ -83,7 +83,7 @@ def bench_train(
                     )
                     rows.append({"family": name, "rules": number, "model": model, **row})
                     if not quiet:
-                        stderr().print(f"{name} R={number} {model}: {row['ratio']:.1f} x")
+                        stderr().print(f"{name} R={number} {model}: {_times(row['ratio'])}")
     return {"cores": cores, "cohort": cohort, "device": device, "seconds": seconds, "rows": rows}
 
 
@@ -135,14 +135,14 @@ def _row(
     if plain:
         crew.prepare(data, spec, batch)
     turns = [
-        (crew.measure(seconds / ROUNDS) if plain else float("nan"), ours(seconds / ROUNDS))
+        (crew.measure(seconds / ROUNDS) if plain else 0.0, ours(seconds / ROUNDS))
         for _ in range(ROUNDS)
     ]
     baseline, cohort_rate = (sum(side) / ROUNDS for side in zip(*turns, strict=True))
     return {
-        "baseline": baseline,
+        "baseline": baseline if plain else None,
         "cohort": cohort_rate,
-        "ratio": cohort_rate / baseline,
+        "ratio": cohort_rate / baseline if plain else None,
         "engine": stepper.engine,
         "note": stepper.engine_note,
         "first_step_seconds": compile_seconds,
@@ -178,10 +178,14 @@ def _print(result: dict[str, Any]) -> None:
             row["family"],
             str(row["rules"]),
             row["model"],
-            f"{row['baseline']:,.0f}",
+            f"{row['baseline']:,.0f}" if row["baseline"] else "-",
             f"{row['cohort']:,.0f}",
-            f"{row['ratio']:.1f} x",
+            _times(row["ratio"]),
             row["engine"],
             f"{row['first_step_seconds']:.1f} s",
         )
     stdout().print(table)
+
+
+def _times(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.1f} x"
