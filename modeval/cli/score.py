@@ -153,7 +153,7 @@ def score_subjects(
     dataset: "Dataset | None" = None,
 ) -> "list[Scorecard]":
     """Evaluate and score cohorts."""
-    from modeval.score.scorecard import score
+    from modeval.score.cohorts import score
     from modeval.trace.own import evaluate
 
     return [

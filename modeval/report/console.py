@@ -12,7 +12,7 @@ from rich.text import Text
 from torch import Tensor
 
 from modeval.metrics import METRICS, match
-from modeval.score.scorecard import LOSS_TITLES, ModelRecord, Score, Scorecard
+from modeval.score.scorecard import LOSS_TITLES, Member, ModelRecord, Score, Scorecard
 
 SHADES = " ░▒▓█"
 COLOURS = (
@@ -28,7 +28,7 @@ COLOURS = (
     "#fde725",
 )
 """From 0 to 1; after the palette viridis, which also reads well without colour vision."""
-ARROWS = {"lower": "↓", "higher": "↑"}
+ARROWS = {"lower": "↓", "higher": "↑", None: ""}
 SHORT = {
     "inverse_mutual_information": "Inverse information",
     "in_distribution_loss": "Loss",
@@ -207,6 +207,13 @@ def draw(matrix: Tensor) -> Text:
 # --- notes ---------------------------------------------------------------------------------------
 
 
+def _who(model: ModelRecord, member: Member) -> str:
+    if member.seed is None:
+        return model.title
+    task, own = member.seed
+    return f"{model.title}, task seed {task}, model seed {own}"
+
+
 def notes(card: Scorecard) -> list[RenderableType]:
     """Return what a reader must know: failed seeds, missing intervals, what was left out."""
     lines = [f"[yellow]left out:[/] {_plain(note)}" for note in card.notes]
@@ -214,10 +221,7 @@ def notes(card: Scorecard) -> list[RenderableType]:
         for member in model.members:
             if member.note:
                 word = "failed" if member.status == "failed" else "note"
-                lines.append(
-                    f"[yellow]{word}:[/] {model.title}, task seed {member.seed[0]}, model seed "
-                    f"{member.seed[1]}: {_plain(member.note)}"
-                )
+                lines.append(f"[yellow]{word}:[/] {_who(model, member)}: {_plain(member.note)}")
     if any(len(model.members) == 1 for model in card.models):
         lines.append("[dim]One seed gives no interval over seeds: train more with --seeds.[/]")
     if any(len(model.members) > 1 for model in card.models):

@@ -1,53 +1,33 @@
-"""Scorecards: what a cohort scored, seed by seed and over its seeds, with chance levels beside it.
+"""Scorecards: what was measured of models, with intervals and chance levels beside it.
 
 The JSON form is this module's types, field by field, and is described by ``scorecard.schema.json``
 in this folder:
 
     format, modeval            version of the form, version of the program
     precision, level           what was asked of A; level of the intervals
-    models                     one for each cohort: what it is, where it was read, each seed's state
+    dataset, notes             the folder that was scored on, if any; what was left out, and why
+    models                     one for each cohort or trace: what it is, where it was read
     scores                     one for each model, metric, layer and seed; seed null is over seeds
+    profiles                   one for each model, metric, layer and seed that has a number for each
+                               rule or each module
     activations                A for each model, layer and seed
+    coactivations              modules chosen together, for each model, layer and seed
 
 No number in it is NaN or infinite: what could not be computed is null, and a note says why.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import lru_cache
-from importlib.metadata import version
+from itertools import chain
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
 from modeval.errors import ScorecardError
-from modeval.metrics.adaptation import adaptation_from_marginals
-from modeval.metrics.alignment import alignment_bounds
-from modeval.metrics.chance import (
-    hash_alignment_distance,
-    hash_collapse_avg,
-    hash_inverse_mutual_information,
-    hash_joints,
-    uniform_joint,
-)
-from modeval.metrics.table import METRICS, PAPER_METRICS
-from modeval.score.statistics import bootstrap_seeds
-from modeval.spec import digest, module_count, to_dict
-from modeval.trace.subject import Evaluation, Loss, Subject
-from modeval.types import RoutingCounts
 
 FORMAT = 1
 LEVEL = 0.95
-HASH_MAPS = 2000
-HASH_MEANS: dict[str, Callable[[int, int], float]] = {
-    "alignment_distance": hash_alignment_distance,
-    "collapse_avg": hash_collapse_avg,
-    "inverse_mutual_information": hash_inverse_mutual_information,
-}
-ROUTING_METRICS = (*PAPER_METRICS, "alignment_score")
 Better = Literal["lower", "higher"]
+Over = Literal["mean", "worst"]
+Origin = Literal["run", "modarch", "matrix", "trace"]
 Seed = tuple[int, int]
 
 LOSS_TITLES = {
@@ -66,14 +46,25 @@ class Score:
     Attributes:
         model: ``id`` of its model.
         metric: what was measured.
-        layer: layer it was measured at; null where a model has one.
-        seed: pair of task seed and model seed; null for the mean over seeds.
+        layer: number of the layer in ``layers`` of its model; null where a model has one, and for
+            the mean over layers.
+        over: null for one layer; ``mean`` over layers; ``worst`` for the layer, named by ``layer``,
+            where the value is worst.
+        seed: pair of task seed and model seed; null for the mean over seeds, and for a trace.
         value: null where it could not be computed.
-        low: lower end of the interval over seeds; null for single seeds.
+        low: lower end of the interval: over seeds for cohorts (null for single seeds), over
+            documents for traces.
         high: upper end; likewise.
+        error: standard error of the value from the samples that were drawn, the seed given; null
+            where it is not known.
         chance: value of uniform routing; null for losses.
         chance_hash: mean value of routing that sends each rule to a module drawn at random.
-        better: direction.
+        chance_permuted: mean value when the labels of documents are permuted; null without labels.
+        null_low: 2.5 % point of the value when labels are permuted.
+        null_high: 97.5 % point; likewise.
+        p_value: one-sided p that permuted labels do as well.
+        p_adjusted: the same, corrected (Holm) over the layers of the model.
+        better: direction; null for a metric that has none.
         samples: samples behind it: positions for routing, whole sequences for their losses; null
             for recorded matrices, which do not say.
         seeds: number of seeds behind it.
@@ -85,13 +76,20 @@ class Score:
     model: str
     metric: str
     layer: int | None = None
+    over: Over | None = None
     seed: Seed | None = None
     value: float | None = None
     low: float | None = None
     high: float | None = None
+    error: float | None = None
     chance: float | None = None
     chance_hash: float | None = None
-    better: Better = "lower"
+    chance_permuted: float | None = None
+    null_low: float | None = None
+    null_high: float | None = None
+    p_value: float | None = None
+    p_adjusted: float | None = None
+    better: Better | None = "lower"
     samples: int | None = None
     seeds: int = 1
     length: int | None = None
@@ -104,14 +102,14 @@ class Member:
     """One seed of a model.
 
     Attributes:
-        seed: pair of task seed and model seed.
+        seed: pair of task seed and model seed; null for a trace.
         source: file it was read from.
         status: ``ok``, or ``failed`` for a seed that counts in no mean.
         note: what is wrong with it, or with its numbers.
         precision: half width of the 95 % interval of the least certain entry of its A.
     """
 
-    seed: Seed
+    seed: Seed | None
     source: str
     status: Literal["ok", "failed"] = "ok"
     note: str = ""
@@ -125,13 +123,17 @@ class ModelRecord:
     Attributes:
         id: names the model within the scorecard.
         title: for people.
-        origin: ``run`` (written by ``modeval train``), ``modarch`` (weights of the reference) or
-            ``matrix`` (a recorded matrix of it).
-        selection: ``last`` or ``best`` checkpoint.
-        data: the task; its objective is null where nothing tells it.
-        model: the model.
-        digest: hash of both.
-        modules: number of modules.
+        origin: ``run`` (written by ``modeval train``), ``modarch`` (weights of the reference),
+            ``matrix`` (a recorded matrix of it) or ``trace`` (recorded or imported routing).
+        selection: ``last`` or ``best`` checkpoint; null for a trace.
+        data: the task; its objective is null where nothing tells it. Of a trace: ``task`` is
+            ``trace``, then ``documents``, ``tokens``, ``phase``, ``padding`` and what is known.
+        model: the model. Of a trace: engine, name, choices of each layer and what else is known.
+        digest: hash of both; of a trace that of its header.
+        modules: number of modules, the largest of all layers.
+        rules: names of the rules; empty where they have numbers only.
+        layers: names of the routed layers; empty where there is one.
+        layer_modules: number of modules of each of them.
         prior: weight of the rules in the joint distribution.
         view: what counts as routing.
         adaptation: how module shares under shifted rules were got: ``reweight`` (from A),
@@ -141,12 +143,15 @@ class ModelRecord:
 
     id: str
     title: str
-    origin: Literal["run", "modarch", "matrix"]
-    selection: Literal["last", "best"]
+    origin: Origin
+    selection: Literal["last", "best"] | None
     data: Mapping[str, Any]
     model: Mapping[str, Any]
     digest: str
     modules: int
+    rules: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+    layer_modules: tuple[int, ...] = ()
     prior: Literal["uniform", "empirical"] = "uniform"
     view: Literal["weight", "assignment"] = "weight"
     adaptation: Literal["reweight", "regenerate", "none"] = "none"
@@ -160,13 +165,60 @@ class Activation:
     Attributes:
         model: ``id`` of its model.
         layer: null where a model has one.
-        seed: pair of task seed and model seed.
+        seed: pair of task seed and model seed; null for a trace.
         matrix: R rows of M shares.
+        prior: weight of each rule in the joint distribution.
     """
 
     model: str
     layer: int | None = None
-    seed: Seed
+    seed: Seed | None = None
+    matrix: tuple[tuple[float, ...], ...]
+    prior: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """One number for each rule or each module.
+
+    Attributes:
+        model: ``id`` of its model.
+        metric: what was measured.
+        axis: ``rule`` or ``module``.
+        layer: null where a model has one.
+        seed: pair of task seed and model seed; null for the mean over seeds, and for a trace.
+        values: the numbers; null where one could not be computed.
+        chance: value of uniform routing, the same for all.
+        better: direction; null for a metric that has none.
+    """
+
+    model: str
+    metric: str
+    axis: Literal["rule", "module"]
+    layer: int | None = None
+    seed: Seed | None = None
+    values: tuple[float | None, ...]
+    chance: float | None = None
+    better: Better | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coactivation:
+    """Modules that are chosen together: the share of a module's selections with each other one.
+
+    Attributes:
+        model: ``id`` of its model.
+        layer: null where a model has one.
+        seed: null for a trace.
+        modules: those that are shown, at most 32, the busiest.
+        matrix: row i, column j: of the selections of ``modules[i]``, the share where
+            ``modules[j]`` was chosen too; the diagonal is 0.
+    """
+
+    model: str
+    layer: int | None = None
+    seed: Seed | None = None
+    modules: tuple[int, ...]
     matrix: tuple[tuple[float, ...], ...]
 
 
@@ -182,25 +234,40 @@ class Scorecard:
     notes: tuple[str, ...] = ()
     models: tuple[ModelRecord, ...] = ()
     scores: tuple[Score, ...] = ()
+    profiles: tuple[Profile, ...] = ()
     activations: tuple[Activation, ...] = ()
+    coactivations: tuple[Coactivation, ...] = ()
 
     def __add__(self, other: "Scorecard") -> "Scorecard":
         """Put two scorecards together; models that share an ``id`` get a number."""
         taken = {model.id for model in self.models}
         names = {model.id: _free(model.id, taken) for model in other.models}
+
+        def renamed(entries: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(replace(entry, model=names[entry.model]) for entry in entries)
+
         return replace(
             self,
             notes=self.notes + other.notes,
             models=self.models + tuple(replace(m, id=names[m.id]) for m in other.models),
-            scores=self.scores + tuple(replace(s, model=names[s.model]) for s in other.scores),
-            activations=self.activations
-            + tuple(replace(a, model=names[a.model]) for a in other.activations),
+            scores=self.scores + renamed(other.scores),
+            profiles=self.profiles + renamed(other.profiles),
+            activations=self.activations + renamed(other.activations),
+            coactivations=self.coactivations + renamed(other.coactivations),
         )
 
-    def find(self, model: str, metric: str, seed: Seed | None = None) -> Score | None:
+    def find(
+        self,
+        model: str,
+        metric: str,
+        seed: Seed | None = None,
+        *,
+        layer: int | None = None,
+        over: Over | None = None,
+    ) -> Score | None:
         """Return a score, by default over seeds, if it is there."""
-        wanted = (model, metric, seed)
-        matches = (s for s in self.scores if (s.model, s.metric, s.seed) == wanted)
+        wanted = (model, metric, seed, layer, over)
+        matches = (s for s in self.scores if (s.model, s.metric, s.seed, s.layer, s.over) == wanted)
         return next(matches, None)
 
 
@@ -213,276 +280,14 @@ def _free(name: str, taken: set[str]) -> str:
     return free
 
 
-# --- from counts and losses ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Column:
-    """Values of one metric for each usable member, before seeds are averaged."""
-
-    metric: str
-    values: Tensor
-    samples: Sequence[int | None]
-    chance: tuple[float, float] | None = None
-    length: int | None = None
-    scale: float | None = None
-
-
-def score(
-    subject: Subject,
-    evaluation: Evaluation,
-    *,
-    precision: float | None = None,
-    generator: torch.Generator | None = None,
-) -> Scorecard:
-    """Turn what was measured of a cohort into a scorecard of one model.
-
-    Args:
-        subject: what was measured.
-        evaluation: the measurements.
-        precision: what was asked of A.
-        generator: draws hash maps and resamples seeds; two runs give the same intervals.
-    """
-    generator = generator or torch.Generator().manual_seed(0)
-    usable = [index for index, fault in enumerate(subject.faults) if not fault]
-    record = _record(subject, evaluation, precision)
-    joint = _joint(subject, evaluation, usable)
-    columns = _losses(subject, evaluation, usable)
-    activations: tuple[Activation, ...] = ()
-    if joint is not None and usable:
-        columns = [*_routing(evaluation, joint, usable), *columns]
-        matrices = (joint / joint.sum(-1, keepdim=True)).tolist()
-        activations = tuple(
-            Activation(
-                model=record.id,
-                seed=subject.seeds[index],
-                matrix=tuple(tuple(row) for row in matrix),
-            )
-            for index, matrix in zip(usable, matrices, strict=True)
-        )
-    return Scorecard(
-        modeval=version("modeval-cli"),
-        precision=precision,
-        models=(record,),
-        scores=tuple(
-            entry
-            for column in columns
-            for entry in _entries(record.id, column, subject, usable, generator)
-        ),
-        activations=activations,
-    )
-
-
-def _record(subject: Subject, evaluation: Evaluation, precision: float | None) -> ModelRecord:
-    data, model = to_dict(subject.data), to_dict(subject.model)
-    if not subject.objective_known:
-        data["objective"] = None
-    routed = evaluation.counts is not None or subject.joint is not None
-    adaptation: Literal["reweight", "regenerate", "none"] = "none"
-    if routed:
-        adaptation = "reweight" if evaluation.shifted is None else "regenerate"
-    reached: list[float | None] = [None] * len(subject.seeds)
-    if evaluation.half_width is not None:
-        reached = [_finite(width) for width in evaluation.half_width.tolist()]
-    kind = "-".join(str(part) for part in (subject.data.task, data["objective"]) if part)
-    name = subject.title.lower().replace(" (", "-").replace(" ", "-").replace(")", "")
-    return ModelRecord(
-        id=f"{name}-{kind}-r{subject.data.rules}-{subject.model.encoder}x{subject.model.width}",
-        title=subject.title,
-        origin="matrix" if subject.network is None else subject.origin,  # type: ignore[arg-type]
-        selection=subject.selection,
-        data=data,
-        model=model,
-        digest=digest({"data": data, "model": model}),
-        modules=module_count(subject.data, subject.model),
-        adaptation=adaptation,
-        members=tuple(
-            Member(
-                seed=seed,
-                source=source,
-                status="failed" if fault else "ok",
-                note=fault or _precision_note(width, precision),
-                precision=None if fault else width,
-            )
-            for seed, source, fault, width in zip(
-                subject.seeds, subject.sources, subject.faults, reached, strict=True
-            )
-        ),
-    )
-
-
-def _precision_note(width: float | None, precision: float | None) -> str:
-    if width is None or precision is None or width <= precision:
-        return ""
-    return f"A is certain to ±{width:.4f} only: the most samples that are drawn were drawn"
-
-
-def _joint(subject: Subject, evaluation: Evaluation, usable: list[int]) -> Tensor | None:
-    """Return the joint distribution of each usable member ``(S, R, M)``."""
-    if subject.joint is not None:
-        return subject.joint[usable]
-    if evaluation.counts is None:
-        return None
-    parts = {name: part[usable] for name, part in evaluation.counts.tensors().items()}
-    return RoutingCounts(**parts).joint().squeeze(1).cpu()
-
-
-def _routing(
-    evaluation: Evaluation,
-    joint: Tensor,
-    usable: list[int],
-) -> list[_Column]:
-    samples: list[int | None] = [None] * len(usable)
-    if evaluation.counts is not None:
-        samples = [int(n) for n in evaluation.counts.samples.sum((1, 2, 3))[usable]]
-    rules, modules = joint.shape[-2:]
-    columns = []
-    for name in ROUTING_METRICS:
-        if rules == 1 and name == "inverse_mutual_information":
-            continue  # one rule: there is nothing to tell
-        function = METRICS[name].function
-        if name == "adaptation_distance" and evaluation.shifted is not None:
-            shifted = evaluation.shifted
-            values = adaptation_from_marginals(shifted.rules[usable], shifted.modules[usable])
-        else:
-            values = function(joint)
-        chance = _chance(name, rules, modules)
-        columns.append(_Column(name, values.cpu(), samples, chance))
-    if evaluation.hardened is not None:
-        gap = evaluation.hardened
-        columns.append(_Column("hard_gap", gap.mean()[usable].cpu(), [gap.samples] * len(usable)))
-    return columns
-
-
-@lru_cache(maxsize=256)
-def _chance(metric: str, rules: int, modules: int) -> tuple[float, float]:
-    """Return what uniform routing scores, and the mean over random hash maps.
-
-    The mean is exact where it has a formula, else from the same maps for all models.
-    """
-    function = METRICS[metric].function
-    uniform = float(function(uniform_joint(rules, modules)))
-    if metric in HASH_MEANS:
-        return uniform, HASH_MEANS[metric](rules, modules)
-    if metric == "alignment_score":  # linear in the distance, and never below its chance level
-        bounds = alignment_bounds(uniform_joint(rules, modules))
-        mean = hash_alignment_distance(rules, modules)
-        room = float(bounds.chance - bounds.best)
-        return uniform, (float(bounds.chance) - mean) / room if room else uniform
-    generator = torch.Generator().manual_seed(0)
-    maps = hash_joints(rules, modules, draws=HASH_MAPS, generator=generator)
-    return uniform, float(function(maps).mean())
-
-
-def _losses(subject: Subject, evaluation: Evaluation, usable: list[int]) -> list[_Column]:
-    columns = []
-    for loss in evaluation.losses:
-        for name, values in _loss_values(subject, loss):
-            columns.append(
-                _Column(
-                    name,
-                    values[usable].cpu(),
-                    [loss.samples] * len(usable),
-                    length=loss.length,
-                    scale=subject.data.scale * loss.factor,
-                )
-            )
-    return sorted(columns, key=lambda column: "_at_length_" in column.metric)
-
-
-def _loss_values(subject: Subject, loss: Loss) -> list[tuple[str, Tensor]]:
-    """Name a loss; the headline of sequences is the trained length, and 30 with inputs x2."""
-    shifted = loss.factor != 1
-    place = "out_of_distribution" if shifted else "in_distribution"
-    headline = 30 if shifted else subject.data.length
-    values = [("loss", loss.mean())]
-    if subject.data.objective == "classification":
-        values.append(("error_rate", loss.error_rate()))
-    named = []
-    for kind, value in values:
-        if loss.length is None or loss.length == headline:
-            named.append((f"{place}_{kind}", value))
-        if loss.length is not None:
-            suffix = f"_x{loss.factor:g}" if shifted else ""
-            named.append((f"{kind}_at_length_{loss.length}{suffix}", value))
-    return named
-
-
-def _entries(
-    model: str,
-    column: _Column,
-    subject: Subject,
-    usable: list[int],
-    generator: torch.Generator,
-) -> list[Score]:
-    """Return the scores of one metric: over seeds first, then seed by seed."""
-    metric = METRICS.get(column.metric)
-    base = Score(
-        model=model,
-        metric=column.metric,
-        chance=column.chance[0] if column.chance else None,
-        chance_hash=column.chance[1] if column.chance else None,
-        better="higher" if metric and metric.better == "higher" else "lower",
-        length=column.length,
-        scale=column.scale,
-    )
-    values = dict(zip(usable, column.values.tolist(), strict=True))
-    samples = dict(zip(usable, column.samples, strict=True))
-    good = [index for index in usable if math.isfinite(values[index])]
-    own = [
-        replace(
-            base,
-            seed=seed,
-            value=_finite(values.get(index, math.nan)),
-            samples=samples.get(index),
-            note="" if index in good else subject.faults[index] or "not a finite number",
-        )
-        for index, seed in enumerate(subject.seeds)
-    ]
-    low, high = _interval([values[i] for i in good], [subject.seeds[i] for i in good], generator)
-    counted = [samples[index] for index in good]
-    together = replace(
-        base,
-        value=sum(values[i] for i in good) / len(good) if good else None,
-        low=low,
-        high=high,
-        samples=None if None in counted else sum(n for n in counted if n is not None),
-        seeds=len(good),
-        note=_over_seeds_note(len(good), len(own)),
-    )
-    return [together, *own]
-
-
-def _over_seeds_note(good: int, every: int) -> str:
-    if good < every:
-        return f"{every - good} of {every} seeds left out: not finite"
-    return "one seed: no interval over seeds" if every == 1 else ""
-
-
-def _interval(
-    values: list[float], seeds: list[Seed], generator: torch.Generator
-) -> tuple[float | None, float | None]:
-    """Return the percentile interval over seeds; one seed has none."""
-    interval = bootstrap_seeds(
-        torch.tensor(values, dtype=torch.float64),
-        generator=generator,
-        strata=torch.tensor([task for task, _ in seeds], dtype=torch.int64),
-        level=LEVEL,
-    )
-    return (None, None) if interval is None else (float(interval.low), float(interval.high))
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 # --- JSON ----------------------------------------------------------------------------------------
 
 
 def to_dict_form(card: Scorecard) -> dict[str, Any]:
     """Return the JSON form: seeds as ``{"task": 0, "model": 0}``."""
     form = asdict(card)
-    for entry in (*form["scores"], *form["activations"], *_members(form["models"])):
+    parts = ("scores", "profiles", "activations", "coactivations")
+    for entry in (*chain.from_iterable(form[part] for part in parts), *_members(form["models"])):
         if entry["seed"] is not None:
             entry["seed"] = dict(zip(("task", "model"), entry["seed"], strict=True))
     return form
@@ -512,13 +317,10 @@ def from_dict_form(form: Any, *, where: str) -> Scorecard:
             "modeval that wrote it, or score again."
         )
     try:
-        return Scorecard(
-            **_plain(Scorecard, form, ("notes", "models", "scores", "activations")),
-            notes=tuple(form["notes"]),
-            models=tuple(_model(entry) for entry in form["models"]),
-            scores=tuple(_with_seed(Score, entry) for entry in form["scores"]),
-            activations=tuple(_activation(entry) for entry in form["activations"]),
-        )
+        parts: dict[str, Any] = {
+            part: tuple(read(entry) for entry in form[part]) for part, read in PARTS.items()
+        }
+        return Scorecard(**_plain(Scorecard, form, tuple(PARTS)), **parts)
     except (KeyError, TypeError, ValueError) as error:
         raise ScorecardError(
             f"{where} is damaged: {type(error).__name__} {error}. Score again."
@@ -528,20 +330,34 @@ def from_dict_form(form: Any, *, where: str) -> Scorecard:
 def _plain(kind: type, entry: Mapping[str, Any], without: tuple[str, ...]) -> dict[str, Any]:
     """Return the fields of a type from a mapping; others, of later versions, are passed over."""
     names = [each.name for each in fields(kind) if each.name not in without]
-    return {name: entry[name] for name in names}
+    return {name: _frozen(entry[name]) for name in names}
 
 
-def _with_seed(kind: Any, entry: Mapping[str, Any]) -> Any:
-    seed = entry["seed"]
-    pair = None if seed is None else (int(seed["task"]), int(seed["model"]))
-    return kind(**_plain(kind, entry, ("seed",)), seed=pair)
+def _frozen(value: Any) -> Any:
+    """Return lists as tuples."""
+    return tuple(_frozen(each) for each in value) if isinstance(value, list) else value
+
+
+def _reader(kind: Any) -> Callable[[Mapping[str, Any]], Any]:
+    """Return what reads an entry that names a seed."""
+
+    def read(entry: Mapping[str, Any]) -> Any:
+        seed = entry["seed"]
+        pair = None if seed is None else (int(seed["task"]), int(seed["model"]))
+        return kind(**_plain(kind, entry, ("seed",)), seed=pair)
+
+    return read
 
 
 def _model(entry: Mapping[str, Any]) -> ModelRecord:
-    members = tuple(_with_seed(Member, member) for member in entry["members"])
+    members = tuple(map(_reader(Member), entry["members"]))
     return ModelRecord(**_plain(ModelRecord, entry, ("members",)), members=members)
 
 
-def _activation(entry: Mapping[str, Any]) -> Activation:
-    matrix = tuple(tuple(float(share) for share in row) for row in entry["matrix"])
-    return _with_seed(Activation, {**entry, "matrix": matrix})  # type: ignore[no-any-return]
+PARTS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "models": _model,
+    "scores": _reader(Score),
+    "profiles": _reader(Profile),
+    "activations": _reader(Activation),
+    "coactivations": _reader(Coactivation),
+}
