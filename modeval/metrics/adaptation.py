@@ -13,6 +13,8 @@ from modeval.metrics.collapse import Joint, Scalar, conditional
 from modeval.metrics.matching import match
 
 PROBES = 100
+HELD = 1 << 20  # module shares held at a time on a CPU: fresh memory costs more than sorting
+HELD_ELSEWHERE = 1 << 26  # and on a device that wants much to do at once
 THREADED = 1 << 18  # numbers from which sorting is worth several threads
 
 
@@ -52,8 +54,17 @@ def adaptation_distance(joint: Joint) -> Scalar:
     >>> round(adaptation_distance(torch.full((2, 2), 0.25, dtype=torch.float64)).item(), 6)
     0.256662
     """
-    probes = _probes(joint.shape[-2], PROBES).to(joint.device)
-    return adaptation_from_marginals(probes, probes @ conditional(joint))
+    rules, modules = joint.shape[-2:]
+    probes = _probes(rules, PROBES).to(joint.device)
+    tables = conditional(joint).reshape(-1, rules, modules)
+    held = HELD if joint.device.type == "cpu" else HELD_ELSEWHERE
+    size = max(1, held // (PROBES * modules))
+    room = tables.new_empty(min(size, len(tables)), PROBES, modules)
+    parts = [
+        _distance(probes, torch.matmul(probes, part, out=room[: len(part)]))
+        for part in tables.detach().split(size)
+    ]
+    return torch.cat(parts).view(joint.shape[:-2])
 
 
 def matched_adaptation_distance(joint: Joint, *, matching: Matching | None = None) -> Scalar:
@@ -99,27 +110,34 @@ def adaptation_from_marginals(
     Returns:
         ``(...)``, as :func:`adaptation_distance`.
     """
-    shared = min(rule_distributions.shape[-1], module_marginals.shape[-1])
-    wanted = rule_distributions.sort(-1).values[..., -shared:]
-    excess = wanted - _largest(module_marginals, shared)
-    if rule_distributions.shape[-1] > shared:
+    return _distance(rule_distributions, module_marginals.clone())
+
+
+def _distance(wanted: Tensor, shares: Tensor) -> Tensor:
+    """Return the adaptation distance; what it gets as shares is scratch paper afterwards."""
+    rules, modules = wanted.shape[-1], shares.shape[-1]
+    shared = min(rules, modules)
+    excess = wanted.sort(-1).values[..., -shared:] - _largest(shares, shared)
+    if rules > shared:
         excess = -excess
     # Both sum to 1, so half the sum of the differences is the sum of the positive ones; and where
     # the shorter vector is padded with zeros, none of them is positive.
-    return excess.clamp(min=0).sum(-1).mean(-1)
+    return excess.clamp_(min=0).sum(-1).mean(-1)
 
 
 def _largest(values: Tensor, count: int) -> Tensor:
-    """Return the largest values of the last axis, sorted upwards.
+    """Return the largest values of the last axis, sorted upwards, perhaps in place.
 
     On a CPU numpy's vectorised sort of whole rows is several times faster than torch's partial
     one; rows are halved between threads.
     """
     if values.device.type != "cpu":
         return values.topk(count, dim=-1).values.flip(-1)
-    rows = values.detach().reshape(-1, values.shape[-1]).numpy()
+    rows = values.detach().view(-1, values.shape[-1]).numpy()
     threads = torch.get_num_threads() if rows.size > THREADED else 1
-    with ThreadPoolExecutor(threads) as pool:
-        parts = pool.map(lambda part: np.sort(part, axis=-1), np.array_split(rows, threads))
-    ordered = torch.from_numpy(np.concatenate(list(parts)) if threads > 1 else next(parts))
-    return ordered.view(values.shape)[..., -count:]
+    if threads == 1:
+        rows.sort(axis=-1)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(lambda part: part.sort(axis=-1), np.array_split(rows, threads)))
+    return values[..., -count:]
