@@ -45,7 +45,7 @@ EXAMPLES = """
   [cyan]modeval score runs/four[/]
 
   Continue after an interruption:
-  [cyan]modeval train --out runs/modular --rules 4 --task-seeds 5 --model-seeds 2 --resume[/]
+  [cyan]modeval train --out runs/modular --resume[/]
 """
 
 
@@ -193,7 +193,10 @@ def train_command(  # noqa: PLR0917
     ] = None,
     *,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue a run from its last checkpoint.")
+        bool,
+        typer.Option(
+            "--resume", help="Continue what is in the run folder from its last checkpoint."
+        ),
     ] = False,
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=MACHINE)
@@ -236,7 +239,15 @@ def train_command(  # noqa: PLR0917
             "seeds": _seeds(seeds, task_seeds, model_seeds),
         },
     }  # fmt: skip
-    requests = plan(merge(file, values), model or [], out)
+    if resume and not (spec or model) and (kept := _kept(out)):
+        requests = [_again(folder, values) for folder in kept]
+        if kept != [out] and not quiet:
+            stderr().print(
+                f"Continuing the runs that had begun below {out}; repeat --model for others.",
+                highlight=False,
+            )
+    else:
+        requests = plan(merge(file, values), model or [], out)
     if dry_run:
         stdout().print(to_toml(requests[0].spec), end="", markup=False, highlight=False)
         return
@@ -248,6 +259,22 @@ def train_command(  # noqa: PLR0917
 
 
 train_command.__doc__ = with_examples(train_command, EXAMPLES)
+
+
+def _kept(out: Path) -> list[Path]:
+    """Return the runs at a folder, or right below it."""
+    from modeval.train.files import is_run
+
+    if is_run(out):
+        return [out]
+    return sorted(filter(is_run, out.iterdir())) if out.is_dir() else []
+
+
+def _again(folder: Path, flags: Mapping[str, Mapping[str, Any]]) -> Request:
+    """Return the run that a folder holds; flags that say something else make it another run."""
+    from modeval.train.files import SPEC
+
+    return Request(from_dict(RunSpec, merge(load_toml(folder / SPEC), flags)), folder)
 
 
 def plan(values: Mapping[str, Any], names: list[str], out: Path) -> list[Request]:
@@ -308,7 +335,8 @@ def train_all(
                 if step is not None
             ]
             if not quiet:
-                stderr().print(f"Wrote {request.folder} ({len(seeds)} models).", highlight=False)
+                models = "1 model" if len(seeds) == 1 else f"{len(seeds)} models"
+                stderr().print(f"Wrote {request.folder} ({models}).", highlight=False)
     if lost:
         raise RunError(
             "\n".join(lost) + "\nTheir loss is not finite; the other seeds are trained and saved, "

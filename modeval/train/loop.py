@@ -237,6 +237,11 @@ def _open(
             f"{folder} exists and is not a run of modeval. Choose another --out, or empty it first."
         )
     record = files.read_record(folder)
+    if record.data and dataset is None:
+        raise RunError(
+            f"{folder} was trained on a data set folder (digest {record.data}). Name it again with "
+            "--data."
+        )
     if record.digest != _digest(spec, dataset):
         raise RunError(
             f"{folder} holds another run (digest {record.digest}, this one has "

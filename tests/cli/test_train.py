@@ -118,8 +118,27 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
     assert victim.wait() == -signal.SIGKILL
     assert files.read_record(cut).status == "running"
     assert files.read_record(cut).step < 400
-    subprocess.run([*program, "--out", cut, "--resume"], check=True, env=environment)
+    again = [*program[:5], "--out", cut, "--resume"]  # the folder knows the settings
+    subprocess.run(again, check=True, env=environment)
     for name in ("last.safetensors", "best.safetensors"):
         whole, resumed = (load_file(folder / name) for folder in (tmp_path / "whole", cut))
         assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     assert (cut / "log.jsonl").read_text() == (tmp_path / "whole" / "log.jsonl").read_text()
+
+
+def test_resuming_takes_the_settings_from_the_folder_and_refuses_others(tmp_path):
+    run = tmp_path / "run"
+    assert modeval("train", "--out", run, *SMALL, "--steps", 3, "--seeds", 2).exit_code == 0
+    assert "complete already" in failure("train", "--out", run, "--resume")
+    assert "holds another run" in failure("train", "--out", run, "--resume", "--steps", 9)
+    assert "Nothing to resume" in failure("train", "--out", tmp_path / "no", "--resume")
+
+
+def test_resuming_a_run_on_a_data_folder_asks_for_that_folder(tmp_path):
+    data, run = tmp_path / "data", tmp_path / "run"
+    small = ["--rules", 2, "--samples", 64]
+    assert modeval("generate", data, "--task", "binary", *small).exit_code == 0
+    made = modeval("train", "--out", run, "--data", data, *SMALL[2:], "--steps", 3)
+    assert made.exit_code == 0, made.output
+    assert "with --data" in failure("train", "--out", run, "--resume")
+    assert "complete already" in failure("train", "--out", run, "--data", data, "--resume")
