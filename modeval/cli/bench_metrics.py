@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from modeval.cli.output import stdout
+from modeval.cli.output import let_threads_sleep, stdout
 
 
 def bench_metrics_command(
@@ -21,6 +21,7 @@ def bench_metrics_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Time all static metrics with a bootstrap, and folding against a memory copy."""
+    let_threads_sleep()
     result = {
         "static_metrics": bench_static(layers, rules, modules, blocks, draws),
         "folding": bench_folding(tokens),

@@ -1,10 +1,19 @@
 """Consoles and progress bars, made when needed so that ``--help`` loads nothing heavy."""
 
+import os
 import typing
 
 if typing.TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+
+
+def let_threads_sleep() -> None:
+    """Have PyTorch's threads sleep while they wait; to be called before PyTorch is loaded.
+
+    Threads that spin make work in many short pieces several times slower on a busy machine.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def stdout() -> "Console":

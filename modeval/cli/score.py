@@ -1,6 +1,5 @@
 """``modeval score``: how modular did trained models become?"""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from modeval.cli.options import with_examples
-from modeval.cli.output import choose_device, progress_bar, stderr, stdout
+from modeval.cli.output import choose_device, let_threads_sleep, progress_bar, stderr, stdout
 from modeval.errors import CheckpointError, RunError, SpecError
 
 if TYPE_CHECKING:
@@ -107,9 +106,7 @@ def score_command(
 
     Models that differ in their seeds only are scored together, with intervals over seeds.
     """
-    # Threads that spin while they wait make short evaluations several times slower on a busy
-    # machine. It is read when PyTorch is loaded, so it is set before.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    let_threads_sleep()
     _check_choices(origin, selection, objective, precision)
     if json_file is not None:
         from modeval.score.files import check_writable
