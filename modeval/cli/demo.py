@@ -13,7 +13,7 @@ import typer
 
 from modeval.cli.options import with_examples
 from modeval.cli.output import choose_device, stderr, stdout
-from modeval.cli.train import PAPER, Request, train_all
+from modeval.cli.train import PAPER, Request, check_finite, train_all
 from modeval.errors import RunError
 from modeval.spec import MODELS, DataSpec, ModelSpec, RunSpec, TrainSpec, seed_grid
 
@@ -99,7 +99,7 @@ def demonstrate(rules: int, out: Path, *, device: str, quiet: bool) -> "Scorecar
         folder / "data", DataSpec(rules=rules), task_seeds=range(TASK_SEEDS), samples=1_000
     )
     runs = requests(rules, out)
-    train_all(runs, device=device, quiet=quiet)
+    check_finite(runs, train_all(runs, device=device, quiet=quiet))
     subjects = [load_run(run.folder, "last") for run in runs]
     first, *others = score_subjects(subjects, precision=PRECISION, device=choose_device(device))
     card = functools.reduce(operator.add, others, first)

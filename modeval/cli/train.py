@@ -1,7 +1,8 @@
 """``modeval train``: a cohort of seeds of one model, or of several models, into run folders."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -207,6 +208,10 @@ def train_command(  # noqa: PLR0917
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress bar.", rich_help_panel=MACHINE)
     ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print what came of each run.", rich_help_panel=MACHINE),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -255,19 +260,21 @@ def train_command(  # noqa: PLR0917
 
     if engine not in get_args(Engine):
         raise SpecError(f"engine = {engine!r}: expected one of {', '.join(get_args(Engine))}.")
-    train_all(requests, device=device, engine=engine, resume=resume, dataset=dataset, quiet=quiet)
+    records = train_all(
+        requests, device=device, engine=engine, resume=resume, dataset=dataset, quiet=quiet
+    )
+    if as_json:
+        typer.echo(_as_json(requests, records))
+    check_finite(requests, records)
 
 
 train_command.__doc__ = with_examples(train_command, EXAMPLES)
 
 
 def _kept(out: Path) -> list[Path]:
-    """Return the runs at a folder, or right below it."""
-    from modeval.train.files import is_run
+    from modeval.train.files import find_runs
 
-    if is_run(out):
-        return [out]
-    return sorted(filter(is_run, out.iterdir())) if out.is_dir() else []
+    return find_runs(out) if out.is_dir() else []
 
 
 def _again(folder: Path, flags: Mapping[str, Mapping[str, Any]]) -> Request:
@@ -312,7 +319,7 @@ def train_all(
 ) -> list["RunRecord"]:
     """Train each request in turn, with a progress bar; runs that are complete are left alone."""
     from modeval.data import require
-    from modeval.train.files import is_run
+    from modeval.train.files import is_run, read_record
 
     for request in requests:
         if dataset is not None:
@@ -320,29 +327,48 @@ def train_all(
     machine = _Machine(choose_device(device), engine, dataset)
     several = len(requests) > 1
     records: list["RunRecord"] = []
-    lost: list[str] = []
     with progress_bar(quiet=quiet) as bar:
         for request in requests:
             going_on = resume and is_run(request.folder)
             if going_on and several and _complete(request.folder):
+                records.append(read_record(request.folder))
                 continue
             record = _train_one(request, machine, bar, resume=going_on if several else resume)
             records.append(record)
-            seeds = request.spec.train.seeds
-            lost += [
-                f"{request.folder}: seed (task {pair[0]}, model {pair[1]}) diverged by step {step}"
-                for pair, step in zip(seeds, record.diverged, strict=True)
-                if step is not None
-            ]
             if not quiet:
-                models = "1 model" if len(seeds) == 1 else f"{len(seeds)} models"
+                seeds = len(request.spec.train.seeds)
+                models = "1 model" if seeds == 1 else f"{seeds} models"
                 stderr().print(f"Wrote {request.folder} ({models}).", highlight=False)
+    return records
+
+
+def check_finite(requests: list[Request], records: list["RunRecord"]) -> None:
+    """Raise an error that names the seeds whose loss stopped being finite, if there are any."""
+    lost = [
+        f"{request.folder}: seed (task {task}, model {model}) diverged by step {step}"
+        for request, record in zip(requests, records, strict=True)
+        for (task, model), step in zip(request.spec.train.seeds, record.diverged, strict=True)
+        if step is not None
+    ]
     if lost:
         raise RunError(
             "\n".join(lost) + "\nTheir loss is not finite; the other seeds are trained and saved, "
             "and modeval score marks these. Use a smaller --learning-rate, or --clip 1."
         )
-    return records
+
+
+def _as_json(requests: list[Request], records: list["RunRecord"]) -> str:
+    """Return what came of each run, as run.json says it, beside its folder and its seeds."""
+    runs = [
+        {"folder": str(request.folder), "name": request.spec.name, **asdict(record)}
+        | {
+            "seeds": [
+                dict(zip(("task", "model"), s, strict=True)) for s in request.spec.train.seeds
+            ]
+        }
+        for request, record in zip(requests, records, strict=True)
+    ]
+    return json.dumps(runs, indent=2)
 
 
 def _complete(folder: Path) -> bool:

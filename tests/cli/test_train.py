@@ -1,5 +1,6 @@
 """``modeval train`` as its user types it."""
 
+import json
 import os
 import signal
 import subprocess
@@ -124,6 +125,17 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
         whole, resumed = (load_file(folder / name) for folder in (tmp_path / "whole", cut))
         assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     assert (cut / "log.jsonl").read_text() == (tmp_path / "whole" / "log.jsonl").read_text()
+
+
+def test_what_came_of_each_run_as_json(tmp_path):
+    command = ["train", "--out", tmp_path / "two", "--model", "modular", "--model", "gt-modular"]
+    result = modeval(*command, *SMALL, "--steps", 3, "--seeds", 2, "--json", "--quiet")
+    assert result.exit_code == 0, result.output
+    first, second = json.loads(result.stdout)
+    assert [first["name"], second["name"]] == ["modular", "gt-modular"]
+    assert first["folder"] == str(tmp_path / "two" / "modular")
+    assert (first["status"], first["step"], first["diverged"]) == ("complete", 3, [None, None])
+    assert first["seeds"] == [{"task": 0, "model": 0}, {"task": 1, "model": 0}]
 
 
 def test_resuming_takes_the_settings_from_the_folder_and_refuses_others(tmp_path):
