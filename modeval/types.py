@@ -8,6 +8,7 @@
 Leading axes ``...`` are batch axes: every metric maps over them.
 """
 
+import ctypes
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -17,6 +18,7 @@ import torch
 from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
+from modeval import counting
 from modeval.errors import TraceError
 
 Prior = Literal["uniform", "empirical"]
@@ -27,6 +29,7 @@ View = Literal["weight", "assignment"]
 
 ONE_HOT_CELLS = 32  # up to here a one-hot product folds dense weights faster than a scatter
 CHUNK = 1 << 16  # samples folded at a time: what is made on the way stays in the cache
+CUTS = 8  # of a long stream for threads; a number of its own, so that sums do not depend on theirs
 MASS_TOLERANCE = 1e-2  # weights of a sample may sum to 1 up to the rounding of 16-bit floats
 
 
@@ -198,6 +201,11 @@ class RoutingCounts:
         batch, cells = chosen.shape[:-2], blocks * rules
         cell = _cells(rule, block, rules, blocks, batch)
         flat = chosen.reshape(*cell.shape, chosen.shape[-1])
+        library = counting.kernel(cell.numel()) if flat.device.type == "cpu" else None
+        if library is not None:
+            given = None if weight is None else weight.reshape(flat.shape)
+            parts = _fold_natively(library, cell, flat, given, cells, modules)
+            return _assemble(parts, batch, blocks, rules, modules)
         parts = _fold_choices(cell, flat, cells, modules)
         if weight is None:
             parts |= _equal_weights(cell, flat, parts, cells, modules)
@@ -307,12 +315,13 @@ def _cells(
     rule: Tensor, block: Tensor | None, rules: int, blocks: int, batch: torch.Size
 ) -> Int64[Tensor, "pairs samples"]:
     """Number each sample's (block, rule) from 0 to B R - 1; padding gets B R."""
-    _check_range("Rule", rule, -1, rules, "--rules")
+    padded = _check_range("Rule", rule, -1, rules, "--rules") < 0
     cell = rule.long()
     if block is not None:
         _check_range("Block", block, 0, blocks, "blocks=")
         cell = torch.where(cell < 0, cell, cell + block.long() * rules)
-    cell = torch.where(cell < 0, blocks * rules, cell)
+    if padded:
+        cell = torch.where(cell < 0, blocks * rules, cell)
     return cell.expand(*batch, cell.shape[-1]).reshape(batch.numel(), cell.shape[-1])
 
 
@@ -356,6 +365,43 @@ def _sum_values(cell: Tensor, values: Tensor, cells: int) -> Float64[Tensor, "pa
     """Sum values ``(P, N)`` by cell."""
     total = values.new_zeros(cell.shape[0], cells + 1, dtype=torch.float64)
     return total.scatter_add_(1, cell, values.double())[:, :cells]
+
+
+def _fold_natively(  # noqa: PLR0917 - one of two ways of of_choices, cut out
+    library: ctypes.CDLL,
+    cell: Tensor,
+    chosen: Tensor,
+    weight: Tensor | None,
+    cells: int,
+    modules: int,
+) -> dict[str, Tensor]:
+    """Do what the functions below do, in one pass of the kernel; each pair is cut for threads."""
+    pairs, samples, choices = chosen.shape
+    cuts = max(1, min(CUTS // max(pairs, 1), samples // counting.ENOUGH + 1))
+    step = max(1, min(-(-samples // cuts), counting.rows_at_most(choices)))
+    spans = [
+        (pair * samples + start, pair * samples + min(start + step, samples))
+        for pair in range(pairs)
+        for start in range(0, samples, step)
+    ]
+    tables = [counting.Tables.zeros(cells, modules, choices) for _ in spans]
+    if weight is not None:
+        weight = weight.detach().to(torch.promote_types(weight.dtype, torch.float32)).contiguous()
+    picks = counting.readable(chosen.flatten(0, 1).numpy())
+    try:
+        counting.add(
+            *(library, tables, spans, picks, cell.contiguous().view(-1).numpy()),
+            None if weight is None else weight.view(-1, choices).numpy(),
+        )
+    except counting.OutOfRangeError:
+        _check_range("Module", chosen, -1, modules, "modules=")
+        raise
+    made = [counting.parts(table, weighted=weight is not None) for table in tables]
+    each = len(made) // pairs
+    return {
+        name: torch.stack([part[name] for part in made]).unflatten(0, (pairs, each)).sum(1)
+        for name in made[0]
+    }
 
 
 def _fold_choices(cell: Tensor, chosen: Tensor, cells: int, modules: int) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -30,13 +31,16 @@ def test_the_manual_has_examples(readme):
 
 @pytest.mark.slow
 def test_every_command_of_the_manual_runs(readme, tmp_path):
+    (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "COLUMNS": "120",
     }
     for command in commands(readme):
-        assert shlex.split(command)[0] == "modeval", command
+        assert shlex.split(command)[0] in ("modeval", "python"), command
+        if "tiny" in command and find_spec("transformers") is None:
+            continue  # the model in fixtures/ needs an extra
         done = subprocess.run(
             command,
             shell=True,

@@ -4,6 +4,8 @@ import typer
 
 from modeval.cli.bench_matching import bench_matching_command
 from modeval.cli.bench_metrics import bench_metrics_command
+from modeval.cli.bench_record import bench_record_command
+from modeval.cli.bench_trace import bench_trace_command
 from modeval.cli.bench_train import bench_train_command
 
 bench = typer.Typer(
@@ -13,3 +15,5 @@ bench = typer.Typer(
 bench.command("train")(bench_train_command)
 bench.command("metrics")(bench_metrics_command)
 bench.command("matching")(bench_matching_command)
+bench.command("record")(bench_record_command)
+bench.command("trace")(bench_trace_command)

@@ -59,7 +59,7 @@ def write_made_up(
     labels: int,
     weights: bool,
 ) -> float:
-    """Write random routing, tokens by layers as a recorder does; return the seconds of writing."""
+    """Write random routing, each batch layer by layer as a recorder does; return the seconds."""
     import numpy as np
 
     from modeval.trace.files import TraceWriter
@@ -73,26 +73,29 @@ def write_made_up(
         labels=tuple(f"label {number}" for number in range(labels)),
         weight_scale="renormalised" if weights else "none",
     )
-    size, tokens_of_document = 1 << 16, 512
+    size, tokens_of_document = 1 << 12, 512
     chosen = draw.random((size, modules)).argsort(1)[:, :choices].astype(np.int16)
     share = draw.random((size, choices)).astype(np.float32)
     share /= share.sum(1, keepdims=True)
-    seconds = 0.0
+    seconds, left = 0.0, rows
     with TraceWriter(path, header) as writer:
-        for start in range(0, rows, size):
-            number = np.arange(start, min(start + size, rows))
-            document = number // (layers * tokens_of_document)
-            chunk = make_chunk(
-                document=document,
-                position=number // layers % tokens_of_document,
-                label=document % labels,
-                layer=number % layers,
-                chosen=chosen[: len(number)],
-                weight=share[: len(number)] if weights else None,
-            )
-            begin = time.perf_counter()
-            writer.append(chunk)
-            seconds += time.perf_counter() - begin
+        for start in range(0, -(-rows // layers), size):
+            token = np.arange(start, start + size)
+            document = token // tokens_of_document
+            for layer in range(layers):
+                part = slice(0, min(size, left))
+                left -= len(token[part])
+                chunk = make_chunk(
+                    document=document[part],
+                    position=token[part] % tokens_of_document,
+                    label=document[part] % labels,
+                    layer=layer,
+                    chosen=chosen[part],
+                    weight=share[part] if weights else None,
+                )
+                begin = time.perf_counter()
+                writer.append(chunk)
+                seconds += time.perf_counter() - begin
         begin = time.perf_counter()
         writer.flush()
         seconds += time.perf_counter() - begin

@@ -3,13 +3,12 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from modeval.cli.options import data_values, merge
+from modeval.cli.options import data_values, merge, with_examples
 from modeval.cli.output import progress_bar, stdout
 from modeval.errors import SpecError
 from modeval.spec import DataSpec, TrainSpec, from_dict, load_toml
@@ -174,7 +173,7 @@ def generate_command(
         stdout().print(describe(dataset), highlight=False, markup=False, soft_wrap=True)
 
 
-generate_command.__doc__ = cleandoc(generate_command.__doc__ or "") + "\n" + EXAMPLES
+generate_command.__doc__ = with_examples(generate_command, EXAMPLES)
 
 
 def generate(request: Request, progress: Callable[[int], None] = lambda _: None) -> "Dataset":

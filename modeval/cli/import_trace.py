@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from modeval.cli.options import with_examples
 from modeval.cli.output import stdout
 from modeval.cli.trace import describe_header, print_notes
 
@@ -119,6 +120,9 @@ def import_command(
     for key, value in describe_header(found.header).items():
         stdout().print(f"{key:>14}  {value}", markup=False, highlight=False)
     print_notes(found.header)
+
+
+import_command.__doc__ = with_examples(import_command, EXAMPLES)
 
 
 def _list_formats() -> None:

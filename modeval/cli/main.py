@@ -2,31 +2,27 @@
 
 import sys
 import traceback
-from enum import IntEnum
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
 from modeval.cli.bench import bench
+from modeval.cli.compare import compare_command
 from modeval.cli.demo import demo_command
+from modeval.cli.exits import Exit
+from modeval.cli.gate import gate_command
 from modeval.cli.generate import generate_command
+from modeval.cli.import_trace import import_command
 from modeval.cli.metrics import metrics_command
 from modeval.cli.output import stderr
+from modeval.cli.plot import plot_command
+from modeval.cli.record import record_command
+from modeval.cli.report import report_command
 from modeval.cli.score import score_command
+from modeval.cli.trace import trace
 from modeval.cli.train import train_command
 from modeval.errors import ModevalError
-
-
-class Exit(IntEnum):
-    """Exit codes: a build script can tell a bad model from a bad command."""
-
-    OK = 0
-    GATE_FAILED = 1
-    USER_ERROR = 2
-    INCONCLUSIVE = 3
-    INTERNAL_ERROR = 4
-
 
 app = typer.Typer(
     name="modeval",
@@ -57,7 +53,14 @@ def main(
 app.command("demo")(demo_command)
 app.command("generate")(generate_command)
 app.command("train")(train_command)
+app.command("record")(record_command)
+app.command("import")(import_command)
+app.add_typer(trace, name="trace")
 app.command("score")(score_command)
+app.command("compare")(compare_command)
+app.command("gate")(gate_command)
+app.command("report")(report_command)
+app.command("plot")(plot_command)
 app.command("metrics")(metrics_command)
 app.add_typer(bench, name="bench")
 

@@ -39,3 +39,22 @@ def shares(text: str | None) -> list[float] | None:
         raise SpecError(
             f"--rule-probabilities {text!r}: expected numbers, as 0.5,0.3,0.2."
         ) from None
+
+
+def numbers(flag: str, text: str | None) -> tuple[int, ...] | None:
+    """Read ``0,4,8-11``.
+
+    >>> numbers("--layers", "0,4,8-11")
+    (0, 4, 8, 9, 10, 11)
+    """
+    if text is None:
+        return None
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise SpecError(f"{flag} {text}: expected numbers from 0, as 0,4,8-11.")
+        found += range(int(first), int(last if dash else first) + 1)
+    if not found:
+        raise SpecError(f"{flag} {text}: expected numbers from 0, as 0,4,8-11.")
+    return tuple(dict.fromkeys(found))

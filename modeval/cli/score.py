@@ -1,26 +1,23 @@
-"""``modeval score``: how modular did trained models become?"""
+"""``modeval score``: how modular did models become?"""
 
+import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modeval.cli.options import with_examples
-from modeval.cli.output import choose_device, let_threads_sleep, progress_bar, stderr, stdout
-from modeval.errors import CheckpointError, RunError, SpecError
+from modeval.cli.options import numbers, with_examples
+from modeval.cli.output import choose_device, progress_bar, stderr, stdout
+from modeval.errors import CheckpointError, ModevalError, SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from modeval.cli.score_sources import Job
     from modeval.data import Dataset
     from modeval.score.scorecard import Scorecard
     from modeval.trace.subject import Subject
 
-Origin = Literal["auto", "run", "modarch"]
-Loader = "Callable[[], list[Subject]]"
-
-WHAT, HOW = "What to score", "How"
+WHAT, TRACES, MODELS, HOW = "What to score", "Traces", "Models of Hugging Face", "How"
 
 EXAMPLES = """
 [bold]Examples[/]
@@ -28,24 +25,30 @@ EXAMPLES = """
   A run of modeval train, or a folder of several:
   [cyan]modeval score runs/four --json scores.json[/]
 
+  Recorded or imported routing, layer by layer:
+  [cyan]modeval score olmoe.trace --json scores.json[/]
+
+  A mixture-of-experts model on labelled text, recorded and scored at once:
+  [cyan]modeval score ./model --data prose.jsonl --data code.jsonl --label domain[/]
+
   Everything that the reference implementation left below a folder:
   [cyan]modeval score Regression/Logs --json scores.json[/]
 
   One of its models, whose folders do not tell the objective:
   [cyan]modeval score Logs/Data-Seed_0/GT_Rules_4/Modular_joint_32_128_4_0 --objective regression[/]
 
-  Quicker and rougher:
-  [cyan]modeval score runs/four --precision 0.02[/]
+  Some seeds, quicker and rougher:
+  [cyan]modeval score runs/four --only-model-seeds 0-3 --precision 0.02[/]
 """
 
 
 def score_command(
     paths: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             metavar="PATH...",
-            help="Run folders of modeval train, model folders of the reference implementation, or "
-            "folders above them.",
+            help="Run folders of modeval train, traces, counts, model folders of the reference "
+            "implementation, folders above them; or a model folder or hub id of Hugging Face.",
             show_default=False,
         ),
     ],
@@ -57,7 +60,9 @@ def score_command(
     origin: Annotated[
         str,
         typer.Option(
-            "--from", help="What the paths are: auto, run or modarch.", rich_help_panel=WHAT
+            "--from",
+            help="What the paths are: auto, run, modarch, trace or model.",
+            rich_help_panel=WHAT,
         ),
     ] = "auto",
     selection: Annotated[
@@ -78,13 +83,71 @@ def score_command(
             rich_help_panel=WHAT,
         ),
     ] = None,
-    data: Annotated[
-        Path | None,
+    task_seeds: Annotated[
+        str | None,
         typer.Option(
-            metavar="DIR",
-            help="Score on this folder of modeval generate, in place of fresh samples.",
+            "--only-task-seeds",
+            metavar="N,N-N",
+            help="Score only members of these task seeds.",
             rich_help_panel=WHAT,
         ),
+    ] = None,
+    model_seeds: Annotated[
+        str | None,
+        typer.Option(
+            "--only-model-seeds",
+            metavar="N,N-N",
+            help="Score only members of these model seeds.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data",
+            metavar="PATH",
+            help="Folder of modeval generate to score on, in place of fresh samples. For a model "
+            "of Hugging Face: labelled text, as for modeval record; several times.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    view: Annotated[
+        str,
+        typer.Option(
+            help="What counts as routing: weight, assignment (each chosen module the same), or "
+            "auto (weights where they were recorded).",
+            rich_help_panel=TRACES,
+        ),
+    ] = "auto",
+    prior: Annotated[
+        str,
+        typer.Option(
+            help="Weight of the rules: uniform, or empirical (by their tokens).",
+            rich_help_panel=TRACES,
+        ),
+    ] = "uniform",
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N-N", help="Score only these layers, from 0.", rich_help_panel=TRACES
+        ),
+    ] = None,
+    phase: Annotated[
+        str | None,
+        typer.Option(
+            help="Score only tokens of this phase: prefill, decode or train.",
+            rich_help_panel=TRACES,
+        ),
+    ] = None,
+    text: Annotated[str, typer.Option(help="Column of the text.", rich_help_panel=MODELS)] = "text",
+    label: Annotated[
+        str,
+        typer.Option(
+            help="Column of the label; '' takes the name of each file.", rich_help_panel=MODELS
+        ),
+    ] = "label",
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many tokens.", rich_help_panel=MODELS)
     ] = None,
     precision: Annotated[
         float,
@@ -95,38 +158,57 @@ def score_command(
         ),
     ] = 0.005,
     seed: Annotated[
-        int, typer.Option(help="Seed of the samples, the same for all models.", rich_help_panel=HOW)
+        int,
+        typer.Option(
+            help="Seed of samples and resamples, the same for all models.", rich_help_panel=HOW
+        ),
     ] = 0,
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=HOW)
     ] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
-    """Score trained models: collapse, alignment, information, adaptation and losses beside chance.
+    """Score models and traces: collapse, alignment, information, load and losses beside chance.
 
-    Models that differ in their seeds only are scored together, with intervals over seeds.
+    Models that differ in their seeds only are scored together, with intervals over seeds; traces
+    layer by layer, with intervals over documents and a test against permuted labels. What cannot
+    be read is named, and stops nothing else.
     """
-    let_threads_sleep()
-    _check_choices(origin, selection, objective, precision)
+    # Threads that spin while they wait make short evaluations several times slower on a busy
+    # machine. It is read when PyTorch is loaded, so it is set before.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from modeval.cli.score_sources import Asked, find_jobs
+
+    asked = Asked(
+        origin=_choice("--from", origin, ("auto", "run", "modarch", "trace", "model")),
+        selection=_choice("--selection", selection, ("last", "best")),
+        objective=_choice("--objective", objective, (None, "regression", "classification")),
+        only=only,
+        task_seeds=numbers("--only-task-seeds", task_seeds),
+        model_seeds=numbers("--only-model-seeds", model_seeds),
+        data=tuple(data or ()),
+        view=_choice("--view", view, ("auto", "weight", "assignment")),
+        prior=_choice("--prior", prior, ("uniform", "empirical")),
+        layers=numbers("--layers", layers),
+        phase=_choice("--phase", phase, (None, "prefill", "decode", "train")),
+        text=text,
+        label=label,
+        max_tokens=max_tokens,
+        precision=precision,
+        seed=seed,
+        device=device,
+        quiet=quiet,
+    )
+    if not 1e-4 <= precision <= 0.5:  # noqa: PLR2004 - outside, no number of samples makes sense
+        raise SpecError(f"--precision {precision}: expected 0.0001 to 0.5. Use --precision 0.005.")
     if json_file is not None:
         from modeval.score.files import check_writable
 
         check_writable(json_file)
-    loaders, left_out = _find(paths, origin, selection, objective, only)
-    dataset = _open_data(data)
-    with progress_bar(quiet=quiet or len(loaders) < 2) as progress:  # noqa: PLR2004
-        task = progress.add_task("Scoring", total=len(loaders), note="")
-        cards = []
-        for loader in loaders:
-            cards += score_subjects(
-                loader(),
-                precision=precision,
-                device=choose_device(device),
-                seed=seed,
-                dataset=dataset,
-            )
-            progress.advance(task)
-    card = _together(cards, left_out)
+    choose_device(device)
+    jobs, left_out, dataset = find_jobs(paths, asked)
+    cards, failed = _work(jobs, quiet=quiet)
+    card = _together(cards, [*left_out, *failed])
     if dataset is not None:
         held = {"folder": str(dataset.folder), "digest": dataset.digest, "samples": dataset.samples}
         card = replace(card, dataset=held)
@@ -134,7 +216,9 @@ def score_command(
         from modeval.score.files import write_scorecard
 
         write_scorecard(json_file, card)
-    if not quiet:
+    if quiet:
+        _tell_failures(card, failed)
+    else:
         _show(card, json_file)
 
 
@@ -163,92 +247,33 @@ def score_subjects(
     ]
 
 
-def _open_data(folder: Path | None) -> "Dataset | None":
-    if folder is None:
-        return None
-    from modeval.data import open_dataset
-
-    return open_dataset(folder)
-
-
-def _check_choices(origin: str, selection: str, objective: str | None, precision: float) -> None:
-    for flag, value, choices in (
-        ("--from", origin, ("auto", "run", "modarch")),
-        ("--selection", selection, ("last", "best")),
-        ("--objective", objective, (None, "regression", "classification")),
-    ):
-        if value not in choices:
-            known = ", ".join(choice for choice in choices if choice)
-            raise SpecError(f"{flag} {value}: expected one of {known}.")
-    if not 1e-4 <= precision <= 0.5:  # noqa: PLR2004 - outside, no number of samples makes sense
-        raise SpecError(f"--precision {precision}: expected 0.0001 to 0.5. Use --precision 0.005.")
+def _choice(flag: str, value: Any, choices: tuple[str | None, ...]) -> Any:
+    if value not in choices:
+        known = ", ".join(choice for choice in choices if choice)
+        raise SpecError(f"{flag} {value}: expected one of {known}.")
+    return value
 
 
-def _find(
-    paths: list[Path], origin: str, selection: str, objective: str | None, only: str | None
-) -> "tuple[list[Callable[[], list[Subject]]], list[str]]":
-    """Return one loader for each cohort at or below the paths, and what cannot be scored."""
-    from modeval.trace.modarch import cohorts, find_models, load, missing
-    from modeval.trace.own import find_own, load_run
-
-    options: Any = {"selection": selection, "objective": objective}
-    runs: list[Path] = []
-    models: list[Path] = []
-    for path in paths:
-        _check_path(path)
-        own = find_own(path) if origin in ("auto", "run") else []
-        foreign = list(find_models(path)) if origin in ("auto", "modarch") else []
-        if not own and not foreign:
-            raise _nothing(path, origin)
-        wanted = [folder for folder in own if only is None or only in str(folder)]
-        models += [each for each in foreign if only is None or only in str(each)]
-        runs += wanted
-    loaders: list[Any] = [_bound(load_run, folder, selection) for folder in dict.fromkeys(runs)]
-    left_out: list[str] = []
-    for group in cohorts(list(dict.fromkeys(models))):
-        reasons = [missing(folder, selection) for folder in group]  # type: ignore[arg-type]
-        left_out += [reason for reason in reasons if reason]
-        kept = [folder for folder, reason in zip(group, reasons, strict=True) if not reason]
-        if kept:
-            loaders.append(lambda kept=kept: load(kept, **options))
-    if not loaders:
-        if left_out:
-            raise CheckpointError(left_out[0])
-        raise SpecError(f"--only {only}: no path that was found has this text in it. Drop --only.")
-    return loaders, left_out
+def _work(jobs: "list[Job]", *, quiet: bool) -> "tuple[list[Scorecard], list[str]]":
+    """Score one after another; a job that fails stops only itself, unless all do."""
+    cards: list[Scorecard] = []
+    failed: list[str] = []
+    first: ModevalError | None = None
+    with progress_bar(quiet=quiet or len(jobs) < 2) as progress:  # noqa: PLR2004
+        task = progress.add_task("Scoring", total=len(jobs), note="")
+        for job in jobs:
+            try:
+                cards += job.run()
+            except ModevalError as error:
+                first = first or error
+                failed.append(f"failed: {job.what}: {error}")
+            progress.advance(task)
+    if first is not None and not cards:
+        raise first
+    return cards, failed
 
 
-def _bound(load_run: Any, folder: Path, selection: str) -> Any:
-    return lambda: [load_run(folder, selection)]
-
-
-def _check_path(path: Path) -> None:
-    if not path.exists():
-        raise RunError(f"There is nothing at {path}. Give a folder that exists.")
-    if path.is_file():
-        selection = " --selection best" if "best" in path.name else ""
-        raise RunError(
-            f"{path} is a file; models are scored by their folder: "
-            f"modeval score {path.parent}{selection}"
-        )
-
-
-def _nothing(path: Path, origin: str) -> Exception:
-    looked = {
-        "run": "a run of modeval train (run.json)",
-        "modarch": "a model of the reference implementation "
-        "(.../Data-Seed_0/GT_Rules_4/Modular_joint_32_128_4_0 or the like)",
-    }
-    sought = " or ".join(text for name, text in looked.items() if origin in ("auto", name))
-    held = sorted(entry.name for entry in path.iterdir())
-    found = ", ".join(held[:6]) + (", ..." if len(held) > 6 else "") if held else "nothing"  # noqa: PLR2004
-    return RunError(
-        f"{path.resolve()} holds neither at its top nor below it {sought}; found there: {found}. "
-        "Give such a folder or one above it, or train one: modeval train --out runs/first"
-    )
-
-
-def _together(cards: "list[Scorecard]", left_out: list[str]) -> "Scorecard":
+def _together(cards: "list[Scorecard]", notes: list[str]) -> "Scorecard":
     members = [member for card in cards for model in card.models for member in model.members]
     if all(member.status == "failed" for member in members):
         first = members[0]
@@ -260,7 +285,19 @@ def _together(cards: "list[Scorecard]", left_out: list[str]) -> "Scorecard":
     card = cards[0]
     for other in cards[1:]:
         card += other
-    return replace(card, notes=tuple(left_out))
+    return replace(card, notes=(*notes, *card.notes))
+
+
+def _tell_failures(card: "Scorecard", failed: list[str]) -> None:
+    """Name what could not be scored, on standard error."""
+    faults = [
+        f"failed: {model.title}: {member.note}"
+        for model in card.models
+        for member in model.members
+        if member.status == "failed"
+    ]
+    for fault in (*failed, *faults):
+        stderr().print(fault, style="yellow", markup=False, highlight=False)
 
 
 def _show(card: "Scorecard", json_file: Path | None) -> None:

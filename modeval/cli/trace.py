@@ -122,8 +122,9 @@ def describe(opened: "Trace") -> dict[str, str]:
     header = opened.header
     lines = describe_header(header)
     size = sum(part.path.stat().st_size for part in opened.parts)
+    parts = "1 part" if len(opened.parts) == 1 else f"{len(opened.parts)} parts"
     return {
-        "rows": f"{opened.rows:,} in {len(opened.parts)} parts, {size / 1e6:,.1f} MB",
+        "rows": f"{opened.rows:,} in {parts}, {size / 1e6:,.2f} MB",
         **lines,
     }
 

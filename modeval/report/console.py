@@ -1,5 +1,6 @@
 """Scorecards for the terminal: a table of scores beside chance, and a map of who does what."""
 
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -12,9 +13,12 @@ from rich.text import Text
 from torch import Tensor
 
 from modeval.metrics import METRICS, match
+from modeval.report.console_traces import render_trace
 from modeval.score.scorecard import LOSS_TITLES, Member, ModelRecord, Score, Scorecard
+from modeval.spec import MODEL_TITLES
 
 SHADES = " ░▒▓█"
+"""From 0 to 1 on the scale of square roots, so that shares of a few percent show as well."""
 COLOURS = (
     "#440154",
     "#482777",
@@ -27,7 +31,7 @@ COLOURS = (
     "#b4de2c",
     "#fde725",
 )
-"""From 0 to 1; after the palette viridis, which also reads well without colour vision."""
+"""Likewise; after the palette viridis, which also reads well without colour vision."""
 ARROWS = {"lower": "↓", "higher": "↑", None: ""}
 SHORT = {
     "inverse_mutual_information": "Inverse information",
@@ -46,7 +50,8 @@ GROUP = 4
 def render(card: Scorecard) -> list[RenderableType]:
     """Return everything that the terminal shows of a scorecard, in order."""
     shown: list[RenderableType] = []
-    for models in _by_task(card.models):
+    cohorts = [model for model in card.models if model.origin != "trace"]
+    for models in _by_task(cohorts):
         shown.append(Text(task_title(models[0]), style="bold"))
         shown += [
             score_table(card, models[start : start + GROUP])
@@ -55,6 +60,9 @@ def render(card: Scorecard) -> list[RenderableType]:
         maps = [heat_map(card, model) for model in models if _matrices(card, model)]
         if maps:
             shown += [Columns(maps, padding=(0, 3)), Text("")]
+    for model in card.models:
+        if model.origin == "trace":
+            shown += render_trace(card, model)
     return [*shown, *notes(card)]
 
 
@@ -65,7 +73,13 @@ def _by_task(models: Iterable[ModelRecord]) -> list[list[ModelRecord]]:
     for model in models:
         same = [key for key in groups if key.startswith(str(dict(model.data)))]
         groups[same[0]].append(model)
-    return [group for group in groups.values() if group]
+    return [sorted(group, key=_place) for group in groups.values() if group]
+
+
+def _place(model: ModelRecord) -> int:
+    """Order the models of the paper as the paper does, and others after them."""
+    titles = list(MODEL_TITLES.values())
+    return titles.index(model.title) if model.title in titles else len(titles)
 
 
 def task_title(model: ModelRecord) -> str:
@@ -86,12 +100,12 @@ def task_title(model: ModelRecord) -> str:
 def score_table(card: Scorecard, models: Iterable[ModelRecord]) -> RenderableType:
     """Return scores over seeds, models side by side, intervals under them, chance beside them."""
     models = list(models)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=0)
     table.add_column("", no_wrap=True)
     for model in models:
-        table.add_column(_heading(model), justify="right")
-    table.add_column("uniform\nrouting", justify="right", style="dim")
-    table.add_column("hashed\nrouting", justify="right", style="dim")
+        table.add_column(_heading(model), justify="right", no_wrap=True)
+    table.add_column("\nuniform\nrouting", justify="right", style="dim")
+    table.add_column("\nhashed\nrouting", justify="right", style="dim")
     for name in _names(card, models):
         scores = [card.find(model.id, name) for model in models]
         first = next(score for score in scores if score is not None)
@@ -109,7 +123,8 @@ def _heading(model: ModelRecord) -> str:
     seeds = f"{good} of {every} seeds" if good < every else f"{every} seed{'s' * (every > 1)}"
     rules = model.data["rules"]
     modules = f", {model.modules} modules" if model.modules not in (1, rules) else ""
-    return f"{model.title}\n{seeds}{modules}"
+    first, hyphen, rest = model.title.rpartition("-")  # two lines: four models fit on 80 columns
+    return f"{first}{hyphen}\n{rest}\n{seeds}{modules}"
 
 
 def _names(card: Scorecard, models: list[ModelRecord]) -> list[str]:
@@ -134,8 +149,18 @@ def _cell(score: Score | None) -> Text:
         return Text("failed", style="red")
     text = Text(number(score.value))
     if score.low is not None and score.high is not None:
-        text.append(f"\n{number(score.low)} {number(score.high)}", style="dim")
+        text.append(f"\n{_short(score.low)}\N{EN DASH}{_short(score.high)}", style="dim")
     return text
+
+
+def _short(value: float) -> str:
+    """Write an end of an interval in four or five characters, so that four models fit abreast."""
+    size = abs(value)
+    if size >= 1:
+        return f"{value:.2f}" if size < 10 else f"{value:.4g}"  # noqa: PLR2004
+    if value != 0 and size < 0.01:  # noqa: PLR2004 - below, fixed notation loses digits
+        return f"{value:.0e}".replace("e-0", "e-")
+    return f"{value:.3f}".replace("0.", ".", 1).replace("1.000", "1.00")
 
 
 def _chance(scores: list[Score | None]) -> tuple[str, str]:
@@ -195,13 +220,27 @@ def draw(matrix: Tensor) -> Text:
     text = Text()
     for row in matrix.tolist():
         for share in row:
-            level = min(max(share, 0.0), 1.0)
+            level = math.sqrt(min(max(share, 0.0), 1.0))
             shade = SHADES[min(int(level * len(SHADES)), len(SHADES) - 1)]
             colour = COLOURS[min(int(level * len(COLOURS)), len(COLOURS) - 1)]
             text.append(shade * 2, style=f"{colour} on {COLOURS[0]}")
         text.append("\n")
-    text.append("rows rules, columns modules", style="dim")
-    return text
+    text.append("rows rules, columns modules\n", style="dim")
+    return text.append(legend(), style="dim")
+
+
+def legend() -> str:
+    """Say from which share of a rule each shade is drawn.
+
+    >>> legend()
+    '░ from 4%  ▒ 16%  ▓ 36%  █ 64%'
+    """
+    shares = [(level / len(SHADES)) ** 2 for level in range(1, len(SHADES))]
+    first, *others = (f"{share:.0%}" for share in shares)
+    return "  ".join(
+        f"{shade} {share}"
+        for shade, share in zip(SHADES[1:], (f"from {first}", *others), strict=True)
+    )
 
 
 # --- notes ---------------------------------------------------------------------------------------
@@ -216,17 +255,18 @@ def _who(model: ModelRecord, member: Member) -> str:
 
 def notes(card: Scorecard) -> list[RenderableType]:
     """Return what a reader must know: failed seeds, missing intervals, what was left out."""
-    lines = [f"[yellow]left out:[/] {_plain(note)}" for note in card.notes]
+    lines = [f"[yellow]note:[/] {_plain(note)}" for note in card.notes]
     for model in card.models:
         for member in model.members:
             if member.note:
                 word = "failed" if member.status == "failed" else "note"
                 lines.append(f"[yellow]{word}:[/] {_who(model, member)}: {_plain(member.note)}")
-    if any(len(model.members) == 1 for model in card.models):
+    cohorts = [model for model in card.models if model.origin != "trace"]
+    if any(len(model.members) == 1 for model in cohorts):
         lines.append("[dim]One seed gives no interval over seeds: train more with --seeds.[/]")
-    if any(len(model.members) > 1 for model in card.models):
-        lines.append(f"[dim]Pairs under a value are its {card.level:.0%} interval over seeds.[/]")
-    if any(model.modules == 1 for model in card.models):
+    if any(len(model.members) > 1 for model in cohorts):
+        lines.append(f"[dim]Under a value stands its {card.level:.0%} interval over seeds.[/]")
+    if any(model.modules == 1 for model in cohorts):
         lines.append("[dim]A single module has no routing, so it has losses only.[/]")
     return [Text.from_markup(line) for line in lines]
 

@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from modeval.metrics.adaptation import adaptation_from_marginals
-from modeval.metrics.alignment import alignment_bounds
+from modeval.metrics.alignment import alignment_bounds, alignment_distance, alignment_score
 from modeval.metrics.chance import (
     hash_alignment_distance,
     hash_collapse_avg,
@@ -19,7 +19,9 @@ from modeval.metrics.chance import (
     hash_joints,
     uniform_joint,
 )
+from modeval.metrics.matching import match
 from modeval.metrics.table import METRICS, PAPER_METRICS
+from modeval.score.jackknife import jackknife_errors
 from modeval.score.scorecard import (
     LEVEL,
     Activation,
@@ -29,9 +31,16 @@ from modeval.score.scorecard import (
     Scorecard,
     Seed,
 )
-from modeval.score.statistics import bootstrap_seeds
+from modeval.score.statistics import (
+    Tail,
+    bootstrap_seeds,
+    p_value,
+    percentile_interval,
+    permuted_labels,
+    relabel_cells,
+)
 from modeval.spec import digest, module_count, to_dict
-from modeval.trace.subject import Evaluation, Loss, Subject
+from modeval.trace.subject import LOSS_FACTOR, Evaluation, Loss, Subject
 from modeval.types import RoutingCounts
 
 HASH_MAPS = 2000
@@ -41,6 +50,14 @@ HASH_MEANS: dict[str, Callable[[int, int], float]] = {
     "inverse_mutual_information": hash_inverse_mutual_information,
 }
 ROUTING_METRICS = (*PAPER_METRICS, "alignment_score")
+TESTED = ("alignment_distance", "inverse_mutual_information", "alignment_score")
+"""Metrics that are held against permuted labels: a router that is blind to rules scores above their
+uniform level, because the best matching is sought in noise."""
+PERMUTATIONS = 199
+HALF = 0.5
+"""Of an equal share of the samples, below which a rule is rare."""
+NORMAL = 1.96
+"""97.5 % point of the normal distribution, by which :meth:`Loss.half_width` is wider."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +67,27 @@ class _Column:
     metric: str
     values: Tensor
     samples: Sequence[int | None]
+    errors: Tensor | None = None
     chance: tuple[float, float] | None = None
+    null: "_Null | None" = None
     length: int | None = None
     scale: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Null:
+    """What one metric is when labels are permuted, for usable members.
+
+    Attributes:
+        draws: ``(P, S)`` the metric as it is scored.
+        tested: ``(S,)`` the metric with rules weighted by their samples, which keeps the size of
+            the test when some rules are rare.
+        test: ``(P, S)`` likewise when labels are permuted.
+    """
+
+    draws: Tensor
+    tested: Tensor
+    test: Tensor
 
 
 def score(
@@ -77,7 +112,8 @@ def score(
     columns = _losses(subject, evaluation, usable)
     activations: tuple[Activation, ...] = ()
     if joint is not None and usable:
-        columns = [*_routing(evaluation, joint, usable), *columns]
+        nulls = _nulls(evaluation, usable, generator)
+        columns = [*_routing(evaluation, joint, usable, nulls), *columns]
         prior = joint.sum(-1)
         matrices = (joint / prior.unsqueeze(-1)).tolist()
         activations = tuple(
@@ -94,7 +130,7 @@ def score(
         precision=precision,
         models=(record,),
         scores=tuple(
-            entry
+            _capped(entry, precision)
             for column in columns
             for entry in _entries(record.id, column, subject, usable, generator)
         ),
@@ -160,11 +196,13 @@ def _routing(
     evaluation: Evaluation,
     joint: Tensor,
     usable: list[int],
+    nulls: dict[str, _Null],
 ) -> list[_Column]:
     samples: list[int | None] = [None] * len(usable)
     if evaluation.counts is not None:
         samples = [int(n) for n in evaluation.counts.samples.sum((1, 2, 3))[usable]]
     rules, modules = joint.shape[-2:]
+    errors = _errors(evaluation, usable)
     columns = []
     for name in ROUTING_METRICS:
         if rules == 1 and name == "inverse_mutual_information":
@@ -176,11 +214,83 @@ def _routing(
         else:
             values = function(joint)
         chance = _chance(name, rules, modules)
-        columns.append(_Column(name, values.cpu(), samples, chance))
+        columns.append(
+            _Column(name, values.cpu(), samples, errors.get(name), chance, nulls.get(name))
+        )
     if evaluation.hardened is not None:
         gap = evaluation.hardened
-        columns.append(_Column("hard_gap", gap.mean()[usable].cpu(), [gap.samples] * len(usable)))
+        columns.append(
+            _Column(
+                "hard_gap",
+                gap.mean()[usable].cpu(),
+                [gap.samples] * len(usable),
+                _loss_error(gap)[usable],
+            )
+        )
     return columns
+
+
+def _errors(evaluation: Evaluation, usable: list[int]) -> dict[str, Tensor]:
+    """Return the sampling error of each metric that follows from counts, for usable members."""
+    counts = _usable_counts(evaluation, usable)
+    if counts is None:
+        return {}
+    rules = counts.samples.shape[-1]
+    names = [
+        name
+        for name in ROUTING_METRICS
+        if not (rules == 1 and name == "inverse_mutual_information")
+        and not (name == "adaptation_distance" and evaluation.shifted is not None)
+    ]
+    found = jackknife_errors(counts, {name: METRICS[name].function for name in names}) or {}
+    return {name: error.squeeze(-1).cpu() for name, error in found.items()}
+
+
+def _usable_counts(evaluation: Evaluation, usable: list[int]) -> RoutingCounts | None:
+    if evaluation.counts is None:
+        return None
+    tensors = evaluation.counts.tensors().items()
+    return RoutingCounts(**{name: part[usable].cpu() for name, part in tensors})
+
+
+def _nulls(
+    evaluation: Evaluation, usable: list[int], generator: torch.Generator
+) -> dict[str, _Null]:
+    """Permute the labels of the (block, rule) cells, the same for all members."""
+    counts = _usable_counts(evaluation, usable)
+    if counts is None or min(counts.samples.shape[-2:]) < 2:  # noqa: PLR2004 - nothing to permute
+        return {}
+    label = permuted_labels(counts.samples, PERMUTATIONS, "labelled", generator)
+    rules = counts.samples.shape[-1]
+
+    def statistic(joint: Tensor) -> Tensor:
+        matching = match(joint)[0]  # most of the time goes there, so it is done once
+        return torch.stack(
+            [
+                alignment_distance(joint, matching=matching),
+                METRICS["inverse_mutual_information"].function(joint),
+                alignment_score(joint, matching=matching),
+            ],
+            -1,
+        )
+
+    def both(table: Tensor, share: Tensor) -> Tensor:
+        even = statistic(table / rules)
+        # unequal shares change little and are as costly, so equal ones are not done twice
+        return torch.stack((even, statistic(table * share) if skewed else even), -1)
+
+    skewed = bool((counts.samples.sum((0, 1, 2)).div(counts.samples.sum()) < HALF / rules).any())
+    draws = relabel_cells(counts, both, label).squeeze(2)  # (P, S, 1, 3, 2) -> (P, S, 3, 2)
+    tested = statistic(counts.joint("empirical" if skewed else "uniform")).squeeze(1)
+    return {
+        name: _Null(draws[..., place, 0], tested[..., place], draws[..., place, 1])
+        for place, name in enumerate(TESTED)
+    }
+
+
+def _loss_error(loss: Loss) -> Tensor:
+    """Return the standard error of each member's mean loss."""
+    return (loss.half_width() / NORMAL).cpu()
 
 
 @lru_cache(maxsize=256)
@@ -206,12 +316,13 @@ def _chance(metric: str, rules: int, modules: int) -> tuple[float, float]:
 def _losses(subject: Subject, evaluation: Evaluation, usable: list[int]) -> list[_Column]:
     columns = []
     for loss in evaluation.losses:
-        for name, values in _loss_values(subject, loss):
+        for name, values, errors in _loss_values(subject, loss):
             columns.append(
                 _Column(
                     name,
                     values[usable].cpu(),
                     [loss.samples] * len(usable),
+                    None if errors is None else errors[usable],
                     length=loss.length,
                     scale=subject.data.scale * loss.factor,
                 )
@@ -219,21 +330,21 @@ def _losses(subject: Subject, evaluation: Evaluation, usable: list[int]) -> list
     return sorted(columns, key=lambda column: "_at_length_" in column.metric)
 
 
-def _loss_values(subject: Subject, loss: Loss) -> list[tuple[str, Tensor]]:
+def _loss_values(subject: Subject, loss: Loss) -> list[tuple[str, Tensor, Tensor | None]]:
     """Name a loss; the headline of sequences is the trained length, and 30 with inputs x2."""
     shifted = loss.factor != 1
     place = "out_of_distribution" if shifted else "in_distribution"
     headline = 30 if shifted else subject.data.length
-    values = [("loss", loss.mean())]
+    values: list[tuple[str, Tensor, Tensor | None]] = [("loss", loss.mean(), _loss_error(loss))]
     if subject.data.objective == "classification":
-        values.append(("error_rate", loss.error_rate()))
+        values.append(("error_rate", loss.error_rate(), None))
     named = []
-    for kind, value in values:
+    for kind, value, error in values:
         if loss.length is None or loss.length == headline:
-            named.append((f"{place}_{kind}", value))
+            named.append((f"{place}_{kind}", value, error))
         if loss.length is not None:
             suffix = f"_x{loss.factor:g}" if shifted else ""
-            named.append((f"{kind}_at_length_{loss.length}{suffix}", value))
+            named.append((f"{kind}_at_length_{loss.length}{suffix}", value, error))
     return named
 
 
@@ -245,6 +356,7 @@ def _entries(
     generator: torch.Generator,
 ) -> list[Score]:
     """Return the scores of one metric: over seeds first, then seed by seed."""
+    places = {index: place for place, index in enumerate(usable)}
     metric = METRICS.get(column.metric)
     base = Score(
         model=model,
@@ -257,29 +369,54 @@ def _entries(
     )
     values = dict(zip(usable, column.values.tolist(), strict=True))
     samples = dict(zip(usable, column.samples, strict=True))
+    errors: dict[int, float] = {}
+    if column.errors is not None:
+        errors = dict(zip(usable, column.errors.tolist(), strict=True))
     good = [index for index in usable if math.isfinite(values[index])]
     own = [
         replace(
             base,
             seed=seed,
             value=_finite(values.get(index, math.nan)),
+            error=_finite(errors.get(index, math.nan)) if index in good else None,
             samples=samples.get(index),
             note="" if index in good else subject.faults[index] or "not a finite number",
+            **(_beside(column, [places[index]]) if index in good else {}),
         )
         for index, seed in enumerate(subject.seeds)
     ]
     low, high = _interval([values[i] for i in good], [subject.seeds[i] for i in good], generator)
     counted = [samples[index] for index in good]
+    known = [errors[index] for index in good if math.isfinite(errors.get(index, math.nan))]
     together = replace(
         base,
         value=sum(values[i] for i in good) / len(good) if good else None,
         low=low,
         high=high,
+        # All members see the same inputs, so their sampling errors do not average out.
+        error=sum(known) / len(known) if known and len(known) == len(good) else None,
         samples=None if None in counted else sum(n for n in counted if n is not None),
         seeds=len(good),
         note=_over_seeds_note(len(good), len(own)),
+        **_beside(column, [places[index] for index in good]),
     )
     return [together, *own]
+
+
+def _beside(column: _Column, members: list[int]) -> dict[str, Any]:
+    """Return what permuted labels give of the mean over some members."""
+    if column.null is None or not members:
+        return {}
+    null = column.null
+    draws, test = null.draws[:, members].mean(1), null.test[:, members].mean(1)
+    interval = percentile_interval(draws, level=LEVEL)
+    tail: Tail = "greater" if METRICS[column.metric].better == "higher" else "less"
+    return {
+        "chance_permuted": float(draws.mean()),
+        "null_low": float(interval.low),
+        "null_high": float(interval.high),
+        "p_value": float(p_value(null.tested[members].mean(), test, tail=tail)),
+    }
 
 
 def _over_seeds_note(good: int, every: int) -> str:
@@ -299,6 +436,19 @@ def _interval(
         level=LEVEL,
     )
     return (None, None) if interval is None else (float(interval.low), float(interval.high))
+
+
+def _capped(score: Score, precision: float | None) -> Score:
+    """Say of a loss that it is less certain than asked for: no more samples were drawn."""
+    unknown = precision is None or score.error is None or not score.value
+    if unknown or "loss" not in score.metric or score.note:
+        return score
+    width = NORMAL * score.error / abs(score.value)  # type: ignore[operator, arg-type]
+    if width <= LOSS_FACTOR * precision:  # type: ignore[operator]
+        return score
+    return replace(
+        score, note=f"certain to ±{width:.1%} only: the most samples that are drawn were drawn"
+    )
 
 
 def _finite(value: float) -> float | None:

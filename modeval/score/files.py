@@ -1,12 +1,16 @@
-"""Scorecards on disk: JSON, written whole or not at all."""
+"""Scorecards on disk (JSON, written whole or not at all), and policies (TOML)."""
 
 import errno
 import json
 import os
 import tempfile
+import tomllib
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from modeval.errors import ScorecardError
+from modeval.errors import ScorecardError, SpecError
+from modeval.score.policy import Policy, from_table
 from modeval.score.scorecard import Scorecard, from_dict_form, to_dict_form
 
 SCHEMA = Path(__file__).with_name("scorecard.schema.json")
@@ -19,43 +23,79 @@ def write_scorecard(path: Path, card: Scorecard) -> None:
     Raises:
         ScorecardError: the file cannot be written.
     """
-    text = json.dumps(to_dict_form(card), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    form = to_dict_form(card)
+    write_text(path, json.dumps(form, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str, *, flag: str = "--json") -> None:
+    """Write a text file: readers see the old file or the new one, never a part.
+
+    Args:
+        path: the file.
+        text: what it is to hold.
+        flag: where its name was given, for messages.
+
+    Raises:
+        ScorecardError: the file cannot be written.
+    """
+    write_bytes(path, text.encode(), flag=flag)
+
+
+def write_bytes(path: Path, content: bytes, *, flag: str) -> None:
+    """Write a file, likewise.
+
+    Raises:
+        ScorecardError: the file cannot be written.
+    """
     temporary: Path | None = None
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         temporary = Path(name)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise _unwritable(path, error, flag) from None
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
-def check_writable(path: Path) -> None:
+def append_text(path: Path, text: str, *, flag: str) -> None:
+    """Add to the end of a text file, as a build's summary wants it.
+
+    Raises:
+        ScorecardError: the file cannot be written.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise _unwritable(path, error, flag) from None
+
+
+def check_writable(path: Path, *, flag: str = "--json", example: str = "scorecard.json") -> None:
     """Refuse a place that cannot be written, before anything is computed for it.
 
     Raises:
         ScorecardError: a folder stands there, or its own folder is missing or closed.
     """
     if path.is_dir():
-        raise ScorecardError(f"{path} is a folder. Name a file: --json {path / 'scorecard.json'}")
+        raise ScorecardError(f"{path} is a folder. Name a file: {flag} {path / example}")
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise _unwritable(path, error, flag) from None
 
 
-def _unwritable(path: Path, error: OSError) -> ScorecardError:
+def _unwritable(path: Path, error: OSError, flag: str) -> ScorecardError:
     full = error.errno == errno.ENOSPC
     reason = "the disk is full" if full else (error.strerror or str(error)).lower()
     return ScorecardError(
         f"Cannot write {path}: {reason}. Nothing was left there; free some space or name another "
-        "file with --json."
+        f"file with {flag}."
     )
 
 
@@ -77,3 +117,46 @@ def read_scorecard(path: Path) -> Scorecard:
             f"{path} cannot be read as JSON: {reason}. Score again with --json {path}"
         ) from None
     return from_dict_form(form, where=str(path))
+
+
+def read_policy(path: Path) -> Policy:
+    """Read a policy: a TOML file of its own, or ``[tool.modeval.gate]`` of ``pyproject.toml``.
+
+    A baseline that it names is looked for from the folder of the file.
+
+    Raises:
+        SpecError: the file is missing, is no TOML, or says something unknown or impossible.
+    """
+    table = policy_table(path)
+    if table is None:
+        raise SpecError(
+            f"{path} has no table [tool.modeval.gate]. Add one, as max.collapse_worst = 0.2 below "
+            "that heading, or name another file: --policy gate.toml"
+        )
+    policy = from_table(table, str(path))
+    if policy.baseline is None:
+        return policy
+    return replace(policy, baseline=str(path.parent / policy.baseline))
+
+
+def policy_table(path: Path) -> dict[str, Any] | None:
+    """Return the table of a policy; nothing for a ``pyproject.toml`` without one.
+
+    Raises:
+        SpecError: the file is missing, cannot be read, or is no TOML.
+    """
+    try:
+        whole = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpecError(
+            f"No policy at {path}. Write one, as max.collapse_worst = 0.2 in gate.toml, or give "
+            "flags instead: --max collapse_worst=0.2"
+        ) from None
+    except OSError as error:
+        raise SpecError(f"Cannot read the policy {path}: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} is not valid TOML: {error}.") from None
+    if path.name != "pyproject.toml":
+        return whole
+    table = whole.get("tool", {}).get("modeval", {}).get("gate")
+    return table if isinstance(table, dict) else None

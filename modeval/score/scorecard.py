@@ -17,7 +17,7 @@ No number in it is NaN or infinite: what could not be computed is null, and a no
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from itertools import chain
 from typing import Any, Literal
 
@@ -37,6 +37,17 @@ LOSS_TITLES = {
     "out_of_distribution_error_rate": "Error rate out of distribution",
     "hard_gap": "Loss added by hard routing",
 }
+
+VERDICTS = {
+    "specialist": "modules tell the rules apart",
+    "partial": "modules tell the rules apart in part",
+    "faint": "modules tell little of the rules, yet more than chance would",
+    "unproven": "modules seem to tell the rules apart, but so they would by chance",
+    "blind": "modules tell nothing of the rules; the work is shared out over many",
+    "collapsed": "modules tell nothing of the rules, and few do all the work",
+    "unlabelled": "the work is shared out over many modules; without labels no more can be told",
+}
+"""Words for the routing of a layer, and what they mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +69,8 @@ class Score:
         error: standard error of the value from the samples that were drawn, the seed given; null
             where it is not known.
         chance: value of uniform routing; null for losses.
-        chance_hash: mean value of routing that sends each rule to a module drawn at random.
+        chance_hash: mean value of routing that sends each rule to a module drawn at random (to K
+            of them where K are chosen).
         chance_permuted: mean value when the labels of documents are permuted; null without labels.
         null_low: 2.5 % point of the value when labels are permuted.
         null_high: 97.5 % point; likewise.
@@ -139,6 +151,7 @@ class ModelRecord:
         adaptation: how module shares under shifted rules were got: ``reweight`` (from A),
             ``regenerate`` (from samples drawn under each shift) or ``none``.
         members: its seeds.
+        verdicts: of a trace a word for each layer, see :data:`VERDICTS`; empty for cohorts.
     """
 
     id: str
@@ -156,6 +169,7 @@ class ModelRecord:
     view: Literal["weight", "assignment"] = "weight"
     adaptation: Literal["reweight", "regenerate", "none"] = "none"
     members: tuple[Member, ...] = ()
+    verdicts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,8 +342,16 @@ def from_dict_form(form: Any, *, where: str) -> Scorecard:
 
 
 def _plain(kind: type, entry: Mapping[str, Any], without: tuple[str, ...]) -> dict[str, Any]:
-    """Return the fields of a type from a mapping; others, of later versions, are passed over."""
-    names = [each.name for each in fields(kind) if each.name not in without]
+    """Return the fields of a type from a mapping.
+
+    Others, of later versions, are passed over; those that earlier versions did not have get their
+    defaults, so that a baseline can be kept.
+    """
+    names = [
+        each.name
+        for each in fields(kind)
+        if each.name not in without and (each.name in entry or each.default is MISSING)
+    ]
     return {name: _frozen(entry[name]) for name in names}
 
 

@@ -3,9 +3,10 @@
 Everything is drawn from a given generator (on the CPU): the same generator, the same interval.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float64, Int64
@@ -17,6 +18,7 @@ from modeval.types import Prior, RoutingCounts, View
 
 Tail = Literal["greater", "less"]
 Documents = Literal["labelled", "mixed"]
+Part = TypeVar("Part")
 
 DRAWS = 1000
 LEVEL = 0.95
@@ -158,15 +160,32 @@ def bootstrap_blocks(
     blocks = counts.mass.shape[-3]
     if blocks < 2:  # noqa: PLR2004 - one block has no spread
         return None
-    weight = _block_weights(counts, draws, generator)
+    weight = block_weights(counts.samples, draws, generator)
+    found = resample_blocks(counts, function, weight, view=view)
+    return {name: percentile_interval(values, level=level) for name, values in found.items()}
+
+
+def resample_blocks(
+    counts: RoutingCounts,
+    function: Callable[[RoutingCounts], Mapping[str, Tensor]],
+    weight: Float64[Tensor, "draws blocks"],
+    *,
+    view: View = "weight",
+) -> dict[str, Tensor]:
+    """Return metrics by name, ``(D, ...)``, of resamples in which blocks stand ``weight`` times.
+
+    What :func:`bootstrap_blocks` takes its percentiles of. Layers that cannot stand in one batch
+    (other numbers of modules) are resampled alike by giving each the same weights, which
+    :func:`block_weights` draws.
+    """
+    weight = weight.to(counts.mass.device)
     parts = _blocks_first(counts, view)
-    found: dict[str, list[Tensor]] = {}
-    for part in _parts(draws, counts.mass[..., 0, :, :].numel()):
-        for name, value in function(_resampled(counts, parts, weight[part])).items():
-            found.setdefault(name, []).append(value)
-    return {
-        name: percentile_interval(torch.cat(values), level=level) for name, values in found.items()
-    }
+
+    def resampled(part: slice) -> Mapping[str, Tensor]:
+        return function(_resampled(counts, parts, weight[part]))
+
+    found = _side_by_side(resampled, len(weight), counts.mass[..., 0, :, :])
+    return {name: torch.cat([values[name] for values in found]) for name in found[0]}
 
 
 def permutation_test(
@@ -206,15 +225,12 @@ def permutation_test(
     Source: Phipson & Smyth 2010, Permutation p-values should never be zero.
     """
     observed = function(counts.joint(prior, view=view))
-    table = counts.mass if view == "weight" else counts.selections
-    cells = table.flatten(-3, -2).movedim(-2, 0)  # (B R, ..., M)
-    samples = counts.samples.flatten(-2).movedim(-1, 0)  # (B R, ...)
-    label = _permuted_labels(counts, permutations, documents, generator)
-    null = []
-    for part in _parts(permutations, table[..., 0, :, :].numel()):
-        joint = _relabelled(cells, samples, label[part], table.shape[-2], prior)
-        null.append(function(joint))
-    draws = torch.cat(null)
+    label = permuted_labels(counts.samples, permutations, documents, generator)
+
+    def statistic(table: Tensor, share: Tensor) -> Tensor:
+        return function(table * (share if prior == "empirical" else 1 / share.shape[-2]))
+
+    draws = relabel_cells(counts, statistic, label, view=view)
     return PermutationTest(
         observed=observed,
         p_value=p_value(observed, draws, tail=tail),
@@ -223,6 +239,29 @@ def permutation_test(
         null_high=_quantile(draws, 0.975),
         permutations=permutations,
     )
+
+
+def relabel_cells(
+    counts: RoutingCounts,
+    function: Callable[[Tensor, Tensor], Tensor],
+    label: Int64[Tensor, "draws cells"],
+    *,
+    view: View = "weight",
+) -> Tensor:
+    """Return a statistic, ``(D, ...)``, when each (block, rule) cell has another rule.
+
+    What :func:`permutation_test` holds the observed value against. The statistic is a function of
+    A, ``(D, ..., R, M)``, and of each rule's share of the samples, ``(D, ..., R, 1)``: weights of
+    the rules differ between statistics, and A is what costs time.
+    """
+    table = counts.mass if view == "weight" else counts.selections
+    cells = table.flatten(-3, -2).movedim(-2, 0)  # (B R, ..., M)
+    samples = counts.samples.flatten(-2).movedim(-1, 0)  # (B R, ...)
+
+    def relabelled(part: slice) -> Tensor:
+        return function(*_relabelled(cells, samples, label[part], table.shape[-2]))
+
+    return torch.cat(_side_by_side(relabelled, len(label), table[..., 0, :, :]))
 
 
 def p_value(
@@ -305,10 +344,22 @@ def _quantile(draws: Tensor, share: float) -> Tensor:
     return torch.lerp(ordered[low], ordered[high], place - low)
 
 
-def _parts(draws: int, elements: int) -> Iterator[slice]:
-    """Cut the draws into parts that fit the memory set aside for them."""
-    step = max(1, ELEMENTS // max(elements, 1))
-    return (slice(start, start + step) for start in range(0, draws, step))
+def _side_by_side(function: Callable[[slice], Part], draws: int, table: Tensor) -> list[Part]:
+    """Work on the draws in parts that fit the memory set aside for them, several at a time.
+
+    On a CPU a thread for each part, which runs torch alone, takes half the time of all threads for
+    each of many short operations, and a quarter where other programs want the processor too.
+    """
+    step = max(1, ELEMENTS // max(table.numel(), 1))
+    parts = [slice(start, start + step) for start in range(0, draws, step)]
+    threads = torch.get_num_threads()
+    if table.device.type != "cpu" or min(threads, len(parts)) == 1:
+        return [function(part) for part in parts]
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(function, parts))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _strata(groups: Tensor) -> list[Tensor]:
@@ -324,10 +375,16 @@ def _multiplicity(index: Tensor, count: int) -> Tensor:
     return weight.scatter_add_(1, index, torch.ones(index.shape, dtype=torch.float64))
 
 
-def _block_weights(counts: RoutingCounts, draws: int, generator: torch.Generator) -> Tensor:
-    """Draw how often each block stands in each resample, every rule being there: ``(D, B)``."""
-    blocks, rules = counts.samples.shape[-2:]
-    present = (counts.samples > 0).reshape(-1, blocks, rules).movedim(1, 0).flatten(1)
+def block_weights(
+    samples: Float64[Tensor, "*batch blocks rules"], draws: int, generator: torch.Generator
+) -> Float64[Tensor, "draws blocks"]:
+    """Draw how often each block stands in each resample, every rule being there.
+
+    Raises:
+        TraceError: a rule stands in so few blocks that resamples keep losing it.
+    """
+    blocks, rules = samples.shape[-2:]
+    present = (samples > 0).reshape(-1, blocks, rules).movedim(1, 0).flatten(1)
     present = present.double().cpu()
     weight = torch.zeros(draws, blocks, dtype=torch.float64)
     lost = torch.ones(draws, dtype=torch.bool)
@@ -336,7 +393,7 @@ def _block_weights(counts: RoutingCounts, draws: int, generator: torch.Generator
         weight[lost] = _multiplicity(index, blocks)
         lost = (weight @ present == 0).any(-1)
         if not bool(lost.any()):
-            return weight.to(counts.mass.device)
+            return weight
     rarest = int(present.sum(0).argmin())
     raise TraceError(
         f"Rule {rarest % rules} stands in {int(present.sum(0).min())} of {blocks} blocks, so "
@@ -381,14 +438,21 @@ def _resampled(
     )
 
 
-def _permuted_labels(
-    counts: RoutingCounts, permutations: int, documents: Documents, generator: torch.Generator
+def permuted_labels(
+    samples: Float64[Tensor, "*batch blocks rules"],
+    permutations: int,
+    documents: Documents,
+    generator: torch.Generator,
 ) -> Int64[Tensor, "draws cells"]:
-    """Draw a rule for each (block, rule) cell; empty cells keep theirs."""
-    blocks, rules = counts.samples.shape[-2:]
+    """Draw a rule for each (block, rule) cell; empty cells keep theirs.
+
+    Raises:
+        TraceError: one block of one document each is too little to permute.
+    """
+    blocks, rules = samples.shape[-2:]
     label = torch.arange(rules).repeat(blocks)
     draws = label.repeat(permutations, 1)
-    filled = (counts.samples > 0).reshape(-1, blocks * rules).any(0).cpu()
+    filled = (samples > 0).reshape(-1, blocks * rules).any(0).cpu()
     groups = filled.view(blocks, rules) if documents == "mixed" else filled.view(1, -1)
     if int(groups.sum(-1).max()) <= rules and len(groups) == 1:
         raise TraceError(
@@ -407,9 +471,8 @@ def _relabelled(
     samples: Float64[Tensor, "cells *batch"],
     label: Int64[Tensor, "draws cells"],
     rules: int,
-    prior: Prior,
-) -> Float64[Tensor, "draws *batch rules modules"]:
-    """Return the joint distribution when each cell has the rule that was drawn for it."""
+) -> tuple[Tensor, Tensor]:
+    """Return A and the shares of the rules when each cell has the rule that was drawn for it."""
     device = cells.device
     member = (label.to(device)[:, None] == torch.arange(rules, device=device)[:, None]).double()
 
@@ -418,8 +481,6 @@ def _relabelled(
         return mixed.reshape(len(label), rules, *part.shape[1:]).movedim(1, part.dim())
 
     table = gather(cells).movedim(-1, -2).contiguous()
-    row = table / table.sum(-1, keepdim=True)
-    if prior == "uniform":
-        return row / rules
     weight = gather(samples)
-    return row * (weight / weight.sum(-1, keepdim=True)).unsqueeze(-1)
+    share = weight / weight.sum(-1, keepdim=True)
+    return table / table.sum(-1, keepdim=True), share.unsqueeze(-1)

@@ -6,14 +6,15 @@ modules were chosen together, and some do not say how many tokens there were.
 
 import json
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from modeval.errors import TraceError
-from modeval.trace.files import open_trace, publish
+from modeval.trace.files import HEADER, is_header, open_trace, publish, read_columns
 from modeval.trace.fold import BLOCKS, LayerGroup, fold_groups
 from modeval.trace.trace import TraceHeader, header_from_json
 from modeval.types import RoutingCounts
@@ -29,16 +30,87 @@ AXES = {
 }
 
 
-def gather(path: Path | str, *, blocks: int = BLOCKS) -> tuple[TraceHeader, tuple[LayerGroup, ...]]:
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a trace holds beside its counts.
+
+    Attributes:
+        rows: number of rows, pairs of a token and a layer; nothing for counts.
+        documents: number of documents; nothing where some token's document is unknown.
+        mixed: whether labels change within a document.
+        complete: whether its writer came to its end.
+    """
+
+    rows: int | None = None
+    documents: int | None = None
+    mixed: bool = False
+    complete: bool = True
+
+
+def is_trace(path: Path) -> bool:
+    """Tell whether a path is the folder of a trace, or a file of counts."""
+    if path.is_dir():
+        return (path / HEADER).is_file() or path.suffix == ".trace"
+    return path.name.endswith(SUFFIX)
+
+
+def find_traces(root: Path) -> list[Path]:
+    """Return the traces and files of counts at or below a path, in order of their names."""
+    if is_trace(root):
+        return [root]
+    if not root.is_dir():
+        return []
+    folders = [path.parent for path in root.rglob(HEADER) if is_header(path)]
+    return sorted({*folders, *root.rglob(f"*{SUFFIX}")})
+
+
+def gather(
+    path: Path | str, *, blocks: int = BLOCKS, phase: str | None = None
+) -> tuple[TraceHeader, tuple[LayerGroup, ...]]:
     """Return the counts of a trace, folding it, or of a file of counts, whichever is there.
 
+    Args:
+        path: folder of a trace, or a file of counts.
+        blocks: number of replicate blocks that the documents of a trace are hashed to.
+        phase: count only rows of this phase: ``prefill``, ``decode`` or ``train``.
+
     Raises:
-        TraceError: there is neither, or it is damaged.
+        TraceError: there is neither, it is damaged, or a phase is asked of counts.
     """
     if Path(path).is_dir():
         trace = open_trace(path)
-        return trace.header, fold_groups(trace, blocks=blocks)
-    return load_counts(path)
+        return trace.header, fold_groups(trace, blocks=blocks, phase=phase)
+    header, groups = load_counts(path)
+    if phase not in (None, header.phase):
+        raise TraceError(
+            f"--phase {phase}: {path} holds counts of phase {header.phase!r}, and rows cannot be "
+            "told apart in counts. Drop --phase, or score the trace that they were made of."
+        )
+    return header, groups
+
+
+def survey(path: Path | str) -> Survey:
+    """Count the documents of a trace, and see whether each has one label.
+
+    Raises:
+        TraceError: a file is damaged.
+    """
+    if not Path(path).is_dir():
+        return Survey()
+    trace = open_trace(path)
+    pairs = np.zeros((0, 2), dtype=np.int64)  # of document and label, each once
+    for columns in read_columns(trace, ("document", "label")):
+        found = np.stack([columns["document"], columns["label"]], axis=1, dtype=np.int64)
+        changed = np.flatnonzero((found[1:] != found[:-1]).any(1)) + 1
+        pairs = np.unique(np.concatenate([pairs, found[:1], found[changed]]), axis=0)
+    known = bool((pairs[:, 0] >= 0).all())
+    labelled = pairs[(pairs >= 0).all(1), 0]
+    return Survey(
+        rows=trace.rows,
+        documents=len(np.unique(pairs[:, 0])) if known else None,
+        mixed=bool((np.diff(labelled) == 0).any()),
+        complete=trace.complete,
+    )
 
 
 def save_counts(path: Path | str, header: TraceHeader, groups: Sequence[LayerGroup]) -> None:
@@ -61,6 +133,7 @@ def save_counts(path: Path | str, header: TraceHeader, groups: Sequence[LayerGro
     layers = json.dumps([group.layers for group in groups])
     temporary = file.with_name(f".{file.name}.partial")
     save_file(tensors, temporary, metadata={"header": header.to_json(), "groups": layers})
+    temporary.chmod(0o644)  # safetensors lets nobody else read it
     publish(temporary, file)
 
 

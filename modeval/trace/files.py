@@ -314,6 +314,15 @@ def _read_header(folder: Path) -> TraceHeader:
     return header_from_json(text, str(file))
 
 
+def is_header(path: Path) -> bool:
+    """Tell whether a file is the header of a trace, whatever else is wrong with it."""
+    try:
+        with path.open("rb") as file:
+            return b'"kind": "modeval trace"' in file.read(200)
+    except OSError:
+        return False
+
+
 def _find_parts(folder: Path, header: TraceHeader) -> tuple[Part, ...]:
     paths = sorted(path for path in folder.iterdir() if PART.fullmatch(path.name))
     for number, path in enumerate(paths):

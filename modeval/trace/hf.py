@@ -17,6 +17,10 @@ from modeval.trace.record import Recording, record
 from modeval.trace.routers import Patterns
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+COPYING = (
+    "The decoder was given the text that the encoder read, as if to copy it: its routing is that "
+    "of text, not of what the model would write. Record with --generate to see that."
+)
 MODELS = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModel")
 
 Progress = Callable[[int, float], None]
@@ -173,7 +177,15 @@ def record_documents(
         left=generate > 0 and not loaded.seq2seq,
     )
     tokens, start = 0, time.perf_counter()
-    recording = record(loaded.model, labels, routers=routers, trace=trace, tokens=True)
+    recording = record(
+        loaded.model,
+        labels,
+        routers=routers,
+        trace=trace,
+        tokens=True,
+        phase="mixed" if generate else "prefill",
+        notes=[COPYING] if loaded.seq2seq and not generate else (),
+    )
     with torch.inference_mode(), recording:
         for batch in batches:
             recording.label(batch.label, documents=batch.document)

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeval.errors import CheckpointError, SpecError
+from modeval.errors import CheckpointError, ModevalError, SpecError
 from modeval.spec import (
     MODEL_TITLES,
     MODELS,
@@ -273,6 +273,50 @@ def load(
     if others:
         subjects.append(_recorded(others, selection, objective))
     return subjects
+
+
+def load_usable(
+    group: Sequence[ModelFolder], *, selection: Selection, objective: Objective | None = None
+) -> tuple[list[Subject], list[tuple[ModelFolder, str]]]:
+    """Read a group as :func:`load` does, without the members that cannot be read.
+
+    Returns:
+        What can be scored, and each other member with the reason.
+    """
+    try:
+        return load(group, selection=selection, objective=objective), []
+    except ModevalError:
+        usable: list[ModelFolder] = []
+        damaged: list[tuple[ModelFolder, str]] = []
+        for folder in group:
+            try:
+                load([folder], selection=selection, objective=objective)
+                usable.append(folder)
+            except ModevalError as error:
+                damaged.append((folder, str(error)))
+    return load(usable, selection=selection, objective=objective) if usable else [], damaged
+
+
+def damaged_subject(
+    damaged: Sequence[tuple[ModelFolder, str]],
+    *,
+    selection: Selection,
+    objective: Objective | None = None,
+) -> Subject:
+    """Describe members that cannot be read, from their paths: all are at fault."""
+    first = damaged[0][0]
+    told = objective or first.objective
+    return Subject(
+        title=MODEL_TITLES[first.name],
+        origin="modarch",
+        data=replace(first.data, objective=told or first.data.objective),
+        model=first.model,
+        objective_known=told is not None,
+        seeds=tuple(folder.seeds for folder, _ in damaged),
+        sources=tuple(str(folder.path) for folder, _ in damaged),
+        faults=tuple(reason for _, reason in damaged),
+        selection=selection,
+    )
 
 
 def _trained(

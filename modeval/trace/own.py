@@ -28,12 +28,21 @@ from modeval.data.stream import task_index
 from modeval.data.tasks import Coefficients, TaskStack, draw, stack_tasks, task_parameters
 from modeval.errors import RunError
 from modeval.metrics.adaptation import rule_probes
+from modeval.nn import build
 from modeval.nn.linear import StackedLinear
 from modeval.nn.network import Network
 from modeval.nn.routing import FixedScorer, Gating, TableScorer
 from modeval.spec import MODEL_TITLES, MODELS, DataSpec, ModelSpec, Objective, Selection
 from modeval.trace.boundary import push
-from modeval.trace.subject import Evaluation, Loss, Shifted, Subject
+from modeval.trace.subject import (
+    LOSS_FACTOR,
+    Evaluation,
+    Loss,
+    Shifted,
+    Subject,
+    Wanted,
+    every_seed,
+)
 from modeval.train.files import find_runs, read_network, read_record, read_run
 from modeval.types import Batch, RoutingCounts
 
@@ -41,7 +50,6 @@ STREAM = 0x6D6F6465
 """Where the evaluation stream starts: a number that no training stream is seeded with."""
 LENGTHS = (3, 5, 10, 20, 30)
 SHIFT = 2.0
-LOSS_FACTOR = 4.0
 BLOCKS = 32
 STUDENT = 2.04
 """97.5 % point of Student's t with ``BLOCKS - 1`` degrees of freedom."""
@@ -65,8 +73,13 @@ def find_own(root: Path) -> list[Path]:
     return find_runs(root)
 
 
-def load_run(folder: Path, selection: Selection) -> Subject:
+def load_run(folder: Path, selection: Selection, wanted: Wanted = every_seed) -> Subject:
     """Read a run folder as something to score.
+
+    Args:
+        folder: of ``modeval train``.
+        selection: last or best checkpoint.
+        wanted: the members to take, at least one; the others cost nothing.
 
     Raises:
         RunError: the folder is damaged, incomplete, or mixes two runs.
@@ -78,8 +91,37 @@ def load_run(folder: Path, selection: Selection) -> Subject:
             f"{folder} has {len(seeds)} seeds and says how {len(record.diverged)} of them ended. "
             "The folder mixes two runs; train again."
         )
+    kept = [index for index, pair in enumerate(seeds) if wanted(pair)]
     network = read_network(folder, selection)
+    if len(kept) < len(seeds):
+        whole = network.state_dict()
+        network = build(spec.data, spec.model, seeds=len(kept))
+        network.load_state_dict({name: tensor[kept] for name, tensor in whole.items()})
     diverged = record.diverged or (None,) * len(seeds)
+    return Subject(
+        title=title_of(spec.model),
+        origin="run",
+        data=spec.data,
+        model=spec.model,
+        objective_known=True,
+        seeds=tuple(seeds[index] for index in kept),
+        sources=(str(folder / f"{selection}.safetensors"),) * len(kept),
+        faults=tuple(_fault(network, place, diverged[index]) for place, index in enumerate(kept)),
+        selection=selection,
+        network=network,
+    )
+
+
+def damaged_run(
+    folder: Path, selection: Selection, reason: str, wanted: Wanted = every_seed
+) -> Subject:
+    """Describe a run whose weights cannot be read: all its seeds are at fault.
+
+    Raises:
+        RunError: not even its specification can be read.
+    """
+    spec = read_run(folder)
+    seeds = tuple(pair for pair in spec.train.seeds if wanted(pair))
     return Subject(
         title=title_of(spec.model),
         origin="run",
@@ -88,9 +130,8 @@ def load_run(folder: Path, selection: Selection) -> Subject:
         objective_known=True,
         seeds=seeds,
         sources=(str(folder / f"{selection}.safetensors"),) * len(seeds),
-        faults=tuple(_fault(network, index, step) for index, step in enumerate(diverged)),
+        faults=(reason,) * len(seeds),
         selection=selection,
-        network=network,
     )
 
 

@@ -48,7 +48,7 @@ from modeval.trace.tokens import (
     place_rows,
     subset,
 )
-from modeval.trace.trace import PHASES, Source, TraceHeader, make_chunk
+from modeval.trace.trace import PHASES, Phase, Source, TraceHeader, make_chunk
 from modeval.types import RoutingCounts
 
 PENDING = 1 << 22  # choices that wait, at most, before they are added up
@@ -160,6 +160,8 @@ def record(
     tokens: bool = False,
     blocks: int = BLOCKS,
     partial: bool = False,
+    phase: Phase = "mixed",
+    notes: Sequence[str] = (),
     group: Any = None,
 ) -> "Recording":
     """Return a context in which a model's routing is recorded.
@@ -179,6 +181,9 @@ def record(
         tokens: whether the trace keeps token ids.
         blocks: number of replicate blocks that documents are hashed to.
         partial: accept modules with experts for which no router was found.
+        phase: the one phase that all calls will be of, where it is known: the header of the trace
+            says it then. Rows of another phase are refused.
+        notes: what whoever reads the scores must know of the measurement.
         group: ranks of ``torch.distributed`` to sum over; all of them when absent.
 
     Raises:
@@ -226,6 +231,8 @@ def record(
         trace=None if trace is None else Path(trace),
         tokens=tokens,
         blocks=blocks,
+        phase=phase,
+        notes=tuple(notes),
         group=group,
     )
 
@@ -250,6 +257,8 @@ class Recording:
         trace: Path | None = None,
         tokens: bool = False,
         blocks: int = BLOCKS,
+        phase: Phase = "mixed",
+        notes: tuple[str, ...] = (),
         group: Any = None,
     ) -> None:
         self.model = model
@@ -259,6 +268,7 @@ class Recording:
         self._label_from = label_from
         self._rules = max(len(names), 1)
         self._blocks = blocks
+        self._phase, self._notes = phase, notes
         self._group = group
         self._trace, self._tokens = trace, tokens
         self._writer: TraceWriter | None = None
@@ -698,11 +708,12 @@ class Recording:
             labels=self.labels,
             source=Source(_engine(self.model), _model_name(self.model), "live"),
             weight_scale="renormalised" if all(s.weighted for s in self._seen) else "none",
-            phase="mixed",
+            phase=self._phase,
             capacity=capacity.pop() if len(capacity) == 1 else "unknown",
             padding="excluded",
             shared=_shared_experts(self.model, self.routers),
             token_ids=self._tokens,
+            notes=self._notes,
         )
 
     def _write(self, pending: Sequence[_Pending]) -> None:
@@ -739,6 +750,12 @@ class Recording:
                 f"Some labels are out of range: expected -1 to {self._rules - 1} for "
                 f"{', '.join(self.labels)}."
             )
+        for _, _, number in self._tallies:
+            if self._phase not in ("mixed", PHASES[number]):
+                raise TraceError(
+                    f"Some calls were of phase {PHASES[number]!r}: this recording was said to be "
+                    f"of phase {self._phase!r} alone. Drop phase=."
+                )
         for tally in self._tallies.values():
             for layer, strange in zip(tally.layers, tally.strange.tolist(), strict=True):
                 if strange:

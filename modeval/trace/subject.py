@@ -1,5 +1,6 @@
 """What is scored, and what scoring it needs to know: the types between networks and scores."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from jaxtyping import Float64
@@ -8,6 +9,9 @@ from torch import Tensor
 from modeval.nn.network import Network
 from modeval.spec import DataSpec, ModelSpec, Selection
 from modeval.types import RoutingCounts
+
+LOSS_FACTOR = 4.0
+"""A loss may be off by so many times the precision of A, as a share of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,16 @@ class Subject:
     selection: Selection
     network: Network | None = None
     joint: Float64[Tensor, "seeds rules modules"] | None = None
+
+
+Wanted = Callable[[tuple[int, int]], bool]
+"""Whether a member is to be scored, by its task seed and model seed."""
+
+
+def every_seed(seeds: tuple[int, int]) -> bool:
+    """Want each member."""
+    del seeds
+    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,8 @@
 """Compiles and calls the C++ kernels that do a whole training step, one for each family.
 
 A kernel (``fused_mlp.cpp``, ``fused_attention.cpp``, ``fused_recurrent.cpp``, over
-``fused_kernels.cpp``) is compiled once with the C++ compiler of the system, for the processor at
-hand, and kept in the user's cache under a name that says source, compiler and processor; that takes
-some seconds. Where there is no compiler, :func:`load` says so and the caller takes another way.
+``fused_kernels.cpp``) is compiled once (:mod:`modeval.native`), which takes some seconds. Where
+that cannot be, :func:`load` says so and the caller takes another way.
 
 Why kernels: a cohort step by step in PyTorch streams the activations of all seeds through memory,
 while one seed at a time stays in the cache of a core. Seeds are shared out over threads; each is
@@ -12,12 +11,6 @@ computed in a fixed order, so its bits depend neither on threads nor on the rest
 
 import ctypes
 import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +19,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from modeval.native import KernelError, compiled
 from modeval.nn import Network
 from modeval.nn.attention import AttentionNetwork
 from modeval.nn.mlp import MLPNetwork
@@ -34,20 +28,9 @@ from modeval.nn.routing import FixedScorer, ModuleScorer, Scorer, SharedScorer, 
 from modeval.spec import Objective
 from modeval.types import Batch
 
-KERNELS = "fused_kernels.cpp"
-COMPILERS = ("c++", "g++", "clang++")
-FLAGS = (
-    "-O3",
-    "-std=c++17",
-    "-shared",
-    "-fPIC",
-    "-pthread",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-)
-FOR_THIS_PROCESSOR = (("-march=native",), ("-mcpu=native",), ())
-SECONDS_TO_COMPILE = 300
+__all__ = ("ATTENTION", "MLP", "RECURRENT", "Fused", "KernelError", "load")
 
+KERNELS = "fused_kernels.cpp"
 MEAN_DECAY, SQUARE_DECAY = 0.9, 0.999  # of Adam
 
 _TWO_LAYERS = ("hidden.weight", "hidden.bias", "readout.weight", "readout.bias")
@@ -121,18 +104,6 @@ class _Step(ctypes.Structure):
     )
 
 
-class KernelError(Exception):
-    """The kernel cannot be had here; the message says why, for a note to the user."""
-
-
-@dataclass(frozen=True, slots=True)
-class Compiler:
-    """A C++ compiler of this machine, and what its ``--version`` says."""
-
-    path: str
-    version: str
-
-
 @functools.cache
 def load(name: str, cache: Path | None = None) -> ctypes.CDLL:
     """Return a compiled kernel, compiling it when the cache does not hold it yet.
@@ -148,92 +119,11 @@ def load(name: str, cache: Path | None = None) -> ctypes.CDLL:
     shared = here.with_name(KERNELS).read_text(encoding="utf-8")
     source = here.with_name(f"{name}.cpp").read_text(encoding="utf-8")
     source = source.replace(f'#include "{KERNELS}"\n', shared)
-    compiler = find_compiler()
-    key = "\n".join((source, *FLAGS, compiler.path, compiler.version, _processor()))
-    file = f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
-    library = _cached(cache or _user_cache(), file, source, compiler)
+    library = compiled(name, source, cache)
     for function in (library.modeval_step, library.modeval_workspace):
         function.argtypes = [ctypes.POINTER(_Step)]
     library.modeval_workspace.restype = ctypes.c_int64
     return library
-
-
-def find_compiler() -> Compiler:
-    """Return the C++ compiler of this machine.
-
-    Raises:
-        KernelError: when there is none.
-    """
-    for name in COMPILERS:
-        path = shutil.which(name)
-        if path is None:
-            continue
-        try:
-            answer = subprocess.run(  # noqa: S603 - a compiler found on the user's own path
-                [path, "--version"], capture_output=True, text=True, timeout=60, check=False
-            )
-        except (OSError, subprocess.SubprocessError):
-            continue
-        if answer.returncode == 0:
-            return Compiler(path, answer.stdout)
-    raise KernelError(f"no C++ compiler found (looked for {', '.join(COMPILERS)})")
-
-
-def _cached(folder: Path, name: str, source: str, compiler: Compiler) -> ctypes.CDLL:
-    """Load from the cache; else compile next to it and rename, so that no one sees half a file."""
-    try:
-        return ctypes.CDLL(str(folder / name))
-    except OSError:
-        pass  # not there yet, or not usable: made anew below
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=folder) as private:
-            made = Path(private, name)
-            _compile(source, made, compiler)
-            made.replace(folder / name)
-        return ctypes.CDLL(str(folder / name))
-    except OSError as error:
-        raise KernelError(f"the compiled kernel cannot be kept in {folder} ({error})") from None
-
-
-def _compile(source: str, target: Path, compiler: Compiler) -> None:
-    written = target.with_suffix(".cpp")
-    written.write_text(source, encoding="utf-8")
-    answer = None
-    for processor in FOR_THIS_PROCESSOR:
-        command = [compiler.path, *FLAGS, *processor, str(written), "-o", str(target)]
-        try:
-            answer = subprocess.run(  # noqa: S603 - as above
-                command, capture_output=True, text=True, timeout=SECONDS_TO_COMPILE, check=False
-            )
-        except subprocess.SubprocessError as error:
-            raise KernelError(f"{compiler.path} did not finish: {error}") from None
-        if answer.returncode == 0:
-            return
-    lines = answer.stderr.strip().splitlines() if answer is not None else []
-    reason = next((line for line in lines if "error" in line), "it gave no reason")
-    raise KernelError(f"{compiler.path} failed: {reason}")
-
-
-def _processor() -> str:
-    """Return what tells processors apart for which code may differ."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    flags = sorted({line for line in text.splitlines() if line.startswith(("flags", "Features"))})
-    model = sorted({line for line in text.splitlines() if line.startswith("model")})
-    return "\n".join((platform.machine(), *model, *flags))
-
-
-def _user_cache() -> Path:
-    try:
-        home = Path.home()
-    except RuntimeError as error:
-        raise KernelError(
-            f"there is no home folder to keep a compiled kernel in ({error})"
-        ) from None
-    return home / ".cache" / "modeval" / str(os.getuid() if hasattr(os, "getuid") else 0)
 
 
 class Fused:

@@ -21,8 +21,6 @@ enum Parameter {
     PARAMETERS
 };
 
-inline int64_t whole_vectors(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
-
 // out[j] = sum over k of x[k] y[j][k] for vectors that stand apart by the given steps.
 struct Steps {
     int64_t x, y_k, y_j, out;

@@ -51,12 +51,13 @@ inline Vector load(const float* from) {
     return value;
 }
 inline void store(float* to, Vector value) { std::memcpy(to, &value, sizeof value); }
+inline int64_t whole_vectors(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
 inline Vector fill(float value) { return value - Vector{}; }
 
-// e^x to within two units in the last place; NaN stays NaN.
-inline Vector exponential(Vector x) {
-    x = x < -87.0f ? fill(-87.0f) : x;
-    x = x > 88.0f ? fill(88.0f) : x;
+// e^x, x being brought between the bounds first, to within two units in the last place; NaN stays NaN.
+inline Vector exponential(Vector x, float least = -87.0f, float most = 88.0f) {
+    x = x < least ? fill(least) : x;
+    x = x > most ? fill(most) : x;
     const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
     const Vector whole = (x * 1.44269504f + magic) - magic;
     const Vector rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
@@ -72,8 +73,8 @@ inline Vector exponential(Vector x) {
     std::memcpy(&scale, &power, sizeof scale);
     return sum * scale;
 }
-inline Vector sigmoid(Vector x) { return 1.0f / (1.0f + exponential(-x)); }
-inline Vector hyperbolic_tangent(Vector x) {
+// tanh x: `far` holds it to rounding away from zero, and a series to rounding of itself near zero.
+inline Vector near_zero_or(Vector x, Vector far) {
     const Vector square = x * x;
     Vector near_zero = fill(-5.70498872745e-3f);
     near_zero = near_zero * square + 2.06390887954e-2f;
@@ -81,8 +82,10 @@ inline Vector hyperbolic_tangent(Vector x) {
     near_zero = near_zero * square + 1.33314422036e-1f;
     near_zero = near_zero * square - 3.33332819422e-1f;
     near_zero = near_zero * square * x + x;
-    const Vector far = 1.0f - 2.0f / (1.0f + exponential(2.0f * x));
     return square < 0.390625f ? near_zero : far;
+}
+inline Vector hyperbolic_tangent(Vector x) {
+    return near_zero_or(x, 1.0f - 2.0f / (1.0f + exponential(2.0f * x)));
 }
 
 // What a product starts from and how it ends.
@@ -105,29 +108,34 @@ struct Matrix {
 inline Matrix plain(const float* data, int64_t width) { return {data, width, 1}; }
 inline Matrix transposed(const float* data, int64_t width) { return {data, 1, width}; }
 
+// Unrolled before anything else, so that the sums of a tile are registers from first to last.
+#define EACH_ROW _Pragma("GCC unroll 16") for (int i = 0; i < ROWS; ++i)
+#define EACH_VECTOR _Pragma("GCC unroll 4") for (int v = 0; v < VECTORS; ++v)
+
+alignas(64) constexpr float NOTHING[MOST_VECTORS * LANES] = {};
+
 template <int ROWS, int VECTORS>
 inline void tile(Matrix a, const float* b, int64_t b_width, float* c, int64_t c_width,
                  int64_t depth, const Ending& ending, int64_t first_row, int64_t first_column) {
     Vector sum[ROWS][VECTORS];
-    for (int i = 0; i < ROWS; ++i) {
-        const float* from = nullptr;
+    EACH_ROW {
+        const float* from = NOTHING;
         if (ending.start == Start::add) from = c + i * c_width;
         if (ending.start == Start::row) from = ending.row + first_column;
         if (ending.start == Start::rows)
             from = ending.row + ending.index[first_row + i] * ending.stride + first_column;
-        for (int j = 0; j < VECTORS; ++j) sum[i][j] = from ? load(from + j * LANES) : Vector{};
+        EACH_VECTOR sum[i][v] = load(from + v * LANES);
     }
     for (int64_t k = 0; k < depth; ++k) {
         Vector right[VECTORS];
-        for (int j = 0; j < VECTORS; ++j) right[j] = load(b + k * b_width + j * LANES);
-        for (int i = 0; i < ROWS; ++i) {
+        EACH_VECTOR right[v] = load(b + k * b_width + v * LANES);
+        EACH_ROW {
             const Vector left = fill(a.data[i * a.row + k * a.column]);
-            for (int j = 0; j < VECTORS; ++j) sum[i][j] += left * right[j];
+            EACH_VECTOR sum[i][v] += left * right[v];
         }
     }
-    for (int i = 0; i < ROWS; ++i)
-        for (int j = 0; j < VECTORS; ++j)
-            store(c + i * c_width + j * LANES, ending.rectify ? rectified(sum[i][j]) : sum[i][j]);
+    if (ending.rectify) EACH_ROW EACH_VECTOR sum[i][v] = rectified(sum[i][v]);
+    EACH_ROW EACH_VECTOR store(c + i * c_width + v * LANES, sum[i][v]);
 }
 
 template <int ROWS, int VECTORS>
@@ -231,6 +239,40 @@ void product(int64_t rows, int64_t columns, int64_t depth, Matrix a, const float
     }
 }
 
+// A matrix that many products read, laid out panel by panel in the order in which they read it: the
+// rows of MOST_VECTORS vectors of columns one after the other, then those of the next columns.
+struct Packed {
+    const float* data;
+    int64_t depth;  // rows of the matrix; columns are whole vectors
+};
+
+inline int64_t vectors_of_panel(int64_t columns) {
+    return MOST_VECTORS >= 4 && columns >= 4 * LANES ? 4 : columns >= 2 * LANES ? 2 : 1;
+}
+
+void pack(int64_t depth, int64_t columns, const float* from, int64_t width, float* to) {
+    for (int64_t j = 0, vectors; j < columns; j += vectors * LANES) {
+        vectors = vectors_of_panel(columns - j);
+        for (int64_t k = 0; k < depth; ++k, to += vectors * LANES)
+            std::memcpy(to, from + k * width + j, vectors * LANES * sizeof(float));
+    }
+}
+
+// C (rows, columns) = start + A (rows, depth) B, B being rows first .. first + depth - 1 of a packed
+// matrix. No cuts in the depth: the panel comes from the second-level cache as fast as it is used.
+void product(int64_t rows, int64_t columns, int64_t first, int64_t depth, Matrix a, Packed b,
+             float* c, int64_t c_width, const Ending& ending = {}) {
+    for (int64_t j = 0, vectors; j < columns; j += vectors * LANES) {
+        vectors = vectors_of_panel(columns - j);
+        const int64_t width = vectors * LANES;
+        const float* from = b.data + j * b.depth + first * width;
+        if constexpr (MOST_VECTORS >= 4)
+            if (vectors == 4) panel<4>(rows, a, from, width, c + j, c_width, depth, ending, j);
+        if (vectors == 2) panel<2>(rows, a, from, width, c + j, c_width, depth, ending, j);
+        if (vectors == 1) panel<1>(rows, a, from, width, c + j, c_width, depth, ending, j);
+    }
+}
+
 // C (rows, columns) [+]= A^T B over many samples: in pieces that fit the first-level cache.
 void product_over_samples(int64_t rows, int64_t columns, int64_t samples, const float* a,
                           int64_t a_width, const float* b, int64_t b_width, float* c,
@@ -305,9 +347,30 @@ void transpose(int64_t rows, int64_t columns, const float* from, float* to) {
     transpose(rows, columns, from, columns, to, rows);
 }
 
+// Pack the transpose of a matrix whose rows are whole vectors in number.
+void pack_transposed(int64_t rows, int64_t columns, const float* from, int64_t width, float* to) {
+    for (int64_t i = 0, count; i < rows; i += count, to += count * columns) {
+        count = vectors_of_panel(rows - i) * LANES;
+        transpose(count, columns, from + i * width, width, to, count);
+    }
+}
+
+// Add rows that stand `width` apart to `sum`, a few vectors of columns at a time in registers.
+void add_rows(int64_t rows, int64_t columns, const float* from, int64_t width, float* sum) {
+    constexpr int VECTORS = 4;
+    int64_t j = 0;
+    for (; rows > 1 && j + VECTORS * LANES <= columns; j += VECTORS * LANES) {
+        Vector total[VECTORS];
+        EACH_VECTOR total[v] = load(sum + j + v * LANES);
+        for (int64_t i = 0; i < rows; ++i)
+            EACH_VECTOR total[v] += load(from + i * width + j + v * LANES);
+        EACH_VECTOR store(sum + j + v * LANES, total[v]);
+    }
+    for (int64_t i = 0; i < rows && j < columns; ++i)
+        for (int64_t k = j; k < columns; ++k) sum[k] += from[i * width + k];
+}
 void add_rows(int64_t rows, int64_t columns, const float* from, float* sum) {
-    for (int64_t i = 0; i < rows; ++i)
-        for (int64_t j = 0; j < columns; ++j) sum[j] += from[i * columns + j];
+    add_rows(rows, columns, from, columns, sum);
 }
 
 void keep_where_positive(int64_t count, const float* units, float* gradient) {

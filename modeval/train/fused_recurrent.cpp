@@ -1,13 +1,21 @@
 // One training step of a cohort of recurrent networks made of modules; the equations are those of
 // modeval/nn/recurrent.py. A seed is worked off in groups of samples that stay in the cache, forward
-// and backward through time; rows are (position, sample) of a group, so that the gradient of a
-// weight is one product over all positions.
+// and backward through time. A row is one position of one sample, and sees the code of its input
+// beside the state before it, so that the gates are one product and so is the gradient of their
+// weights over all positions of a group. Gates are bent as soon as they are made, a vector of units
+// at a time, while they are in the first-level cache.
 //
-// Letters: T positions, F features, E units of an encoder, R rules, M modules, H size of the state,
-// O outputs, P size of the state padded to whole vectors, G = 4 M P gates (for each module: in,
-// forget, out, proposal), L from one row of gates to the next: an odd number of cache lines, so that
-// rows do not fall on the same places of the cache. Padded gates have weights of zero, so padded
-// states stay zero.
+// Rows stand position after position. Where the rule alone chooses one module for a row, only that
+// module is computed, and the rows of a module stand together, position after position among them;
+// `next` says where the same sample goes on.
+//
+// Letters: T positions, F features, E units of an encoder, R rules, M modules, K modules that are
+// computed for a row (all, or the chosen one), Q = M / K kinds of rows, H size of the state, O outputs,
+// P size of the state and D size of the code, padded to whole vectors, X = D + P what a row sees,
+// G = 4 K P gates of a row, L from one row of gates to the next and W from one row of their weights
+// to the next: odd numbers of cache lines, so that rows do not fall on the same places of the cache.
+// The gates of a module (in, forget, out, proposal) alternate, a vector of units at a time. Padded
+// gates have weights of zero, so padded states stay zero.
 
 #include "fused_kernels.cpp"
 
@@ -22,23 +30,41 @@ enum Parameter {
     PARAMETERS
 };
 
-constexpr int64_t GROUP_BYTES = 1 << 21, FEWEST = 24, MOST = 48;
+// Samples worked off together: whole tiles of 12 rows, and more where a module has few of the rows.
+constexpr int64_t GROUP_BYTES = 1 << 21, FEWEST = 24, MOST = 48, MOST_CHOSEN = 144;
 
-inline int64_t whole_vectors(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
+inline int64_t odd_lines(int64_t count) { return count + (count / 16 % 2 ? 0 : 16); }
+
+// Bend the gates of a vector of units: sigmoid of in, forget and out, tanh of the proposal. Two at a
+// time share a division, which costs more than an exponential; the bounds keep their product finite
+// and are far out on the flat.
+inline void bend(Vector gate[4]) {
+    const auto one_more = [](Vector x) { return 1.0f + exponential(x, -43.0f, 43.0f); };
+    const Vector in = one_more(-gate[0]), forget = one_more(-gate[1]), out = one_more(-gate[2]);
+    const Vector proposal = one_more(2.0f * gate[3]);
+    const Vector first = 1.0f / (in * forget), second = 1.0f / (out * proposal);
+    gate[0] = first * forget;
+    gate[1] = first * in;
+    gate[2] = second * proposal;
+    gate[3] = near_zero_or(gate[3], 1.0f - 2.0f * (second * out));
+}
 
 struct Recurrent : Parameters<PARAMETERS> {
-    const int64_t N, T, F, E, R, M, H, O, P, G, L;
+    const int64_t N, T, F, E, R, M, K, Q, H, O, P, D, X, G, L, W;
     const int64_t group;  // samples worked off together
+    const int64_t most;   // rows of a group; row `most` stands behind each last position
     Arena arena;
     // of the seed
-    float *rule_rows, *d_rule_rows, *inputs_in, *d_inputs_in, *states_in, *d_states_in, *bias, *d_bias;
-    float *inputs_turned, *states_turned, *logits, *d_logits, *table, *d_table, *table_units;
-    float *decoder_turned, *readout_turned, *encoder_turned, *turned;
+    float *rule_rows, *d_rule_rows, *bank, *d_bank, *bias, *d_bias;
+    float *bank_panels, *code_panels, *state_panels;
+    float *logits, *d_logits, *table, *d_table, *table_units, *turned_table;
+    float *decoder, *d_decoder, *decoder_bias, *d_decoder_bias, *decoder_turned;
+    float *readout_turned, *encoder_turned;
     // of the group
-    float *x, *goal, *units, *d_units, *code, *d_code, *from_input, *from_state, *gates, *bent;
-    float *weight, *d_weight, *state, *cell, *d_state, *d_cell, *d_states, *decoded, *d_decoded;
-    float *predicted;
-    std::vector<int32_t> rules;
+    float *x, *goal, *units, *d_units, *seen, *d_seen, *from_input, *from_state, *gates, *bent;
+    float *weight, *d_weight, *after, *cell, *d_after, *d_cell, *decoded, *d_decoded, *predicted;
+    std::vector<int32_t> rules, next, sample;
+    std::vector<int64_t> begin_of;  // (Q, T): first row of a kind at a position; then the end
 
     Recurrent(const ModevalStep& s, float* memory)
         : Parameters(s, {(s.features + s.rules) * s.encoder, s.encoder, s.encoder * s.encoder,
@@ -48,41 +74,46 @@ struct Recurrent : Parameters<PARAMETERS> {
                          s.modules * 8 * s.hidden, s.modules, s.rules * s.hidden, s.hidden,
                          s.hidden * s.modules, s.modules}),
           N(s.samples), T(s.positions), F(s.features), E(s.encoder), R(s.rules), M(s.modules),
-          H(s.hidden), O(s.outputs), P(whole_vectors(H)), G(4 * M * P),
-          L(G + (G / 16 % 2 ? 0 : 16)),
-          group(std::clamp<int64_t>(GROUP_BYTES / (T * G * 8), FEWEST, MOST)), arena{memory},
-          rules(group * T) {
+          K(s.routing == Routing::chosen ? 1 : M), Q(M / K), H(s.hidden), O(s.outputs),
+          P(whole_vectors(H)), D(whole_vectors(E)), X(D + P), G(4 * K * P), L(odd_lines(G)),
+          W(odd_lines(4 * M * P)),
+          group(std::clamp<int64_t>(GROUP_BYTES / (T * G * 8) / 12 * 12, FEWEST,
+                                    Q > 1 ? MOST_CHOSEN : MOST)),
+          most(group * T), arena{memory}, rules(most), next(most), sample(most), begin_of(Q * T + 1) {
         for (int p = 0; p < PARAMETERS; ++p) gradient[p] = arena.take(sizes[p]);
         rule_rows = arena.take(R * E), d_rule_rows = arena.take(R * E);
-        inputs_in = arena.take(E * L), d_inputs_in = arena.take(E * L);
-        states_in = arena.take(P * L), d_states_in = arena.take(P * L);
-        bias = arena.take(G), d_bias = arena.take(G);
-        inputs_turned = arena.take(E * L), states_turned = arena.take(P * L);
+        bank = d_bank = arena.take(X * W);  // the bank itself is read from its panels
+        bias = arena.take(4 * M * P), d_bias = arena.take(4 * M * P);
+        bank_panels = arena.take(X * 4 * M * P);
+        code_panels = arena.take(4 * M * P * D), state_panels = arena.take(4 * M * P * P);
         logits = arena.take(2 * G), d_logits = arena.take(2 * G);
         table = arena.take(R * M), d_table = arena.take(R * M), table_units = arena.take(R * H);
-        decoder_turned = arena.take(H * H), readout_turned = arena.take(H * O);
-        encoder_turned = arena.take(E * E), turned = arena.take(H * M);
-        const int64_t rows = group * T;
-        x = arena.take(rows * F), goal = arena.take(rows * O);
-        units = arena.take(rows * E), d_units = arena.take(rows * E);
-        code = arena.take(rows * E), d_code = arena.take(rows * E);
-        from_input = arena.take(rows * L);
-        from_state = arena.take(own_logits() ? rows * L : 0);
+        turned_table = arena.take(H * M);
+        decoder = arena.take(H * P), d_decoder = arena.take(H * P), decoder_turned = arena.take(P * P);
+        decoder_bias = arena.take(P), d_decoder_bias = arena.take(P);
+        readout_turned = arena.take(O * P), encoder_turned = arena.take(E * E);
+        x = arena.take(most * F), goal = arena.take(most * O);
+        units = arena.take(most * E), d_units = arena.take(most * E);
+        seen = arena.take((most + 1) * X), d_seen = arena.take((most + 1) * X);
+        from_input = arena.take(most * L);
+        from_state = arena.take(own_logits() ? most * L : 0);
         // the bent gates take the place of what they are made from, unless a logit looks at that too
-        gates = own_logits() ? arena.take(rows * L) : from_input, bent = arena.take(rows * M * P);
-        weight = arena.take(rows * M), d_weight = arena.take(group * M);
-        state = arena.take((rows + group) * P), cell = arena.take((rows + group) * P);
-        d_state = arena.take(group * P), d_cell = arena.take(group * P);
-        d_states = arena.take(rows * P);
-        decoded = arena.take(rows * H), d_decoded = arena.take(rows * H);
-        predicted = arena.take(rows * O);
+        gates = own_logits() ? arena.take(most * L) : from_input, bent = arena.take(most * K * P);
+        weight = arena.take(most * M), d_weight = arena.take(M);
+        after = arena.take(most * P), cell = arena.take((most + 1) * P);
+        d_after = arena.take(most * P), d_cell = arena.take(group * P);
+        decoded = arena.take(most * P), d_decoded = arena.take(most * P);
+        predicted = arena.take(most * O);
     }
 
+    bool weighted() const { return K > 1; }
+    bool learned() const { return step.routing == Routing::rule || own_logits(); }
     bool own_logits() const { return step.routing == Routing::module; }
     RuleScorer scorer() const {
         return {parameter[TABLE_HIDDEN], parameter[TABLE_HIDDEN_BIAS], parameter[TABLE_READOUT],
                 parameter[TABLE_READOUT_BIAS]};
     }
+    int64_t kind_of(int64_t rule) const { return Q > 1 ? step.chosen[rule] : 0; }
 
     void run(int64_t seed) {
         begin(seed);
@@ -91,113 +122,164 @@ struct Recurrent : Parameters<PARAMETERS> {
         for (int64_t first = 0; first < N; first += group) {
             const int64_t samples = N - first < group ? N - first : group;
             read((seed * N + first) * T, samples);
-            forward(samples);
+            forward(samples * T);
             total += loss(samples * T);
-            backward(samples);
+            backward(samples * T);
         }
         step.loss[seed] = total / static_cast<float>(N * T * O);
         finish();
         update(seed);
     }
 
-    // Copy the weight of a module's gates, (depth, 4 H), to or from its columns of (depth, G).
+    // Call with places (from, to, count): where the gates of each module stand in a parameter,
+    // (M, depth, 4 H), and in rows of `width`, a vector of units at a time.
     template <class Function>
-    void each_gate(int64_t depth, Function function) const {
+    void each_gate(int64_t depth, int64_t width, Function function) const {
         for (int64_t m = 0; m < M; ++m)
-            for (int64_t k = 0; k < depth; ++k)
+            for (int64_t row = 0; row < depth; ++row)
                 for (int64_t gate = 0; gate < 4; ++gate)
-                    function(((m * depth + k) * 4 + gate) * H, k * L + (m * 4 + gate) * P);
+                    for (int64_t h = 0; h < H; h += LANES)
+                        function(((m * depth + row) * 4 + gate) * H + h,
+                                 row * width + (m * P + h) * 4 + gate * LANES,
+                                 std::min<int64_t>(H - h, LANES));
     }
     void spread(int64_t depth, const float* from, float* to) const {
-        each_gate(depth, [&](int64_t a, int64_t b) { std::memcpy(to + b, from + a, H * sizeof(float)); });
+        each_gate(depth, W, [&](int64_t a, int64_t b, int64_t count) {
+            std::memcpy(to + b, from + a, count * sizeof(float));
+        });
     }
     void collect(int64_t depth, const float* from, float* to) const {
-        each_gate(depth, [&](int64_t a, int64_t b) { std::memcpy(to + a, from + b, H * sizeof(float)); });
+        each_gate(depth, W, [&](int64_t a, int64_t b, int64_t count) {
+            std::memcpy(to + a, from + b, count * sizeof(float));
+        });
     }
-
-    void prepare() {
-        for (int64_t i = 0; i < R * E; ++i)
-            rule_rows[i] = parameter[ENCODER_HIDDEN][F * E + i] + parameter[ENCODER_HIDDEN_BIAS][i % E];
-        std::fill(d_rule_rows, d_rule_rows + R * E, 0.0f);
-        std::fill(inputs_in, inputs_in + E * L, 0.0f);
-        std::fill(states_in, states_in + P * L, 0.0f);
-        std::fill(d_inputs_in, d_inputs_in + E * L, 0.0f);
-        std::fill(d_states_in, d_states_in + P * L, 0.0f);
-        std::fill(bias, bias + G, 0.0f);
-        std::fill(d_bias, d_bias + G, 0.0f);
-        spread(E, parameter[INPUT_GATES], inputs_in);
-        spread(H, parameter[STATE_GATES], states_in);
-        if (parameter[INPUT_GATES_BIAS])
-            each_gate(1, [&](int64_t a, int64_t b) {
-                for (int64_t h = 0; h < H; ++h)
-                    bias[b + h] = parameter[INPUT_GATES_BIAS][a + h] + parameter[STATE_GATES_BIAS][a + h];
-            });
-        transpose(E, G, inputs_in, L, inputs_turned, E);
-        transpose(P, G, states_in, L, states_turned, P);
-        if (own_logits()) {
-            std::fill(logits, logits + 2 * G, 0.0f);
-            std::fill(d_logits, d_logits + 2 * G, 0.0f);
-            each_logit([&](int64_t a, int64_t b) {
-                std::memcpy(logits + b, parameter[SCORER] + a, H * sizeof(float));
-            });
-        }
-        transpose(H, H, parameter[DECODER_HIDDEN], decoder_turned);
-        transpose(H, O, parameter[DECODER_READOUT], readout_turned);
-        transpose(E, E, parameter[ENCODER_READOUT], encoder_turned);
-        std::fill(table, table + R * M, 0.0f);
-        std::fill(d_table, d_table + R * M, 0.0f);
-        if (step.routing == Routing::rule) table_of_rules(R, H, M, scorer(), table_units, table);
-        if (step.routing == Routing::table) std::memcpy(table, step.table, R * M * sizeof(float));
-        if (step.routing == Routing::chosen)
-            for (int64_t i = 0; i < R; ++i) table[i * M + step.chosen[i]] = 1;
-    }
-
     // A module's logit looks at what its gates get from the input, and at what they get from the state.
     template <class Function>
     void each_logit(Function function) const {
         for (int64_t m = 0; m < M; ++m)
             for (int64_t half = 0; half < 2; ++half)
                 for (int64_t gate = 0; gate < 4; ++gate)
-                    function(((m * 2 + half) * 4 + gate) * H, half * G + (m * 4 + gate) * P);
+                    for (int64_t h = 0; h < H; h += LANES)
+                        function(((m * 2 + half) * 4 + gate) * H + h,
+                                 half * G + (m * P + h) * 4 + gate * LANES,
+                                 std::min<int64_t>(H - h, LANES));
     }
 
+    // What depends on the weights alone.
+    void prepare() {
+        for (int64_t i = 0; i < R * E; ++i)
+            rule_rows[i] = parameter[ENCODER_HIDDEN][F * E + i] + parameter[ENCODER_HIDDEN_BIAS][i % E];
+        std::fill(d_rule_rows, d_rule_rows + R * E, 0.0f);
+        prepare_gates();
+        std::fill(decoder, decoder + H * P, 0.0f);
+        std::fill(d_decoder, d_decoder + H * P, 0.0f);
+        std::fill(decoder_bias, decoder_bias + P, 0.0f);
+        std::fill(d_decoder_bias, d_decoder_bias + P, 0.0f);
+        for (int64_t h = 0; h < H; ++h)
+            std::memcpy(decoder + h * P, parameter[DECODER_HIDDEN] + h * H, H * sizeof(float));
+        std::memcpy(decoder_bias, parameter[DECODER_HIDDEN_BIAS], H * sizeof(float));
+        std::fill(decoder_turned, decoder_turned + P * P, 0.0f);
+        transpose(H, P, decoder, P, decoder_turned, P);
+        std::fill(readout_turned, readout_turned + O * P, 0.0f);
+        transpose(H, O, parameter[DECODER_READOUT], O, readout_turned, P);
+        transpose(E, E, parameter[ENCODER_READOUT], encoder_turned);
+        std::fill(table, table + R * M, 0.0f);
+        std::fill(d_table, d_table + R * M, 0.0f);
+        if (step.routing == Routing::rule) table_of_rules(R, H, M, scorer(), table_units, table);
+        if (step.routing == Routing::table) std::memcpy(table, step.table, R * M * sizeof(float));
+        // padding, and the row behind the last positions
+        std::fill(seen, seen + (most + 1) * X, 0.0f);
+        std::fill(d_seen + most * X, d_seen + (most + 1) * X, 0.0f);
+    }
+
+    void prepare_gates() {
+        const int64_t columns = 4 * M * P;
+        std::fill(bank, bank + X * W, 0.0f);
+        std::fill(bias, bias + columns, 0.0f);
+        std::fill(d_bias, d_bias + columns, 0.0f);
+        spread(E, parameter[INPUT_GATES], bank);
+        spread(H, parameter[STATE_GATES], bank + D * W);
+        if (parameter[INPUT_GATES_BIAS])
+            each_gate(1, W, [&](int64_t a, int64_t b, int64_t count) {
+                for (int64_t i = 0; i < count; ++i)
+                    bias[b + i] = parameter[INPUT_GATES_BIAS][a + i] + parameter[STATE_GATES_BIAS][a + i];
+            });
+        pack(X, columns, bank, W, bank_panels);
+        pack_transposed(D, columns, bank, W, code_panels);
+        pack_transposed(P, columns, bank + D * W, W, state_panels);
+        std::fill(d_bank, d_bank + X * W, 0.0f);
+        if (!own_logits()) return;
+        std::fill(logits, logits + 2 * G, 0.0f);
+        std::fill(d_logits, d_logits + 2 * G, 0.0f);
+        each_logit([&](int64_t a, int64_t b, int64_t count) {
+            std::memcpy(logits + b, parameter[SCORER] + a, count * sizeof(float));
+        });
+    }
+
+    // Give each position of each sample its row, and copy what belongs there.
     void read(int64_t first, int64_t samples) {
-        for (int64_t t = 0; t < T; ++t)
-            for (int64_t b = 0; b < samples; ++b) {
-                const int64_t from = first + b * T + t, to = t * samples + b;
+        std::fill(begin_of.begin(), begin_of.end(), 0);
+        for (int64_t b = 0; b < samples; ++b)
+            for (int64_t t = 0; t < T; ++t) ++begin_of[kind_of(step.rule[first + b * T + t]) * T + t + 1];
+        for (int64_t i = 0; i < Q * T; ++i) begin_of[i + 1] += begin_of[i];
+        std::vector<int64_t> free(begin_of);
+        for (int64_t b = 0; b < samples; ++b) {
+            int64_t before = -1;
+            for (int64_t t = 0; t < T; ++t) {
+                const int64_t from = first + b * T + t;
+                const int64_t to = free[kind_of(step.rule[from]) * T + t]++;
                 std::memcpy(x + to * F, step.inputs + from * F, F * sizeof(float));
                 std::memcpy(goal + to * O, step.target + from * O, O * sizeof(float));
                 rules[to] = static_cast<int32_t>(step.rule[from]);
+                sample[to] = static_cast<int32_t>(b);
+                if (t) {
+                    next[before] = static_cast<int32_t>(to);
+                } else {
+                    std::fill(seen + to * X + D, seen + (to + 1) * X, 0.0f);
+                    std::fill(cell + to * P, cell + (to + 1) * P, 0.0f);
+                }
+                before = to;
             }
+            next[before] = static_cast<int32_t>(most);
+        }
     }
 
-    void forward(int64_t samples) {
-        const int64_t rows = samples * T;
+    void forward(int64_t rows) {
         product(rows, E, F, plain(x, F), parameter[ENCODER_HIDDEN], E, units, E,
                 {Start::rows, rule_rows, rules.data(), E, true});
-        product(rows, E, E, plain(units, E), parameter[ENCODER_READOUT], E, code, E,
+        product(rows, E, E, plain(units, E), parameter[ENCODER_READOUT], E, seen, X,
                 {Start::row, parameter[ENCODER_READOUT_BIAS]});
-        product(rows, G, E, plain(code, E), inputs_in, L, from_input, L, {Start::row, bias});
-        std::fill(state, state + samples * P, 0.0f);
-        std::fill(cell, cell + samples * P, 0.0f);
-        for (int64_t t = 0; t < T; ++t) {
-            const int64_t row = t * samples;
-            if (own_logits()) {
-                product(samples, G, t ? P : 0, plain(state + row * P, P), states_in, L, from_state + row * L, L);
-                logit(row, samples);
-            } else {
-                if (t)  // the first state is zero
-                    product(samples, G, P, plain(state + row * P, P), states_in, L,
-                            from_input + row * L, L, ADD);
-                for (int64_t n = row; n < row + samples; ++n)
-                    std::memcpy(weight + n * M, table + rules[n] * M, M * sizeof(float));
-            }
-            for (int64_t n = row; n < row + samples; ++n) move(n, n + samples);
-        }
-        product(rows, H, H, plain(state + samples * P, P), parameter[DECODER_HIDDEN], H, decoded, H,
-                {Start::row, parameter[DECODER_HIDDEN_BIAS], nullptr, 0, true});
-        product(rows, O, H, plain(decoded, H), parameter[DECODER_READOUT], O, predicted, O,
+        if (own_logits())
+            product(rows, G, 0, D, plain(seen, X), Packed{bank_panels, X}, from_input, L,
+                    {Start::row, bias});
+        for (int64_t t = 0; t < T; ++t)
+            for (int64_t q = 0; q < Q; ++q)
+                if (begin_of[q * T + t + 1] > begin_of[q * T + t])
+                    advance(t, q, begin_of[q * T + t], begin_of[q * T + t + 1]);
+        product(rows, P, H, plain(after, P), decoder, P, decoded, P,
+                {Start::row, decoder_bias, nullptr, 0, true});
+        product(rows, O, H, plain(decoded, P), parameter[DECODER_READOUT], O, predicted, O,
                 {Start::row, parameter[DECODER_READOUT_BIAS]});
+    }
+
+    // Position t of the rows first .. last - 1, which are of kind q.
+    void advance(int64_t t, int64_t q, int64_t first, int64_t last) {
+        const Matrix rows = plain(seen + first * X, X);
+        if (own_logits()) {
+            product(last - first, G, D, t ? P : 0, {rows.data + D, X, 1}, Packed{bank_panels, X},
+                    from_state + first * L, L);
+            logit(first, last - first);
+        } else if (weighted()) {
+            for (int64_t n = first; n < last; ++n)
+                std::memcpy(weight + n * M, table + rules[n] * M, M * sizeof(float));
+        }
+        for (int64_t k = 0; k < K * P; k += LANES) {
+            const int64_t panel = (q * P + k) * 4;
+            if (!own_logits())  // the first state is zero
+                product(last - first, 4 * LANES, 0, t ? X : D, rows, Packed{bank_panels + panel * X, X},
+                        gates + first * L + k * 4, L, {Start::row, bias + panel});
+            for (int64_t n = first; n < last; ++n) move(n, k / P, k % P);
+        }
     }
 
     void logit(int64_t row, int64_t samples) {
@@ -213,31 +295,32 @@ struct Recurrent : Parameters<PARAMETERS> {
         softmax_rows(samples, M, weight + row * M);
     }
 
-    // One position of one sample: all modules propose, their proposals are mixed. `next` is the row
-    // of the new state, `n` that of the old one and of everything else.
-    void move(int64_t n, int64_t next) {
-        const float* before = cell + n * P;
-        for (int64_t k = 0; k < P; k += LANES) {
-            Vector new_state{}, new_cell{};
-            for (int64_t m = 0; m < M; ++m) {
-                const int64_t at = n * L + m * 4 * P + k;
-                Vector z[4];
-                for (int gate = 0; gate < 4; ++gate) {
-                    z[gate] = load(from_input + at + gate * P);
-                    if (own_logits()) z[gate] += load(from_state + at + gate * P);
-                    z[gate] = gate < 3 ? sigmoid(z[gate]) : hyperbolic_tangent(z[gate]);
-                    store(gates + at + gate * P, z[gate]);
-                }
-                const Vector own_cell = z[1] * load(before + k) + z[0] * z[3];
-                const Vector curved = hyperbolic_tangent(own_cell);
-                store(bent + (n * M + m) * P + k, curved);
-                const float share = weight[n * M + m];
-                new_state += share * (z[2] * curved);
-                new_cell += share * own_cell;
-            }
-            store(state + next * P + k, new_state);
-            store(cell + next * P + k, new_cell);
+    // What a module proposes for some units of row n is mixed into the next state.
+    void move(int64_t n, int64_t m, int64_t unit) {
+        const int64_t at = n * L + (m * P + unit) * 4, to = next[n];
+        Vector gate[4];
+        for (int i = 0; i < 4; ++i) {
+            gate[i] = load(from_input + at + i * LANES);
+            if (own_logits()) gate[i] += load(from_state + at + i * LANES);
         }
+        bend(gate);
+        for (int i = 0; i < 4; ++i) store(gates + at + i * LANES, gate[i]);
+        Vector new_cell = gate[1] * load(cell + n * P + unit) + gate[0] * gate[3];
+        const Vector curved = hyperbolic_tangent(new_cell);
+        store(bent + (n * K + m) * P + unit, curved);
+        Vector new_state = gate[2] * curved;
+        if (weighted()) {
+            const float share = weight[n * M + m];
+            new_state *= share;
+            new_cell *= share;
+            if (m) {
+                new_state += load(after + n * P + unit);
+                new_cell += load(cell + to * P + unit);
+            }
+        }
+        store(after + n * P + unit, new_state);
+        store(seen + to * X + D + unit, new_state);
+        store(cell + to * P + unit, new_cell);
     }
 
     // The derivative of the loss by the predictions takes their place.
@@ -252,96 +335,119 @@ struct Recurrent : Parameters<PARAMETERS> {
         return total;
     }
 
-    void backward(int64_t samples) {
-        const int64_t rows = samples * T;
-        product_over_samples(H, O, rows, decoded, H, predicted, O, gradient[DECODER_READOUT], O, true);
+    void backward(int64_t rows) {
+        product_over_samples(H, O, rows, decoded, P, predicted, O, gradient[DECODER_READOUT], O, true);
         add_rows(rows, O, predicted, gradient[DECODER_READOUT_BIAS]);
-        product(rows, H, O, plain(predicted, O), readout_turned, H, d_decoded, H);
-        keep_where_positive(rows * H, decoded, d_decoded);
-        product_over_samples(H, H, rows, state + samples * P, P, d_decoded, H, gradient[DECODER_HIDDEN],
-                             H, true);
-        add_rows(rows, H, d_decoded, gradient[DECODER_HIDDEN_BIAS]);
-        std::fill(d_states, d_states + rows * P, 0.0f);
-        product(rows, H, H, plain(d_decoded, H), decoder_turned, H, d_states, P);
-        std::fill(d_cell, d_cell + samples * P, 0.0f);
-        const float* d_from_state = own_logits() ? from_state : gates;
-        for (int64_t t = T - 1; t >= 0; --t) {
-            const int64_t row = t * samples;
-            std::memcpy(d_state, d_states + row * P, samples * P * sizeof(float));
-            if (t < T - 1)
-                product(samples, P, G, plain(d_from_state + (row + samples) * L, L), states_turned, P,
-                        d_state, P, ADD);
-            for (int64_t b = 0; b < samples; ++b) move_back(row + b, b);
-            if (own_logits()) {
-                softmax_rows_back(samples, M, weight + row * M, d_weight);
-                for (int64_t b = 0; b < samples; ++b) logit_back(row + b, b);
-            } else {
-                for (int64_t b = 0; b < samples; ++b)
-                    add_rows(1, M, d_weight + b * M, d_table + rules[row + b] * M);
-            }
+        product(rows, P, O, plain(predicted, O), readout_turned, P, d_decoded, P);
+        keep_where_positive(rows * P, decoded, d_decoded);
+        product_over_samples(H, P, rows, after, P, d_decoded, P, d_decoder, P, true);
+        add_rows(rows, P, d_decoded, d_decoder_bias);
+        product(rows, P, H, plain(d_decoded, P), decoder_turned, P, d_after, P);
+        std::fill(d_cell, d_cell + group * P, 0.0f);
+        for (int64_t t = T - 1; t >= 0; --t)
+            for (int64_t q = 0; q < Q; ++q)
+                if (begin_of[q * T + t + 1] > begin_of[q * T + t])
+                    retreat(t, q, begin_of[q * T + t], begin_of[q * T + t + 1]);
+        const float *d_from_input = own_logits() ? from_input : gates;
+        const float *d_from_state = own_logits() ? from_state : gates;
+        for (int64_t q = 0; q < Q; ++q) {
+            const int64_t first = begin_of[q * T], later = begin_of[q * T + 1], last = begin_of[(q + 1) * T];
+            float *d_columns = d_bank + q * 4 * P, *d_states = d_columns + D * W;
+            const auto add = [&](int64_t depth, int64_t from, int64_t to, int64_t column,
+                                 const float* d_from, float* sum) {
+                if (to > from)
+                    product_over_samples(depth, G, to - from, seen + from * X + column, X,
+                                         d_from + from * L, L, sum, W, true);
+            };
+            // the first state is zero
+            add(D, first, own_logits() ? last : later, 0, d_from_input, d_columns);
+            add(own_logits() ? P : X, later, last, own_logits() ? D : 0, d_from_state,
+                own_logits() ? d_states : d_columns);
+            if (parameter[INPUT_GATES_BIAS])
+                add_rows(last - first, G, d_from_input + first * L, L, d_bias + q * 4 * P);
         }
-        const float* d_from_input = own_logits() ? from_input : gates;
-        product_over_samples(P, G, rows - samples, state + samples * P, P, d_from_state + samples * L, L,
-                             d_states_in, L, true);  // the first state is zero
-        product_over_samples(E, G, rows, code, E, d_from_input, L, d_inputs_in, L, true);
-        for (int64_t n = 0; n < rows && parameter[INPUT_GATES_BIAS]; ++n)
-            add_rows(1, G, d_from_input + n * L, d_bias);
-        product(rows, E, G, plain(d_from_input, L), inputs_turned, E, d_code, E);
-        product_over_samples(E, E, rows, units, E, d_code, E, gradient[ENCODER_READOUT], E, true);
-        add_rows(rows, E, d_code, gradient[ENCODER_READOUT_BIAS]);
-        product(rows, E, E, plain(d_code, E), encoder_turned, E, d_units, E);
+        product_over_samples(E, E, rows, units, E, d_seen, X, gradient[ENCODER_READOUT], E, true);
+        add_rows(rows, E, d_seen, X, gradient[ENCODER_READOUT_BIAS]);
+        product(rows, E, E, plain(d_seen, X), encoder_turned, E, d_units, E);
         keep_where_positive(rows * E, units, d_units);
         product_over_samples(F, E, rows, x, F, d_units, E, gradient[ENCODER_HIDDEN], E, true);
         for (int64_t n = 0; n < rows; ++n) add_rows(1, E, d_units + n * E, d_rule_rows + rules[n] * E);
     }
 
-    // The gradient of gates before they are bent takes the place of the gates; that of the cell one
-    // position earlier takes the place of this one's; d_weight is what the mixing gives.
-    void move_back(int64_t n, int64_t b) {
-        float *d_h = d_state + b * P, *d_c = d_cell + b * P;
-        const float* before = cell + n * P;
-        for (int64_t m = 0; m < M; ++m) {
-            Vector d_share{};
-            for (int64_t k = 0; k < P; k += LANES) {
-                const int64_t at = n * L + m * 4 * P + k;
-                const Vector curved = load(bent + (n * M + m) * P + k);
-                const Vector own_cell = load(gates + at + P) * load(before + k) +
-                                        load(gates + at) * load(gates + at + 3 * P);
-                d_share += load(d_h + k) * load(gates + at + 2 * P) * curved + load(d_c + k) * own_cell;
-            }
-            d_weight[b * M + m] = sum_of_lanes(d_share);
+    // Position t backwards, for the rows first .. last - 1 of kind q.
+    void retreat(int64_t t, int64_t q, int64_t first, int64_t last) {
+        for (int64_t n = first; n < last; ++n) {
+            if (learned()) share_back(n);
+            move_back(n);
+            if (own_logits()) logit_back(n);
         }
+        const float *d_from_input = own_logits() ? from_input : gates;
+        const float *d_from_state = own_logits() ? from_state : gates;
+        const int64_t columns = 4 * M * P;
+        product(last - first, D, q * 4 * P, G, plain(d_from_input + first * L, L),
+                Packed{code_panels, columns}, d_seen + first * X, X);
+        if (t)
+            product(last - first, P, q * 4 * P, G, plain(d_from_state + first * L, L),
+                    Packed{state_panels, columns}, d_seen + first * X + D, X);
+    }
+
+    // The gradient of a row's weights from what they mix; of its logits where it has its own.
+    void share_back(int64_t n) {
+        const float *d_h = d_after + n * P, *d_later = d_seen + next[n] * X + D;
+        const float *before = cell + n * P, *d_c = d_cell + sample[n] * P;
+        for (int64_t m = 0; m < M; ++m) {
+            Vector sum{};
+            for (int64_t k = 0; k < P; k += LANES) {
+                const float* gate = gates + n * L + (m * P + k) * 4;
+                const Vector own_cell =
+                    load(gate + LANES) * load(before + k) + load(gate) * load(gate + 3 * LANES);
+                const Vector own_state = load(gate + 2 * LANES) * load(bent + (n * M + m) * P + k);
+                sum += (load(d_h + k) + load(d_later + k)) * own_state + load(d_c + k) * own_cell;
+            }
+            d_weight[m] = sum_of_lanes(sum);
+        }
+        if (own_logits())
+            softmax_rows_back(1, M, weight + n * M, d_weight);
+        else
+            add_rows(1, M, d_weight, d_table + rules[n] * M);
+    }
+
+    // The gradient of gates before they are bent takes the place of the gates; that of the cell one
+    // position earlier takes the place of this one's.
+    void move_back(int64_t n) {
+        const float *d_later = d_seen + next[n] * X + D, *before = cell + n * P;
+        float* d_c = d_cell + sample[n] * P;
         for (int64_t k = 0; k < P; k += LANES) {
+            const Vector d_h = load(d_after + n * P + k) + load(d_later + k), d_next = load(d_c + k);
             Vector d_before{};
-            for (int64_t m = 0; m < M; ++m) {
-                const int64_t at = n * L + m * 4 * P + k;
-                const Vector in = load(gates + at), forget = load(gates + at + P);
-                const Vector out = load(gates + at + 2 * P), proposal = load(gates + at + 3 * P);
-                const Vector curved = load(bent + (n * M + m) * P + k);
-                const float share = weight[n * M + m];
-                const Vector d_own = share * load(d_h + k);
-                const Vector d_own_cell =
-                    share * load(d_c + k) + d_own * out * (1.0f - curved * curved);
+            for (int64_t m = 0; m < K; ++m) {
+                float* gate = gates + n * L + (m * P + k) * 4;
+                const Vector in = load(gate), forget = load(gate + LANES);
+                const Vector out = load(gate + 2 * LANES), proposal = load(gate + 3 * LANES);
+                const Vector curved = load(bent + (n * K + m) * P + k);
+                const float share = weighted() ? weight[n * M + m] : 1.0f;
+                const Vector d_own = share * d_h;
+                const Vector d_own_cell = share * d_next + d_own * out * (1.0f - curved * curved);
                 d_before += d_own_cell * forget;
-                store(gates + at, d_own_cell * proposal * in * (1.0f - in));
-                store(gates + at + P, d_own_cell * load(before + k) * forget * (1.0f - forget));
-                store(gates + at + 2 * P, d_own * curved * out * (1.0f - out));
-                store(gates + at + 3 * P, d_own_cell * in * (1.0f - proposal * proposal));
+                store(gate, d_own_cell * proposal * in * (1.0f - in));
+                store(gate + LANES, d_own_cell * load(before + k) * forget * (1.0f - forget));
+                store(gate + 2 * LANES, d_own * curved * out * (1.0f - out));
+                store(gate + 3 * LANES, d_own_cell * in * (1.0f - proposal * proposal));
             }
             store(d_c + k, d_before);
         }
     }
 
     // What the modules' own logits add; gradients take the places of from_input and from_state.
-    void logit_back(int64_t n, int64_t b) {
+    void logit_back(int64_t n) {
         for (int64_t m = 0; m < M; ++m) {
-            const float back = d_weight[b * M + m];
+            const float back = d_weight[m];
             for (int64_t k = m * 4 * P; k < (m + 1) * 4 * P; k += LANES) {
                 const Vector d_gate = load(gates + n * L + k);
                 const auto half = [&](float* values, int64_t own) {
-                    const Vector seen = load(values + n * L + k);
-                    const Vector positive = seen > 0 ? fill(back) : Vector{};
-                    store(d_logits + own + k, load(d_logits + own + k) + positive * seen);
+                    const Vector seen_there = load(values + n * L + k);
+                    const Vector positive = seen_there > 0 ? fill(back) : Vector{};
+                    store(d_logits + own + k, load(d_logits + own + k) + positive * seen_there);
                     store(values + n * L + k, d_gate + positive * load(logits + own + k));
                 };
                 half(from_input, 0);
@@ -355,18 +461,21 @@ struct Recurrent : Parameters<PARAMETERS> {
             gradient[ENCODER_HIDDEN][F * E + i] = d_rule_rows[i];
             gradient[ENCODER_HIDDEN_BIAS][i % E] += d_rule_rows[i];
         }
-        collect(E, d_inputs_in, gradient[INPUT_GATES]);
-        collect(H, d_states_in, gradient[STATE_GATES]);
+        collect(E, d_bank, gradient[INPUT_GATES]);
+        collect(H, d_bank + D * W, gradient[STATE_GATES]);
         if (parameter[INPUT_GATES_BIAS]) {
             collect(1, d_bias, gradient[INPUT_GATES_BIAS]);
             collect(1, d_bias, gradient[STATE_GATES_BIAS]);
         }
+        for (int64_t h = 0; h < H; ++h)
+            std::memcpy(gradient[DECODER_HIDDEN] + h * H, d_decoder + h * P, H * sizeof(float));
+        std::memcpy(gradient[DECODER_HIDDEN_BIAS], d_decoder_bias, H * sizeof(float));
         if (own_logits())
-            each_logit([&](int64_t a, int64_t b) {
-                std::memcpy(gradient[SCORER] + a, d_logits + b, H * sizeof(float));
+            each_logit([&](int64_t a, int64_t b, int64_t count) {
+                std::memcpy(gradient[SCORER] + a, d_logits + b, count * sizeof(float));
             });
         if (step.routing == Routing::rule)
-            table_of_rules_back(R, H, M, scorer(), table_units, table, d_table, turned,
+            table_of_rules_back(R, H, M, scorer(), table_units, table, d_table, turned_table,
                                 gradient[TABLE_HIDDEN], gradient[TABLE_HIDDEN_BIAS],
                                 gradient[TABLE_READOUT], gradient[TABLE_READOUT_BIAS]);
     }

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import typer
+from mixtral import make_model, write_texts
 from typer.testing import CliRunner
 
 from modeval.cli.bench_record import bench_record_command
@@ -16,7 +16,6 @@ from modeval.trace.files import open_trace
 from modeval.trace.fold import fold
 
 transformers = pytest.importorskip("transformers")
-WORDS = ["court", "judge", "loop", "while", "rose", "moon", "the", "of"]
 
 app = typer.Typer()
 app.command("record")(record_command)
@@ -36,43 +35,14 @@ def failure(*arguments) -> BaseException:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Mixtral and a tokenizer of whole words, saved as users save theirs."""
-    tokenizers = pytest.importorskip("tokenizers")
-    path = tmp_path_factory.mktemp("model")
-    words = {word: number for number, word in enumerate(["<pad>", "<unk>", "</s>", *WORDS])}
-    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
-    plain.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=plain, pad_token="<pad>", unk_token="<unk>", eos_token="</s>"
-    ).save_pretrained(path)
-    torch.manual_seed(0)
-    config = transformers.MixtralConfig(
-        vocab_size=len(words),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        num_local_experts=4,
-        num_experts_per_tok=2,
-        pad_token_id=0,
-        bos_token_id=2,
-        eos_token_id=2,
-    )
-    transformers.MixtralForCausalLM(config).save_pretrained(path)
-    return path
+    made: Path = make_model(tmp_path_factory.mktemp("model"))
+    return made
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    rows = [
-        {"text": " ".join(WORDS[start : start + 2] * (1 + number % 5)), "domain": name}
-        for number in range(12)
-        for start, name in ((0, "law"), (2, "code"), (4, "poems"))
-    ]
-    path = tmp_path / "texts.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return path
+    made: Path = write_texts(tmp_path)
+    return made
 
 
 def test_a_model_folder_and_labelled_text_make_a_trace(folder, data, tmp_path: Path) -> None:

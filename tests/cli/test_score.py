@@ -1,85 +1,15 @@
 """``modeval score``: finds what is there, writes JSON, and refuses the rest in one sentence."""
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 
-import jsonschema  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 import torch
-import typer
-from typer.testing import CliRunner
+from scoring import card, refusal, run, values, write_reference, write_run
 
-from modeval.cli.score import score_command
 from modeval.data import write_dataset
 from modeval.errors import ModevalError
-from modeval.nn import create
-from modeval.score.files import SCHEMA
-from modeval.spec import DataSpec, ModelSpec, RunSpec, TrainSpec
-from modeval.trace import modarch_weights
-from modeval.train import files
-
-app = typer.Typer(rich_markup_mode="rich")
-app.command()(score_command)
-
-
-def run(*arguments: object) -> str:
-    """Run the command; errors that a user sees are raised."""
-    texts = [str(argument) for argument in arguments]
-    result = CliRunner().invoke(app, texts, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
-def card(path: Path) -> dict[str, object]:
-    form: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
-    jsonschema.validate(form, json.loads(SCHEMA.read_text(encoding="utf-8")))
-    return form
-
-
-def values(form: dict[str, object], metric: str) -> list[dict[str, object]]:
-    scores: Sequence[dict[str, object]] = form["scores"]  # type: ignore[assignment]
-    return [entry for entry in scores if entry["metric"] == metric]
-
-
-def write_reference(root: Path, name: str, scorer: str, seed: int = 0, task: int = 0) -> Path:
-    """Write a small reference checkpoint with random weights."""
-    data = DataSpec(task="binary", rules=2)
-    modules = 1 if scorer == "none" else 0
-    model = ModelSpec(scorer=scorer, modules=modules, encoder=8, width=16)  # type: ignore[arg-type]
-    generator = torch.Generator().manual_seed(seed)
-    state = {
-        key: torch.randn(shape, generator=generator) * 0.3
-        for key, shape in modarch_weights.layout(data, model, modarch_weights.Sizes()).items()
-    }
-    folder = root / "Logs" / f"Data-Seed_{task}" / "GT_Rules_2" / f"{name}_8_16_2_{seed}"
-    folder.mkdir(parents=True)
-    torch.save(state, folder / "model_last.pt")
-    return folder
-
-
-def write_run(folder: Path, seeds: int = 2) -> Path:
-    """Write a small run folder with random weights."""
-    spec = RunSpec(
-        data=DataSpec(rules=2),
-        model=ModelSpec(scorer="rule", encoder=8, width=16),
-        train=TrainSpec(seeds=tuple((0, seed) for seed in range(seeds))),
-    )
-    files.start_folder(folder, spec)
-    record = files.RunRecord(
-        digest=spec.digest,
-        status="complete",
-        step=1,
-        engine="eager",
-        data="",
-        diverged=(None,) * seeds,
-        versions={},
-    )
-    files.write_record(folder, record)
-    network = create(spec.data, spec.model, range(seeds))
-    files.write_tensors(folder / "last.safetensors", network.state_dict())
-    return folder
+from modeval.spec import DataSpec
 
 
 def test_everything_below_a_folder_is_scored(tmp_path: Path) -> None:
@@ -89,7 +19,7 @@ def test_everything_below_a_folder_is_scored(tmp_path: Path) -> None:
     write_reference(root, "Monolithic", "none")
     output = run(root, "--json", tmp_path / "card.json", "--precision", "0.05")
     form = card(tmp_path / "card.json")
-    assert len(form["models"]) == 2  # type: ignore[arg-type]
+    assert len(form["models"]) == 2
     alignment = values(form, "alignment_distance")
     assert [entry["seed"] for entry in alignment] == [
         None,
@@ -97,7 +27,7 @@ def test_everything_below_a_folder_is_scored(tmp_path: Path) -> None:
         {"task": 0, "model": 1},
         {"task": 1, "model": 0},
     ]
-    assert alignment[0]["low"] <= alignment[0]["value"] <= alignment[0]["high"]  # type: ignore[operator]
+    assert alignment[0]["low"] <= alignment[0]["value"] <= alignment[0]["high"]
     assert "Monolithic" in output
     assert "rows rules, columns modules" in output
 
@@ -108,7 +38,7 @@ def test_run_folders_are_scored_beside_others(tmp_path: Path) -> None:
     output = run(tmp_path, "--json", tmp_path / "card.json", "--precision", "0.05", "--quiet")
     assert output == ""
     form = card(tmp_path / "card.json")
-    assert [model["origin"] for model in form["models"]] == ["run", "modarch"]  # type: ignore[attr-defined]
+    assert [model["origin"] for model in form["models"]] == ["run", "modarch"]
     assert len(values(form, "in_distribution_error_rate")) == 2
 
 
@@ -118,9 +48,9 @@ def test_from_and_only_choose_what_is_scored(tmp_path: Path) -> None:
     write_reference(tmp_path / "Regression", "GT_Modular", "oracle")
     common = ("--json", tmp_path / "card.json", "--precision", "0.05", "--quiet")
     run(tmp_path, "--from", "modarch", "--only", "GT_Modular", *common)
-    assert [model["title"] for model in card(tmp_path / "card.json")["models"]] == ["GT-Modular"]  # type: ignore[attr-defined]
+    assert [model["title"] for model in card(tmp_path / "card.json")["models"]] == ["GT-Modular"]
     run(tmp_path, "--from", "run", *common)
-    assert [model["title"] for model in card(tmp_path / "card.json")["models"]] == ["Modular-op"]  # type: ignore[attr-defined]
+    assert [model["title"] for model in card(tmp_path / "card.json")["models"]] == ["Modular-op"]
 
 
 def test_a_folder_with_only_a_matrix_is_scored(tmp_path: Path) -> None:
@@ -140,17 +70,11 @@ def test_unfinished_models_are_left_out_and_named(tmp_path: Path) -> None:
     output = run(tmp_path, "--json", tmp_path / "card.json", "--precision", "0.05")
     assert "left out" in output
     notes = card(tmp_path / "card.json")["notes"]
-    assert "Use --selection best." in notes[0]  # type: ignore[index]
+    assert "Use --selection best." in notes[0]
     run(tmp_path, "--selection", "best", "--precision", "0.05", "--quiet")
 
 
 # --- refusals ------------------------------------------------------------------------------------
-
-
-def refusal(*arguments: object) -> str:
-    with pytest.raises(ModevalError) as error:
-        run(*arguments)
-    return str(error.value)
 
 
 def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -173,7 +97,12 @@ def test_a_file_is_answered_with_its_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--from", "elsewhere"), "--from elsewhere: expected one of auto, run, modarch"),
+        (("--from", "elsewhere"), "expected one of auto, run, modarch, trace, model"),
+        (("--layers", "0-"), "--layers 0-: expected numbers from 0, as 0,4,8-11"),
+        (("--layers", "0"), "--layers is for traces, and there is none here"),
+        (("--view", "assignment"), "--view is for traces"),
+        (("--prior", "flat"), "expected one of uniform, empirical"),
+        (("--data", "a", "--data", "b"), "give --data once"),
         (("--objective", "ranking"), "expected one of regression, classification"),
         (("--selection", "first"), "expected one of last, best"),
         (("--precision", "0"), "Use --precision 0.005"),
@@ -190,13 +119,79 @@ def test_flags_that_cannot_be_are_refused(
     assert message in refusal(tmp_path, *flags)
 
 
-def test_a_damaged_checkpoint_leaves_no_file_behind(tmp_path: Path) -> None:
-    write_reference(tmp_path / "Regression", "Modular_joint", "module")
-    folder = write_reference(tmp_path / "Regression", "GT_Modular", "oracle")
-    path = folder / "model_last.pt"
+def cut_short(path: Path) -> Path:
     path.write_bytes(path.read_bytes()[:1000])
+    return path
+
+
+def test_a_damaged_checkpoint_alone_leaves_no_file_behind(tmp_path: Path) -> None:
+    folder = write_reference(tmp_path / "Regression", "GT_Modular", "oracle")
+    cut_short(folder / "model_last.pt")
     assert "cut short" in refusal(tmp_path, "--json", tmp_path / "card.json", "--precision", "0.1")
     assert not (tmp_path / "card.json").exists()
+
+
+def test_a_damaged_seed_is_marked_and_the_others_score_as_they_would_without_it(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "Regression"
+    folders = [write_reference(root, "Modular_joint", "module", seed) for seed in range(3)]
+    whole = ("--precision", "0.1", "--quiet", "--json")
+    run(root, "--only-model-seeds", "0,2", *whole, tmp_path / "alone.json")
+    path = cut_short(folders[1] / "model_last.pt")
+    output = run(root, *whole, tmp_path / "card.json")
+    assert "cut short" in output.replace("\n", "")
+    form, alone = card(tmp_path / "card.json"), card(tmp_path / "alone.json")
+    members = form["models"][0]["members"]
+    assert [member["status"] for member in members] == ["ok", "failed", "ok"]
+    assert str(path) in members[1]["note"]
+    assert form["scores"] == alone["scores"]
+    assert [entry["seeds"] for entry in values(form, "alignment_distance")] == [2, 1, 1]
+
+
+def test_a_damaged_cohort_is_marked_and_stops_no_other(tmp_path: Path) -> None:
+    write_reference(tmp_path / "Regression", "Modular_joint", "module")
+    folder = write_reference(tmp_path / "Regression", "GT_Modular", "oracle")
+    cut_short(folder / "model_last.pt")
+    cut_short(write_run(tmp_path / "run") / "last.safetensors")
+    (write_run(tmp_path / "worse") / "run.json").write_text("{")
+    output = run(tmp_path, "--json", tmp_path / "card.json", "--precision", "0.1")
+    form = card(tmp_path / "card.json")
+    found = {
+        (model["title"], member["status"])
+        for model in form["models"]
+        for member in model["members"]
+    }
+    assert found == {("Modular", "ok"), ("GT-Modular", "failed"), ("Modular-op", "failed")}
+    assert any("worse" in note and "damaged" in note for note in form["notes"])
+    assert "0 of 2 seeds" in output
+
+
+@pytest.mark.parametrize("which", ["run", "reference"])
+def test_only_some_seeds_can_be_scored(tmp_path: Path, which: str) -> None:
+    """A member scores the same beside others and without them."""
+    if which == "run":
+        write_run(tmp_path / "run", seeds=4)
+    else:
+        for seed in range(4):
+            write_reference(tmp_path / "Regression", "Modular_joint", "module", seed)
+    common = ("--precision", "0.1", "--quiet", "--json")
+    run(tmp_path, *common, tmp_path / "all.json")
+    run(tmp_path, "--only-model-seeds", "1-2", *common, tmp_path / "some.json")
+    some = {
+        (entry["metric"], str(entry["seed"])): entry["value"]
+        for entry in card(tmp_path / "some.json")["scores"]
+        if entry["seed"] is not None
+    }
+    every = {
+        (entry["metric"], str(entry["seed"])): entry["value"]
+        for entry in card(tmp_path / "all.json")["scores"]
+    }
+    assert {seed for _, seed in some} == {str({"task": 0, "model": seed}) for seed in (1, 2)}
+    for key, value in some.items():
+        if which == "run" or "loss" not in key[0]:
+            assert value == pytest.approx(every[key], rel=1e-5), key
+    assert "leave no member" in refusal(tmp_path, "--only-task-seeds", "7")
 
 
 def test_nothing_but_failed_seeds_is_an_error(tmp_path: Path) -> None:

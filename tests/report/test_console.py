@@ -72,12 +72,12 @@ def test_values_intervals_chance_and_directions_are_shown() -> None:
         "Alignment distance ↓",
         "Loss, length 30 x2 ↓",
         "0.250",
-        "0.125 0.375",
+        ".125\N{EN DASH}.375",
         "0.500",
         "0.300",
         "2 seeds",
         "95% interval over seeds",
-        "left out: folder holds [nothing]",
+        "note: folder holds [nothing]",
     ):
         assert wanted in text
 
@@ -109,7 +109,13 @@ def test_a_single_module_has_no_map() -> None:
 def test_the_map_puts_modules_in_the_order_of_their_rules() -> None:
     matrix = torch.tensor([[0.0, 1.0, 0.0], [0.9, 0.1, 0.0]])
     assert matched_order(matrix) == [1, 0, 2]
-    assert draw(matrix[:, [1, 0, 2]]).plain.splitlines()[:2] == ["██    ", "  ██  "]
+    assert draw(matrix[:, [1, 0, 2]]).plain.splitlines()[:2] == ["██    ", "░░██  "]
+
+
+def test_the_map_shows_low_shares_and_says_what_its_shades_mean() -> None:
+    first, *_, legend = draw(torch.tensor([[0.039, 0.041, 0.17, 0.37, 0.65]])).plain.splitlines()
+    assert first == "  ░░▒▒▓▓██"
+    assert legend == "░ from 4%  ▒ 16%  ▓ 36%  █ 64%"
 
 
 def test_numbers_keep_three_digits() -> None:

@@ -259,3 +259,14 @@ def test_a_full_disk_leaves_the_old_file_whole(
         write_scorecard(path, card_of())
     assert path.read_text(encoding="utf-8") == "old"
     assert [each.name for each in tmp_path.iterdir()] == ["card.json"]
+
+
+def test_a_loss_that_is_less_certain_than_asked_for_says_so() -> None:
+    """Squares far from the squared mean: ten samples leave the mean uncertain."""
+    total = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    for square, noted in ((total.square() / 10, False), (total.square() * 2, True)):
+        loss = Loss(None, 1.0, total, square, total / 100, 10)
+        card = score(subject_of(), evaluation_of([0.1, 0.2, 0.3, 0.4], (loss,)), precision=0.005)
+        losses = [each for each in card.scores if each.metric == "in_distribution_loss"]
+        assert len(losses) == 5
+        assert all(("the most samples" in each.note) is noted for each in losses)

@@ -245,6 +245,32 @@ def emo(folder: Path) -> None:
     lines(folder / "activations.jsonl", *[{"avg_router_probabilities": share}] * 3)
 
 
+def emo_logits(folder: Path) -> None:
+    """Logits whose softmax gives the chosen experts the scores, the others what is left."""
+    left = (1 - SCORES.sum(-1, keepdims=True)).clip(1e-3) / (MODULES - CHOICES)
+    share = np.broadcast_to(np.minimum(left, SCORES.min() / 2), (TOKENS, LAYERS, MODULES)).copy()
+    np.put_along_axis(share, CHOSEN, SCORES, -1)
+    np.save(folder / "embeddings_logits.npy", np.log(share).reshape(TOKENS, -1).astype(np.float32))
+    tokens = [
+        {"source": "code", "doc_index": 0, "token_position": token, "token_id": 7}
+        for token in range(TOKENS)
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in tokens)
+    (folder / "metadata_tokens.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+
+
+def warp(folder: Path) -> None:
+    table = np.zeros((TOKENS, LAYERS, MODULES))
+    np.put_along_axis(table, CHOSEN, 5.0 - np.arange(CHOICES), -1)
+    text = [
+        " ".join(map(str, (token, layer, *table[token, layer])))
+        for token in range(TOKENS)
+        for layer in range(LAYERS)
+    ]
+    lines_of_text = "\n".join(text) + "\n"
+    (folder / "scores.txt").write_text(lines_of_text)
+
+
 def moewatch(folder: Path) -> None:
     usage = {"token_counts": {str(layer): row.tolist() for layer, row in enumerate(COUNTS)}}
     record = {"metadata": {"moewatch_version": "0.1.0"}, "utilization": usage}
@@ -315,6 +341,8 @@ ROWS = [
     Case(flame_pt, "flame-pt", weights=True),
     Case(moe_l2, "moe-l2", said="1 lines of other log messages"),
     Case(glm52, "glm52", labels=("code",), said="selection scores"),
+    Case(emo_logits, "emo-logits", options={**WITH_K, "layers": LAYERS}, labels=("code",)),
+    Case(warp, "warp-scores", options=WITH_K, said="as if there were no groups"),
     Case(jsonl, "jsonl", weights=True, labels=("code",), phase="decode"),
     Case(csv, "csv", weights=True, labels=("code",), phase="decode"),
     Case(npz, "npz", weights=True, labels=("code",), phase="decode"),

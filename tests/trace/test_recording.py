@@ -814,3 +814,15 @@ def test_counts_are_summed_over_ranks() -> None:
     for worker in workers:
         out, error = worker.communicate(timeout=120)
         assert out == "fine\n", error
+
+
+def test_a_phase_that_is_said_stands_in_the_header_and_is_held_to(tmp_path: Path) -> None:
+    model, ids = Model().eval(), torch.randint(1, 16, (2, 5))
+    with record(model, trace=tmp_path / "a.trace", phase="prefill", notes=["a note"]) as seen:
+        model(ids)
+    header = open_trace(tmp_path / "a.trace").header
+    assert (header.phase, header.notes) == ("prefill", ("a note",))
+    assert seen.header().phase == "prefill"
+    with pytest.raises(TraceError, match="phase 'train': this recording was said to be"):
+        with record(model.train(), phase="prefill"):
+            model(ids)

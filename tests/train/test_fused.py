@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from modeval import native
 from modeval.errors import RunError
+from modeval.native import Compiler, KernelError, find_compiler
 from modeval.nn import Network, create
 from modeval.spec import MODELS, DataSpec, ModelSpec, Objective
-from modeval.train import fused
-from modeval.train.fused import Compiler, Fused, KernelError, find_compiler, load
+from modeval.train.fused import Fused, load
 from modeval.train.step import Stepper, clipped, losses
 from modeval.types import Batch
 
@@ -89,16 +90,34 @@ def test_the_kernel_gives_the_gradients_of_autograd(  # noqa: PLR0917
 
 
 @pytest.mark.usefixtures("kernels")
-@pytest.mark.parametrize("task", TASKS)
-def test_the_kernel_holds_at_the_sizes_of_the_paper(task: str) -> None:
-    data, model = DataSpec(task=task, rules=8), ModelSpec(scorer="module")  # type: ignore[arg-type]
-    network, batch = create(data, model, SEEDS), draw(data, len(SEEDS), 37)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("task", "rules", "samples"), [*((task, 8, 60) for task in TASKS), ("series", 32, 150)]
+)
+def test_the_kernel_holds_at_the_sizes_of_the_paper(
+    task: str, rules: int, samples: int, name: str
+) -> None:
+    data, model = DataSpec(task=task, rules=rules), ModelSpec(**MODELS[name])  # type: ignore[arg-type]
+    network, batch = create(data, model, SEEDS), draw(data, len(SEEDS), samples)
     seen, gradients = Fused(network, "regression").gradients(batch)
     expected, exact = autograd(network, batch, "regression")
     torch.testing.assert_close(seen, expected, rtol=1e-5, atol=1e-5)
     for gradient, right in zip(gradients, exact, strict=True):
         difference = (gradient - right).norm() / (right.norm() + 1e-6)
         assert difference < 1e-3
+
+
+@pytest.mark.usefixtures("kernels")
+def test_modules_that_no_sample_needs_have_no_gradient() -> None:
+    data, model = spec("series", "gt-modular", 20, 0, "width", "regression")
+    network, batch = create(data, model, SEEDS), draw(data, len(SEEDS), 6)
+    batch.rule.clamp_(max=3)
+    _, gradients = Fused(network, "regression").gradients(batch)
+    _, exact = autograd(network, batch, "regression")
+    for gradient, right in zip(gradients, exact, strict=True):
+        torch.testing.assert_close(gradient, right, rtol=1e-3, atol=1e-6)
+    gates = dict(zip(dict(network.named_parameters()), gradients, strict=True))
+    assert not gates["state_gates.weight"][:, 4:].any()
 
 
 @pytest.mark.usefixtures("kernels")
@@ -180,7 +199,7 @@ def fresh() -> object:
 def test_without_a_compiler_training_is_eager_and_the_note_says_why(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fused, "COMPILERS", ("no-such-compiler",))
+    monkeypatch.setattr(native, "COMPILERS", ("no-such-compiler",))
     data, model = spec("binary", "modular", 3, 0, "parameters", "regression")
     network = create(data, model, SEEDS)
     stepper = Stepper(network, "regression")
@@ -197,7 +216,7 @@ def test_a_cache_that_cannot_be_written_means_eager(
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
     load.cache_clear()
-    monkeypatch.setattr(fused, "_user_cache", lambda: blocked / "modeval")
+    monkeypatch.setattr(native, "user_cache", lambda: blocked / "modeval")
     data, model = spec("binary", "modular", 3, 0, "parameters", "regression")
     stepper = Stepper(create(data, model, SEEDS), "regression")
     assert stepper.engine == "eager"
@@ -209,23 +228,11 @@ def test_a_compiler_that_fails_means_eager(monkeypatch: pytest.MonkeyPatch, tmp_
     def fail(command: list[str], **_: object) -> "subprocess.CompletedProcess[str]":
         return subprocess.CompletedProcess(command, 1, "", "x.cpp:1:1: error: broken\n")
 
-    monkeypatch.setattr(fused, "find_compiler", lambda: Compiler("broken-compiler", "1"))
-    monkeypatch.setattr(fused, "_user_cache", lambda: tmp_path)
+    monkeypatch.setattr(native, "find_compiler", lambda: Compiler("broken-compiler", "1"))
+    monkeypatch.setattr(native, "user_cache", lambda: tmp_path)
     monkeypatch.setattr(subprocess, "run", fail)
     data, model = spec("binary", "modular", 3, 0, "parameters", "regression")
     stepper = Stepper(create(data, model, SEEDS), "regression")
     assert stepper.engine == "eager"
     assert "error: broken" in stepper.engine_note
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("fresh", "kernels")
-def test_a_kernel_is_compiled_once_and_a_damaged_one_again(tmp_path: Path) -> None:
-    load("fused_mlp", tmp_path)
-    (kept,) = tmp_path.iterdir()
-    made = kept.stat().st_mtime_ns
-    load.cache_clear()
-    load("fused_mlp", tmp_path)
-    assert kept.stat().st_mtime_ns == made
-    assert [*tmp_path.iterdir()] == [kept]

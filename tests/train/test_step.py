@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from modeval.native import KernelError, find_compiler
 from modeval.nn import Network, create
 from modeval.spec import MODELS, DataSpec, ModelSpec
-from modeval.train.fused import KernelError, find_compiler, load
+from modeval.train.fused import load
 from modeval.train.step import Engine, Stepper, clipped, losses
 from modeval.types import Batch
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from modeval.errors import TraceError
 from modeval.trace.importers import (
+    emo,
     engines,
     flame,
     llamacpp,
@@ -26,6 +27,7 @@ _ALL = (
     *flame.FORMATS,
     *llamacpp.FORMATS,
     *logs.FORMATS,
+    *emo.FORMATS,
     *tables.FORMATS,
     *plain.FORMATS,
 )

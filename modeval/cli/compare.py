@@ -1,0 +1,179 @@
+"""``modeval compare``: what changed between scorecards, traces or runs?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from modeval.cli.options import with_examples
+from modeval.cli.output import stderr, stdout
+from modeval.errors import SpecError
+
+if TYPE_CHECKING:
+    from modeval.score.compare import Comparison, Lineage
+    from modeval.score.scorecard import Scorecard
+
+EXAMPLES = """
+[bold]Examples[/]
+
+  A model before and after a change, seeds paired:
+  [cyan]modeval compare main.json scorecard.json[/]
+
+  The models of one scorecard:
+  [cyan]modeval compare scorecard.json[/]
+
+  Checkpoints of one model, recorded on the same texts, with their saturation:
+  [cyan]modeval compare step-1000.trace step-2000.trace --json course.json[/]
+"""
+
+
+def compare_command(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH...",
+            help="Scorecards, traces, counts (.counts.safetensors) or run folders, the first being "
+            "what the others are compared with; one scorecard for the models in it.",
+            show_default=False,
+        ),
+    ],
+    *,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write all of it, layer by layer."),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN", help="Compare only models whose id or title matches. Repeatable."
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Show this metric. Repeatable; all for all of them."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Set scorecards side by side: differences with intervals, modules matched before comparing.
+
+    Seeds that both have are paired, layers stand against themselves. From three on, the course of
+    each number is drawn.
+    """
+    if json_file is not None:
+        from modeval.score.files import check_writable
+
+        check_writable(json_file, example="comparison.json")
+    comparison = compare_paths(paths, models=model or [])
+    metrics = _metrics(comparison, metric or [])
+    if json_file is not None:
+        from modeval.report.comparison import render_comparison_json
+        from modeval.score.files import write_text
+
+        write_text(json_file, render_comparison_json(comparison))
+        stderr().print(f"Wrote {json_file}", style="green", highlight=False, soft_wrap=True)
+    if quiet:
+        return
+    from modeval.report.comparison import render_comparison
+
+    console = stdout()
+    for part in render_comparison(comparison, metrics=metrics):
+        console.print(part)
+
+
+compare_command.__doc__ = with_examples(compare_command, EXAMPLES)
+
+
+def compare_paths(paths: list[Path], *, models: list[str] | None = None) -> "Comparison":
+    """Compare what lies at the paths.
+
+    Raises:
+        ModevalError: something cannot be read or scored, or there is nothing to compare.
+    """
+    from dataclasses import replace
+
+    from modeval.score.compare import compare
+
+    cards = [(str(path), _only(_card(path), models or [], path)) for path in paths]
+    comparison = compare(cards)
+    if not comparison.lineages:
+        reasons = "; ".join(comparison.notes)
+        raise SpecError(
+            f"There is nothing to compare: {reasons}. Give a second scorecard of the same model: "
+            "modeval compare main.json scorecard.json"
+        )
+    lineages = tuple(_saturated(lineage, comparison.level) for lineage in comparison.lineages)
+    return replace(comparison, lineages=lineages)
+
+
+def _card(path: Path) -> "Scorecard":
+    """Read a scorecard, or score what is there."""
+    from modeval.score.files import read_scorecard
+    from modeval.trace.counts import is_trace
+
+    if not path.is_dir() and not is_trace(path):
+        return read_scorecard(path)
+    from modeval.cli.score_sources import Asked, find_jobs
+
+    jobs, _, _ = find_jobs([str(path)], Asked(quiet=True))
+    cards = [card for job in jobs for card in job.run()]
+    whole = cards[0]
+    for card in cards[1:]:
+        whole += card
+    return whole
+
+
+def _only(card: "Scorecard", patterns: list[str], path: Path) -> "Scorecard":
+    from dataclasses import replace
+
+    from modeval.score.possible import covers
+
+    if not patterns:
+        return card
+    kept = tuple(
+        model for model in card.models if any(covers(pattern, model) for pattern in patterns)
+    )
+    if not kept:
+        names = ", ".join(model.id for model in card.models)
+        asked = " ".join(f"--model {pattern}" for pattern in patterns)
+        raise SpecError(f"{asked}: no such model in {path}, which has {names}.")
+    return replace(card, models=kept)
+
+
+def _metrics(comparison: "Comparison", asked: list[str]) -> list[str] | None:
+    """Return the metrics to show; nothing for the usual ones."""
+    from modeval.score.policy import nearest
+
+    known = list(
+        dict.fromkeys(row.metric for lineage in comparison.lineages for row in lineage.rows)
+    )
+    if "all" in asked:
+        return known
+    for name in asked:
+        if name not in known:
+            raise SpecError(
+                f"--metric {name}: not among what can be compared here"
+                f"{nearest(name, known)}. There are {', '.join(known)}; or all."
+            )
+    return asked or None
+
+
+def _saturated(lineage: "Lineage", level: float) -> "Lineage":
+    """Add how much of the last checkpoint's routing the others have, where there are traces."""
+    from dataclasses import replace
+
+    from modeval.errors import TraceError
+    from modeval.score.saturated import saturation_by_layer
+
+    folders = [Path(column.source) for column in lineage.columns]
+    if not all(
+        folder.is_dir() and column.model.origin == "trace"
+        for folder, column in zip(folders, lineage.columns, strict=True)
+    ):
+        return lineage
+    try:
+        found = tuple(
+            saturation_by_layer(folder, folders[-1], level=level) for folder in folders[:-1]
+        )
+    except TraceError as error:
+        return replace(lineage, notes=(*lineage.notes, f"No saturation: {error}"))
+    return replace(lineage, saturations=found)

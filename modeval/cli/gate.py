@@ -1,0 +1,342 @@
+"""``modeval gate``: does a model keep to a policy? The exit code says so."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, get_args
+
+import typer
+
+from modeval.cli.exits import Exit
+from modeval.cli.options import with_examples
+from modeval.cli.output import stderr, stdout
+from modeval.errors import SpecError
+
+if TYPE_CHECKING:
+    from modeval.score.policy import Policy
+    from modeval.score.scorecard import Scorecard
+    from modeval.score.verdicts import GateResult
+
+PYPROJECT = Path("pyproject.toml")
+SUMMARY = "GITHUB_STEP_SUMMARY"
+WHAT, HOW, WHERE = "What must hold", "How it is judged", "Where verdicts go, beside the terminal"
+
+EXAMPLES = """
+[bold]Examples[/]
+
+  Modules in use, and routing that tells the rules apart:
+  [cyan]modeval gate scorecard.json --max collapse_worst=0.2 --min alignment_score=0.6[/]
+
+  Of one model; in no layer may too much be left to few modules:
+  [cyan]modeval gate scorecard.json --model 'gt-*' --max layers.worst.collapse_avg=0.1[/]
+
+  Not worse than the last good model, beyond a margin and the noise:
+  [cyan]modeval gate scorecard.json --baseline main.json --max-drop alignment_score=0.05[/]
+
+  More than chance:
+  [cyan]modeval gate scorecard.json --significant alignment_score[/]
+
+  A policy in a file, verdicts for a build server and a pull request:
+  [cyan]modeval gate scorecard.json --policy gate.toml --junit gate.xml --markdown gate.md[/]
+
+[bold]Exit codes[/]
+
+  0 passed   1 failed   2 the request or its input is wrong   3 inconclusive   4 a bug of modeval
+"""
+
+
+def gate_command(
+    scorecards: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SCORECARD...",
+            help="Files of modeval score --json.",
+            show_default=False,
+        ),
+    ],
+    *,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help=r"Policy in TOML. Without it, \[tool.modeval.gate] of a pyproject.toml here is "
+            "read. Flags replace what it says of the same metric.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    no_policy: Annotated[
+        bool,
+        typer.Option("--no-policy", help="Flags only: read no file.", rich_help_panel=WHAT),
+    ] = False,
+    maximum: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--max", metavar="METRIC=X", help="At most X. Repeatable.", rich_help_panel=WHAT
+        ),
+    ] = None,
+    minimum: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--min", metavar="METRIC=X", help="At least X. Repeatable.", rich_help_panel=WHAT
+        ),
+    ] = None,
+    max_drop: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METRIC=X",
+            help="At most X worse than the baseline, in the metric's own direction. Repeatable.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    significant: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METRIC", help="Beats chance. Repeatable.", rich_help_panel=WHAT),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Scorecard that --max-drop compares with.", rich_help_panel=WHAT
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Check only models whose id or title matches, as 'gt-*'. Repeatable.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="value|bound",
+            help="Whether the value decides, or the bad end of its interval. The default is value.",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    inconclusive: Annotated[
+        str | None,
+        typer.Option(
+            metavar="pass|fail|3",
+            help="Exit code when it cannot be told: 0, 1 or 3 (the default).",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    failed_seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="error|ignore",
+            help="Whether a mean that leaves out failed seeds is an error (the default).",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="JSON.", rich_help_panel=WHERE),
+    ] = None,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JUnit XML.", rich_help_panel=WHERE)
+    ] = None,
+    markdown: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Markdown; added to the end of the file that GITHUB_STEP_SUMMARY names.",
+            rich_help_panel=WHERE,
+        ),
+    ] = None,
+    sarif: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="SARIF 2.1.0.", rich_help_panel=WHERE)
+    ] = None,
+    github: Annotated[
+        bool,
+        typer.Option(
+            "--github", help="Annotations of GitHub on standard output.", rich_help_panel=WHERE
+        ),
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Check scorecards against a policy, and end with an exit code that a pipeline understands.
+
+    METRIC is a name of modeval metrics, with a place before it where it is not the whole model:
+    layers.worst, layers.mean, layers.each, layers.NAME, seeds.worst, seeds.each, rules.NAME,
+    modules.NAME, as in layers.worst.dead_fraction. Without a place it must hold in every layer.
+    """
+    outputs = {
+        "--json": json_file,
+        "--junit": junit,
+        "--markdown": markdown,
+        "--sarif": sarif,
+    }
+    _check_outputs(outputs)
+    asked = _policy(
+        policy,
+        no_policy=no_policy,
+        flags={
+            "max": maximum or [],
+            "min": minimum or [],
+            "max_drop": max_drop or [],
+            "significant": significant or [],
+        },
+        settings={
+            "on": on,
+            "inconclusive": inconclusive,
+            "failed_seeds": failed_seeds,
+            "baseline": None if baseline is None else str(baseline),
+        },
+    )
+    result = gate_files(scorecards, asked, models=model or [])
+    code = exit_code(result)
+    _write(result, code, outputs)
+    if not quiet:
+        console = stdout()
+        from modeval.report.verdicts import render_gate
+
+        for part in render_gate(result):
+            console.print(part)
+    if github:
+        from modeval.report.github import render_github
+
+        typer.echo(render_github(result), nl=False)
+    raise typer.Exit(code)
+
+
+gate_command.__doc__ = with_examples(gate_command, EXAMPLES)
+
+
+def gate_files(
+    scorecards: list[Path], policy: "Policy", *, models: list[str] | None = None
+) -> "GateResult":
+    """Check files against a policy; only models that match one of the patterns, if there are any.
+
+    Raises:
+        ModevalError: a file cannot be read, or the policy cannot be checked.
+    """
+    from modeval.score.files import read_scorecard
+    from modeval.score.gate import gate
+
+    for path in scorecards:
+        if path.is_dir():
+            raise SpecError(
+                f"{path} is a folder; a gate checks scorecards. Make one: modeval score {path} "
+                "--json scorecard.json"
+            )
+    cards = [
+        (str(path), _only(read_scorecard(path), models or [])) for path in dict.fromkeys(scorecards)
+    ]
+    _check_models(cards, models or [])
+    baseline = None if policy.baseline is None else read_scorecard(Path(policy.baseline))
+    return gate(cards, policy, baseline)
+
+
+def exit_code(result: "GateResult") -> Exit:
+    """Return what the program ends with: what cannot be checked comes first, then failures."""
+    unsure = {"pass": Exit.OK, "fail": Exit.GATE_FAILED, "3": Exit.INCONCLUSIVE}
+    codes = {
+        "pass": Exit.OK,
+        "inconclusive": unsure[result.policy.inconclusive],
+        "fail": Exit.GATE_FAILED,
+        "error": Exit.USER_ERROR,
+    }
+    return codes[result.outcome]
+
+
+# --- the policy ----------------------------------------------------------------------------------
+
+
+def _policy(
+    path: Path | None,
+    *,
+    no_policy: bool,
+    flags: dict[str, list[str]],
+    settings: dict[str, str | None],
+) -> "Policy":
+    """Lay flags over the policy of a file."""
+    from dataclasses import replace
+
+    from modeval.score.files import policy_table, read_policy
+    from modeval.score.policy import On, Policy, from_flags, merge, with_settings
+
+    if path is not None and no_policy:
+        raise SpecError(f"--policy {path} and --no-policy: expected one of them.")
+    if path is None and not no_policy and PYPROJECT.is_file() and policy_table(PYPROJECT):
+        path = PYPROJECT
+    found = Policy() if path is None else read_policy(path)
+    found = merge(found, from_flags(flags))  # type: ignore[arg-type]
+    found = with_settings(found, settings, "flags")
+    on = settings["on"]
+    if on is None:
+        return found
+    if on not in get_args(On):
+        raise SpecError(f"--on {on}: expected value or bound.")
+    changed = tuple(replace(each, on=on) for each in found.requirements)  # type: ignore[arg-type]
+    return replace(found, requirements=changed)
+
+
+def _only(card: "Scorecard", patterns: list[str]) -> "Scorecard":
+    """Return a scorecard with the models that match one of the patterns, if there are any."""
+    from dataclasses import replace
+
+    from modeval.score.possible import covers
+
+    if not patterns:
+        return card
+    kept = tuple(
+        model for model in card.models if any(covers(pattern, model) for pattern in patterns)
+    )
+    return replace(card, models=kept)
+
+
+def _check_models(cards: "list[tuple[str, Scorecard]]", patterns: list[str]) -> None:
+    """Refuse patterns that match nothing, and scorecards of which nothing is left."""
+    from modeval.score.files import read_scorecard
+
+    for path, card in cards:
+        if card.models:
+            continue
+        names = [each.id for each in read_scorecard(Path(path)).models]
+        asked = " ".join(f"--model {pattern}" for pattern in patterns)
+        raise SpecError(
+            f"{asked}: no such model in {path}, which has {', '.join(names) or 'none'}."
+        )
+
+
+# --- outputs -------------------------------------------------------------------------------------
+
+
+def _check_outputs(outputs: dict[str, Path | None]) -> None:
+    """Refuse places that cannot be written, before anything is read."""
+    from modeval.score.files import check_writable
+
+    taken: dict[Path, str] = {}
+    for flag, path in outputs.items():
+        if path is None:
+            continue
+        if path.resolve() in taken:
+            raise SpecError(f"{taken[path.resolve()]} and {flag} both name {path}: name two files.")
+        taken[path.resolve()] = flag
+        check_writable(path, flag=flag, example=f"gate.{flag.removeprefix('--')}")
+
+
+def _write(result: "GateResult", code: Exit, outputs: dict[str, Path | None]) -> None:
+    from modeval.report.gate_json import render_json
+    from modeval.report.junit import render_junit
+    from modeval.report.markdown import render_markdown
+    from modeval.report.sarif import render_sarif
+    from modeval.score.files import append_text, write_text
+
+    renderers: dict[str, Callable[[], str]] = {
+        "--json": lambda: render_json(result, code),
+        "--junit": lambda: render_junit(result),
+        "--markdown": lambda: render_markdown(result),
+        "--sarif": lambda: render_sarif(result),
+    }
+    for flag, path in outputs.items():
+        if path is None:
+            continue
+        summary = os.environ.get(SUMMARY)
+        if flag == "--markdown" and summary and path.resolve() == Path(summary).resolve():
+            append_text(path, renderers[flag](), flag=flag)
+        else:
+            write_text(path, renderers[flag](), flag=flag)
+        stderr().print(f"Wrote {path}", style="green", highlight=False, soft_wrap=True)

@@ -1,0 +1,370 @@
+"""What lies at the paths that ``modeval score`` is given, and how each of it is scored."""
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from modeval.cli.output import choose_device
+from modeval.data import Dataset, open_dataset
+from modeval.errors import CheckpointError, ModevalError, RunError, SpecError
+from modeval.score.scorecard import Scorecard
+from modeval.score.traces import Reading, score_trace
+from modeval.spec import Objective, Selection
+from modeval.trace.counts import SUFFIX, Survey, find_traces, gather, is_trace, survey
+from modeval.trace.fold import LayerGroup
+from modeval.trace.modarch import (
+    ModelFolder,
+    cohorts,
+    damaged_subject,
+    find_models,
+    load_usable,
+    missing,
+)
+from modeval.trace.own import damaged_run, find_own, load_run
+from modeval.trace.subject import Evaluation, Subject
+from modeval.trace.trace import TraceHeader
+from modeval.train.files import read_run
+from modeval.types import Prior
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the flags say; see the help of ``modeval score``."""
+
+    origin: str = "auto"
+    selection: Selection = "last"
+    objective: Objective | None = None
+    only: str | None = None
+    task_seeds: tuple[int, ...] | None = None
+    model_seeds: tuple[int, ...] | None = None
+    data: tuple[str, ...] = ()
+    view: str | None = "auto"
+    prior: Prior = "uniform"
+    layers: tuple[int, ...] | None = None
+    phase: str | None = None
+    text: str = "text"
+    label: str = "label"
+    max_tokens: int | None = None
+    precision: float = 0.005
+    seed: int = 0
+    device: str = "auto"
+    quiet: bool = False
+
+    @property
+    def of_traces(self) -> list[str]:
+        """Return the flags that were given and mean something for traces only."""
+        given = {
+            "--view": self.view != "auto",
+            "--prior": self.prior != "uniform",
+            "--layers": self.layers is not None,
+            "--phase": self.phase is not None,
+        }
+        return [flag for flag, used in given.items() if used]
+
+    @property
+    def of_cohorts(self) -> list[str]:
+        """Return the flags that were given and mean something for trained cohorts only."""
+        given = {
+            "--only-task-seeds": self.task_seeds is not None,
+            "--only-model-seeds": self.model_seeds is not None,
+            "--objective": self.objective is not None,
+        }
+        return [flag for flag, used in given.items() if used]
+
+    def wanted(self, seeds: tuple[int, int]) -> bool:
+        """Tell whether a member is to be scored."""
+        return all(
+            chosen is None or seed in chosen
+            for chosen, seed in zip((self.task_seeds, self.model_seeds), seeds, strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Something to score.
+
+    Attributes:
+        what: names it in messages.
+        kind: ``run``, ``modarch``, ``trace`` or ``model``.
+        run: scores it.
+    """
+
+    what: str
+    kind: str
+    run: Callable[[], list[Scorecard]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What lies at and below all paths."""
+
+    runs: list[Path]
+    models: list[Path]
+    traces: list[Path]
+    networks: list[str]
+
+
+def find_jobs(paths: Sequence[str], asked: Asked) -> tuple[list[Job], list[str], Dataset | None]:
+    """Return what there is to score, what cannot be scored, and the data folder of cohorts.
+
+    Raises:
+        RunError: there is nothing of a known kind at a path.
+        SpecError: the flags rule out all of it, or are of no use for it.
+    """
+    found = _Found([], [], [], [])
+    for path in paths:
+        _look(path, asked, found)
+    dataset = _dataset(asked, found)
+    jobs, left_out = _cohort_jobs(found, asked, dataset)
+    jobs += [
+        Job(str(path), "trace", functools.partial(_score_trace, path, asked))
+        for path in dict.fromkeys(found.traces)
+    ]
+    jobs += [
+        Job(name, "model", functools.partial(_score_network, name, asked))
+        for name in dict.fromkeys(found.networks)
+    ]
+    if not jobs:
+        raise _no_jobs(asked, left_out)
+    _check_flags(asked, {job.kind for job in jobs})
+    return jobs, [f"left out: {reason}" for reason in left_out], dataset
+
+
+def _look(text: str, asked: Asked, found: _Found) -> None:
+    """Add what lies at and below one path."""
+    path, origin = Path(text), asked.origin
+    if origin in ("auto", "model") and _is_network(text, asked):
+        if not asked.data:
+            raise SpecError(
+                f"{text} is a model of Hugging Face, which is scored on labelled text: modeval "
+                f"score {text} --data FILE.jsonl --text text --label domain"
+            )
+        found.networks.append(text)
+        return
+    _check_path(path)
+    runs = find_own(path) if origin in ("auto", "run") else []
+    models = list(find_models(path)) if origin in ("auto", "modarch") else []
+    traces = find_traces(path) if origin in ("auto", "trace") else []
+    if not runs and not models and not traces:
+        raise _nothing(path, origin)
+    for each, places in ((found.runs, runs), (found.models, models), (found.traces, traces)):
+        each += [place for place in places if asked.only is None or asked.only in str(place)]
+
+
+def _is_network(text: str, asked: Asked) -> bool:
+    """Tell whether a path is the folder of a Hugging Face model, or seems an id on the hub."""
+    path = Path(text)
+    if not path.exists():
+        looks = text.count("/") == 1 and not text.startswith((".", "/")) and not path.suffix
+        return asked.origin == "model" or (looks and bool(asked.data))
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return asked.origin == "model"
+    known = {"model_type", "architectures", "auto_map"}
+    return isinstance(config, dict) and bool(known & config.keys())
+
+
+def _check_path(path: Path) -> None:
+    if not path.exists():
+        raise RunError(
+            f"There is nothing at {path}. Give a folder that exists (a model of the hub by its id "
+            "needs --data as well)."
+        )
+    if path.is_file() and not is_trace(path):
+        selection = " --selection best" if "best" in path.name else ""
+        raise RunError(
+            f"{path} is a file; models are scored by their folder: "
+            f"modeval score {path.parent}{selection}"
+        )
+
+
+def _nothing(path: Path, origin: str) -> ModevalError:
+    looked = {
+        "run": "a run of modeval train (run.json)",
+        "trace": f"a trace (header.json, or a file NAME{SUFFIX})",
+        "modarch": "a model of the reference implementation "
+        "(.../Data-Seed_0/GT_Rules_4/Modular_joint_32_128_4_0 or the like)",
+        "model": "a model of Hugging Face (config.json)",
+    }
+    sought = " or ".join(text for name, text in looked.items() if origin in ("auto", name))
+    held = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+    found = ", ".join(held[:6]) + (", ..." if len(held) > 6 else "") if held else "nothing"  # noqa: PLR2004
+    return RunError(
+        f"{path.resolve()} holds neither at its top nor below it {sought}; found there: {found}. "
+        "Give such a folder or one above it, or make one: modeval train --out runs/first, or "
+        "modeval record MODEL --data FILE --out first.trace"
+    )
+
+
+def _no_jobs(asked: Asked, left_out: list[str]) -> ModevalError:
+    if left_out:
+        return CheckpointError(left_out[0])
+    if asked.task_seeds is not None or asked.model_seeds is not None:
+        return SpecError(
+            "--only-task-seeds and --only-model-seeds leave no member of what was found. Give "
+            "other seeds, or drop them."
+        )
+    return SpecError(
+        f"--only {asked.only}: no path that was found has this text in it. Drop --only."
+    )
+
+
+def _check_flags(asked: Asked, kinds: set[str]) -> None:
+    """Refuse flags that change nothing of what was found."""
+    if not kinds & {"trace", "model"} and asked.of_traces:
+        raise SpecError(f"{asked.of_traces[0]} is for traces, and there is none here. Drop it.")
+    if not kinds & {"run", "modarch"} and asked.of_cohorts:
+        raise SpecError(
+            f"{asked.of_cohorts[0]} is for trained cohorts, and there is none here. Drop it."
+        )
+    if kinds == {"trace"} and asked.data:
+        raise SpecError(
+            "--data is for models that are to be run, and a trace is recorded already. Drop it."
+        )
+
+
+# --- trained cohorts -----------------------------------------------------------------------------
+
+
+def _dataset(asked: Asked, found: _Found) -> Dataset | None:
+    """Open the folder of samples, which is of use for trained cohorts."""
+    if not asked.data or not (found.runs or found.models):
+        return None
+    if found.networks:
+        raise SpecError(
+            "--data is a folder of samples for runs, and labelled text for models of Hugging "
+            "Face. Score the two apart."
+        )
+    if len(asked.data) > 1:
+        raise SpecError("Trained cohorts are scored on one data folder: give --data once.")
+    return open_dataset(Path(asked.data[0]))
+
+
+def _cohort_jobs(
+    found: _Found, asked: Asked, dataset: Dataset | None
+) -> tuple[list[Job], list[str]]:
+    jobs = [
+        Job(str(folder), "run", functools.partial(_score_run, folder, asked, dataset))
+        for folder in dict.fromkeys(found.runs)
+        if _has_wanted(folder, asked)
+    ]
+    left_out: list[str] = []
+    for group in cohorts(list(dict.fromkeys(found.models))):
+        members = [folder for folder in group if asked.wanted(folder.seeds)]
+        reasons = [missing(folder, asked.selection) for folder in members]
+        left_out += [reason for reason in reasons if reason]
+        kept = [folder for folder, reason in zip(members, reasons, strict=True) if not reason]
+        if kept:
+            run = functools.partial(_score_group, kept, asked, dataset)
+            jobs.append(Job(kept[0].cohort, "modarch", run))
+    return jobs, left_out
+
+
+def _has_wanted(folder: Path, asked: Asked) -> bool:
+    """Tell whether a run has a member that is wanted; a damaged one says so when it is scored."""
+    try:
+        return any(map(asked.wanted, read_run(folder).train.seeds))
+    except ModevalError:
+        return True
+
+
+def _score_run(folder: Path, asked: Asked, dataset: Dataset | None) -> list[Scorecard]:
+    try:
+        subject = load_run(folder, asked.selection, asked.wanted)
+    except ModevalError as error:
+        return [_fault_card(damaged_run(folder, asked.selection, str(error), asked.wanted))]
+    return _evaluated([subject], asked, dataset)
+
+
+def _score_group(
+    group: list[ModelFolder], asked: Asked, dataset: Dataset | None
+) -> list[Scorecard]:
+    """Score a cohort of the reference; members that cannot be read are marked."""
+    options = {"selection": asked.selection, "objective": asked.objective}
+    subjects, damaged = load_usable(group, **options)  # type: ignore[arg-type]
+    faults = [_fault_card(damaged_subject(damaged, **options))] if damaged else []  # type: ignore[arg-type]
+    if not subjects:
+        return faults
+    cards = _evaluated(subjects, asked, dataset)
+    return [_with_members(cards[0], faults[0]), *cards[1:]] if faults else cards
+
+
+def _evaluated(subjects: list[Subject], asked: Asked, dataset: Dataset | None) -> list[Scorecard]:
+    from modeval.cli.score import score_subjects
+
+    return score_subjects(
+        subjects,
+        precision=asked.precision,
+        device=choose_device(asked.device),
+        seed=asked.seed,
+        dataset=dataset,
+    )
+
+
+def _fault_card(subject: Subject) -> Scorecard:
+    """Return the scorecard of a model of which no member can be scored."""
+    from modeval.score.cohorts import score
+
+    card = score(subject, Evaluation(losses=()))
+    record = replace(card.models[0], origin=subject.origin)  # type: ignore[arg-type]
+    return replace(card, models=(record,))
+
+
+def _with_members(card: Scorecard, faults: Scorecard) -> Scorecard:
+    """Add the failed members of a model to it, in order of seeds."""
+    model = card.models[0]
+    members = (*model.members, *faults.models[0].members)
+    ordered = tuple(sorted(members, key=lambda member: member.seed or (0, 0)))
+    return replace(card, models=(replace(model, members=ordered), *card.models[1:]))
+
+
+# --- traces --------------------------------------------------------------------------------------
+
+
+def _score_trace(path: Path, asked: Asked) -> list[Scorecard]:
+    header, groups = gather(path, phase=asked.phase)
+    name = path.resolve().name.removesuffix(SUFFIX).removesuffix(".trace")
+    reading = Reading(source=str(path), name=name, **asdict(survey(path)))
+    if asked.phase is not None:
+        header = replace(header, phase=asked.phase)  # type: ignore[arg-type]
+        reading = replace(reading, documents=None, rows=None)
+    return [_scored(header, groups, reading, asked)]
+
+
+def _score_network(name: str, asked: Asked) -> list[Scorecard]:
+    """Record a model on labelled text, in memory, and score what it did."""
+    from modeval.cli.record import run_model
+
+    recording, documents = run_model(
+        name,
+        data=asked.data,
+        text=asked.text,
+        label=asked.label,
+        max_tokens=asked.max_tokens,
+        device=asked.device,
+        quiet=asked.quiet,
+    )
+    header, groups = recording.header(), recording.groups(asked.phase)
+    known = None if asked.max_tokens else documents
+    title = Path(name).resolve().name if Path(name).exists() else name
+    reading = Reading(source=name, name=title, **asdict(Survey(documents=known)))
+    return [_scored(header, groups, reading, asked)]
+
+
+def _scored(
+    header: TraceHeader, groups: Sequence[LayerGroup], reading: Reading, asked: Asked
+) -> Scorecard:
+    return score_trace(
+        header,
+        groups,
+        reading,
+        view=None if asked.view == "auto" else asked.view,  # type: ignore[arg-type]
+        prior=asked.prior,
+        layers=asked.layers,
+        generator=torch.Generator().manual_seed(asked.seed),
+    )

@@ -1,0 +1,85 @@
+"""Verdicts of the gate as JSON, for programs.
+
+format, modeval            version of the form, version of the program
+outcome, exit_code         the worst outcome; what the program ended with
+policy                     file, baseline, what was done about inconclusive verdicts
+models                     what was measured of each: file, id, title, digest, facts in words
+chance                     what the chance levels are
+verdicts                   one for each scorecard, requirement and place
+"""
+
+import json
+from dataclasses import asdict, fields
+from importlib.metadata import version
+from typing import Any
+
+from modeval.report.verdicts import CHANCE_WORDS, checked_models, sentence
+from modeval.report.words import measured
+from modeval.score.verdicts import GateResult, Verdict
+
+FORMAT = 1
+
+
+def gate_form(result: GateResult, exit_code: int) -> dict[str, Any]:
+    """Return the JSON form of a run of the gate."""
+    policy = result.policy
+    return {
+        "format": FORMAT,
+        "modeval": version("modeval-cli"),
+        "outcome": result.outcome,
+        "exit_code": exit_code,
+        "policy": {
+            "source": policy.source or None,
+            "baseline": policy.baseline,
+            "inconclusive": policy.inconclusive,
+            "failed_seeds": policy.failed_seeds,
+        },
+        "models": [
+            {
+                "scorecard": source,
+                "id": model.id,
+                "title": model.title,
+                "digest": model.digest,
+                "measured": dict(measured(card, model)),
+            }
+            for source, card, model in checked_models(result)
+        ],
+        "chance": CHANCE_WORDS,
+        "verdicts": [_verdict(verdict) for verdict in result.verdicts],
+    }
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    requirement = verdict.requirement
+    own = {
+        entry.name: getattr(verdict, entry.name)
+        for entry in fields(verdict)
+        if entry.name not in ("requirement", "seed")
+    }
+    seed = verdict.seed
+    return {
+        "requirement": str(requirement),
+        "metric": requirement.metric,
+        "comparison": requirement.comparison,
+        "limit": requirement.limit,
+        "on": requirement.on,
+        "place": asdict(requirement.place),
+        **own,
+        "seed": None if seed is None else {"task": seed[0], "model": seed[1]},
+        "words": sentence(verdict),
+    }
+
+
+def render_json(result: GateResult, exit_code: int) -> str:
+    """Return the text of the file."""
+    form = _finite(gate_form(result, exit_code))
+    return json.dumps(form, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """Return numbers that are none (a scorecard may have been edited) as null."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not abs(value) < float("inf") else value

@@ -1,0 +1,87 @@
+"""Verdicts of the gate as JUnit XML, which build servers show as tests.
+
+A test suite for each scorecard, a test case for each verdict. An inconclusive verdict is a failure
+of type ``inconclusive``, or skipped where the policy lets it pass.
+"""
+
+import re
+from collections.abc import Sequence
+from importlib.metadata import version
+from xml.etree import ElementTree as ET
+
+from modeval.report.verdicts import (
+    CHANCE_WORDS,
+    chance,
+    checked_models,
+    measurement,
+    place,
+    sentence,
+)
+from modeval.report.words import measured
+from modeval.score.verdicts import GateResult, Verdict
+
+NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML 1.0 cannot hold, escaped or not."""
+
+
+def render_junit(result: GateResult) -> str:
+    """Return the text of the file."""
+    lenient = result.policy.inconclusive == "pass"
+    root = ET.Element("testsuites", {"name": "modeval gate"} | _counts(result.verdicts, lenient))
+    for source, card in result.cards:
+        own = [verdict for verdict in result.verdicts if verdict.source == source]
+        suite = ET.SubElement(root, "testsuite", {"name": _clean(source)} | _counts(own, lenient))
+        facts = ET.SubElement(suite, "properties")
+        _property(facts, "modeval", version("modeval-cli"))
+        _property(facts, "policy", result.policy.source or "flags")
+        _property(facts, "baseline", result.policy.baseline or "none")
+        _property(facts, "chance", CHANCE_WORDS)
+        for where, its, model in checked_models(result):
+            if where == source and its is card:
+                for term, text in measured(card, model):
+                    _property(facts, f"{model.id}: {term}", text)
+        for verdict in own:
+            _case(suite, verdict, lenient=lenient)
+    ET.indent(root)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
+
+
+def _counts(verdicts: Sequence[Verdict], lenient: bool) -> dict[str, str]:  # noqa: FBT001 - one caller
+    count = {
+        outcome: sum(verdict.outcome == outcome for verdict in verdicts)
+        for outcome in ("fail", "error", "inconclusive")
+    }
+    return {
+        "tests": str(len(verdicts)),
+        "failures": str(count["fail"] + count["inconclusive"] * (not lenient)),
+        "errors": str(count["error"]),
+        "skipped": str(count["inconclusive"] * lenient),
+        "time": "0",
+    }
+
+
+def _property(parent: ET.Element, name: str, value: str) -> None:
+    ET.SubElement(parent, "property", name=_clean(name), value=_clean(value))
+
+
+def _case(suite: ET.Element, verdict: Verdict, *, lenient: bool) -> None:
+    case = ET.SubElement(
+        suite,
+        "testcase",
+        classname=_clean(verdict.model),
+        name=_clean(f"{verdict.requirement} ({place(verdict)})"),
+        time="0",
+    )
+    text = _clean(sentence(verdict))
+    if verdict.outcome == "inconclusive" and lenient:
+        ET.SubElement(case, "skipped", message=text)
+    elif verdict.outcome != "pass":
+        tag = "error" if verdict.outcome == "error" else "failure"
+        ET.SubElement(case, tag, message=_clean(verdict.why), type=verdict.outcome).text = text
+    beside = f"; chance: {chance(verdict)}" if chance(verdict) else ""
+    shown = f"measured {measurement(verdict)}{beside}\n{sentence(verdict)}"
+    ET.SubElement(case, "system-out").text = _clean(shown)
+
+
+def _clean(text: str) -> str:
+    return NOT_XML.sub("?", text)

@@ -1,0 +1,89 @@
+"""Verdicts of the gate as Markdown, for a pull request or the summary of a build."""
+
+from importlib.metadata import version
+
+from modeval.report.verdicts import (
+    CHANCE_WORDS,
+    chance,
+    checked_models,
+    headline,
+    measurement,
+    place,
+    sentence,
+)
+from modeval.report.words import cautions, measured
+from modeval.score.verdicts import GateResult, Outcome
+
+MARKS: dict[Outcome, str] = {
+    "pass": "✅ pass",
+    "fail": "❌ fail",
+    "inconclusive": "❔ inconclusive",
+    "error": "⚠️ error",
+}
+SPECIAL = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>|#"} | {"\n": " ", "\r": " "})
+
+
+def render_markdown(result: GateResult) -> str:
+    """Return the text of the file."""
+    lines = [
+        f"## {_plain(headline(result))}",
+        "",
+        "| | required | of | measured | chance |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        "| "
+        + " | ".join(
+            (
+                MARKS[verdict.outcome],
+                _code(str(verdict.requirement)),
+                _plain(place(verdict)),
+                _plain(measurement(verdict)),
+                _plain(chance(verdict)),
+            )
+        )
+        + " |"
+        for verdict in result.verdicts
+    ]
+    reasons = [
+        f"- {MARKS[verdict.outcome]} {_code(str(verdict.requirement))}: {_plain(sentence(verdict))}"
+        for verdict in result.verdicts
+        if verdict.outcome != "pass"
+    ]
+    lines += ["", *reasons] if reasons else []
+    lines += ["", _plain(CHANCE_WORDS), ""]
+    for source, card, model in checked_models(result):
+        lines += [
+            f"<details><summary>{_html(f'What was measured: {model.title} ({source})')}</summary>",
+            "",
+            "| | |",
+            "|---|---|",
+            *(f"| {_plain(term)} | {_plain(text)} |" for term, text in measured(card, model)),
+            "",
+            *(f"- {_plain(text)}" for text in cautions(card, model)),
+            "",
+            "</details>",
+            "",
+        ]
+    policy = result.policy.source or "flags"
+    baseline = f", baseline {result.policy.baseline}" if result.policy.baseline else ""
+    lines.append(_plain(f"Checked by modeval {version('modeval-cli')}, policy {policy}{baseline}."))
+    return "\n".join(lines) + "\n"
+
+
+def _plain(text: str) -> str:
+    r"""Escape what Markdown would read as markup, and what would end a cell of a table.
+
+    >>> _plain("a|b_c")
+    'a\\|b\\_c'
+    """
+    return text.translate(SPECIAL)
+
+
+def _code(text: str) -> str:
+    """Write text as code; in a table a bar ends the cell even there."""
+    return f"`{text.replace('`', chr(39)).replace('|', chr(92) + '|')}`"
+
+
+def _html(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,288 @@
+"""Tables of a report: the numbers behind the pictures, for reading and sorting."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from modeval.metrics import METRICS
+from modeval.report.gather import (
+    Entry,
+    Map,
+    by_layer,
+    by_seed,
+    metrics_of,
+    overall,
+    rule_names,
+    seed_name,
+    worst,
+)
+from modeval.report.words import interval, metric_title, number
+from modeval.score.scorecard import Score
+
+ARROWS = {"lower": "lower is better", "higher": "higher is better", None: ""}
+STRONGEST = 5
+"""Modules that are listed for each rule where a matrix is too large to be written out."""
+WRITTEN_OUT = 16
+"""Modules up to which it is written out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What stands in a table.
+
+    Attributes:
+        text: what is read.
+        key: what it is sorted by; nothing sorts last.
+    """
+
+    text: str
+    key: float | str | None = None
+
+    @property
+    def numeric(self) -> bool:
+        """Whether it is a number."""
+        return isinstance(self.key, float)
+
+    @property
+    def long(self) -> bool:
+        """Whether it is a text that needs several lines."""
+        return len(self.text) > 40 and not self.numeric  # noqa: PLR2004 - characters of a line
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table whose first column names the rows.
+
+    Attributes:
+        caption: what it shows.
+        columns: titles.
+        rows: cells.
+        foot: rows that stay where they are, such as chance levels.
+        sortable: whether another order of its rows makes sense.
+    """
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    foot: tuple[tuple[Cell, ...], ...] = ()
+    sortable: bool = True
+
+
+def words(text: str) -> Cell:
+    """Return a cell of text."""
+    return Cell(text, text)
+
+
+def value(amount: float | None, text: str | None = None) -> Cell:
+    """Return a cell of a number; an empty one where there is none."""
+    if amount is None:
+        return Cell("", None)
+    return Cell(number(amount) if text is None else text, float(amount))
+
+
+def filled(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Table:
+    """Return a table without the columns in which nothing stands."""
+    listed = [tuple(row) for row in rows]
+    kept = [
+        place
+        for place in range(len(columns))
+        if place == 0 or any(row[place].text for row in listed)
+    ]
+    return Table(
+        caption,
+        tuple(columns[place] for place in kept),
+        tuple(tuple(row[place] for place in kept) for row in listed),
+    )
+
+
+def _range(low: float | None, high: float | None) -> Cell:
+    return value(low, f"{number(low)} to {number(high)}" if high is not None else None)
+
+
+# --- scores --------------------------------------------------------------------------------------
+
+GLANCE = (
+    "alignment_score",
+    "inverse_mutual_information",
+    "collapse_worst",
+    "effective_share",
+    "dead_fraction",
+    "in_distribution_loss",
+    "out_of_distribution_loss",
+)
+CHANCE_ROWS: dict[str, Callable[[Score], str]] = {
+    "uniform routing": lambda s: "" if s.chance is None else number(s.chance),
+    "hashed routing": lambda s: "" if s.chance_hash is None else number(s.chance_hash),
+    "permuted labels": lambda s: _range(s.null_low, s.null_high).text,
+}
+SCORE_COLUMNS: dict[str, Callable[[Score], Cell]] = {
+    "Value": lambda s: value(s.value) if s.value is not None else Cell("failed", None),
+    "Interval": lambda s: _range(s.low, s.high),
+    "Sampling error": lambda s: value(s.error),
+    "Uniform routing": lambda s: value(s.chance),
+    "Hashed routing": lambda s: value(s.chance_hash),
+    "Permuted labels": lambda s: _range(s.null_low, s.null_high),
+    "p": lambda s: value(s.p_adjusted if s.p_adjusted is not None else s.p_value),
+    "Better": lambda s: words(s.better or ""),
+    "Seeds": lambda s: value(s.seeds, f"{s.seeds:,}"),
+    "Samples": lambda s: value(s.samples, f"{s.samples:,}" if s.samples is not None else ""),
+    "Note": lambda s: words(s.note),
+}
+
+
+def glance_table(entries: Sequence[Entry], caption: str) -> Table:
+    """Return the scores that matter most, models down, chance levels at the foot."""
+    metrics = [
+        metric
+        for metric in metrics_of(entries)
+        if metric in GLANCE and any(overall(entry, metric) for entry in entries)
+    ]
+    scores: list[tuple[str, list[Score | None]]] = []
+    lowest: list[tuple[str, list[Score | None]]] = []
+    for entry in entries:
+        scores.append((entry.name, [overall(entry, metric) for metric in metrics]))
+        low = [worst(entry, metric) for metric in metrics]
+        if any(low):
+            scores[-1] = (f"{entry.name}, mean of layers", scores[-1][1])
+            lowest.append((f"{entry.name}, worst layer of each", low))
+    rows = [
+        (words(name), *(value(s.value, interval(s)) if s else Cell("") for s in found))
+        for name, found in scores + lowest
+    ]
+    titles = (metric_title(metric) + _arrow(entries, metric) for metric in metrics)
+    of_mean = ", mean of layers" if lowest else ""
+    columns = list(zip(*(found for _, found in scores), strict=True))
+    foot = [
+        (words(name + of_mean), *(words(_common(column, level)) for column in columns))
+        for name, level in CHANCE_ROWS.items()
+        if any(_common(column, level) for column in columns)
+    ]
+    return Table(caption, ("Model", *titles), tuple(rows), tuple(foot))
+
+
+def _arrow(entries: Sequence[Entry], metric: str) -> str:
+    found = next(score for entry in entries if (score := overall(entry, metric)))
+    return {"lower": " (lower is better)", "higher": " (higher is better)", None: ""}[found.better]
+
+
+def _common(scores: Sequence[Score | None], level: Callable[[Score], str]) -> str:
+    """Return the level of chance that all scores share."""
+    found = {level(score) for score in scores if score} - {""}
+    return found.pop() if len(found) == 1 else "varies" if found else ""
+
+
+def scores_table(entries: Sequence[Entry], caption: str) -> Table:
+    """Return the scores over seeds, or of the mean over layers and the worst layer."""
+    rows = []
+    for metric in metrics_of(entries):
+        for entry in entries:
+            for score in (overall(entry, metric), worst(entry, metric)):
+                if score is not None:
+                    where = _where(entry, score)
+                    cells = (read(score) for read in SCORE_COLUMNS.values())
+                    rows.append((words(metric_title(metric)), words(entry.name), where, *cells))
+    return filled(caption, ("Score", "Model", "Layer", *SCORE_COLUMNS), rows)
+
+
+def _where(entry: Entry, score: Score) -> Cell:
+    if score.over is None:
+        return words("")
+    if score.over == "mean" or score.layer is None:
+        return words("mean of layers")
+    return words(f"worst: {entry.record.layers[score.layer]}")
+
+
+def seeds_table(entry: Entry) -> Table | None:
+    """Return every score of every seed; nothing for one seed."""
+    metrics = [metric for metric in metrics_of([entry]) if by_seed(entry, metric)]
+    seeds = [member.seed for member in entry.record.members if member.seed is not None]
+    if len(seeds) < 2 or not metrics:  # noqa: PLR2004 - one seed is in the table of scores
+        return None
+    found = {metric: dict(by_seed(entry, metric)) for metric in metrics}
+    rows = [
+        (words(seed_name(seed)), *(value(found[metric].get(seed)) for metric in metrics))
+        for seed in seeds
+    ]
+    titles = ("Seed", *(metric_title(metric) for metric in metrics))
+    return filled(f"{entry.name}, seed by seed", titles, rows)
+
+
+def layers_table(entry: Entry) -> Table:
+    """Return the scores of each layer."""
+    record = entry.record
+    metrics = [metric for metric in metrics_of([entry]) if by_layer(entry, metric)]
+    found = {metric: {s.layer: s for s in by_layer(entry, metric)} for metric in metrics}
+    verdicts = record.verdicts if len(record.verdicts) == len(record.layers) else None
+    p_of = {s.layer: s.p_adjusted for s in by_layer(entry, "alignment_score")}
+    rows = [
+        (
+            words(name),
+            words(verdicts[layer] if verdicts else ""),
+            value(float(record.layer_modules[layer]), f"{record.layer_modules[layer]:,}"),
+            value(p_of.get(layer)),
+            *(value(_value(found[metric].get(layer))) for metric in metrics),
+        )
+        for layer, name in enumerate(record.layers)
+    ]
+    titles = ("Layer", "Verdict", "Modules", "p of alignment, corrected")
+    return filled(
+        f"{entry.name}, layer by layer", (*titles, *(metric_title(m) for m in metrics)), rows
+    )
+
+
+def _value(score: Score | None) -> float | None:
+    return None if score is None else score.value
+
+
+# --- matrices ------------------------------------------------------------------------------------
+
+
+def map_table(entry: Entry, found: Map, title: str) -> Table:
+    """Write out an activation matrix, or the strongest modules of each rule where it is large."""
+    rules, modules = found.matrix.shape
+    names = rule_names(entry.record, rules)
+    if modules <= WRITTEN_OUT:
+        columns = (
+            [f"module {module}" for module in found.modules]
+            if found.averaged == 1
+            else [f"{place + 1}." for place in range(modules)]
+        )
+        rows = [
+            (words(name), *(value(float(share)) for share in row))
+            for name, row in zip(names, found.matrix, strict=True)
+        ]
+        return Table(f"{title}: shares", ("Rule", *columns), tuple(rows))
+    listed = []
+    for name, row in zip(names, found.matrix, strict=True):
+        for place in np.argsort(-row, kind="stable")[:STRONGEST]:
+            share = float(row[place])
+            times = f"{share * modules:.1f}"
+            listed.append(
+                (
+                    words(name),
+                    value(float(found.modules[place]), str(found.modules[place])),
+                    value(share),
+                    value(share * modules, times),
+                )
+            )
+    caption = f"{title}: the {STRONGEST} strongest modules of each rule"
+    return Table(caption, ("Rule", "Module", "Share", "Times uniform"), tuple(listed))
+
+
+# --- meaning -------------------------------------------------------------------------------------
+
+
+def meaning_table(metrics: Iterable[str]) -> Table:
+    """Say what the metrics mean that occur in a report."""
+    rows = []
+    for name in metrics:
+        if name in METRICS:
+            metric = METRICS[name]
+            better = "" if metric.better == "neither" else f"{metric.better} is better"
+            parts = (metric.question, metric.formula, better, metric.range, metric.ideal)
+            rows.append(
+                tuple(map(words, (metric.title, *parts, metric.chance, metric.source, name)))
+            )
+    titles = ("Score", "Question", "Formula", "Direction", "Range", "Ideal at M = R")
+    return filled("What the scores mean", (*titles, "Uniform routing", "Source", "Key"), rows)

@@ -1,0 +1,159 @@
+"""Verdicts of the gate for the terminal, and the words that all formats of them share."""
+
+from collections.abc import Iterable
+
+from rich.box import SIMPLE_HEAD
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from modeval.report.words import measured
+from modeval.score.scorecard import ModelRecord, Scorecard
+from modeval.score.verdicts import GateResult, Outcome, Verdict, figure
+
+STYLES: dict[Outcome, str] = {
+    "pass": "green",
+    "fail": "bold red",
+    "inconclusive": "bold yellow",
+    "error": "bold magenta",
+}
+HEADLINES: dict[Outcome, str] = {
+    "pass": "Gate passed",
+    "fail": "Gate failed",
+    "inconclusive": "Gate inconclusive",
+    "error": "Gate could not be checked",
+}
+COUNTED: tuple[tuple[Outcome, str], ...] = (
+    ("fail", "failed"),
+    ("error", "in error"),
+    ("inconclusive", "inconclusive"),
+    ("pass", "passed"),
+)
+CHANCE_WORDS = (
+    "Chance is what routing scores that knows nothing of the rules: uniform spreads each sample "
+    "over all modules, permuted exchanges the labels, hashed sends each rule to a module drawn at "
+    "random."
+)
+SHORT_TERMS = {
+    "Task": "",
+    "Seeds": "",
+    "Documents": "documents ",
+    "Tokens": "tokens ",
+    "Samples": "",
+    "Modules": "",
+    "Phase": "phase ",
+    "Digest": "digest ",
+    "Scored by": "",
+}
+"""Facts that stand in one line, and what stands before each."""
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+def headline(result: GateResult) -> str:
+    """Say in one line how it ended: the worst outcome, and how many there are of each."""
+    counts = [
+        f"{result.count(outcome)} {word}" for outcome, word in COUNTED if result.count(outcome)
+    ]
+    return f"{HEADLINES[result.outcome]}: {', '.join(counts)}"
+
+
+def measurement(verdict: Verdict) -> str:
+    """Write what was measured with its interval; for a drop, the drop.
+
+    The digits are enough to tell it from the limit.
+    """
+    limit = verdict.requirement.limit
+    if verdict.value is None:
+        return "none"
+    if verdict.drop is not None:
+        change = "worse" if verdict.drop > 0 else "better" if verdict.drop < 0 else "the same"
+        by = f"{figure(abs(verdict.drop), limit)} {change}" if verdict.drop else change
+        return f"{by} ({figure(verdict.value)}, was {figure(verdict.baseline or 0.0)})"
+    text = figure(verdict.value, limit)
+    if verdict.low is not None and verdict.high is not None:
+        text += f" [{figure(verdict.low, limit)}, {figure(verdict.high, limit)}]"
+    return text
+
+
+def chance(verdict: Verdict) -> str:
+    """Name the chance levels that stand beside a verdict; empty where there are none."""
+    levels = (
+        ("uniform", verdict.chance),
+        ("permuted", verdict.chance_permuted),
+        ("hashed", verdict.chance_hash),
+    )
+    return ", ".join(f"{name} {figure(level)}" for name, level in levels if level is not None)
+
+
+def place(verdict: Verdict) -> str:
+    """Say where it was measured: model, layer, rule, module, seed, and what it is the worst of."""
+    return verdict.where + (f"; {verdict.claim}" if verdict.claim else "")
+
+
+def sentence(verdict: Verdict) -> str:
+    """Give the verdict in one sentence, with what to do about it."""
+    return f"{place(verdict)}: {verdict.why}." + (f" {verdict.advice}" if verdict.advice else "")
+
+
+def checked_models(result: GateResult) -> list[tuple[str, Scorecard, ModelRecord]]:
+    """Return the models that verdicts are about, with file and scorecard."""
+    judged = {(verdict.source, verdict.model) for verdict in result.verdicts}
+    return [
+        (source, card, model)
+        for source, card in result.cards
+        for model in card.models
+        if (source, model.id) in judged
+    ]
+
+
+def in_short(card: Scorecard, model: ModelRecord) -> str:
+    """Say in one line what was measured of a model."""
+    facts = dict(measured(card, model))
+    parts = [f"{front}{facts[term]}" for term, front in SHORT_TERMS.items() if term in facts]
+    parts.insert(-2, f"{model.prior} prior, {model.view} view")
+    return f"{model.title}: {' · '.join(parts)}"
+
+
+# --- terminal ------------------------------------------------------------------------------------
+
+
+def render_gate(result: GateResult) -> list[RenderableType]:
+    """Return everything that the terminal shows of a run of the gate, in order."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("required, and of what", overflow="fold")
+    table.add_column("measured")
+    table.add_column("uniform\nrouting", style="dim", justify="right")
+    table.add_column("hashed\nrouting", style="dim", justify="right")
+    for verdict in result.verdicts:
+        levels = (verdict.chance, verdict.chance_hash)
+        table.add_row(
+            Text(verdict.outcome, style=STYLES[verdict.outcome]),
+            Text(str(verdict.requirement)).append(f"\n{place(verdict)}", style="dim"),
+            Text(measurement(verdict)),
+            *("" if level is None else figure(level) for level in levels),
+        )
+    shown: list[RenderableType] = [table, *_reasons(result.verdicts)]
+    shown += [Text(in_short(card, model), style="dim") for _, card, model in checked_models(result)]
+    if result.policy.source:
+        shown.append(Text(f"Policy: {result.policy.source}", style="dim"))
+    shown.append(Text(CHANCE_WORDS, style="dim"))
+    shown.append(Text(headline(result), style=STYLES[result.outcome]))
+    return shown
+
+
+def _reasons(verdicts: Iterable[Verdict]) -> list[RenderableType]:
+    """Say why, for all that did not pass, and for what passed by a narrow margin."""
+    shown: list[RenderableType] = []
+    for verdict in verdicts:
+        narrow = verdict.outcome == "pass" and ("though" in verdict.why or "but not" in verdict.why)
+        if verdict.outcome == "pass" and not narrow:
+            continue
+        text = Text(verdict.outcome, style=STYLES[verdict.outcome])
+        text.append(f" {verdict.requirement}", style="bold")
+        text.append(f"\n{sentence(verdict)}", style="default")
+        shown.append(Padding(text, (0, 0, 1, 0)))
+    return shown

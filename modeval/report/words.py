@@ -1,0 +1,509 @@
+"""Scorecards in words: what was measured, what came out, and what cannot be claimed.
+
+Every report says these, whatever its format. Each function takes a scorecard and one of its models
+and returns plain text.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+
+from modeval.metrics import METRICS, verdicts
+from modeval.score.scorecard import LOSS_TITLES, VERDICTS, ModelRecord, Score, Scorecard
+from modeval.score.statistics import holm
+
+SAMPLES_PER_CELL = 50
+"""Samples for each pair of rule and module below which information is biased upwards."""
+FEW_SEEDS = 5
+"""Seeds below which a bootstrap interval is narrower than it says."""
+SIGNIFICANT = 0.05
+HEADLINES = ("alignment_score", "effective_share")
+TELLING = ("alignment_score", "inverse_mutual_information")
+"""Scores that tell of rules."""
+
+CHANCE = {
+    "chance": "uniform routing: every sample spread evenly over the modules",
+    "chance_hash": "hashed routing: each rule sent to a module drawn at random (mean of all maps)",
+    "chance_permuted": "permuted labels: the same routing, its labels exchanged at random between "
+    "documents, or blocks of samples (the middle 95 %)",
+}
+"""What stands beside a score, by its field."""
+
+
+def is_trace(record: ModelRecord) -> bool:
+    """Tell whether a model was scored from recorded or imported routing."""
+    return record.origin == "trace"
+
+
+def metric_title(name: str) -> str:
+    """Return the title of a metric or loss.
+
+    >>> metric_title("collapse_worst"), metric_title("loss_at_length_30_x2")
+    ('Collapse (worst)', 'Loss at length 30, inputs x2')
+    """
+    if name in METRICS:
+        return METRICS[name].title
+    if name in LOSS_TITLES:
+        return LOSS_TITLES[name]
+    kind, _, place = name.partition("_at_length_")
+    length, _, factor = place.partition("_")
+    if not place:
+        return name.replace("_", " ").capitalize()
+    what = {"loss": "Loss", "error_rate": "Error rate"}.get(kind, kind)
+    return f"{what} at length {length}" + (f", inputs {factor}" if factor else "")
+
+
+def number(value: float | None) -> str:
+    """Write a number with three digits that matter.
+
+    >>> number(0.25), number(0.00123), number(1234.5), number(None)
+    ('0.250', '1.2e-3', '1,234', 'unknown')
+    """
+    if value is None:
+        return "unknown"
+    if value != 0 and abs(value) < 0.01:  # noqa: PLR2004 - below, fixed notation loses digits
+        mantissa, _, exponent = f"{value:.1e}".partition("e")
+        return f"{mantissa}e{int(exponent)}"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"  # noqa: PLR2004
+
+
+def interval(score: Score) -> str:
+    """Write a value with its interval, where it has one."""
+    if score.low is None or score.high is None:
+        return number(score.value)
+    return f"{number(score.value)} [{number(score.low)}, {number(score.high)}]"
+
+
+def count(amount: int, noun: str) -> str:
+    """Write a number with its noun.
+
+    >>> count(1, "seed"), count(12_000, "token")
+    ('1 seed', '12,000 tokens')
+    """
+    return f"{amount:,} {noun}" + "s" * (amount != 1)
+
+
+# --- what came out -------------------------------------------------------------------------------
+
+
+def headline(card: Scorecard, record: ModelRecord) -> str:
+    """Say in a sentence or two what the routing of a model does."""
+    if record.modules == 1:
+        return "There is a single module, so there is no routing to judge." + _losses(card, record)
+    found = verdict_words(card, record)
+    if not found:
+        return "Nothing could be scored of its routing."
+    return f"{_verdict(record, found)} {_figures(card, record)}".strip()
+
+
+def verdict_words(card: Scorecard, record: ModelRecord) -> tuple[str, ...]:
+    """Return the verdict on each layer, or on each seed: keys of ``VERDICTS`` of scorecards.
+
+    Seeds are judged in the light of what permuted labels give, as layers are: information that is
+    small but real is ``faint``, and information that labels at random have too is ``unproven``.
+    """
+    if record.verdicts:
+        return record.verdicts
+    words, chances = [], []
+    for each in card.activations:
+        if each.model == record.id and each.prior:
+            prior = torch.tensor(each.prior, dtype=torch.float64)
+            matrix = torch.tensor(each.matrix, dtype=torch.float64)
+            words.append(str(verdicts(prior.unsqueeze(-1) * matrix).item()))
+            chances.append(card.find(record.id, "inverse_mutual_information", each.seed))
+    p = [score.p_value for score in chances if score is not None and score.p_value is not None]
+    if not words or len(p) < len(words):
+        return tuple(words)
+    real = (holm(torch.tensor(p, dtype=torch.float64)) <= SIGNIFICANT).tolist()
+    proven, unproven = {"blind": "faint"}, {"specialist": "unproven", "partial": "unproven"}
+    return tuple(
+        (proven if sure else unproven).get(word, word)
+        for word, sure in zip(words, real, strict=True)
+    )
+
+
+def _verdict(record: ModelRecord, found: Sequence[str]) -> str:
+    """Give the verdicts, the most frequent first: how many layers or seeds, and what they do."""
+    counted = Counter(found).most_common()
+    noun = "layer" if is_trace(record) else "seed"
+    whole = count(len(found), noun)
+    if len(counted) == 1:
+        meaning = _meaning(record, found[0])
+        every = {1: "", 2: f"In both {noun}s "}.get(len(found), f"In all {whole} ")
+        return _capital(f"{every}{meaning}.")
+    parts = (f"In {times} of {whole} {_meaning(record, word)}." for word, times in counted)
+    return " ".join(parts)
+
+
+def _meaning(record: ModelRecord, word: str) -> str:
+    if word == "collapsed" and is_trace(record) and len(record.rules) < 2:  # noqa: PLR2004
+        return "few modules do all the work"  # of rules nothing is known
+    return VERDICTS[word]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _figures(card: Scorecard, record: ModelRecord) -> str:
+    """Give the figure that decides, chance beside it: alignment, or load where labels lack."""
+    for metric in HEADLINES:
+        score = card.find(record.id, metric) or card.find(record.id, metric, over="mean")
+        if score is None or score.value is None:
+            continue
+        text = f"{metric_title(metric)} {interval(score)}"
+        if score.over == "mean":
+            text += f" in the mean over layers{_worst_layer(card, record, metric)}"
+        beside = beside_chance(score)
+        return f"{text} ({beside})." if beside else f"{text}."
+    return ""
+
+
+def _worst_layer(card: Scorecard, record: ModelRecord, metric: str) -> str:
+    for score in card.scores:
+        if (score.model, score.metric, score.over) == (record.id, metric, "worst"):
+            name = record.layers[score.layer] if score.layer is not None else "unknown"
+            return f", {number(score.value)} in the worst, {name}"
+    return ""
+
+
+def beside_chance(score: Score) -> str:
+    """Name the chance levels of a score; empty for losses."""
+    parts = []
+    if score.null_low is not None and score.null_high is not None:
+        parts.append(f"permuted labels {number(score.null_low)} to {number(score.null_high)}")
+    if score.chance is not None:
+        parts.append(f"uniform routing {number(score.chance)}")
+    if score.chance_hash is not None:
+        parts.append(f"hashed routing {number(score.chance_hash)}")
+    return ", ".join(parts)
+
+
+def _losses(card: Scorecard, record: ModelRecord) -> str:
+    score = card.find(record.id, "in_distribution_loss")
+    if score is None or score.value is None:
+        return ""
+    return f" Its loss in distribution is {interval(score)}."
+
+
+# --- what was measured ---------------------------------------------------------------------------
+
+
+def task(record: ModelRecord) -> str:
+    """Name what a model was measured on in a few words."""
+    data = record.data
+    if is_trace(record):
+        rules = count(len(record.rules), "rule") if len(record.rules) > 1 else "no labels"
+        return f"Recorded routing · {rules}"
+    kind = {
+        "binary": f"{data.get('operation')} operations on two numbers",
+        "sets": f"search ({data.get('search')}) among {data.get('length')} positions",
+        "series": f"switching dynamics, {data.get('dimension')} states, {data.get('length')} steps",
+    }.get(str(data.get("task")), str(data.get("task")))
+    return (
+        f"{count(int(data['rules']), 'rule')} · {kind} · {data['objective'] or 'objective unknown'}"
+    )
+
+
+def measured(card: Scorecard, record: ModelRecord) -> list[tuple[str, str]]:
+    """List what was measured and how: pairs of a term and what is known of it."""
+    facts = [("Task", task(record)), *(_of_trace(record) if is_trace(record) else _of_run(record))]
+    facts += [
+        ("Modules", _modules(record)),
+        ("Samples", _samples(card, record)),
+        ("Prior of the rules", _prior(record)),
+        ("What counts as routing", VIEWS[record.view]),
+        ("Adaptation", ADAPTATIONS[record.adaptation]),
+        ("Intervals", _intervals(card, record)),
+    ]
+    if card.dataset is not None:
+        facts.append(("Data folder", f"{card.dataset['folder']} ({card.dataset['digest']})"))
+    reached = [m.precision for m in record.members if m.precision is not None]
+    if reached:
+        facts.append(("Certainty of A", f"±{max(reached):.4f} for its least certain entry (95 %)"))
+    facts += [
+        ("Read from", "; ".join(dict.fromkeys(member.source for member in record.members))),
+        ("Digest", record.digest),
+        ("Scored by", f"modeval {card.modeval}, format {card.format}"),
+    ]
+    return [(term, text) for term, text in facts if text]
+
+
+VIEWS = {
+    "weight": "routing weights",
+    "assignment": "choices: each chosen module counts the same",
+}
+ADAPTATIONS = {
+    "reweight": "shares under shifted rules follow from A, as if inputs do not depend on the rule",
+    "regenerate": "measured on samples drawn under each shift",
+    "none": "",
+}
+
+
+def _prior(record: ModelRecord) -> str:
+    if record.prior == "uniform":
+        return "uniform: each rule counts the same, however many samples it has"
+    return "empirical: each rule counts by its share of the samples"
+
+
+def _modules(record: ModelRecord) -> str:
+    sizes = sorted(set(record.layer_modules)) or [record.modules]
+    text = count(sizes[0], "module") if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} modules"
+    return text + (f" in each of {len(record.layers)} layers" if len(record.layers) > 1 else "")
+
+
+def _samples(card: Scorecard, record: ModelRecord) -> str:
+    own = [
+        score.samples
+        for score in card.scores
+        if score.model == record.id and score.samples is not None and score.metric in METRICS
+    ]
+    if not own:
+        return ""
+    seeds = sum(member.status == "ok" for member in record.members)
+    what = "tokens" if is_trace(record) else "samples"
+    over = f" over {seeds} seeds" if seeds > 1 else ""
+    return f"{max(own):,} {what}{over} for the routing scores"
+
+
+def _intervals(card: Scorecard, record: ModelRecord) -> str:
+    level = f"{card.level:.0%}".replace("%", " %")
+    if is_trace(record):
+        return f"{level}, documents resampled (tokens of one document depend on each other)"
+    if len(record.members) == 1:
+        return "none: one seed"
+    return f"{level} bootstrap, task seeds and model seeds resampled apart"
+
+
+def _of_run(record: ModelRecord) -> list[tuple[str, str]]:
+    good = sum(member.status == "ok" for member in record.members)
+    seeds = count(len(record.members), "seed")
+    failed = f", {len(record.members) - good} of them failed" if good < len(record.members) else ""
+    origin = {
+        "run": "run of modeval train",
+        "modarch": "checkpoint of the reference implementation",
+        "matrix": "recorded matrix of the reference implementation",
+    }[record.origin]
+    parts = ("scorer", "encoder", "width", "heads", "match")
+    model = ", ".join(f"{name} {record.model[name]}" for name in parts if name in record.model)
+    return [
+        ("Origin", origin),
+        ("Model", model),
+        ("Seeds", seeds + failed),
+        ("Checkpoint", record.selection or ""),
+    ]
+
+
+def _of_trace(record: ModelRecord) -> list[tuple[str, str]]:
+    data, model = record.data, record.model
+    choices = sorted({value for value in model.get("choices", ()) if value})
+    scale = model.get("weight_scale")
+    return [
+        ("Model", str(model.get("model") or record.title)),
+        ("Engine", str(model.get("engine") or "unknown")),
+        ("Format", str(model.get("format") or "")),
+        ("Rules", ", ".join(record.rules) or "no labels"),
+        ("Documents", _whole(data.get("documents"))),
+        ("Tokens", _whole(data.get("tokens"))),
+        ("Phase", str(data.get("phase") or "unknown")),
+        ("Capacity", _capacity(str(data.get("capacity") or "unknown"))),
+        ("Padding", str(data.get("padding") or "unknown")),
+        ("Chosen per token", " or ".join(map(str, choices)) or "unknown"),
+        ("Scale of the weights", str(scale or "")),
+        ("Shared modules, not scored", _whole(model.get("shared_modules"))),
+        ("Weights digest", str(model.get("weights_digest") or "")),
+        ("Layers", _layers(record)),
+    ]
+
+
+def _capacity(word: str) -> str:
+    return f"choices taken {word} tokens are dropped" if word in ("before", "after") else word
+
+
+def _layers(record: ModelRecord) -> str:
+    names = record.layers
+    if len(names) > 4:  # noqa: PLR2004 - a list that fits in a line
+        return f"{len(names)}, from {names[0]} to {names[-1]}"
+    return ", ".join(names)
+
+
+def _whole(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else "unknown"
+
+
+# --- what cannot be claimed ----------------------------------------------------------------------
+
+
+def cautions(card: Scorecard, record: ModelRecord) -> list[str]:
+    """List what the scores of a model do not show."""
+    if record.modules == 1:
+        return _about_seeds(record)
+    found = [*_about_seeds(record), *_about_chance(card, record), *_about_samples(card, record)]
+    found += _about_trace(record) if is_trace(record) else _about_task(card, record)
+    found.append(
+        "Routing says where samples went, not what modules contribute: a module can be chosen "
+        "often and matter little. Switching modules off would tell."
+    )
+    return found
+
+
+def _about_seeds(record: ModelRecord) -> list[str]:
+    if is_trace(record):
+        return [
+            "This is one trained model: nothing is said of other seeds of the same architecture."
+        ]
+    good = sum(member.status == "ok" for member in record.members)
+    failed = len(record.members) - good
+    found = []
+    if good == 1:
+        found.append(
+            "One seed: there is no interval, and differences from other models may be the seed's."
+        )
+    elif good < FEW_SEEDS:
+        found.append(f"{good} seeds: the interval over seeds is narrower than its level says.")
+    if failed:
+        found.append(
+            f"{count(failed, 'seed')} failed and count in no mean: the rest may be the better ones."
+        )
+    return found
+
+
+def _about_chance(card: Scorecard, record: ModelRecord) -> list[str]:
+    """Name scores that are not clear of chance."""
+    own = [score for score in card.scores if score.model == record.id and score.seed is None]
+    found = _about_permuted(record, own)
+    whole = {score.metric: score for score in own if score.layer is None and score.over is None}
+    level = [
+        metric_title(name)
+        for name in TELLING
+        if name in whole and above_chance(whole[name]) is False
+    ]
+    by_chance = [
+        metric_title(name)
+        for name in TELLING
+        if not is_trace(record) and name in whole and _significant(whole[name]) is False
+    ]
+    if by_chance:
+        found.append(f"Not distinguishable from permuted labels: {', '.join(by_chance)}.")
+    if level:
+        found.append(f"Not distinguishable from uniform routing: {', '.join(level)}.")
+    hashed = [
+        metric_title(name)
+        for name in TELLING
+        if name in whole and _reaches_hash(whole[name]) is False
+    ]
+    if hashed:
+        found.append(
+            "No closer to one module for each rule than a random map from rules to modules is: "
+            f"{', '.join(hashed)}."
+        )
+    return found
+
+
+def _about_permuted(record: ModelRecord, own: Sequence[Score]) -> list[str]:
+    if not is_trace(record):
+        return []
+    if len(record.rules) < 2:  # noqa: PLR2004 - one label tells nothing apart
+        return ["There are no labels: load can be told, specialisation cannot."]
+    tested = [score for score in own if score.metric == "alignment_score" and score.over is None]
+    with_p = [score for score in tested if score.p_adjusted is not None]
+    if not with_p:
+        return ["Permuted labels were not tried: whether scores are above chance is not known."]
+    weak = [score for score in with_p if (score.p_adjusted or 0.0) > SIGNIFICANT]
+    if not weak:
+        return []
+    where = f"In {len(weak)} of {count(len(with_p), 'layer')} " if len(with_p) > 1 else ""
+    text = "alignment is not distinguishable from that of permuted labels (corrected p > 0.05)."
+    return [where + text if where else _capital(text)]
+
+
+def _significant(score: Score) -> bool | None:
+    """Tell whether a score is more than permuted labels give; None: it was not tried."""
+    p = score.p_value if score.p_adjusted is None else score.p_adjusted
+    return None if p is None else p <= SIGNIFICANT
+
+
+def above_chance(score: Score) -> bool | None:
+    """Tell whether an interval lies on the better side of uniform routing; None: unknown."""
+    return _clear_of(score, score.chance)
+
+
+def _reaches_hash(score: Score) -> bool | None:
+    return _clear_of(score, score.chance_hash)
+
+
+def _clear_of(score: Score, level: float | None) -> bool | None:
+    if level is None or score.low is None or score.high is None or score.better is None:
+        return None
+    return score.low > level if score.better == "higher" else score.high < level
+
+
+def _about_samples(card: Scorecard, record: ModelRecord) -> list[str]:
+    rules = len(record.rules) if is_trace(record) else int(record.data["rules"])
+    wanted = SAMPLES_PER_CELL * max(rules, 1) * record.modules
+    own = [
+        score
+        for score in card.scores
+        if score.model == record.id and score.metric in METRICS and score.samples is not None
+    ]
+    marked = {score.layer: score.note for score in own if "few samples" in score.note}
+    if marked:
+        where = f"In {count(len(marked), 'layer')}: " if len(marked) > 1 else ""
+        first = next(iter(marked.values()))
+        text = (
+            f"{where}{first if where else _capital(first)}. Information and alignment look better "
+            "than they are; compare them with permuted labels."
+        )
+        return [text]
+    seeds = max(sum(member.status == "ok" for member in record.members), 1)
+    fewest = min((score.samples or 0) // score.seeds for score in own) if own else None
+    if fewest is None or fewest >= wanted or rules < 2:  # noqa: PLR2004
+        return []
+    each = " for each seed" if seeds > 1 else ""
+    text = (
+        f"Few samples: {fewest:,}{each}, where {count(rules, 'rule')} and "
+        f"{count(record.modules, 'module')} need {wanted:,}. Information and alignment look "
+        "better than they are."
+    )
+    return [text]
+
+
+def _about_task(card: Scorecard, record: ModelRecord) -> list[str]:
+    found = []
+    data = record.data
+    if data["task"] == "binary" and data["operation"] == "linear" and int(data["rules"]) > 2:  # noqa: PLR2004
+        found.append(
+            "All linear operations on two numbers are combinations of two: modules may share "
+            "rules without loss, so low alignment alone is no failure."
+        )
+    gap, loss = (card.find(record.id, name) for name in ("hard_gap", "in_distribution_loss"))
+    if gap and loss and gap.value is not None and loss.value and gap.value > loss.value:
+        found.append(
+            f"Sending each sample to its largest module only adds {number(gap.value)} to a loss of "
+            f"{number(loss.value)}: the mixture matters, and the largest module alone misleads."
+        )
+    return found
+
+
+def _about_trace(record: ModelRecord) -> list[str]:
+    data = record.data
+    found = []
+    unknown = [name for name in ("phase", "padding", "capacity") if data.get(name) == "unknown"]
+    if unknown:
+        listed = " and ".join(unknown) if len(unknown) < 3 else ", ".join(unknown)  # noqa: PLR2004
+        found.append(
+            f"Unknown of the trace: {listed}. Numbers of traces that differ in these cannot be "
+            "compared."
+        )
+    if data.get("phase") == "mixed":
+        found.append("Prefill and decode are mixed: they can be routed differently.")
+    if data.get("padding") == "included":
+        found.append("Padding is among the tokens, and is routed as text that nobody wrote.")
+    if data.get("labels_within_documents"):
+        found.append(
+            "Labels change within documents, so documents are no independent samples of a label."
+        )
+    if data.get("complete") is False:
+        found.append("The recording stopped early: the trace holds what came before.")
+    return found

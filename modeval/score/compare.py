@@ -1,0 +1,469 @@
+"""Scorecards side by side: what changed, by how much, and is it more than noise?
+
+The first scorecard is what the others are compared with. Where two have seeds in common on the
+same task, seeds are paired; else their means are compared. Layers are compared with themselves.
+Module numbers mean nothing across trainings, so modules are matched before they are compared.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from modeval.metrics import match
+from modeval.score.baseline import partner
+from modeval.score.differences import Difference, differences, separate
+from modeval.score.saturated import Saturation
+from modeval.score.scorecard import Activation, ModelRecord, Over, Score, Scorecard, Seed
+
+Reading = Literal["better", "worse", "changed", "unclear", "same"]
+Pairing = Literal["seeds", "means", "samples"]
+
+RELABELLED = 200
+"""Random relabellings of rules that the agreement of modules is held against."""
+TOGETHER = 8
+"""Relabellings at a time: each is a table of rules by modules by modules."""
+EVERY_ORDER = 4
+"""Up to so many rules all their orders are tried instead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One model of one scorecard.
+
+    Attributes:
+        label: names it among the others.
+        source: file of the scorecard.
+        card: the scorecard.
+        model: the model.
+    """
+
+    label: str
+    source: str
+    card: Scorecard
+    model: ModelRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contrast:
+    """What a later column has more than the first.
+
+    Attributes:
+        value: later minus first.
+        low: lower end of the interval; null where nothing tells the noise.
+        high: upper end.
+        pairing: ``seeds``: paired by seed; ``means``: means of different seeds; ``samples``: one
+            measurement each, noise of the samples alone.
+        pairs: number of pairs; of seeds of the smaller side where they are not paired.
+        reading: ``better`` or ``worse`` when the interval is clear of 0, ``changed`` for a metric
+            that has no direction; ``unclear`` when it is not clear; ``same`` when equal.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    pairing: Pairing
+    pairs: int
+    reading: Reading
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One metric at one place, of all columns.
+
+    Attributes:
+        metric: name of the metric.
+        better: its direction.
+        layer: number of the layer.
+        over: ``mean`` or ``worst`` over layers.
+        scores: one for each column; null where a column has none.
+        contrasts: one for each column, null for the first, and where there is none.
+    """
+
+    metric: str
+    better: str | None
+    layer: int | None
+    over: Over | None
+    scores: tuple[Score | None, ...]
+    contrasts: tuple[Contrast | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How much alike two models share rules out, when their modules are matched.
+
+    Attributes:
+        column: number of the later column; the other is the first.
+        layer: number of the layer; null where there is one.
+        value: share of the routing that goes the same way; 1 for the same partition of the rules.
+        low: lower end of the interval over seeds; null for one pair.
+        high: upper end.
+        by_number: the same when modules are taken by their numbers, as for two checkpoints of one
+            training; null when their numbers differ.
+        chance: mean when the rules of one model are exchanged at random: 1 when each rule has a
+            module of its own, for then any two are alike.
+        pairs: number of pairs of seeds, or 1.
+        modules: for one pair, the module of the later model that is matched with each module of
+            the first; -1 for none.
+    """
+
+    column: int
+    layer: int | None
+    value: float
+    low: float | None
+    high: float | None
+    by_number: float | None
+    chance: float
+    pairs: int
+    modules: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """Models that stand for each other in several scorecards, or several of one scorecard.
+
+    Attributes:
+        columns: the models in order.
+        rows: their scores.
+        agreements: of each later column with the first.
+        saturations: for each column but the last, how much of the last one's routing it has, layer
+            by layer; empty where rows are not known or not of the same tokens.
+        notes: what keeps numbers from being compared.
+    """
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    agreements: tuple[Agreement, ...]
+    saturations: tuple[tuple[Saturation, ...], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """All models that could be set side by side.
+
+    Attributes:
+        lineages: each a table of its own.
+        notes: models that stand alone.
+        level: level of the intervals.
+    """
+
+    lineages: tuple[Lineage, ...]
+    notes: tuple[str, ...]
+    level: float
+
+
+def compare(cards: Sequence[tuple[str, Scorecard]]) -> Comparison:
+    """Set scorecards side by side.
+
+    Several: each model of the first beside those that stand for it in the others (the same id, or
+    the same task and model, or the only one there). One: its models of one task beside each other.
+
+    Args:
+        cards: scorecards with the files that they came from, the first being what the others are
+            compared with.
+    """
+    groups, notes = _within(cards[0]) if len(cards) == 1 else _across(cards)
+    level = cards[0][1].level
+    return Comparison(
+        lineages=tuple(_lineage(group, level) for group in groups),
+        notes=tuple(notes),
+        level=level,
+    )
+
+
+def _within(named: tuple[str, Scorecard]) -> tuple[list[list[Column]], list[str]]:
+    source, card = named
+    groups: dict[str, list[Column]] = {}
+    for model in card.models:
+        column = Column(label=model.title, source=source, card=card, model=model)
+        key = "trace" if model.origin == "trace" else repr(sorted(model.data.items()))
+        groups.setdefault(key, []).append(column)
+    alone = [
+        f"{group[0].model.title} ({group[0].model.id}) is the only model of its task in {source}"
+        for group in groups.values()
+        if len(group) == 1
+    ]
+    return [group for group in groups.values() if len(group) > 1], alone
+
+
+def _across(cards: Sequence[tuple[str, Scorecard]]) -> tuple[list[list[Column]], list[str]]:
+    (source, first), *others = cards
+    groups, notes = [], []
+    for model in first.models:
+        columns = [Column(label=source, source=source, card=first, model=model)]
+        for where, card in others:
+            found = partner(model, card)
+            if found is None:
+                notes.append(f"{where} has no model {model.id}")
+            else:
+                columns.append(Column(label=where, source=where, card=card, model=found))
+        if len(columns) > 1:
+            groups.append(columns)
+    taken = {(column.source, column.model.id) for group in groups for column in group}
+    notes += [
+        f"{source} has no model {model.id}, which {where} has"
+        for where, card in others
+        for model in card.models
+        if (where, model.id) not in taken
+    ]
+    return groups, notes
+
+
+def _lineage(columns: Sequence[Column], level: float) -> Lineage:
+    named = _labelled(columns)
+    places = dict.fromkeys(
+        (score.metric, score.layer if score.over is None else None, score.over)
+        for column in named
+        for score in column.card.scores
+        if score.model == column.model.id and score.seed is None
+    )
+    rows = [_row(named, metric, layer, over, level) for metric, layer, over in places]
+    agreements = [
+        agreement
+        for place in range(1, len(named))
+        for agreement in _agreements(named[0], named[place], place, level)
+    ]
+    return Lineage(
+        columns=tuple(named),
+        rows=tuple(row for row in rows if sum(score is not None for score in row.scores) > 1),
+        agreements=tuple(agreements),
+        notes=tuple(note for column in named[1:] for note in _incomparable(named[0], column)),
+    )
+
+
+def _labelled(columns: Sequence[Column]) -> list[Column]:
+    """Give equal labels numbers."""
+    labels = [column.label for column in columns]
+    return [
+        column if labels.count(column.label) == 1 else replace(column, label=f"{column.label} #{n}")
+        for n, column in enumerate(columns, start=1)
+    ]
+
+
+def _incomparable(first: Column, later: Column) -> list[str]:
+    """Name what makes numbers differ for another reason than the models."""
+    one, two = first.model, later.model
+    pairs = {
+        "rules": (_rules(one), _rules(two)),
+        "number of modules": (one.layer_modules or one.modules, two.layer_modules or two.modules),
+        "prior of the rules": (one.prior, two.prior),
+        "view": (one.view, two.view),
+        "phase": (one.data.get("phase"), two.data.get("phase")),
+        "padding": (one.data.get("padding"), two.data.get("padding")),
+        "data folder": tuple(
+            None if column.card.dataset is None else column.card.dataset["digest"]
+            for column in (first, later)
+        ),
+    }
+    return [
+        f"{later.label} differs from {first.label} in its {name} ({mine} and {its})"
+        for name, (mine, its) in pairs.items()
+        if mine != its
+    ]
+
+
+def _rules(model: ModelRecord) -> object:
+    return model.rules or model.data.get("rules")
+
+
+# --- scores --------------------------------------------------------------------------------------
+
+
+def _row(
+    columns: Sequence[Column], metric: str, layer: int | None, over: Over | None, level: float
+) -> Row:
+    scores = [_at(column, metric, layer, over, None) for column in columns]
+    known = next((score for score in scores if score is not None), None)
+    contrasts = [None] + [
+        _contrast(columns[0], column, metric, layer, over, level) for column in columns[1:]
+    ]
+    return Row(
+        metric=metric,
+        better=None if known is None else known.better,
+        layer=layer,
+        over=over,
+        scores=tuple(scores),
+        contrasts=tuple(contrasts),
+    )
+
+
+def _at(
+    column: Column, metric: str, layer: int | None, over: Over | None, seed: Seed | None
+) -> Score | None:
+    found = (
+        score
+        for score in column.card.scores
+        if (score.model, score.metric, score.over, score.seed)
+        == (column.model.id, metric, over, seed)
+        and (over is not None or score.layer == layer)
+    )
+    score = next(found, None)
+    return score if score is not None and _finite(score) else None
+
+
+def _finite(score: Score) -> bool:
+    return score.value is not None and math.isfinite(score.value)
+
+
+def _contrast(  # noqa: PLR0917 - two columns and a place
+    first: Column, later: Column, metric: str, layer: int | None, over: Over | None, level: float
+) -> Contrast | None:
+    one, two = (_at(column, metric, layer, over, None) for column in (first, later))
+    if one is None or two is None:
+        return None
+    old, new = (
+        {
+            member.seed: score
+            for member in column.model.members
+            if member.seed is not None
+            and (score := _at(column, metric, layer, over, member.seed)) is not None
+        }
+        for column in (first, later)
+    )
+    shared = [seed for seed in old if seed in new]
+    paired = dict(first.model.data) == dict(later.model.data)
+    pairing: Pairing
+    if shared and paired:
+        found = differences([new[seed] for seed in shared], [old[seed] for seed in shared])
+        pairing = "seeds" if len(shared) > 1 else "samples"
+    elif len(old) > 1 and len(new) > 1:
+        found, pairing = separate([*new.values()], [*old.values()]), "means"
+    else:
+        found, pairing = differences([two], [one]), "samples"
+    return _read(found, pairing, one.better, level)
+
+
+def _read(found: Difference, pairing: Pairing, better: str | None, level: float) -> Contrast:
+    interval = found.interval(level)
+    low, high = interval or (None, None)
+    reading: Reading = "unclear"
+    if found.value == 0:
+        reading = "same"
+    elif low is not None and high is not None and (low > 0 or high < 0):
+        up = found.value > 0
+        reading = (
+            "changed" if better is None else "better" if up == (better == "higher") else "worse"
+        )
+    return Contrast(
+        value=found.value,
+        low=low,
+        high=high,
+        pairing=pairing,
+        pairs=found.pairs,
+        reading=reading,
+    )
+
+
+# --- modules -------------------------------------------------------------------------------------
+
+
+def _agreements(first: Column, later: Column, place: int, level: float) -> Iterable[Agreement]:
+    """Match the modules of two columns, layer by layer, where their rules are the same."""
+    one, two = (_activations(column) for column in (first, later))
+    layers = dict.fromkeys(layer for layer, _ in one)
+    for layer in layers:
+        pairs = [
+            (mine, two[layer, seed])
+            for (its, seed), mine in one.items()
+            if its == layer and (layer, seed) in two
+        ]
+        usable = [pair for pair in pairs if len(pair[0].matrix) == len(pair[1].matrix)]
+        if usable and _rules(first.model) == _rules(later.model):
+            yield _agreement([_matched(*pair) for pair in usable], place, layer, level)
+
+
+def _activations(column: Column) -> dict[tuple[int | None, Seed | None], Activation]:
+    return {
+        (each.layer, each.seed): each
+        for each in column.card.activations
+        if each.model == column.model.id
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Match:
+    """Two activation matrices, modules matched."""
+
+    value: float
+    by_number: float | None
+    chance: float
+    modules: tuple[int, ...]
+
+
+def _matched(first: Activation, later: Activation) -> _Match:
+    one, two = (torch.tensor(each.matrix, dtype=torch.float64) for each in (first, later))
+    rules = len(one)
+    weight = torch.full((rules,), 1 / rules, dtype=torch.float64)
+    if first.prior:
+        weight = torch.tensor(first.prior, dtype=torch.float64)
+    shared = overlap(one, two, weight)
+    module, value = match(shared)
+    relabelled = torch.cat(
+        [match(overlap(one, two[part], weight))[1] for part in _orders(rules).split(TOGETHER)]
+    )
+    same = one.shape == two.shape
+    return _Match(
+        value=float(value),
+        by_number=float(shared.diagonal().sum()) if same else None,
+        chance=float(relabelled.mean()),
+        modules=tuple(module.tolist()),
+    )
+
+
+def overlap(one: Tensor, two: Tensor, weight: Tensor) -> Tensor:
+    """How much of the rules' routing goes both to module i of one model and to j of another?
+
+    ``sum_r weight(r) min(A1[r, i], A2[r, j])``; over a matching it sums to one minus the mean
+    total variation distance of the two rows of each rule.
+
+    Args:
+        one: ``(R, M1)`` activation matrix.
+        two: ``(..., R, M2)`` the other.
+        weight: ``(R,)`` prior of the rules.
+
+    Returns:
+        ``(..., M1, M2)``, no unit, from 0 to 1.
+
+    >>> one = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    >>> half = torch.full((2,), 0.5, dtype=torch.float64)
+    >>> overlap(one, one.flip(1), half).tolist()
+    [[0.0, 0.5], [0.5, 0.0]]
+    """
+    smaller = torch.minimum(one.unsqueeze(-1), two.unsqueeze(-2))
+    return (smaller * weight[:, None, None]).sum(-3)
+
+
+def _orders(rules: int) -> Tensor:
+    """Return orders of the rules: all of them for few, else some drawn the same way each time."""
+    if rules <= EVERY_ORDER:
+        return torch.tensor([*itertools.permutations(range(rules))])
+    generator = torch.Generator().manual_seed(0)
+    return torch.stack([torch.randperm(rules, generator=generator) for _ in range(RELABELLED)])
+
+
+def _agreement(matches: Sequence[_Match], place: int, layer: int | None, level: float) -> Agreement:
+    def mean(values: Iterable[float]) -> float:
+        each = [*values]
+        return math.fsum(each) / len(each)
+
+    scores = [Score(model="", metric="agreement", value=each.value) for each in matches]
+    zero = replace(scores[0], value=0.0)
+    found = differences(scores, [zero] * len(scores))
+    interval = found.interval(level) if len(matches) > 1 else None
+    numbered = [each.by_number for each in matches if each.by_number is not None]
+    return Agreement(
+        column=place,
+        layer=layer,
+        value=found.value,
+        low=None if interval is None else max(interval[0], 0.0),
+        high=None if interval is None else min(interval[1], 1.0),
+        by_number=mean(numbered) if len(numbered) == len(matches) else None,
+        chance=mean(each.chance for each in matches),
+        pairs=len(matches),
+        modules=matches[0].modules if len(matches) == 1 else (),
+    )

@@ -1,0 +1,271 @@
+"""``modeval gate``: exit codes, files, flags against policy files, and wrong requests."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from gate_cards import cohort_card, examples, trace_card
+from typer.testing import CliRunner
+
+from modeval.cli import main as program
+from modeval.cli.exits import Exit
+from modeval.cli.gate import exit_code
+from modeval.errors import ModevalError
+from modeval.score.files import write_scorecard
+from modeval.score.gate import gate
+from modeval.score.policy import from_table
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Return a folder with scorecards, which commands run in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    good = {"collapse_worst": [0.1, 0.2, 0.15], "alignment_score": [0.8, 0.7, 0.9]}
+    write_scorecard(tmp_path / "good.json", cohort_card(good))
+    bad = {"collapse_worst": [0.6, 0.7, 0.5], "alignment_score": [0.2, 0.1, 0.3]}
+    write_scorecard(tmp_path / "bad.json", cohort_card(bad))
+    write_scorecard(tmp_path / "trace.json", trace_card({"collapse_worst": [0.1, 0.5]}))
+    return tmp_path
+
+
+def run(command):
+    return runner.invoke(program.app, shlex.split(command))
+
+
+def code_of(command):
+    result = run(command)
+    if isinstance(result.exception, ModevalError):
+        return Exit.USER_ERROR  # what the entry point makes of it
+    return result.exit_code
+
+
+NARROW = "--max collapse_worst=0.16 --on bound"
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("gate good.json --max collapse_worst=0.2", Exit.OK),
+        ("gate bad.json --max collapse_worst=0.2", Exit.GATE_FAILED),
+        ("gate good.json bad.json --max collapse_worst=0.2", Exit.GATE_FAILED),
+        (f"gate good.json {NARROW}", Exit.INCONCLUSIVE),
+        (f"gate good.json {NARROW} --inconclusive 3", Exit.INCONCLUSIVE),
+        (f"gate good.json {NARROW} --inconclusive pass", Exit.OK),
+        (f"gate good.json {NARROW} --inconclusive fail", Exit.GATE_FAILED),
+        (f"gate good.json bad.json {NARROW} --inconclusive pass", Exit.GATE_FAILED),
+        ("gate good.json --min v_measure=0.2", Exit.USER_ERROR),
+        ("gate bad.json --min v_measure=0.2 --max collapse_worst=0.2", Exit.USER_ERROR),
+        ("gate good.json --min collapse_worst=0.2", Exit.USER_ERROR),
+        ("gate good.json --max colapse_worst=0.2", Exit.USER_ERROR),
+        ("gate good.json", Exit.USER_ERROR),
+        ("gate none.json --max collapse_worst=0.2", Exit.USER_ERROR),
+        ("gate", Exit.USER_ERROR),
+        ("gate good.json --maximum collapse_worst=0.2", Exit.USER_ERROR),
+        ("gate bad.json --baseline good.json --max-drop alignment_score=0.05", Exit.GATE_FAILED),
+        ("gate good.json --baseline good.json --max-drop alignment_score=0", Exit.OK),
+        ("gate good.json --baseline trace.json --max-drop alignment_score=0", Exit.USER_ERROR),
+        ("gate good.json --significant alignment_score", Exit.OK),
+        ("gate trace.json --max layers.worst.collapse_worst=0.2", Exit.GATE_FAILED),
+        ("gate trace.json --max layers.0.collapse_worst=0.2", Exit.OK),
+    ],
+)
+def test_exit_codes_are_those_of_the_manual(folder, command, code):
+    assert code_of(command) == code
+
+
+def test_a_bug_of_ours_ends_with_four(monkeypatch, capsys):
+    def broken():
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(program, "app", broken)
+    with pytest.raises(SystemExit) as caught:
+        program.run()
+    assert caught.value.code == Exit.INTERNAL_ERROR
+    assert "internal error" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("inconclusive", ["pass", "fail", "3"])
+def test_what_cannot_be_checked_never_passes(inconclusive):
+    card = cohort_card({"collapse_worst": [None, None]})
+    table = {"max": {"collapse_worst": 1}, "inconclusive": inconclusive}
+    assert exit_code(gate([("card.json", card)], from_table(table, "x"))) == Exit.USER_ERROR
+
+
+def test_the_manual_lists_every_exit_code(readme):
+    table = readme.split("## Exit codes")[1].split("##")[0]
+    assert [int(code) for code in re.findall(r"^\| (\d) \|", table, re.MULTILINE)] == [*Exit]
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def test_all_formats_are_written_in_one_run(folder):
+    result = run(
+        "gate good.json bad.json --max collapse_worst=0.2 --json g.json --junit g.xml "
+        "--markdown g.md --sarif g.sarif --github"
+    )
+    assert result.exit_code == Exit.GATE_FAILED
+    assert json.loads((folder / "g.json").read_text())["exit_code"] == Exit.GATE_FAILED
+    assert (folder / "g.xml").read_text().startswith("<?xml")
+    assert (folder / "g.md").read_text().startswith("## Gate failed: 1 failed, 1 passed")
+    assert json.loads((folder / "g.sarif").read_text())["version"] == "2.1.0"
+    assert result.stdout.count("\n::error ") == 1
+    assert "Gate failed: 1 failed, 1 passed" in result.stdout
+
+
+def test_quiet_prints_nothing_but_annotations(folder):
+    assert run("gate bad.json --max collapse_worst=0.2 -q").stdout == ""
+    lines = run("gate bad.json --max collapse_worst=0.2 -q --github").stdout.splitlines()
+    assert [line[:8] for line in lines] == ["::error ", "::notice"]
+
+
+def test_markdown_is_added_to_the_summary_of_a_build_and_replaces_any_other_file(
+    folder, monkeypatch
+):
+    for name in ("summary.md", "other.md"):
+        (folder / name).write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(folder / "summary.md"))
+    for name in ("summary.md", "other.md"):
+        assert run(f"gate good.json --max collapse_worst=0.2 --markdown {name}").exit_code == 0
+    assert (folder / "summary.md").read_text().startswith("before\n## Gate passed")
+    assert (folder / "other.md").read_text().startswith("## Gate passed")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--json none/g.json", "Cannot write none/g.json"),
+        ("--junit .", "is a folder. Name a file: --junit gate.junit"),
+        ("--json g --junit g", "--json and --junit both name g"),
+    ],
+)
+def test_places_that_cannot_be_written_are_refused_first(folder, flags, message):
+    result = run(f"gate none.json --max collapse_worst=0.2 {flags}")
+    assert message in str(result.exception)
+
+
+# --- policies ------------------------------------------------------------------------------------
+
+
+def test_flags_win_over_the_policy_and_add_to_it(folder):
+    (folder / "gate.toml").write_text("max.collapse_worst = 0.1\nmin.alignment_score = 0.5\n")
+    assert code_of("gate good.json --policy gate.toml") == Exit.GATE_FAILED
+    assert code_of("gate good.json --policy gate.toml --max collapse_worst=0.3") == Exit.OK
+    result = run("gate good.json --policy gate.toml --max collapse_worst=0.3")
+    assert "Gate passed: 2 passed" in result.stdout
+    assert "Policy: gate.toml" in result.stdout
+
+
+def test_the_policy_of_pyproject_is_found(folder):
+    path = folder / "pyproject.toml"
+    path.write_text("[project]\nname = 'x'\n")
+    assert code_of("gate good.json") == Exit.USER_ERROR
+    path.write_text(
+        '[tool.modeval.gate]\nbaseline = "good.json"\nmax_drop.alignment_score = 0.05\n'
+    )
+    assert code_of("gate good.json") == Exit.OK
+    assert code_of("gate bad.json") == Exit.GATE_FAILED
+    assert code_of("gate bad.json --no-policy --max collapse_worst=0.9") == Exit.OK
+    assert code_of("gate bad.json --no-policy --policy x.toml") == Exit.USER_ERROR
+
+
+def test_on_of_the_flags_holds_for_all(folder):
+    (folder / "gate.toml").write_text("max.collapse_worst = 0.16\n")
+    assert code_of("gate good.json --policy gate.toml") == Exit.OK
+    assert code_of("gate good.json --policy gate.toml --on bound") == Exit.INCONCLUSIVE
+    assert code_of("gate good.json --policy gate.toml --on both") == Exit.USER_ERROR
+
+
+def test_models_are_named_by_pattern(folder):
+    card = cohort_card({"collapse_worst": [0.1] * 3}, model="gt-modular") + cohort_card(
+        {"in_distribution_loss": [0.1] * 3}, model="monolithic"
+    )
+    write_scorecard(folder / "both.json", card)
+    assert code_of("gate both.json --max collapse_worst=0.2") == Exit.USER_ERROR
+    assert code_of("gate both.json --max collapse_worst=0.2 --model 'gt-*'") == Exit.OK
+    result = run("gate both.json --max collapse_worst=0.2 --model other")
+    assert "which has gt-modular, monolithic" in str(result.exception)
+
+
+def test_failed_seeds_are_left_out_on_purpose_only(folder):
+    card = cohort_card({"collapse_worst": [None, 0.1, 0.1]}, failed=1)
+    write_scorecard(folder / "failed.json", card)
+    assert code_of("gate failed.json --max collapse_worst=0.2") == Exit.USER_ERROR
+    command = "gate failed.json --max collapse_worst=0.2 --failed-seeds"
+    assert code_of(f"{command} ignore") == Exit.OK
+    assert code_of(f"{command} drop") == Exit.USER_ERROR
+
+
+def test_a_damaged_scorecard_is_one_message(folder):
+    text = (folder / "good.json").read_text()
+    (folder / "cut.json").write_text(text[: len(text) // 2])
+    done = subprocess.run(
+        [sys.executable, "-m", "modeval.cli.main", "gate", "cut.json", "--max", "load_cv=1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == Exit.USER_ERROR
+    assert done.stderr.startswith("error: cut.json cannot be read as JSON")
+    assert "Traceback" not in done.stderr
+
+
+# --- a real trace --------------------------------------------------------------------------------
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+
+
+@pytest.mark.slow
+def test_a_router_that_lost_its_training_fails_against_the_trained_one(folder):
+    for name in ("tiny-moe", "tiny-moe-untrained"):
+        source = FIXTURES / f"{name}.counts.safetensors"
+        assert run(f"score {source} --json {name}.json -q").exit_code == Exit.OK
+    check = "--max-drop alignment_score=0.02 --max-drop layers.each.v_measure=0.01"
+    lost = run(f"gate tiny-moe-untrained.json --baseline tiny-moe.json {check} --json g.json")
+    assert lost.exit_code == Exit.GATE_FAILED, lost.output
+    found = json.loads((folder / "g.json").read_text())["verdicts"]
+    assert {verdict["outcome"] for verdict in found} == {"fail"}
+    assert [verdict["layer_name"] for verdict in found[1:]] == [
+        f"model.layers.{layer}.mlp.gate" for layer in range(4)
+    ]
+    assert code_of(f"gate tiny-moe.json --baseline tiny-moe.json {check}") == Exit.OK
+    assert code_of("gate tiny-moe.json --significant mutual_information") == Exit.OK
+    assert code_of("gate tiny-moe.json --max modules.worst.share=0.5") == Exit.OK
+    assert code_of("gate tiny-moe.json --max modules.worst.share=0.2") == Exit.GATE_FAILED
+
+
+def test_a_baseline_of_an_earlier_version_can_be_kept(folder):
+    form = json.loads((folder / "good.json").read_text())
+    for score in form["scores"]:
+        del score["error"], score["p_value"], score["chance_permuted"]
+    for model in form["models"]:
+        del model["verdicts"]
+    (folder / "main.json").write_text(json.dumps(form))
+    command = "gate good.json --baseline main.json --max-drop alignment_score=0.05"
+    assert code_of(command) == Exit.OK
+
+
+# --- help ----------------------------------------------------------------------------------------
+
+
+def test_the_examples_of_the_help_run(folder):
+    values = {
+        "collapse_avg": [0.01] * 5,
+        "collapse_worst": [0.02] * 5,
+        "alignment_score": [0.9] * 5,
+    }
+    card = cohort_card(values, model="gt-modular")
+    for name in ("scorecard.json", "main.json"):
+        write_scorecard(Path(name), card)
+    Path("gate.toml").write_text("max.collapse_worst = 0.2\n")
+    found = examples("gate")
+    assert len(found) >= 5
+    for command in found:
+        assert code_of(command) == Exit.OK, command

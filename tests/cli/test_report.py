@@ -1,0 +1,185 @@
+"""modeval report and modeval plot: from files to the screen, a page, a figure."""
+
+import json
+import re
+
+import pytest
+import report_cards as cards
+import typer
+from typer.testing import CliRunner
+
+from modeval.cli import plot, report
+from modeval.errors import ModevalError
+from modeval.report.figures import CURVES, KINDS
+from modeval.score.files import write_scorecard
+from modeval.score.scorecard import Scorecard
+from modeval.spec import DataSpec, ModelSpec, RunSpec, TrainSpec
+from modeval.train import files
+
+app = typer.Typer(rich_markup_mode="rich")
+app.command("report")(report.report_command)
+app.command("plot")(plot.plot_command)
+
+
+def run(*arguments: object) -> str:
+    """Run a command; errors that a user sees are raised."""
+    texts = [str(argument) for argument in arguments]
+    result = CliRunner().invoke(app, texts, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refusal(*arguments: object) -> str:
+    with pytest.raises(ModevalError) as error:
+        run(*arguments)
+    return str(error.value)
+
+
+@pytest.fixture
+def card(tmp_path):
+    path = tmp_path / "card.json"
+    write_scorecard(path, cards.paper())
+    return path
+
+
+@pytest.fixture
+def deep(tmp_path):
+    path = tmp_path / "deep.json"
+    write_scorecard(path, cards.trace())
+    return path
+
+
+def write_run(folder, losses, rules=2):
+    """Write a run folder with a log."""
+    spec = RunSpec(data=DataSpec(rules=rules), model=ModelSpec(), train=TrainSpec(seeds=((0, 0),)))
+    files.start_folder(folder, spec)
+    record = files.RunRecord(
+        digest=spec.digest,
+        status="complete",
+        step=len(losses),
+        engine="eager",
+        data="",
+        diverged=(None,),
+        versions={},
+    )
+    files.write_record(folder, record)
+    for step, loss in enumerate(losses, start=1):
+        entry = {"step": step, "learning_rate": 0.1, "loss": [loss], "validation_loss": [loss]}
+        files.append_log(folder, entry)
+
+
+# --- report --------------------------------------------------------------------------------------
+
+
+def test_a_saved_scorecard_is_printed_as_it_was_scored(card, deep):
+    text = run("report", card)
+    assert "2 rules · linear operations on two numbers · regression" in text
+    assert "Alignment distance ↓" in text
+    assert "OLMoE" in run("report", deep)
+
+
+def test_several_scorecards_are_printed_under_their_names(card, deep):
+    text = run("report", card, deep)
+    assert text.index("card.json") < text.index("Alignment") < text.index("deep.json")
+    assert run("report", card, "--quiet") == ""
+
+
+def test_a_page_is_written_whole_and_the_same_each_time(card, deep, tmp_path):
+    page = tmp_path / "report.html"
+    assert "Wrote" in run("report", card, deep, "--html", page)
+    first = page.read_bytes()
+    assert first.startswith(b"<!doctype html>")
+    assert first.rstrip().endswith(b"</html>")
+    assert str(card).encode() in first
+    assert run("report", card, deep, "--html", page, "--quiet") == ""
+    assert page.read_bytes() == first
+    assert {path.name for path in tmp_path.iterdir()} == {"card.json", "deep.json", "report.html"}
+
+
+def test_what_cannot_be_reported_is_refused(card, tmp_path):
+    assert "modeval score RUN" in refusal("report", tmp_path / "none.json")
+    assert f"modeval score {tmp_path}" in refusal("report", tmp_path)
+    (tmp_path / "other.json").write_text("{}", encoding="utf-8")
+    assert "is not a scorecard" in refusal("report", tmp_path / "other.json")
+    assert "is the scorecard itself" in refusal("report", card, "--html", card)
+    assert "--html" in refusal("report", card, "--html", tmp_path)
+    assert "no such file" in refusal("report", card, "--html", tmp_path / "none" / "a.html")
+    json.loads(card.read_text(encoding="utf-8"))  # it is still there
+
+
+def test_a_scorecard_without_models_leaves_no_page(tmp_path):
+    write_scorecard(tmp_path / "empty.json", Scorecard())
+    message = refusal("report", tmp_path / "empty.json", "--html", tmp_path / "a.html")
+    assert "no model to report on" in message
+    assert not (tmp_path / "a.html").exists()
+
+
+# --- plot ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_figures_are_written_by_their_suffix(card, suffix, tmp_path):
+    out = tmp_path / f"figure.{suffix.upper()}"
+    run("plot", "ranking", card, "--out", out, "--dpi", 60)
+    starts = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+    assert out.read_bytes().startswith(starts[suffix])
+
+
+def test_every_kind_is_drawn_and_stands_in_the_help(card, deep, tmp_path):
+    write_run(tmp_path / "run", [0.5, 0.2, 0.1])
+    text = re.sub(r"\s+", " ", CliRunner().invoke(app, ["plot", "--help"]).output)
+    summaries = {name: kind.summary for name, kind in KINDS.items()} | {"curves": CURVES}
+    for kind, summary in summaries.items():
+        assert f"{kind} {summary}" in text
+        source = {"curves": tmp_path / "run", "layers": deep}.get(kind, card)
+        run("plot", kind, source, "--out", tmp_path / f"{kind}.svg", "--quiet")
+        assert (tmp_path / f"{kind}.svg").stat().st_size > 2_000
+
+
+def test_width_metric_and_model_choose_what_is_drawn(card, tmp_path):
+    out = tmp_path / "a.svg"
+    common = ("plot", "ranking", card, "--out", out, "--metric", "collapse_worst", "--quiet")
+    run(*common, "--width", "double")
+    assert 'width="504pt"' in out.read_text(encoding="utf-8")
+    run(*common, "--width", "5")
+    whole = out.read_text(encoding="utf-8")
+    assert 'width="360pt"' in whole
+    run(*common, "--width", "5", "--model", "modular-op")
+    assert len(out.read_text(encoding="utf-8")) < len(whole)
+
+
+def test_curves_are_read_from_logs(tmp_path):
+    write_run(tmp_path / "runs" / "a", [0.5, 0.2], rules=2)
+    write_run(tmp_path / "runs" / "b", [0.6, 0.3], rules=4)
+    first, second = plot.read_curves([tmp_path / "runs"])
+    assert (first.name, first.task) == ("Modular", "2 rules, binary, regression")
+    assert second.values.tolist() == [[0.6, 0.3]]
+    assert second.steps.tolist() == [1.0, 2.0]
+    run("plot", "curves", tmp_path / "runs", "--out", tmp_path / "a.pdf", "--quiet")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("rankng", "card.json", "--out", "a.pdf"), "Did you mean ranking?"),
+        (("xyz", "card.json", "--out", "a.pdf"), "Expected one of ranking"),
+        (("ranking", "card.json", "--out", "a.gif"), "Use --out a.pdf"),
+        (("ranking", "card.json", "--out", "a"), "Use --out a.pdf"),
+        (("ranking", "card.json", "--out", "a.pdf", "--width", "wide"), "--width single"),
+        (("ranking", "card.json", "--out", "a.pdf", "--width", "nan"), "--width single"),
+        (("ranking", "card.json", "--out", "a.pdf", "--model", "zz"), "there are GT-Modular"),
+        (("ranking", "card.json", "--out", "a.pdf", "--metric", "zz"), "there are"),
+        (("ranking", ".", "--out", "a.pdf"), "modeval score . --json"),
+        (("ranking", "none.json", "--out", "a.pdf"), "No scorecard at none.json"),
+        (("curves", "card.json", "--out", "a.pdf"), "modeval plot curves . --out"),
+        (("curves", ".", "--out", "a.pdf"), "holds no run of modeval train"),
+        (("ranking", "card.json", "--out", "none/a.pdf"), "no such file"),
+        (("layers", "card.json", "--out", "a.pdf"), "several routed layers"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_and_nothing_is_left(
+    arguments, message, card, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert message in refusal("plot", *arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["card.json"]
