@@ -136,6 +136,8 @@ def find_jobs(paths: Sequence[str], asked: Asked) -> tuple[list[Job], list[str],
 
 def _look(text: str, asked: Asked, found: _Found) -> None:
     """Add what lies at and below one path."""
+    if not text.strip():
+        raise SpecError("A path is empty. Give a folder, a file of counts, or '.' for all of this.")
     path, origin = Path(text), asked.origin
     if origin in ("auto", "model") and _is_network(text, asked):
         if not asked.data:

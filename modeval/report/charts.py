@@ -77,14 +77,15 @@ def tick_text(value: float, ticks: Sequence[float]) -> str:
 
     >>> [tick_text(tick, (-0.05, 0.0, 0.05)) for tick in (-0.05, 0.0, 0.05)]
     ['-0.05', '0.00', '0.05']
-    >>> tick_text(6e-5, (6e-5, 8e-5))
-    '6e-5'
+    >>> [tick_text(tick, (0, 6e-5, 12e-5)) for tick in (0, 6e-5, 12e-5)]
+    ['0', '6e-5', '1.2e-4']
     """
     step = min((b - a for a, b in itertools.pairwise(ticks)), default=1.0)
     digits = max(0, math.ceil(-math.log10(step) - 1e-9)) if step > 0 else 0
     digits += round(step * 10**digits, 6) % 1 > 0
     if digits > 4 and abs(value) < 0.01:  # noqa: PLR2004 - zeros that nobody counts
-        return f"{value:g}".replace("e-0", "e-")
+        mantissa, _, exponent = f"{value:.1e}".partition("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}" if value else "0"
     return f"{round(value, digits) + 0.0:,.{digits}f}"  # + 0.0: there is no negative zero
 
 
@@ -103,9 +104,8 @@ def strip_chart(models: Sequence[Model], metric: str, name: str) -> str:
     values += [value for model, _ in rows for _, value in dots(model, metric)]
     axis = scale(values, 8, WIDTH - 8, bins=5)
     base = top + row_height * len(rows)
-    words = [tick_text(tick, axis.ticks) for tick in axis.ticks]
-    room = (WIDTH - 16) / (svg.CHARACTER * max(map(len, words)) + 4)
-    every = math.ceil((len(words) - 1) / room)
+    longest = max(len(tick_text(tick, axis.ticks)) for tick in axis.ticks)
+    every = math.ceil((len(axis.ticks) - 1) * (svg.CHARACTER * longest + 4) / (WIDTH - 16))
     for tick in axis.ticks[::every]:
         anchor = {axis.ticks[0]: "start", axis.ticks[-1]: "end"}.get(tick, "middle")
         x = axis(tick) + {"start": -6, "end": 6, "middle": 0}[anchor]

@@ -343,8 +343,11 @@ def _permute(  # noqa: PLR0917 - one step of measure_layers, cut out to fit a gl
     cleaned = _coarser(cleaned)
     try:
         label = permuted_labels(cleaned.samples, permutations, documents, generator)
-    except TraceError as error:
-        notes.append(f"No test against permuted labels: {error}")
+    except TraceError:
+        notes.append(
+            "No test against permuted labels: too little is known of documents to permute their "
+            "labels. Score more of them, or a source that tells them apart."
+        )
         return
 
     def both(table: Tensor, share: Tensor) -> Tensor:

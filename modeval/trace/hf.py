@@ -81,7 +81,7 @@ def load(
         placing = {"device_map": device_map} if device_map else {}
         with _silence(transformers) if quiet else contextlib.nullcontext():
             model = kind.from_pretrained(name, dtype=dtype, **placing, **options)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever a damaged or foreign folder makes it raise
         raise CheckpointError(
             f"Model {name} cannot be loaded: {_first_line(error)}. Expected a folder with "
             "config.json, weights and a tokenizer, or the id of a model on the hub."

@@ -277,3 +277,15 @@ def test_a_model_folder_and_text_are_recorded_and_scored(tmp_path: Path) -> None
     assert "3 rules (code, law, poems)" in output
     with pytest.raises(ModevalError, match="has no 'label'"):
         run(model, "--data", texts)
+
+
+def test_a_damaged_model_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    model, texts = make_model(tmp_path / "model"), write_texts(tmp_path)
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    assert "cannot be loaded" in refusal(model, "--data", texts, "--label", "domain")
+
+
+def test_an_empty_path_is_refused() -> None:
+    assert "A path is empty" in refusal("")

@@ -74,7 +74,7 @@ def test_labels_can_be_renamed_by_a_file(rows: Path, tmp_path: Path) -> None:
 
 def test_info_describes_a_trace(folder: Path) -> None:
     result = run("trace", "info", folder)
-    assert "4 in 1 parts" in result.stdout
+    assert "4 in 1 part," in result.stdout
     assert "2: layers.0, layers.1" in result.stdout
     assert json.loads(run("trace", "info", folder, "--json").stdout)["modules"] == [4, 4]
 
