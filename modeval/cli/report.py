@@ -96,6 +96,7 @@ def _print(paths: Sequence[Path], cards: "Sequence[Scorecard]", *, quiet: bool) 
     console = stdout()
     for path, card in zip(paths, cards, strict=True):
         if len(cards) > 1:
-            console.rule(str(path))
+            console.rule()  # without a title: it would cut a long path short
+            console.print(str(path), style="bold", markup=False, highlight=False, soft_wrap=True)
         for part in (*render(card), *render_maps(card, width=console.width)):
             console.print(part)

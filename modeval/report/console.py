@@ -14,6 +14,7 @@ from torch import Tensor
 
 from modeval.metrics import METRICS, match
 from modeval.report.console_traces import render_trace
+from modeval.score.cohorts import FURTHER_METRICS
 from modeval.score.scorecard import LOSS_TITLES, Member, ModelRecord, Score, Scorecard
 from modeval.spec import MODEL_TITLES
 
@@ -128,9 +129,10 @@ def _heading(model: ModelRecord) -> str:
 
 
 def _names(card: Scorecard, models: list[ModelRecord]) -> list[str]:
-    """Return the metrics that some of the models have, in order."""
+    """Return the metrics that some of the models have, in order, but for the further ones."""
     wanted = {model.id for model in models}
-    return list(dict.fromkeys(score.metric for score in card.scores if score.model in wanted))
+    names = dict.fromkeys(score.metric for score in card.scores if score.model in wanted)
+    return [name for name in names if name not in FURTHER_METRICS]
 
 
 def _title(name: str) -> str:
@@ -266,6 +268,13 @@ def notes(card: Scorecard) -> list[RenderableType]:
         lines.append("[dim]One seed gives no interval over seeds: train more with --seeds.[/]")
     if any(len(model.members) > 1 for model in cohorts):
         lines.append(f"[dim]Under a value stands its {card.level:.0%} interval over seeds.[/]")
+    names = {model.id for model in cohorts}
+    further = {score.metric for score in card.scores if score.model in names} & set(FURTHER_METRICS)
+    if further:
+        lines.append(
+            f"[dim]{len(further)} further scores, of load and information, are in the scorecard: "
+            "--json writes it, modeval report shows it.[/]"
+        )
     if any(model.modules == 1 for model in cohorts):
         lines.append("[dim]A single module has no routing, so it has losses only.[/]")
     return [Text.from_markup(line) for line in lines]

@@ -53,7 +53,7 @@ def render_trace(card: Scorecard, model: ModelRecord) -> list[RenderableType]:
     shown += [Text(""), _table(card, model, metrics, rows), Text("")]
     if not few:
         shown += [*(_bars(card, model, name) for name in metrics), Text("")]
-    return [*shown, *_legend(metrics, pattern, model), Text("")]
+    return [*shown, *_legend(metrics, pattern, model), *_few(card, model), Text("")]
 
 
 # --- what was measured ---------------------------------------------------------------------------
@@ -193,6 +193,16 @@ def _bars(card: Scorecard, model: ModelRecord, metric: str) -> Text:
     text = Text(f"{COLUMNS[metric][0]:>8} ")
     text.append(drawn, style="cyan")
     return text.append(f"  {_short(low)} to {_short(high)}", style="dim")
+
+
+def _few(card: Scorecard, model: ModelRecord) -> list[RenderableType]:
+    """Say in how many layers samples are few, and of the first how few."""
+    scores = (_layer_score(card, model, TOLD, place) for place in range(len(model.layers)))
+    noted = [score.note for score in scores if score is not None and score.note]
+    if not noted:
+        return []
+    where = f"in {len(noted)} of {len(model.layers)} layers, " if len(model.layers) > 1 else ""
+    return [Text(f"note: {where}{noted[0]}", style="yellow")]
 
 
 def _legend(metrics: Sequence[str], pattern: str, model: ModelRecord) -> list[RenderableType]:

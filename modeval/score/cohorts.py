@@ -20,7 +20,8 @@ from modeval.metrics.chance import (
     uniform_joint,
 )
 from modeval.metrics.matching import match
-from modeval.metrics.table import METRICS, PAPER_METRICS
+from modeval.metrics.measure import measure
+from modeval.metrics.table import METRICS, PAPER_METRICS, STATIC_METRICS
 from modeval.score.jackknife import jackknife_errors
 from modeval.score.scorecard import (
     LEVEL,
@@ -50,6 +51,10 @@ HASH_MEANS: dict[str, Callable[[int, int], float]] = {
     "inverse_mutual_information": hash_inverse_mutual_information,
 }
 ROUTING_METRICS = (*PAPER_METRICS, "alignment_score")
+FURTHER_METRICS = tuple(name for name in STATIC_METRICS if name not in ROUTING_METRICS)
+"""Metrics that are scored too, but that a terminal has no room for."""
+WITHOUT_ERROR = ("matched_adaptation_distance",)
+"""Metrics whose sampling error would cost more time than all others together."""
 TESTED = ("alignment_distance", "inverse_mutual_information", "alignment_score")
 """Metrics that are held against permuted labels: a router that is blind to rules scores above their
 uniform level, because the best matching is sought in noise."""
@@ -217,6 +222,10 @@ def _routing(
         columns.append(
             _Column(name, values.cpu(), samples, errors.get(name), chance, nulls.get(name))
         )
+    columns += [
+        _Column(name, values, samples, errors.get(name), _further_chance(name, rules, modules))
+        for name, values in _further(evaluation, joint, usable).items()
+    ]
     if evaluation.hardened is not None:
         gap = evaluation.hardened
         columns.append(
@@ -230,6 +239,24 @@ def _routing(
     return columns
 
 
+def _further(evaluation: Evaluation, joint: Tensor, usable: list[int]) -> dict[str, Tensor]:
+    """Return load, information and the entropy budget, as far as samples or a matrix tell them."""
+    rules = joint.shape[-2]
+    names = [name for name in FURTHER_METRICS if rules > 1 or METRICS[name].usage_only]
+    counts = _usable_counts(evaluation, usable)
+    if counts is not None:
+        return {name: values.squeeze(-1) for name, values in measure(counts, names).items()}
+    return {name: METRICS[name].function(joint) for name in names if _of_joint(name)}
+
+
+def _of_joint(name: str) -> bool:
+    return METRICS[name].needs == "joint"
+
+
+def _further_chance(name: str, rules: int, modules: int) -> tuple[float, float] | None:
+    return _chance(name, rules, modules) if _of_joint(name) else None
+
+
 def _errors(evaluation: Evaluation, usable: list[int]) -> dict[str, Tensor]:
     """Return the sampling error of each metric that follows from counts, for usable members."""
     counts = _usable_counts(evaluation, usable)
@@ -238,8 +265,10 @@ def _errors(evaluation: Evaluation, usable: list[int]) -> dict[str, Tensor]:
     rules = counts.samples.shape[-1]
     names = [
         name
-        for name in ROUTING_METRICS
-        if not (rules == 1 and name == "inverse_mutual_information")
+        for name in (*ROUTING_METRICS, *FURTHER_METRICS)
+        if (rules > 1 or METRICS[name].usage_only)
+        and _of_joint(name)
+        and name not in WITHOUT_ERROR
         and not (name == "adaptation_distance" and evaluation.shifted is not None)
     ]
     found = jackknife_errors(counts, {name: METRICS[name].function for name in names}) or {}

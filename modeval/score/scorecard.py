@@ -285,6 +285,17 @@ class Scorecard:
         return next(matches, None)
 
 
+def distinct_title(card: Scorecard, model: ModelRecord) -> str:
+    """Return the title of a model, with what tells it from others that have the same one."""
+    others = [other for other in card.models if other.title == model.title and other is not model]
+    rules = {other.data.get("rules") for other in others}
+    if not others:
+        return model.title
+    if None in rules or model.data.get("rules") in rules:
+        return f"{model.title} ({model.id})"
+    return f"{model.title}, {model.data['rules']} rules"
+
+
 def _free(name: str, taken: set[str]) -> str:
     free, number = name, 1
     while free in taken:

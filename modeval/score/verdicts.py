@@ -9,7 +9,7 @@ from scipy.special import stdtrit
 from modeval.score.claims import Item
 from modeval.score.differences import BLOCKS_FREEDOM, sampling_error
 from modeval.score.policy import Policy, Requirement
-from modeval.score.scorecard import ModelRecord, Score, Scorecard, Seed
+from modeval.score.scorecard import ModelRecord, Score, Scorecard, Seed, distinct_title
 
 Outcome = Literal["pass", "fail", "inconclusive", "error"]
 IntervalOf = Literal["seeds", "documents", "samples"]
@@ -186,7 +186,7 @@ def verdict_of(asked: Asked, item: Item, outcome: Outcome, why: str, advice: str
         requirement=asked.requirement,
         outcome=outcome,
         model=model.id,
-        title=model.title,
+        title=distinct_title(asked.card, model),
         layer=item.layer,
         layer_name=None if item.layer is None else model.layers[item.layer],
         rule=item.rule,

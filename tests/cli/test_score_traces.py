@@ -137,6 +137,7 @@ def test_many_layers_are_summed_up(tmp_path: Path) -> None:
     output = run(trace, "--json", tmp_path / "card.json")
     for wanted in ("lowest 0", "median", "highest", "worst", "▁", "█"):
         assert wanted in output, wanted
+    assert "note: in 30 of 30 layers, few samples: worth" in output
     assert len(output.splitlines()) < 50
     assert len(models(tmp_path / "card.json")[0]["layers"]) == 30
 
