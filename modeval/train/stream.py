@@ -5,7 +5,9 @@ seed (task, model) depends on those three numbers alone: a cohort sees for each 
 would see alone, and a run resumes at any step without stored generator states.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,27 +53,38 @@ def generators(
 
 
 def batches(stream: Stream, *, start: int = 0) -> Iterator[Batch]:
-    """Yield the batch of step ``start``, then of each step after it."""
+    """Yield the batch of step ``start``, then of each step after it.
+
+    On processors the next chunk is drawn in a thread while this one is trained on: much of drawing
+    runs on one core, which would leave the others idle.
+    """
     tasks = stack_tasks(stream.data, [task for task, _ in stream.seeds], stream.device)
     steps = chunk_steps(stream.data, stream.batch)
     chunk, skipped = divmod(start, steps)
-    while True:
-        drawn = draw(
-            stream.data,
-            tasks,
-            generators(stream.seeds, TRAINING, chunk, stream.device),
-            samples=steps * stream.batch,
-        )
-        pieces = zip(
-            _steps(drawn.inputs, steps),
-            _steps(drawn.rule, steps),
-            _steps(drawn.target, steps),
-            strict=True,
-        )
-        for index, (inputs, rule, target) in enumerate(pieces):
-            if index >= skipped:
-                yield Batch(inputs, rule, target)
-        chunk, skipped = chunk + 1, 0
+
+    def chunk_of(number: int) -> list[Batch]:
+        own = generators(stream.seeds, TRAINING, number, stream.device)
+        drawn = draw(stream.data, tasks, own, samples=steps * stream.batch)
+        parts = (drawn.inputs, drawn.rule, drawn.target)
+        return [Batch(*part) for part in zip(*(_steps(each, steps) for each in parts), strict=True)]
+
+    if stream.device.type == "cpu":
+        chunks = _ahead(chunk_of, chunk)
+    else:  # the device is ahead of the program anyhow
+        chunks = (chunk_of(number) for number in itertools.count(chunk))
+    for drawn in chunks:
+        yield from drawn[skipped:]
+        skipped = 0
+
+
+def _ahead(chunk_of: Callable[[int], list[Batch]], first: int) -> Iterator[list[Batch]]:
+    """Yield one chunk after another, the next one being drawn meanwhile."""
+    with ThreadPoolExecutor(1, thread_name_prefix="draw") as thread:
+        coming = thread.submit(chunk_of, first)
+        for number in itertools.count(first + 1):
+            drawn = coming.result()
+            coming = thread.submit(chunk_of, number)
+            yield drawn
 
 
 def validation_batch(stream: Stream, samples: int) -> Batch:
