@@ -4,7 +4,27 @@ from pathlib import Path
 
 import pytest
 
+from modeval.native import KernelError, find_compiler
+
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def compiler() -> None:
+    """Skip where there is no C++ compiler; a kernel that it cannot compile is a failure."""
+    try:
+        find_compiler()
+    except KernelError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def kernels(compiler: None) -> None:
+    """Compile the kernels of training once."""
+    from modeval.train.fused import load  # noqa: PLC0415 - loads PyTorch
+
+    for name in ("fused_mlp", "fused_attention", "fused_recurrent"):
+        load(name)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modeval import native
-from modeval.native import Compiler, KernelError, compiled, find_compiler
+from modeval.native import Compiler, KernelError, compiled
 
 SOURCE = 'extern "C" int modeval_answer() { return 42; }\n'
 ASK = f"""
@@ -19,12 +19,7 @@ print(compiled("answer", {SOURCE!r}, Path(sys.argv[1])).modeval_answer())
 """
 
 
-@pytest.fixture(autouse=True)
-def _compiler() -> None:
-    try:
-        find_compiler()
-    except KernelError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("compiler")
 
 
 def files(folder: Path) -> list[str]:

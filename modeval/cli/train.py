@@ -330,9 +330,11 @@ def train_all(
     with progress_bar(quiet=quiet) as bar:
         for request in requests:
             going_on = resume and is_run(request.folder)
-            if going_on and several and _complete(request.folder):
-                records.append(read_record(request.folder))
-                continue
+            if going_on and several:
+                kept = read_record(request.folder)
+                if kept.status == "complete":
+                    records.append(kept)
+                    continue
             record = _train_one(request, machine, bar, resume=going_on if several else resume)
             records.append(record)
             if not quiet:
@@ -369,12 +371,6 @@ def _as_json(requests: list[Request], records: list["RunRecord"]) -> str:
         for request, record in zip(requests, records, strict=True)
     ]
     return json.dumps(runs, indent=2)
-
-
-def _complete(folder: Path) -> bool:
-    from modeval.train.files import read_record
-
-    return read_record(folder).status == "complete"
 
 
 def _train_one(

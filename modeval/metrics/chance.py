@@ -24,11 +24,13 @@ def uniform_joint(rules: int, modules: int) -> Float64[Tensor, "rules modules"]:
 
 
 def hash_joints(
-    rules: int, modules: int, *, draws: int, generator: torch.Generator
+    rules: int, modules: int, *, draws: int, generator: torch.Generator, choices: int = 1
 ) -> Float64[Tensor, "draws rules modules"]:
-    """Return joint distributions of routers that send each rule to one module, drawn at random."""
-    module = torch.randint(modules, (draws, rules), generator=generator)
-    return torch.nn.functional.one_hot(module, modules).double() / rules
+    """Return joint distributions of routers that send each rule to K modules drawn at random."""
+    keys = torch.rand(draws, rules, modules, generator=generator)
+    chosen = keys.topk(choices, dim=-1).indices
+    empty = torch.zeros(draws, rules, modules, dtype=torch.float64)
+    return empty.scatter_(-1, chosen, 1 / (choices * rules))
 
 
 def chance_levels(

@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from modeval.errors import TraceError
-from modeval.metrics import METRICS, uniform_joint, verdicts
+from modeval.metrics import METRICS, hash_joints, uniform_joint, verdicts
 from modeval.score.layers import (
     SHIFTED,
     TESTED,
@@ -513,7 +513,5 @@ def _of_hash_maps(
 def _hash_maps(rules: int, modules: int, choices: int) -> Float64[Tensor, "maps rules modules"]:
     """Return A of routers that send each rule to K modules drawn at random, 1/K each."""
     generator = torch.Generator().manual_seed(0)
-    keys = torch.rand(HASH_MAPS, rules, modules, generator=generator)
-    chosen = keys.topk(choices, dim=-1).indices
-    empty = torch.zeros(HASH_MAPS, rules, modules, dtype=torch.float64)
-    return empty.scatter_(-1, chosen, 1 / choices)
+    drawn = hash_joints(rules, modules, draws=HASH_MAPS, generator=generator, choices=choices)
+    return drawn * rules

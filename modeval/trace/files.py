@@ -75,8 +75,8 @@ class TraceWriter:
     Rows gather in memory and go to disk ``rows_per_part`` at a time. Leaving the context without
     an error marks the trace complete; with an error, what was appended is kept as a prefix.
 
-    >>> with TraceWriter(folder, header) as writer:  # doctest: +SKIP
-    ...     writer.append(make_chunk(layer=0, chosen=[[2, 1]], weight=[[0.7, 0.3]]))
+    with TraceWriter(folder, header) as writer:
+        writer.append(make_chunk(layer=0, chosen=[[2, 1]], weight=[[0.7, 0.3]]))
 
     Raises:
         TraceError: the folder exists already, or rows contradict the header.

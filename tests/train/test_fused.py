@@ -10,7 +10,7 @@ from torch import Tensor
 
 from modeval import native
 from modeval.errors import RunError
-from modeval.native import Compiler, KernelError, find_compiler
+from modeval.native import Compiler
 from modeval.nn import Network, create
 from modeval.spec import MODELS, DataSpec, ModelSpec, Objective
 from modeval.train.fused import Fused, load
@@ -21,17 +21,6 @@ SEEDS = (3, 4)
 TASKS = ("binary", "sets", "series")
 NAMES = ("monolithic", "modular", "modular-op", "gt-modular")
 OBJECTIVES: tuple[Objective, ...] = ("regression", "classification")
-
-
-@pytest.fixture(scope="module")
-def kernels() -> None:
-    """Compile the kernels once, or say why they cannot be had."""
-    try:
-        find_compiler()
-    except KernelError as error:
-        pytest.skip(str(error))
-    for name in ("fused_mlp", "fused_attention", "fused_recurrent"):
-        load(name)
 
 
 def draw(data: DataSpec, seeds: int, samples: int) -> Batch:
@@ -54,6 +43,15 @@ def autograd(network: Network, batch: Batch, objective: Objective) -> tuple[Tens
     each = losses(prediction, batch.target.double(), objective)
     gradients = torch.autograd.grad(each.sum(), [*precise.parameters()])
     return each.detach().float(), [gradient.float() for gradient in gradients]
+
+
+def assert_as_autograd(network: Network, batch: Batch) -> None:
+    """Check the losses and gradients of the kernel against those of autograd."""
+    seen, gradients = Fused(network, "regression").gradients(batch)
+    expected, exact = autograd(network, batch, "regression")
+    torch.testing.assert_close(seen, expected, rtol=1e-5, atol=1e-5)
+    for gradient, right in zip(gradients, exact, strict=True):
+        torch.testing.assert_close(gradient, right, rtol=1e-3, atol=1e-5)
 
 
 def spec(  # noqa: PLR0917
@@ -154,12 +152,7 @@ def test_a_table_of_any_weights_is_followed() -> None:
     data, model = spec("binary", "gt-modular", 3, 0, "parameters", "regression")
     network = create(data, model, SEEDS)
     network.scorer.table = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5], [1.0, 0.0, 0.0]])  # type: ignore[union-attr]
-    batch = draw(data, len(SEEDS), 19)
-    seen, gradients = Fused(network, "regression").gradients(batch)
-    expected, exact = autograd(network, batch, "regression")
-    torch.testing.assert_close(seen, expected, rtol=1e-5, atol=1e-5)
-    for gradient, right in zip(gradients, exact, strict=True):
-        torch.testing.assert_close(gradient, right, rtol=1e-3, atol=1e-5)
+    assert_as_autograd(network, draw(data, len(SEEDS), 19))
 
 
 @pytest.mark.usefixtures("kernels")
@@ -168,12 +161,7 @@ def test_units_without_slope_count_everywhere_or_nowhere() -> None:
     network = create(data, model, SEEDS)
     with torch.no_grad():
         dict(network.named_parameters())["encoder_number.hidden.weight"][:, :, :6] = 0
-    batch = draw(data, len(SEEDS), 19)
-    seen, gradients = Fused(network, "regression").gradients(batch)
-    expected, exact = autograd(network, batch, "regression")
-    torch.testing.assert_close(seen, expected, rtol=1e-5, atol=1e-5)
-    for gradient, right in zip(gradients, exact, strict=True):
-        torch.testing.assert_close(gradient, right, rtol=1e-3, atol=1e-5)
+    assert_as_autograd(network, draw(data, len(SEEDS), 19))
 
 
 @pytest.mark.usefixtures("kernels")
