@@ -1,7 +1,7 @@
 """Scorecards for the terminal: a table of scores beside chance, and a map of who does what."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from modeval.metrics import METRICS, match
 from modeval.report.console_traces import render_trace
+from modeval.report.words import number, task
 from modeval.score.cohorts import FURTHER_METRICS
 from modeval.score.scorecard import LOSS_TITLES, Member, ModelRecord, Score, Scorecard
 from modeval.spec import MODEL_TITLES
@@ -53,7 +54,7 @@ def render(card: Scorecard) -> list[RenderableType]:
     shown: list[RenderableType] = []
     cohorts = [model for model in card.models if model.origin != "trace"]
     for models in _by_task(cohorts):
-        shown.append(Text(task_title(models[0]), style="bold"))
+        shown.append(Text(task(models[0]), style="bold"))
         shown += [
             score_table(card, models[start : start + GROUP])
             for start in range(0, len(models), GROUP)
@@ -81,18 +82,6 @@ def _place(model: ModelRecord) -> int:
     """Order the models of the paper as the paper does, and others after them."""
     titles = list(MODEL_TITLES.values())
     return titles.index(model.title) if model.title in titles else len(titles)
-
-
-def task_title(model: ModelRecord) -> str:
-    """Name a task in a few words."""
-    data: Mapping[str, object] = model.data
-    kind = {
-        "binary": f"{data['operation']} operations on two numbers",
-        "sets": f"search ({data['search']}) among {data['length']} positions",
-        "series": f"switching dynamics, {data['dimension']} states, {data['length']} steps",
-    }[str(data["task"])]
-    objective = data["objective"] or "objective unknown"
-    return f"{data['rules']} rules · {kind} · {objective}"
 
 
 # --- scores --------------------------------------------------------------------------------------
@@ -173,13 +162,6 @@ def _chance(scores: list[Score | None]) -> tuple[str, str]:
         number(levels.pop()) if len(levels) == 1 else ("varies" if levels else "")
         for levels in (uniform, hashed)
     )
-
-
-def number(value: float) -> str:
-    """Write a number with three digits that matter."""
-    if value != 0 and abs(value) < 0.01:  # noqa: PLR2004 - below, fixed notation loses digits
-        return f"{value:.1e}".replace("e-0", "e-")
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"  # noqa: PLR2004
 
 
 # --- activation maps -----------------------------------------------------------------------------

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from scipy.special import stdtrit
 
 from modeval.score.claims import Item
 from modeval.score.differences import BLOCKS_FREEDOM, sampling_error
 from modeval.score.policy import Policy, Requirement
 from modeval.score.scorecard import ModelRecord, Score, Scorecard, Seed, distinct_title
+from modeval.score.statistics import holm
 
 Outcome = Literal["pass", "fail", "inconclusive", "error"]
 IntervalOf = Literal["seeds", "documents", "samples"]
@@ -254,13 +256,10 @@ def holm_adjusted(p_values: Sequence[float | None]) -> list[float | None]:
     >>> holm_adjusted([0.01, 0.04, None, 0.03])
     [0.03, 0.06, None, 0.06]
     """
-    known = sorted((value, index) for index, value in enumerate(p_values) if value is not None)
-    adjusted: list[float | None] = [None] * len(p_values)
-    largest = 0.0
-    for rank, (value, index) in enumerate(known):
-        largest = max(largest, (len(known) - rank) * value)
-        adjusted[index] = min(largest, 1.0)
-    return adjusted
+    known = [index for index, value in enumerate(p_values) if value is not None]
+    values = torch.tensor([p_values[index] for index in known], dtype=torch.float64)
+    adjusted = dict(zip(known, holm(values).tolist(), strict=True))
+    return [adjusted.get(index) for index in range(len(p_values))]
 
 
 def figure(value: float, beside: float | None = None) -> str:

@@ -5,7 +5,8 @@ import io
 import torch
 from rich.console import Console
 
-from modeval.report.console import draw, matched_order, number, render
+from modeval.report.console import draw, matched_order, render
+from modeval.report.words import number
 from modeval.score.scorecard import Activation, Member, ModelRecord, Score, Scorecard
 from modeval.spec import DataSpec, ModelSpec, to_dict
 
