@@ -4,7 +4,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modeval.trace.record import record
+    from modeval.record.recording import record
 
 __version__ = version("modeval-cli")
 __all__ = ["__version__", "record"]
@@ -13,7 +13,7 @@ __all__ = ["__version__", "record"]
 def __getattr__(name: str) -> Any:
     """Load the public functions when they are asked for: importing modeval loads nothing heavy."""
     if name == "record":
-        from modeval.trace.record import record  # noqa: PLC0415 - see above
+        from modeval.record.recording import record  # noqa: PLC0415 - see above
 
         return record
     raise AttributeError(f"module 'modeval' has no attribute {name!r}")

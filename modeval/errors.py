@@ -4,6 +4,9 @@ A message names the value, says what was expected, and ends with what to type ne
 line prints it as one paragraph and exits with code 2; a traceback that reaches a user is a bug.
 """
 
+from collections.abc import Sequence
+from difflib import get_close_matches
+
 
 class ModevalError(Exception):
     """Base of all errors that a user can cause and mend."""
@@ -35,3 +38,9 @@ class ScorecardError(ModevalError):
 
 class DependencyError(ModevalError):
     """An optional package is needed for what was asked and is not installed."""
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return `` (did you mean ...?)`` when something known is near, else nothing."""
+    close = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

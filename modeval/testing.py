@@ -81,8 +81,8 @@ def modular_failures(
     limits: Mapping[str, float],
 ) -> str:
     """Return what a scorecard does not keep to, as a diff; empty when it keeps to everything."""
-    from modeval.score.gate import check  # noqa: PLC0415 - this module is imported by test suites
-    from modeval.score.policy import from_table  # noqa: PLC0415
+    from modeval.gate.gate import check  # noqa: PLC0415 - this module is imported by test suites
+    from modeval.gate.policy import from_table  # noqa: PLC0415
 
     table: dict[str, Any] = {
         "on": on,
@@ -102,9 +102,9 @@ def modular_failures(
 
 def _comparison(name: str) -> str:
     """Return which way a limit on a metric goes."""
+    from modeval.errors import nearest  # noqa: PLC0415
+    from modeval.gate.policy_check import LENGTHS  # noqa: PLC0415
     from modeval.metrics import METRICS  # noqa: PLC0415 - loads torch
-    from modeval.score.policy import nearest  # noqa: PLC0415
-    from modeval.score.possible import LENGTHS  # noqa: PLC0415
     from modeval.score.scorecard import LOSS_TITLES  # noqa: PLC0415
 
     metric = name.rpartition("__")[2] or name

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
-from modeval import counting
+from modeval.counting import kernel
 from modeval.errors import TraceError
 
 Prior = Literal["uniform", "empirical"]
@@ -201,7 +201,7 @@ class RoutingCounts:
         batch, cells = chosen.shape[:-2], blocks * rules
         cell = _cells(rule, block, rules, blocks, batch)
         flat = chosen.reshape(*cell.shape, chosen.shape[-1])
-        library = counting.kernel(cell.numel()) if flat.device.type == "cpu" else None
+        library = kernel.kernel(cell.numel()) if flat.device.type == "cpu" else None
         if library is not None:
             given = None if weight is None else weight.reshape(flat.shape)
             parts = _fold_natively(library, cell, flat, given, cells, modules)
@@ -377,26 +377,26 @@ def _fold_natively(  # noqa: PLR0917 - one of two ways of of_choices, cut out
 ) -> dict[str, Tensor]:
     """Do what the functions below do, in one pass of the kernel; each pair is cut for threads."""
     pairs, samples, choices = chosen.shape
-    cuts = max(1, min(CUTS // max(pairs, 1), samples // counting.ENOUGH + 1))
-    step = max(1, min(-(-samples // cuts), counting.rows_at_most(choices)))
+    cuts = max(1, min(CUTS // max(pairs, 1), samples // kernel.ENOUGH + 1))
+    step = max(1, min(-(-samples // cuts), kernel.rows_at_most(choices)))
     spans = [
         (pair * samples + start, pair * samples + min(start + step, samples))
         for pair in range(pairs)
         for start in range(0, samples, step)
     ]
-    tables = [counting.Tables.zeros(cells, modules, choices) for _ in spans]
+    tables = [kernel.Tables.zeros(cells, modules, choices) for _ in spans]
     if weight is not None:
         weight = weight.detach().to(torch.promote_types(weight.dtype, torch.float32)).contiguous()
-    picks = counting.readable(chosen.flatten(0, 1).numpy())
+    picks = kernel.readable(chosen.flatten(0, 1).numpy())
     try:
-        counting.add(
+        kernel.add(
             *(library, tables, spans, picks, cell.contiguous().view(-1).numpy()),
             None if weight is None else weight.view(-1, choices).numpy(),
         )
-    except counting.OutOfRangeError:
+    except kernel.OutOfRangeError:
         _check_range("Module", chosen, -1, modules, "modules=")
         raise
-    made = [counting.parts(table, weighted=weight is not None) for table in tables]
+    made = [kernel.parts(table, weighted=weight is not None) for table in tables]
     each = len(made) // pairs
     return {
         name: torch.stack([part[name] for part in made]).unflatten(0, (pairs, each)).sum(1)

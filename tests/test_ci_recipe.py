@@ -11,7 +11,7 @@ import pytest
 from junitparser import JUnitXml
 
 from modeval.cli.exits import Exit
-from modeval.score.policy import from_table
+from modeval.gate.policy import from_table
 
 ROOT = Path(__file__).parents[1]
 

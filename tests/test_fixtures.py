@@ -64,8 +64,8 @@ def test_texts_are_cut_from_what_is_installed(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_model_has_learned_and_is_recorded(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    from modeval.trace.corpus import read_documents  # noqa: PLC0415
-    from modeval.trace.hf import load, record_documents  # noqa: PLC0415
+    from modeval.record.corpus import read_documents  # noqa: PLC0415
+    from modeval.record.hugging_face import load, record_documents  # noqa: PLC0415
 
     model = load(str(FIXTURES / "tiny-moe"), dtype="float32", quiet=True)
     documents = list(read_documents([texts(tmp_path)], label="domain"))

@@ -66,14 +66,14 @@ def compare_command(
     comparison = compare_paths(paths, models=model or [])
     metrics = _metrics(comparison, metric or [])
     if json_file is not None:
-        from modeval.report.comparison import render_comparison_json
+        from modeval.report.terminal.comparison import render_comparison_json
         from modeval.score.files import write_text
 
         write_text(json_file, render_comparison_json(comparison))
         stderr().print(f"Wrote {json_file}", style="green", highlight=False, soft_wrap=True)
     if quiet:
         return
-    from modeval.report.comparison import render_comparison
+    from modeval.report.terminal.comparison import render_comparison
 
     console = stdout()
     for part in render_comparison(comparison, metrics=metrics):
@@ -125,7 +125,7 @@ def _card(path: Path) -> "Scorecard":
 def _only(card: "Scorecard", patterns: list[str], path: Path) -> "Scorecard":
     from dataclasses import replace
 
-    from modeval.score.possible import covers
+    from modeval.gate.policy_check import covers
 
     if not patterns:
         return card
@@ -141,7 +141,7 @@ def _only(card: "Scorecard", patterns: list[str], path: Path) -> "Scorecard":
 
 def _metrics(comparison: "Comparison", asked: list[str]) -> list[str] | None:
     """Return the metrics to show; nothing for the usual ones."""
-    from modeval.score.policy import nearest
+    from modeval.errors import nearest
 
     known = list(
         dict.fromkeys(row.metric for lineage in comparison.lineages for row in lineage.rows)
@@ -162,7 +162,7 @@ def _saturated(lineage: "Lineage", level: float) -> "Lineage":
     from dataclasses import replace
 
     from modeval.errors import TraceError
-    from modeval.score.saturated import saturation_by_layer
+    from modeval.score.saturation import saturation_by_layer
 
     folders = [Path(column.source) for column in lineage.columns]
     if not all(

@@ -89,8 +89,8 @@ def demonstrate(rules: int, out: Path, *, device: str, quiet: bool) -> "Scorecar
     """Generate, train and score at one number of rules; return the scorecard, also written."""
     from modeval.cli.score import score_subjects
     from modeval.data import write_dataset
+    from modeval.evaluate.cohort import load_run
     from modeval.score.files import write_scorecard
-    from modeval.trace.own import load_run
 
     if not quiet:
         stderr().print(f"\n[bold]{rules} rules[/]: binary operations, regression", highlight=False)
@@ -109,7 +109,7 @@ def demonstrate(rules: int, out: Path, *, device: str, quiet: bool) -> "Scorecar
 
 def show(cards: list["Scorecard"], out: Path, seconds: float) -> None:
     """Print tables, heat maps, what they show, and the commands to go on with."""
-    from modeval.report.console import render
+    from modeval.report.terminal.scores import render
 
     console = stdout()
     for rules, card in zip(RULES, cards, strict=True):

@@ -13,9 +13,9 @@ from modeval.cli.output import stderr, stdout
 from modeval.errors import SpecError
 
 if TYPE_CHECKING:
-    from modeval.score.policy import Policy
+    from modeval.gate.policy import Policy
+    from modeval.gate.verdicts import GateResult
     from modeval.score.scorecard import Scorecard
-    from modeval.score.verdicts import GateResult
 
 PYPROJECT = Path("pyproject.toml")
 SUMMARY = "GITHUB_STEP_SUMMARY"
@@ -212,8 +212,8 @@ def gate_files(
     Raises:
         ModevalError: a file cannot be read, or the policy cannot be checked.
     """
+    from modeval.gate.gate import gate
     from modeval.score.files import read_scorecard
-    from modeval.score.gate import gate
 
     for path in scorecards:
         if path.is_dir():
@@ -254,8 +254,8 @@ def _policy(
     """Lay flags over the policy of a file."""
     from dataclasses import replace
 
-    from modeval.score.files import policy_table, read_policy
-    from modeval.score.policy import On, Policy, from_flags, merge, with_settings
+    from modeval.gate.files import policy_table, read_policy
+    from modeval.gate.policy import On, Policy, from_flags, merge, with_settings
 
     if path is not None and no_policy:
         raise SpecError(f"--policy {path} and --no-policy: expected one of them.")
@@ -277,7 +277,7 @@ def _only(card: "Scorecard", patterns: list[str]) -> "Scorecard":
     """Return a scorecard with the models that match one of the patterns, if there are any."""
     from dataclasses import replace
 
-    from modeval.score.possible import covers
+    from modeval.gate.policy_check import covers
 
     if not patterns:
         return card

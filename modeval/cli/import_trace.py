@@ -96,8 +96,8 @@ def import_command(
     assumption is printed and kept in the header.
     """
     from modeval.errors import SpecError
-    from modeval.trace.importers.foreign import Options
-    from modeval.trace.importers.importing import import_source
+    from modeval.trace.importers.format import Options
+    from modeval.trace.importers.import_files import import_source
 
     if list_formats:
         _list_formats()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from modeval.cli.bench import bench
+from modeval.cli.bench.app import bench
 from modeval.cli.compare import compare_command
 from modeval.cli.demo import demo_command
 from modeval.cli.exits import Exit

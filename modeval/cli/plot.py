@@ -12,8 +12,8 @@ from modeval.cli.report import check_output, read_cards
 from modeval.errors import RunError, ScorecardError, SpecError
 
 if TYPE_CHECKING:
-    from modeval.report.figures import Curves, Style
-    from modeval.report.gather import Entry
+    from modeval.report.paper_figures import Curves, Style
+    from modeval.report.scorecard_views import Entry
 
 CURVES = "curves"
 WIDTHS = (1.0, 20.0)
@@ -87,7 +87,7 @@ def plot_command(
     """
     inches = _inches(width)
     check_output(out, paths, "--out")
-    from modeval.report.figures import FORMATS, KINDS, Style
+    from modeval.report.paper_figures import FORMATS, KINDS, Style
     from modeval.score.files import check_writable, write_bytes
 
     suffix = out.suffix.lower().removeprefix(".")
@@ -112,13 +112,13 @@ plot_command.__doc__ = with_examples(plot_command, EXAMPLES)
 def _figure(  # noqa: PLR0917 - what the command was given, in its order
     kind: str, paths: Sequence[Path], models: Sequence[str], style: "Style", suffix: str, dpi: int
 ) -> bytes:
-    from modeval.report import figures
+    from modeval.report import paper_figures
 
     if kind == CURVES:
-        figure = figures.draw_curves(_only_curves(read_curves(paths), models), style)
+        figure = paper_figures.draw_curves(_only_curves(read_curves(paths), models), style)
     else:
-        figure = figures.draw(kind, _only_entries(paths, models), style)
-    return figures.save(figure, suffix, dpi=dpi)
+        figure = paper_figures.draw(kind, _only_entries(paths, models), style)
+    return paper_figures.save(figure, suffix, dpi=dpi)
 
 
 def _unknown(kind: str, kinds: Sequence[str]) -> str:
@@ -130,7 +130,7 @@ def _unknown(kind: str, kinds: Sequence[str]) -> str:
 
 
 def _inches(width: str) -> float:
-    from modeval.report.figures import WIDTHS as NAMED
+    from modeval.report.paper_figures import WIDTHS as NAMED
 
     if width in NAMED:
         return NAMED[width]
@@ -148,7 +148,7 @@ def _inches(width: str) -> float:
 
 
 def _only_entries(paths: Sequence[Path], wanted: Sequence[str]) -> "list[Entry]":
-    from modeval.report.gather import entries
+    from modeval.report.scorecard_views import entries
 
     found = entries(read_cards(paths), [path.name for path in paths])
     kept = [entry for entry in found if _named(entry.name, wanted)]
@@ -181,8 +181,8 @@ def read_curves(paths: Sequence[Path]) -> "list[Curves]":
     """Read the logs of runs at or below folders."""
     import numpy as np
 
-    from modeval.report.figures import Curves
-    from modeval.trace.own import title_of
+    from modeval.evaluate.cohort import title_of
+    from modeval.report.paper_figures import Curves
     from modeval.train.files import read_log, read_run
 
     folders = [run for path in paths for run in _runs(path)]

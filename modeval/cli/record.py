@@ -11,7 +11,7 @@ from modeval.cli.options import with_examples
 from modeval.cli.output import choose_device, stderr
 
 if TYPE_CHECKING:
-    from modeval.trace.record import Recording
+    from modeval.record.recording import Recording
 
 EXAMPLES = """
 [bold]Examples[/]
@@ -147,8 +147,8 @@ def run_model(
     Arguments are the options of ``modeval record``.
     """
     from modeval.errors import DataError
-    from modeval.trace.corpus import label_names, read_documents
-    from modeval.trace.hf import load, record_documents
+    from modeval.record.corpus import label_names, read_documents
+    from modeval.record.hugging_face import load, record_documents
 
     source = read_documents(data, text=text, label=label or None, split=split)
     documents = list(islice(source, max_documents))

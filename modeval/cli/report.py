@@ -88,8 +88,8 @@ def check_output(out: Path, sources: Sequence[Path], flag: str) -> None:
 
 
 def _print(paths: Sequence[Path], cards: "Sequence[Scorecard]", *, quiet: bool) -> None:
-    from modeval.report.console import render
-    from modeval.report.console_maps import render_maps
+    from modeval.report.terminal.maps import render_maps
+    from modeval.report.terminal.scores import render
 
     if quiet:
         return

@@ -14,8 +14,8 @@ from modeval.errors import CheckpointError, ModevalError, SpecError
 if TYPE_CHECKING:
     from modeval.cli.score_sources import Job
     from modeval.data import Dataset
+    from modeval.evaluate.subject import Subject
     from modeval.score.scorecard import Scorecard
-    from modeval.trace.subject import Subject
 
 WHAT, TRACES, MODELS, HOW = "What to score", "Traces", "Models of Hugging Face", "How"
 
@@ -234,8 +234,8 @@ def score_subjects(
     dataset: "Dataset | None" = None,
 ) -> "list[Scorecard]":
     """Evaluate and score cohorts."""
+    from modeval.evaluate.cohort import evaluate
     from modeval.score.cohorts import score
-    from modeval.trace.own import evaluate
 
     return [
         score(
@@ -301,7 +301,7 @@ def _tell_failures(card: "Scorecard", failed: list[str]) -> None:
 
 
 def _show(card: "Scorecard", json_file: Path | None) -> None:
-    from modeval.report.console import render
+    from modeval.report.terminal.scores import render
 
     console = stdout()
     for part in render(card):

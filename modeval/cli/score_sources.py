@@ -12,11 +12,8 @@ import torch
 from modeval.cli.output import choose_device
 from modeval.data import Dataset, open_dataset
 from modeval.errors import CheckpointError, ModevalError, RunError, SpecError
-from modeval.score.scorecard import Scorecard
-from modeval.spec import Objective, Selection
-from modeval.trace.counts import SUFFIX, Survey, find_traces, gather, is_trace, survey
-from modeval.trace.fold import LayerGroup
-from modeval.trace.modarch import (
+from modeval.evaluate.cohort import damaged_run, find_own, load_run
+from modeval.evaluate.reference_folders import (
     ModelFolder,
     cohorts,
     damaged_subject,
@@ -24,8 +21,11 @@ from modeval.trace.modarch import (
     load_usable,
     missing,
 )
-from modeval.trace.own import damaged_run, find_own, load_run
-from modeval.trace.subject import Evaluation, Subject
+from modeval.evaluate.subject import Evaluation, Subject
+from modeval.score.scorecard import Scorecard
+from modeval.spec import Objective, Selection
+from modeval.trace.counts import SUFFIX, Survey, find_traces, gather, is_trace, survey
+from modeval.trace.fold import LayerGroup
 from modeval.trace.trace import TraceHeader
 from modeval.train.files import read_run
 from modeval.types import Prior

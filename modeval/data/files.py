@@ -26,8 +26,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Generator, Tensor
 
 from modeval.data import parquet
+from modeval.data.batches import parts_of, recut
 from modeval.data.damage import damaged
-from modeval.data.pieces import parts_of, recut
 from modeval.data.tasks import draw, stack_tasks, task_parameters
 from modeval.errors import DataError, SpecError
 from modeval.spec import DataSpec, digest, from_dict, to_dict

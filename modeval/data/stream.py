@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Int32, Int64
 from torch import Generator, Tensor
 
+from modeval.data.batches import parts_of, recut
 from modeval.data.files import Dataset
-from modeval.data.pieces import parts_of, recut
 from modeval.errors import DataError
 from modeval.types import Batch
 

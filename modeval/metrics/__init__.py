@@ -25,6 +25,7 @@ from modeval.metrics.chance import (
 )
 from modeval.metrics.collapse import collapse_avg, collapse_worst, conditional, usage
 from modeval.metrics.expected import expected_information
+from modeval.metrics.finding import Thresholds, verdicts
 from modeval.metrics.information import (
     adjusted_mutual_information,
     completeness,
@@ -61,7 +62,6 @@ from modeval.metrics.tokens import (
     vocabulary_specialization,
     weight_entropy,
 )
-from modeval.metrics.verdict import Thresholds, verdicts
 
 __all__ = [
     "METRICS",

@@ -13,9 +13,9 @@ from dataclasses import asdict, fields
 from importlib.metadata import version
 from typing import Any
 
+from modeval.gate.verdicts import GateResult, Verdict
 from modeval.report.verdicts import CHANCE_WORDS, checked_models, sentence
 from modeval.report.words import measured
-from modeval.score.verdicts import GateResult, Verdict
 
 FORMAT = 1
 

@@ -1,5 +1,6 @@
 """Verdicts of the gate as workflow commands of GitHub: annotations on a commit."""
 
+from modeval.gate.verdicts import GateResult, Outcome, Verdict
 from modeval.report.verdicts import (
     chance,
     checked_models,
@@ -8,7 +9,6 @@ from modeval.report.verdicts import (
     measurement,
     sentence,
 )
-from modeval.score.verdicts import GateResult, Outcome, Verdict
 
 COMMANDS: dict[Outcome, str] = {"fail": "error", "error": "error", "inconclusive": "warning"}
 

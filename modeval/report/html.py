@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from modeval.errors import DependencyError, ScorecardError
-from modeval.report import charts, gather, tables
-from modeval.report.gather import Entry, Group
+from modeval.report import page_charts, scorecard_views, tables
+from modeval.report.scorecard_views import Entry, Group
 from modeval.report.tables import Table
 from modeval.report.words import (
     CHANCE,
@@ -136,12 +136,12 @@ def render(cards: Sequence[Scorecard], sources: Sequence[str]) -> str:
         ScorecardError: there is no model in them.
     """
     environment = _environment()
-    found = gather.entries(cards, sources)
+    found = scorecard_views.entries(cards, sources)
     if not found:
         raise ScorecardError(
             f"{', '.join(sources)}: no model to report on. Score something: modeval score RUN"
         )
-    grouped = gather.groups(found)
+    grouped = scorecard_views.groups(found)
     script, style = _template_text("report.js"), _template_text("report.css")
     number = _Numbers()
     context = {
@@ -164,7 +164,7 @@ def render(cards: Sequence[Scorecard], sources: Sequence[str]) -> str:
         "together": [panel for entry in found for panel in _together(entry, number)],
         "budgets": [panel for group in grouped for panel in _budgets(group, number)],
         "terms": _terms(found),
-        "meaning": tables.meaning_table(gather.metrics_of(found)),
+        "meaning": tables.meaning_table(scorecard_views.metrics_of(found)),
         "members": _members(found),
         "notes": list(dict.fromkeys(note for card in cards for note in card.notes)),
     }
@@ -269,7 +269,7 @@ def _members(found: Sequence[Entry]) -> Table:
     rows = [
         (
             tables.words(entry.name),
-            tables.words(gather.seed_name(member.seed)),
+            tables.words(scorecard_views.seed_name(member.seed)),
             tables.words(member.status),
             tables.value(member.precision),
             tables.words(member.note),
@@ -288,15 +288,15 @@ def _members(found: Sequence[Entry]) -> Table:
 def _scores(group: Group, number: _Numbers) -> tuple[Panel, Table, list[Table]]:
     """Return pictures of the scores, and them as tables: all models, and seed by seed."""
     figures: dict[bool, list[Figure]] = {True: [], False: []}
-    for metric in gather.metrics_of(group.entries):
-        scored = [gather.overall(entry, metric) for entry in group.entries]
+    for metric in scorecard_views.metrics_of(group.entries):
+        scored = [scorecard_views.overall(entry, metric) for entry in group.entries]
         known = [score for score in scored if score is not None and score.value is not None]
         if not known:
             continue
         figures[metric in FIRST].append(
             Figure(
                 title=metric_title(metric),
-                picture=charts.strip_chart(group.entries, metric, number()),
+                picture=page_charts.strip_chart(group.entries, metric, number()),
                 remark=tables.ARROWS[known[0].better],
             )
         )
@@ -315,15 +315,17 @@ def _scores(group: Group, number: _Numbers) -> tuple[Panel, Table, list[Table]]:
 
 
 def _layers(entry: Entry, number: _Numbers) -> Panel:
-    labels, pattern = gather.layer_names(entry.record.layers)
+    labels, pattern = scorecard_views.layer_names(entry.record.layers)
     figures: dict[bool, list[Figure]] = {True: [], False: []}
-    for metric in gather.metrics_of([entry]):
-        scores = [score for score in gather.by_layer(entry, metric) if score.value is not None]
+    for metric in scorecard_views.metrics_of([entry]):
+        scores = [
+            score for score in scorecard_views.by_layer(entry, metric) if score.value is not None
+        ]
         if scores:
             figures[metric in FIRST_OF_LAYERS].append(
                 Figure(
                     title=metric_title(metric),
-                    picture=charts.layer_chart(scores, labels, metric, number()),
+                    picture=page_charts.layer_chart(scores, labels, metric, number()),
                     remark=tables.ARROWS[scores[0].better],
                 )
             )
@@ -354,7 +356,7 @@ def _maps(group: Group, number: _Numbers) -> list[Panel]:
 
 
 def _brightest(entries: Sequence[Entry]) -> tuple[float, bool]:
-    return gather.brightest(
+    return scorecard_views.brightest(
         np.array(each.matrix)
         for entry in entries
         for each in entry.card.activations
@@ -367,19 +369,19 @@ def _single_maps(title: str, entries: Sequence[Entry], number: _Numbers) -> Pane
     most, clipped = _brightest(entries)
     sizes = {entry.record.modules for entry in entries}
     uniform = sizes.pop() if len(sizes) == 1 else None
-    key = charts.colour_key(most, uniform, number(), clipped=clipped)
+    key = page_charts.colour_key(most, uniform, number(), clipped=clipped)
     first, rest = [], []
     for entry in entries:
-        matrices = gather.activations(entry)
-        mean = gather.mean_map(matrices)
+        matrices = scorecard_views.activations(entry)
+        mean = scorecard_views.mean_map(matrices)
         over = f"mean of {mean.averaged} seeds" if mean.averaged > 1 else ""
         first.append(_map_figure(entry, mean, most, entry.name, number, remark=over))
         rest += [
             _map_figure(
                 entry,
-                gather.ordered_map(each),
+                scorecard_views.ordered_map(each),
                 most,
-                f"{entry.name}, {gather.seed_name(each.seed)}",
+                f"{entry.name}, {scorecard_views.seed_name(each.seed)}",
                 number,
                 written=False,
             )
@@ -405,19 +407,19 @@ def _single_maps(title: str, entries: Sequence[Entry], number: _Numbers) -> Pane
 def _layered_maps(entry: Entry, number: _Numbers) -> Panel:
     """Return the maps of telling layers, the others folded away."""
     most, clipped = _brightest([entry])
-    told, metric = gather.telling_layers(entry)
+    told, metric = scorecard_views.telling_layers(entry)
     shown = {layer for _, layer in told}
-    short, pattern = gather.layer_names(entry.record.layers)
+    short, pattern = scorecard_views.layer_names(entry.record.layers)
     figures: dict[bool, list[Figure]] = {True: [], False: []}
     remarks = {layer: word for word, layer in told} if metric else {}
     order = [layer for _, layer in told] + [n for n in range(len(short)) if n not in shown]
     for layer in order:
-        found = gather.activations(entry, layer)
+        found = scorecard_views.activations(entry, layer)
         if found:
             figures[layer in shown].append(
                 _map_figure(
                     entry,
-                    gather.mean_map(found),
+                    scorecard_views.mean_map(found),
                     most,
                     f"Layer {short[layer]}",
                     number,
@@ -431,13 +433,13 @@ def _layered_maps(entry: Entry, number: _Numbers) -> Panel:
         folded=tuple(figures[False]),
         heading=f"The other {count(len(figures[False]), 'layer')}",
         text=f"Layers are numbered by their place in {pattern}." if pattern else "",
-        key=charts.colour_key(most, entry.record.modules, number(), clipped=clipped),
+        key=page_charts.colour_key(most, entry.record.modules, number(), clipped=clipped),
     )
 
 
 def _map_figure(
     entry: Entry,
-    found: gather.Map,
+    found: scorecard_views.Map,
     most: float,
     title: str,
     number: _Numbers,
@@ -445,11 +447,11 @@ def _map_figure(
     remark: str = "",
     written: bool = True,
 ) -> Figure:
-    rules = gather.rule_names(entry.record, found.matrix.shape[0])
+    rules = scorecard_views.rule_names(entry.record, found.matrix.shape[0])
     named = f"{entry.name}, {title}" if title != entry.name else title
     return Figure(
         title=title,
-        picture=charts.heat_map(found, rules, most, f"Activation: {named}", number()),
+        picture=page_charts.heat_map(found, rules, most, f"Activation: {named}", number()),
         remark=remark,
         wide=True,
         table=tables.map_table(entry, found, named) if written else None,
@@ -459,9 +461,9 @@ def _map_figure(
 def _loads(group: Group, number: _Numbers) -> list[Panel]:
     figures = []
     for entry in group.entries:
-        shares = gather.shares(entry)
+        shares = scorecard_views.shares(entry)
         if entry.record.modules > 1 and shares.size:
-            picture = charts.load_chart(shares, f"Load: {entry.name}", number())
+            picture = page_charts.load_chart(shares, f"Load: {entry.name}", number())
             figures.append(Figure(title=entry.name, picture=picture))
     panels = [Panel(title=group.title, figures=tuple(figures))] if figures else []
     layered = [entry for entry in group.entries if entry.layered]
@@ -469,13 +471,13 @@ def _loads(group: Group, number: _Numbers) -> list[Panel]:
 
 
 def _layered_loads(entry: Entry, number: _Numbers) -> list[Panel]:
-    told, metric = gather.telling_layers(entry)
-    labels, _ = gather.layer_names(entry.record.layers)
-    every = [gather.shares(entry, layer) for layer in range(len(labels))]
+    told, metric = scorecard_views.telling_layers(entry)
+    labels, _ = scorecard_views.layer_names(entry.record.layers)
+    every = [scorecard_views.shares(entry, layer) for layer in range(len(labels))]
     figures = [
         Figure(
             title=f"Layer {labels[layer]}",
-            picture=charts.load_chart(
+            picture=page_charts.load_chart(
                 every[layer], f"Load: {entry.name}, layer {labels[layer]}", number()
             ),
             remark=word if metric else "",
@@ -484,28 +486,28 @@ def _layered_loads(entry: Entry, number: _Numbers) -> list[Panel]:
         if every[layer].size
     ]
     if len(every) > len(told) and all(shares.size for shares in every):
-        picture = charts.load_map([shares[0] for shares in every], labels, number())
+        picture = page_charts.load_map([shares[0] for shares in every], labels, number())
         figures.append(Figure(title="All layers", picture=picture, wide=True))
     return [Panel(title=entry.name, figures=tuple(figures))] if figures else []
 
 
 def _together(entry: Entry, number: _Numbers) -> list[Panel]:
-    found = gather.coactivations(entry)
+    found = scorecard_views.coactivations(entry)
     if not found:
         return []
     most = max(max(map(max, each.matrix)) for each in found)
     remarks: dict[int | None, str] = {
-        layer: word for word, layer in gather.telling_layers(entry)[0]
+        layer: word for word, layer in scorecard_views.telling_layers(entry)[0]
     }
-    short, _ = gather.layer_names(entry.record.layers)
+    short, _ = scorecard_views.layer_names(entry.record.layers)
     figures: dict[bool, list[Figure]] = {True: [], False: []}
     told = [*remarks, *(each.layer for each in found if each.layer not in remarks)]
     for each in sorted(found, key=lambda each: told.index(each.layer)):
         name = entry.name if each.layer is None else f"Layer {short[each.layer]}"
-        title = f"{name}, {gather.seed_name(each.seed)}" if each.seed else name
+        title = f"{name}, {scorecard_views.seed_name(each.seed)}" if each.seed else name
         full = title if each.layer is None else f"{entry.name}, {title}"
-        picture = charts.together_map(
-            gather.square(each), each.modules, most, f"Chosen together: {full}", number()
+        picture = page_charts.together_map(
+            scorecard_views.square(each), each.modules, most, f"Chosen together: {full}", number()
         )
         open_ = each.layer is None or each.layer in remarks
         remark = "" if len(remarks) == len(short) else remarks.get(each.layer, "")
@@ -517,44 +519,48 @@ def _together(entry: Entry, number: _Numbers) -> list[Panel]:
             folded=tuple(figures[False]),
             heading=f"The other {count(len(figures[False]), 'layer')}",
             text=_together_words(entry, max(len(each.modules) for each in found)),
-            key=charts.colour_key(most, None, number(), "share of a module's choices"),
+            key=page_charts.colour_key(most, None, number(), "share of a module's choices"),
         )
     ]
 
 
 def _together_words(entry: Entry, shown: int) -> str:
     busiest = f"The {shown} busiest of {entry.record.modules} modules. "
-    chance = gather.together_chance(entry)
+    chance = scorecard_views.together_chance(entry)
     level = f"Choices that are even and independent give {chance:.3f} everywhere." if chance else ""
     return ((busiest if shown < entry.record.modules else "") + level).strip()
 
 
 def _terms(found: Sequence[Entry]) -> list[tuple[str, str]]:
     """Return style and title of the terms of the budget that occur."""
-    occurring = {term for entry in found for row in gather.budgets(entry) for term in row.terms}
+    occurring = {
+        term for entry in found for row in scorecard_views.budgets(entry) for term in row.terms
+    }
     return [
         (term.replace("_", "-"), text)
-        for term, text in charts.TERM_TITLES.items()
+        for term, text in page_charts.TERM_TITLES.items()
         if term in occurring
     ]
 
 
 def _budgets(group: Group, number: _Numbers) -> list[Panel]:
     single = [entry for entry in group.entries if not entry.layered]
-    rows = [budget for entry in single for budget in gather.budgets(entry)]
+    rows = [budget for entry in single for budget in scorecard_views.budgets(entry)]
     panels = [_budget_panel(rows, group.title, "Model", number)] if rows else []
     for entry in group.entries:
         if entry not in single:
-            rows = gather.budgets(entry)
+            rows = scorecard_views.budgets(entry)
             panels += [_budget_panel(rows, entry.name, "Layer", number)] if rows else []
     return panels
 
 
-def _budget_panel(rows: Sequence[gather.Budget], title: str, first: str, number: _Numbers) -> Panel:
-    terms = [term for term in charts.TERM_TITLES if any(term in row.terms for row in rows)]
+def _budget_panel(
+    rows: Sequence[scorecard_views.Budget], title: str, first: str, number: _Numbers
+) -> Panel:
+    terms = [term for term in page_charts.TERM_TITLES if any(term in row.terms for row in rows)]
     table = tables.filled(
         f"Entropy budget in nats: {title}",
-        (first, *(charts.TERM_TITLES[term] for term in terms), "log M"),
+        (first, *(page_charts.TERM_TITLES[term] for term in terms), "log M"),
         [
             (
                 tables.words(row.label),
@@ -564,10 +570,10 @@ def _budget_panel(rows: Sequence[gather.Budget], title: str, first: str, number:
             for row in rows
         ],
     )
-    picture = charts.budget_chart(rows, f"Entropy budget: {title}", number())
+    picture = page_charts.budget_chart(rows, f"Entropy budget: {title}", number())
     undivided = (
         "These scorecards do not tell input distraction from softness."
-        if gather.UNDIVIDED in terms
+        if scorecard_views.UNDIVIDED in terms
         else ""
     )
     figure = Figure(title="", picture=picture, text=undivided, table=table)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from xml.etree import ElementTree as ET
 
+from modeval.gate.verdicts import GateResult, Verdict
 from modeval.report.verdicts import (
     CHANCE_WORDS,
     chance,
@@ -18,7 +19,6 @@ from modeval.report.verdicts import (
     sentence,
 )
 from modeval.report.words import measured
-from modeval.score.verdicts import GateResult, Verdict
 
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 cannot hold, escaped or not."""

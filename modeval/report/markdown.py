@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from modeval.gate.verdicts import GateResult, Outcome
 from modeval.report.verdicts import (
     CHANCE_WORDS,
     chance,
@@ -12,7 +13,6 @@ from modeval.report.verdicts import (
     sentence,
 )
 from modeval.report.words import cautions, measured
-from modeval.score.verdicts import GateResult, Outcome
 
 MARKS: dict[Outcome, str] = {
     "pass": "✅ pass",

@@ -6,10 +6,10 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
+from modeval.gate.verdicts import GateResult, Outcome, Verdict
 from modeval.metrics import METRICS
 from modeval.report.verdicts import CHANCE_WORDS, checked_models, measurement, sentence
 from modeval.report.words import measured, metric_title
-from modeval.score.verdicts import GateResult, Outcome, Verdict
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 LEVELS: dict[Outcome, str] = {"fail": "error", "error": "error", "inconclusive": "warning"}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from modeval.metrics import METRICS
-from modeval.report.gather import (
+from modeval.report.scorecard_views import (
     Entry,
     Map,
     by_layer,

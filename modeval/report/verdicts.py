@@ -8,9 +8,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from modeval.gate.verdicts import GateResult, Outcome, Verdict, figure
 from modeval.report.words import measured
 from modeval.score.scorecard import ModelRecord, Scorecard
-from modeval.score.verdicts import GateResult, Outcome, Verdict, figure
 
 STYLES: dict[Outcome, str] = {
     "pass": "green",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from modeval.evaluate.subject import LOSS_FACTOR, Evaluation, Loss, Subject
 from modeval.metrics.adaptation import adaptation_from_marginals
 from modeval.metrics.alignment import alignment_bounds, alignment_distance, alignment_score
 from modeval.metrics.chance import (
@@ -41,7 +42,6 @@ from modeval.score.statistics import (
     relabel_cells,
 )
 from modeval.spec import digest, module_count, to_dict
-from modeval.trace.subject import LOSS_FACTOR, Evaluation, Loss, Subject
 from modeval.types import RoutingCounts
 
 HASH_MAPS = 2000

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from modeval.metrics import match
-from modeval.score.baseline import partner
 from modeval.score.differences import Difference, differences, separate
-from modeval.score.saturated import Saturation
+from modeval.score.partners import partner
+from modeval.score.saturation import Saturation
 from modeval.score.scorecard import Activation, ModelRecord, Over, Score, Scorecard, Seed
 
 Reading = Literal["better", "worse", "changed", "unclear", "same"]

@@ -19,7 +19,7 @@ from jaxtyping import Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from modeval import counting
+from modeval.counting import kernel
 from modeval.errors import TraceError
 from modeval.trace.files import Trace, open_trace, read_columns
 from modeval.trace.fold_torch import NO_SHARES, count_rows, run_starts
@@ -83,7 +83,7 @@ def fold_groups(
     code = _phase_code(phase)
     columns_read = columns_to_fold(header) if code is None else (*columns_to_fold(header), "phase")
     rules, weighted = max(len(header.labels), 1), "weight" in columns_read
-    library = counting.kernel(opened.rows)
+    library = kernel.kernel(opened.rows)
     count = count_rows if library is None else functools.partial(_count_natively, library)
     read = (
         columns | {"cell": _cells(columns, blocks, len(header.labels), code)}
@@ -175,31 +175,31 @@ def _count_natively(
 ) -> list[dict[str, Tensor]]:
     """Do what :func:`count_rows` does through the kernel, a thread for each layer."""
     tables = [
-        counting.Tables.zeros(cells, modules, choices)
+        kernel.Tables.zeros(cells, modules, choices)
         for modules, choices in zip(header.modules, header.choices, strict=True)
     ]
     unsettled = 0
     for columns in columns_read:
-        chosen = counting.readable(columns["chosen"])
+        chosen = kernel.readable(columns["chosen"])
         unsettled += len(chosen)
-        if unsettled > counting.rows_at_most(chosen.shape[1]):
+        if unsettled > kernel.rows_at_most(chosen.shape[1]):
             for table in tables:
-                counting.settle(table)
+                kernel.settle(table)
             unsettled = len(chosen)
         try:
-            order, begin = counting.sort_rows(library, columns["layer"], len(tables))
-            counting.add(
+            order, begin = kernel.sort_rows(library, columns["layer"], len(tables))
+            kernel.add(
                 *(library, tables, [*itertools.pairwise(begin)], chosen, columns["cell"]),
                 np.ascontiguousarray(columns["weight"]) if weighted else None,
                 order=order,
                 normalise=True,
             )
-        except counting.OutOfRangeError:
+        except kernel.OutOfRangeError:
             _refuse(header, columns)
             raise
-        except counting.NoShareError:
+        except kernel.NoShareError:
             raise TraceError(NO_SHARES) from None
-    return [counting.parts(table, weighted=weighted) for table in tables]
+    return [kernel.parts(table, weighted=weighted) for table in tables]
 
 
 def _refuse(header: TraceHeader, columns: dict[str, NDArray[Any]]) -> None:
@@ -222,7 +222,7 @@ def _group(header: TraceHeader, layers: list[RoutingCounts]) -> tuple[LayerGroup
 def _stack(layers: list[dict[str, Tensor]]) -> RoutingCounts:
     return RoutingCounts(
         **{
-            # as arrays, by one thread: see counting.Tables
+            # as arrays, by one thread: see kernel.Tables
             name: torch.from_numpy(np.stack([tensors[name].numpy() for tensors in layers]))
             for name in layers[0]
         }

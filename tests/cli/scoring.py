@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from modeval.cli.score import score_command
 from modeval.errors import ModevalError
+from modeval.evaluate import reference_weights
 from modeval.nn import create
 from modeval.score.files import SCHEMA
 from modeval.spec import DataSpec, ModelSpec, RunSpec, TrainSpec
-from modeval.trace import modarch_weights
 from modeval.train import files
 
 app = typer.Typer(rich_markup_mode="rich")
@@ -49,7 +49,7 @@ def write_reference(root: Path, name: str, scorer: str, seed: int = 0, task: int
     generator = torch.Generator().manual_seed(seed)
     state = {
         key: torch.randn(shape, generator=generator) * 0.3
-        for key, shape in modarch_weights.layout(data, model, modarch_weights.Sizes()).items()
+        for key, shape in reference_weights.layout(data, model, reference_weights.Sizes()).items()
     }
     folder = root / "Logs" / f"Data-Seed_{task}" / "GT_Rules_2" / f"{name}_8_16_2_{seed}"
     folder.mkdir(parents=True)

@@ -15,9 +15,9 @@ from modeval.cli import main as program
 from modeval.cli.exits import Exit
 from modeval.cli.gate import exit_code
 from modeval.errors import ModevalError
+from modeval.gate.gate import gate
+from modeval.gate.policy import from_table
 from modeval.score.files import write_scorecard
-from modeval.score.gate import gate
-from modeval.score.policy import from_table
 
 runner = CliRunner()
 

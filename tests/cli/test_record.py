@@ -9,7 +9,7 @@ import typer
 from mixtral import make_model, write_texts
 from typer.testing import CliRunner
 
-from modeval.cli.bench_record import bench_record_command
+from modeval.cli.bench.record import bench_record_command
 from modeval.cli.record import record_command
 from modeval.errors import CheckpointError, DataError, SpecError
 from modeval.trace.files import open_trace

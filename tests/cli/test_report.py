@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from modeval.cli import plot, report
 from modeval.errors import ModevalError
-from modeval.report.figures import CURVES, KINDS
+from modeval.report.paper_figures import CURVES, KINDS
 from modeval.score.files import write_scorecard
 from modeval.score.scorecard import Scorecard
 from modeval.spec import DataSpec, ModelSpec, RunSpec, TrainSpec

@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from modeval.cli.bench_trace import bench_trace_command
+from modeval.cli.bench.trace import bench_trace_command
 from modeval.cli.import_trace import import_command
 from modeval.cli.trace import trace
 from modeval.errors import ModevalError, SpecError, TraceError

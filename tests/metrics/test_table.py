@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from modeval.cli.bench_matching import bench_matching_command
-from modeval.cli.bench_metrics import bench_metrics_command
+from modeval.cli.bench.matching import bench_matching_command
+from modeval.cli.bench.metrics import bench_metrics_command
 from modeval.cli.metrics import describe, explain, find_metric, metrics_command
 from modeval.errors import SpecError, TraceError
 from modeval.metrics import METRICS

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modeval.cli.bench.plain_pytorch import FAMILIES
 from modeval.nn import count_parameters, create
 from modeval.spec import MODELS, DataSpec, ModelSpec, attention_heads
-from modeval.train.baseline import FAMILIES
 
 Weights = dict[str, Tensor]
 

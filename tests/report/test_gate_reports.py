@@ -19,14 +19,14 @@ from junitparser import JUnitXml
 from rich.console import Console
 
 from modeval import __version__
+from modeval.gate.gate import gate
+from modeval.gate.policy import from_table
 from modeval.report.gate_json import render_json
 from modeval.report.github import render_github
 from modeval.report.junit import render_junit
 from modeval.report.markdown import render_markdown
 from modeval.report.sarif import render_sarif
 from modeval.report.verdicts import render_gate
-from modeval.score.gate import gate
-from modeval.score.policy import from_table
 
 GOLD = Path(__file__).parent / "gold"
 

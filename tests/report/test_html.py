@@ -19,7 +19,7 @@ import report_cards as cards
 from scipy.optimize import linear_sum_assignment
 
 from modeval.errors import DependencyError, ScorecardError
-from modeval.report import charts, gather, html, svg
+from modeval.report import html, page_charts, scorecard_views, svg
 from modeval.report.words import cautions
 from modeval.score.scorecard import Scorecard
 
@@ -254,14 +254,14 @@ def test_several_scorecards_stand_side_by_side(several):
 
 
 def entry_of(card):
-    return gather.entries([card], ["card.json"])[0]
+    return scorecard_views.entries([card], ["card.json"])[0]
 
 
 def test_modules_are_ordered_as_an_independent_solver_matches_them():
     card = cards.cohort(rules=5, modules=7, strength=3.0)
     for each in card.activations:
         matrix = np.array(each.matrix)
-        found = gather.ordered_map(each)
+        found = scorecard_views.ordered_map(each)
         rows, columns = linear_sum_assignment(-matrix)
         assert [found.modules[place] for place in found.matched] == columns[rows.argsort()].tolist()
         assert found.matched == (0, 1, 2, 3, 4)
@@ -270,26 +270,26 @@ def test_modules_are_ordered_as_an_independent_solver_matches_them():
 
 
 def test_with_more_rules_than_modules_some_rules_have_none():
-    found = gather.ordered_map(cards.cohort(rules=6, modules=3).activations[0])
+    found = scorecard_views.ordered_map(cards.cohort(rules=6, modules=3).activations[0])
     assert sorted(found.matched) == [-1, -1, -1, 0, 1, 2]
 
 
 def test_the_mean_map_is_of_ordered_seeds():
     card = cards.cohort(strength=9.0)
-    mean = gather.mean_map(card.activations)
+    mean = scorecard_views.mean_map(card.activations)
     assert mean.averaged == 3
     assert np.diag(mean.matrix).min() > 0.95  # unordered, private columns would cancel out
 
 
 def test_the_budget_sums_to_log_m():
     entry = entry_of(cards.trace())
-    rows = gather.budgets(entry)
+    rows = scorecard_views.budgets(entry)
     assert len(rows) == 5
     for row in rows:
-        assert set(row.terms) == set(gather.BUDGET)
+        assert set(row.terms) == set(scorecard_views.BUDGET)
         assert sum(row.terms.values()) == pytest.approx(row.total)
         assert row.total == pytest.approx(np.log(8))
-    picture = charts.budget_chart(rows, "Budget", "name")
+    picture = page_charts.budget_chart(rows, "Budget", "name")
     bars = re.findall(r'class="term [^"]+" x="([\d.]+)" y="([\d.]+)" width="([\d.]+)"', picture)
     ends = Counter()
     for _, y, width in bars:
@@ -300,8 +300,8 @@ def test_the_budget_sums_to_log_m():
 
 def test_a_budget_that_is_not_divided_says_so(reports):
     entry = entry_of(cards.cohort())
-    [row] = gather.budgets(entry)
-    assert set(row.terms) == {"imbalance", "rule_specialization", gather.UNDIVIDED}
+    [row] = scorecard_views.budgets(entry)
+    assert set(row.terms) == {"imbalance", "rule_specialization", scorecard_views.UNDIVIDED}
     assert sum(row.terms.values()) == pytest.approx(np.log(4))
     assert "do not tell input distraction from softness" in Page(reports["paper"]).text
     assert "do not tell input distraction from softness" not in Page(reports["trace"]).text
@@ -310,15 +310,15 @@ def test_a_budget_that_is_not_divided_says_so(reports):
 def test_load_is_that_of_the_profile_and_of_the_matrix():
     entry = entry_of(cards.trace())
     for layer in range(5):
-        [share] = gather.shares(entry, layer)
-        [each] = gather.activations(entry, layer)
+        [share] = scorecard_views.shares(entry, layer)
+        [each] = scorecard_views.activations(entry, layer)
         np.testing.assert_allclose(share, np.array(each.prior) @ np.array(each.matrix), atol=1e-12)
 
 
 def test_the_layers_shown_are_the_lowest_the_median_and_the_highest():
     entry = entry_of(cards.trace(layers=7))
-    told, metric = gather.telling_layers(entry)
-    values = [score.value for score in gather.by_layer(entry, metric)]
+    told, metric = scorecard_views.telling_layers(entry)
+    values = [score.value for score in scorecard_views.by_layer(entry, metric)]
     ranked = np.argsort(values, kind="stable").tolist()
     assert metric == "alignment_score"
     assert [layer for _, layer in told] == [ranked[0], ranked[3], ranked[6]]
@@ -326,8 +326,8 @@ def test_the_layers_shown_are_the_lowest_the_median_and_the_highest():
 
 def test_numbers_in_cells_can_be_read_on_their_colour():
     entry = entry_of(cards.cohort(rules=8, modules=8))
-    found = gather.mean_map(entry.card.activations)
-    picture = charts.heat_map(found, [str(n) for n in range(8)], 1.0, "A", "name")
+    found = scorecard_views.mean_map(entry.card.activations)
+    picture = page_charts.heat_map(found, [str(n) for n in range(8)], 1.0, "A", "name")
     cells = re.findall(r'fill="#([0-9a-f]{6})".*?class="in-(dark|light)"', picture)
     assert len(cells) == 64
     for colour, kind in cells:
@@ -335,11 +335,11 @@ def test_numbers_in_cells_can_be_read_on_their_colour():
 
 
 def test_a_scale_holds_its_values_and_writes_round_ticks():
-    axis = charts.scale([0.03, 0.41], 0, 100)
+    axis = page_charts.scale([0.03, 0.41], 0, 100)
     assert axis.low <= 0.03
     assert axis.high >= 0.41
-    assert [charts.tick_text(tick, axis.ticks) for tick in axis.ticks][:2] == ["0.0", "0.1"]
-    assert charts.scale([0.0, 0.0], 0, 100)(0.0) == 0
+    assert [page_charts.tick_text(tick, axis.ticks) for tick in axis.ticks][:2] == ["0.0", "0.1"]
+    assert page_charts.scale([0.0, 0.0], 0, 100)(0.0) == 0
 
 
 def test_the_picture_of_pixels_is_the_matrix():

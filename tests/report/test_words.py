@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import report_cards as cards
 
-from modeval.report import gather, words
+from modeval.report import scorecard_views, words
 from modeval.report.html import render
 from modeval.score.scorecard import VERDICTS
 
@@ -53,7 +53,7 @@ def test_headlines_count_seeds_as_people_do():
 def test_a_headline_names_chance_and_the_worst_layer():
     card, record = only(cards.trace())
     text = words.headline(card, record)
-    worst = gather.worst(gather.entries([card], ["a"])[0], "alignment_score")
+    worst = scorecard_views.worst(scorecard_views.entries([card], ["a"])[0], "alignment_score")
     for wanted in (
         "mean over layers",
         record.layers[worst.layer],
@@ -74,7 +74,7 @@ def test_without_labels_nothing_is_said_of_rules():
         card, record
     )
     assert 'id="maps"' not in render([card], ["a"])
-    for row in gather.budgets(gather.entries([card], ["a"])[0]):
+    for row in scorecard_views.budgets(scorecard_views.entries([card], ["a"])[0]):
         assert row.terms["rule_specialization"] == 0
         assert sum(row.terms.values()) == pytest.approx(row.total)
 

@@ -10,10 +10,10 @@ from gate_cards import cohort_card, seeds_of, trace_card
 from scipy import stats
 
 from modeval.errors import TraceError
-from modeval.report.comparison import comparison_form, sparkline
+from modeval.report.terminal.comparison import comparison_form, sparkline
 from modeval.score.compare import compare, overlap
 from modeval.score.differences import above, differences, separate
-from modeval.score.saturated import saturation_by_layer
+from modeval.score.saturation import saturation_by_layer
 from modeval.score.scorecard import Activation, Score
 from modeval.trace.files import TraceWriter
 from modeval.trace.trace import TraceHeader, make_chunk

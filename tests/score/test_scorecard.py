@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from modeval.errors import ScorecardError
+from modeval.evaluate.subject import Evaluation, Loss, Subject
 from modeval.nn import Network
 from modeval.score.cohorts import ROUTING_METRICS, score
 from modeval.score.files import SCHEMA, check_writable, read_scorecard, write_scorecard
 from modeval.score.scorecard import Scorecard, to_dict_form
 from modeval.spec import DataSpec, ModelSpec
-from modeval.trace.subject import Evaluation, Loss, Subject
 from modeval.types import RoutingCounts
 
 RULES = 4

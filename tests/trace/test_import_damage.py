@@ -34,9 +34,9 @@ from test_import_formats import (
 
 from modeval.errors import TraceError
 from modeval.trace.files import open_trace
-from modeval.trace.importers.foreign import Options
+from modeval.trace.importers.format import Options
 from modeval.trace.importers.formats import detect, find_format
-from modeval.trace.importers.importing import import_source
+from modeval.trace.importers.import_files import import_source
 
 
 class Malice:
@@ -331,7 +331,7 @@ def test_an_array_whose_header_lies_about_its_size_is_refused(tmp_path: Path) ->
 def test_a_small_file_that_unpacks_to_a_huge_one_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modeval.trace.importers.foreign.LARGEST_WHOLE", 1000)
+    monkeypatch.setattr("modeval.trace.importers.format.LARGEST_WHOLE", 1000)
     monkeypatch.setattr("modeval.trace.importers.plain.LARGEST_WHOLE", 1000)
     text = '{"executed_topk": 0, "filler": "' + " " * 5000 + '"}'
     (tmp_path / "trace.json.gz").write_bytes(gzip.compress(text.encode()))

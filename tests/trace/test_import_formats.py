@@ -20,9 +20,9 @@ from modeval.errors import TraceError
 from modeval.trace.convert import convert
 from modeval.trace.counts import load_counts
 from modeval.trace.files import chunks, concatenate, open_trace
-from modeval.trace.importers.foreign import Options
+from modeval.trace.importers.format import Options
 from modeval.trace.importers.formats import FORMATS, detect, source_files
-from modeval.trace.importers.importing import Imported, import_source
+from modeval.trace.importers.import_files import Imported, import_source
 from modeval.trace.trace import TraceChunk
 
 pa = pytest.importorskip("pyarrow", reason="traces are Parquet files")

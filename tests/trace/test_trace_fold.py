@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeval import counting
+from modeval.counting import kernel
 from modeval.errors import TraceError
 from modeval.trace.counts import gather, load_counts, save_counts
 from modeval.trace.files import TraceWriter
@@ -26,8 +26,8 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
     """Fold in both ways, whatever the number of rows."""
     if request.param == "kernel":
         request.getfixturevalue("compiler")
-        counting.load()
-    monkeypatch.setattr(counting, "ENOUGH", 1 if request.param == "kernel" else 1 << 62)
+        kernel.load()
+    monkeypatch.setattr(kernel, "ENOUGH", 1 if request.param == "kernel" else 1 << 62)
 
 
 def header_of(modules: int, choices: int, layers: int = 3, scale: Any = "none") -> TraceHeader:
@@ -221,7 +221,7 @@ def test_both_ways_of_folding_give_the_same_sums(
     header = header_of(16, 8, scale="probability")
     path = write(tmp_path / "x.trace", header, rows_of(header, 2000, dropped=0.1))
     found = fold(path, blocks=BLOCKS)
-    monkeypatch.setattr(counting, "ENOUGH", 1 << 62)
+    monkeypatch.setattr(kernel, "ENOUGH", 1 << 62)
     for name, tensor in fold(path, blocks=BLOCKS).tensors().items():
         exact = name in ("selections", "samples", "coactivation")
         tolerance = {"rtol": 0, "atol": 0} if exact else {"rtol": 1e-12, "atol": 1e-12}
@@ -234,7 +234,7 @@ def test_counters_that_fill_up_are_moved_on(
     header = header_of(16, 8)
     path = write(tmp_path / "x.trace", header, rows_of(header, 2000))
     found = fold(path, blocks=BLOCKS)
-    monkeypatch.setattr(counting, "COUNTABLE", 64 * 150)  # every second part of 97 rows
+    monkeypatch.setattr(kernel, "COUNTABLE", 64 * 150)  # every second part of 97 rows
     for name, tensor in fold(path, blocks=BLOCKS).tensors().items():
         assert torch.equal(found.tensors()[name], tensor)
 

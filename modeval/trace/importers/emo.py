@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modeval.trace.importers.foreign import (
+from modeval.trace.importers.format import (
     Format,
     Note,
     Options,

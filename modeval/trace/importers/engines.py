@@ -1,7 +1,7 @@
 """vLLM and SGLang replies: the routed experts of each request, packed in base64 or as lists.
 
 A reply lists the routing of every token but the last generated one, which no forward pass has
-seen. Dense layers take a slot too: see :func:`modeval.trace.importers.importing.survey`.
+seen. Dense layers take a slot too: see :func:`modeval.trace.importers.import_files.survey`.
 """
 
 import base64
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modeval.trace.importers.foreign import (
+from modeval.trace.importers.format import (
     Format,
     Note,
     Options,

@@ -9,7 +9,7 @@ import numpy as np
 
 from modeval.errors import TraceError
 from modeval.trace.files import import_arrow
-from modeval.trace.importers.foreign import (
+from modeval.trace.importers.format import (
     Format,
     Note,
     Options,

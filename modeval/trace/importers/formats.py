@@ -17,7 +17,7 @@ from modeval.trace.importers import (
     sglang,
     tables,
 )
-from modeval.trace.importers.foreign import Format, head
+from modeval.trace.importers.format import Format, head
 
 _ALL = (
     *megatron.FORMATS,

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeval.errors import TraceError
-from modeval.trace.importers.foreign import (
+from modeval.trace.importers.format import (
     LARGEST_WHOLE,
     Format,
     Note,

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from modeval.trace.importers.engines import DECODE, PREFILL, without_padding
-from modeval.trace.importers.foreign import (
+from modeval.trace.importers.format import (
     Counts,
     Format,
     Note,

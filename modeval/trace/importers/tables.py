@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from modeval.trace.importers.foreign import (
+from modeval.trace.importers.format import (
     Counts,
     Format,
     Note,

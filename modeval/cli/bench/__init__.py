@@ -1,0 +1,1 @@
+"""``modeval bench``: speed as ratios within one run."""

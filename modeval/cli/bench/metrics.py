@@ -1,0 +1,153 @@
+"""``modeval bench metrics``: static metrics with intervals, and the folding of a stream."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from modeval.cli.output import let_threads_sleep, stdout
+
+
+def bench_metrics_command(
+    *,
+    layers: Annotated[int, typer.Option(help="Layers.")] = 48,
+    rules: Annotated[int, typer.Option(help="Rules.")] = 16,
+    modules: Annotated[int, typer.Option(help="Modules.")] = 128,
+    blocks: Annotated[int, typer.Option(help="Replicate blocks.")] = 64,
+    draws: Annotated[int, typer.Option(help="Bootstrap draws.")] = 1000,
+    tokens: Annotated[int, typer.Option(help="Tokens of the stream that is folded.")] = 1_000_000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Time all static metrics with a bootstrap, and folding against a memory copy."""
+    let_threads_sleep()
+    result = {
+        "static_metrics": bench_static(layers, rules, modules, blocks, draws),
+        "folding": bench_folding(tokens),
+    }
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+        return
+    _print(result)
+
+
+def bench_static(layers: int, rules: int, modules: int, blocks: int, draws: int) -> dict[str, Any]:
+    """Time all static metrics of random counts with a bootstrap over blocks."""
+    import torch
+
+    from modeval.metrics import STATIC_METRICS, measure
+    from modeval.score.statistics import bootstrap_blocks
+
+    generator = torch.Generator().manual_seed(0)
+    counts = _random_counts(layers, rules, modules, blocks, generator)
+    once = _seconds(lambda: measure(counts))
+    intervals = _seconds(
+        lambda: bootstrap_blocks(counts, measure, generator=generator, draws=draws), repeats=1
+    )
+    return {
+        "metrics": len(STATIC_METRICS),
+        "layers": layers,
+        "rules": rules,
+        "modules": modules,
+        "blocks": blocks,
+        "draws": draws,
+        "threads": torch.get_num_threads(),
+        "seconds_once": once,
+        "seconds_with_intervals": intervals,
+    }
+
+
+def bench_folding(
+    tokens: int, modules: int = 64, choices: int = 8, rules: int = 16
+) -> dict[str, Any]:
+    """Time the folding of top-K choices against a copy of the same bytes."""
+    import torch
+
+    from modeval.counting.kernel import kernel
+    from modeval.types import RoutingCounts
+
+    way = "PyTorch" if kernel(tokens) is None else "the kernel"  # compiled here, if it is yet to be
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.rand(1000, modules, generator=generator).topk(choices).indices
+    chosen = chosen[torch.randint(1000, (tokens,), generator=generator)].contiguous()
+    rule = torch.randint(rules, (tokens,), generator=generator)
+    room, room_rule = torch.empty_like(chosen), torch.empty_like(rule)
+    copy, fold = _in_turns(
+        lambda: (room.copy_(chosen), room_rule.copy_(rule)),
+        lambda: RoutingCounts.of_choices(rule, chosen, rules=rules, modules=modules),
+    )
+    return {
+        "way": way,
+        "tokens": tokens,
+        "modules": modules,
+        "choices": choices,
+        "bytes": chosen.nbytes + rule.nbytes,
+        "seconds_copy": copy,
+        "seconds_fold": fold,
+        "ratio": fold / copy,
+    }
+
+
+def _random_counts(layers: int, rules: int, modules: int, blocks: int, generator: Any) -> Any:
+    import torch
+
+    from modeval.types import RoutingCounts
+
+    shape = (layers, blocks, rules, modules)
+    share = torch.rand(shape, generator=generator, dtype=torch.float64).pow(8)
+    mass = 1000 * share / share.sum(-1, keepdim=True)
+    samples = mass.sum(-1)
+    return RoutingCounts(
+        mass=mass,
+        selections=mass.round(),
+        samples=samples,
+        entropy=samples / 2,
+        selection_entropy=torch.zeros_like(samples),
+        coactivation=torch.zeros(layers, modules, modules, dtype=torch.float64),
+    )
+
+
+def _seconds(function: Callable[[], Any], repeats: int = 3) -> float:
+    """Return the least seconds of several runs."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _in_turns(
+    first: Callable[[], Any], second: Callable[[], Any], turns: int = 7
+) -> tuple[float, float]:
+    """Return the least seconds of each; in turns, so that both meet the same machine."""
+    pairs = [(_seconds(first, 1), _seconds(second, 1)) for _ in range(turns)]
+    return min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)
+
+
+def _print(result: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    static, folding = result["static_metrics"], result["folding"]
+    table = Table("what", "measured")
+    table.add_row(
+        f"{static['metrics']} static metrics, {static['layers']} layers x {static['rules']} rules "
+        f"x {static['modules']} modules, once",
+        f"{static['seconds_once']:.3f} s",
+    )
+    table.add_row(
+        f"the same with {static['draws']} bootstrap draws of {static['blocks']} blocks, "
+        f"{static['threads']} threads",
+        f"{static['seconds_with_intervals']:.2f} s",
+    )
+    table.add_row(
+        f"folding top-{folding['choices']} of {folding['modules']}, {folding['tokens']:,} tokens, "
+        f"by {folding['way']}",
+        f"{folding['seconds_fold'] * 1000:.1f} ms",
+    )
+    table.add_row(
+        f"copying the same {folding['bytes'] / 1e6:.0f} MB",
+        f"{folding['seconds_copy'] * 1000:.1f} ms (folding is {folding['ratio']:.1f} x)",
+    )
+    stdout().print(table)

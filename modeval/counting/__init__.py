@@ -1,0 +1,1 @@
+"""From choices or weights to counts."""

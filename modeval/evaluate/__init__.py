@@ -1,0 +1,1 @@
+"""Evaluating trained models on their own tasks: losses, counts of routing, what hardening costs."""

@@ -1,0 +1,570 @@
+"""Evaluating a cohort on its own task: one pass gives routing, losses and their precision.
+
+Samples are drawn until the numbers are certain enough, not by the million. The 95 % interval of
+each entry of A may reach ``precision`` to either side, that of a loss ``LOSS_FACTOR · precision``
+of the loss. A network whose routing looks at the rule alone needs few samples. The positions of a
+sequence depend on each other, so the sequence is what is counted as a sample.
+
+Evaluation has its own stream of random numbers, the same for each member and each model: models
+are compared on the same inputs.
+"""
+
+import copy
+import functools
+import math
+import operator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float64
+from torch import Generator, Tensor
+
+from modeval.data import Dataset, in_order, require
+from modeval.data.stream import task_index
+from modeval.data.tasks import Coefficients, TaskStack, draw, stack_tasks, task_parameters
+from modeval.errors import RunError
+from modeval.evaluate.near_boundary import push
+from modeval.evaluate.subject import (
+    LOSS_FACTOR,
+    Evaluation,
+    Loss,
+    Shifted,
+    Subject,
+    Wanted,
+    every_seed,
+)
+from modeval.metrics.adaptation import rule_probes
+from modeval.nn import build
+from modeval.nn.linear import StackedLinear
+from modeval.nn.network import Network
+from modeval.nn.routing import FixedScorer, Gating, TableScorer
+from modeval.spec import MODEL_TITLES, MODELS, DataSpec, ModelSpec, Objective, Selection
+from modeval.train.files import find_runs, read_network, read_record, read_run
+from modeval.types import Batch, RoutingCounts
+
+STREAM = 0x6D6F6465
+"""Where the evaluation stream starts: a number that no training stream is seeded with."""
+LENGTHS = (3, 5, 10, 20, 30)
+SHIFT = 2.0
+BLOCKS = 32
+STUDENT = 2.04
+"""97.5 % point of Student's t with ``BLOCKS - 1`` degrees of freedom."""
+LEAST, MOST = 2_048, 2**19
+"""Samples (for sequences: positions) of a member that are drawn at least and at most."""
+REFERENCE_BATCHES, REFERENCE_BATCH = 100, 1_000
+"""What the reference's script for its MLPs evaluates on."""
+WORKING_SPACE = 2**22
+"""Numbers that the widest layer may hold for one chunk of samples."""
+HARDENED = 2**12
+"""Samples (positions) on which hardened routing is compared with soft routing."""
+SHIFTED = 5.0
+"""Positions that are run under each shifted rule distribution, times the precision."""
+
+
+# --- run folders ---------------------------------------------------------------------------------
+
+
+def find_own(root: Path) -> list[Path]:
+    """Return the run folders of ``modeval train`` at or below ``root``."""
+    return find_runs(root)
+
+
+def load_run(folder: Path, selection: Selection, wanted: Wanted = every_seed) -> Subject:
+    """Read a run folder as something to score.
+
+    Args:
+        folder: of ``modeval train``.
+        selection: last or best checkpoint.
+        wanted: the members to take, at least one; the others cost nothing.
+
+    Raises:
+        RunError: the folder is damaged, incomplete, or mixes two runs.
+    """
+    spec, record = read_run(folder), read_record(folder)
+    seeds = spec.train.seeds
+    if len(record.diverged) not in (0, len(seeds)):
+        raise RunError(
+            f"{folder} has {len(seeds)} seeds and says how {len(record.diverged)} of them ended. "
+            "The folder mixes two runs; train again."
+        )
+    kept = [index for index, pair in enumerate(seeds) if wanted(pair)]
+    network = read_network(folder, selection)
+    if len(kept) < len(seeds):
+        whole = network.state_dict()
+        network = build(spec.data, spec.model, seeds=len(kept))
+        network.load_state_dict({name: tensor[kept] for name, tensor in whole.items()})
+    diverged = record.diverged or (None,) * len(seeds)
+    return Subject(
+        title=title_of(spec.model),
+        origin="run",
+        data=spec.data,
+        model=spec.model,
+        objective_known=True,
+        seeds=tuple(seeds[index] for index in kept),
+        sources=(str(folder / f"{selection}.safetensors"),) * len(kept),
+        faults=tuple(_fault(network, place, diverged[index]) for place, index in enumerate(kept)),
+        selection=selection,
+        network=network,
+    )
+
+
+def damaged_run(
+    folder: Path, selection: Selection, reason: str, wanted: Wanted = every_seed
+) -> Subject:
+    """Describe a run whose weights cannot be read: all its seeds are at fault.
+
+    Raises:
+        RunError: not even its specification can be read.
+    """
+    spec = read_run(folder)
+    seeds = tuple(pair for pair in spec.train.seeds if wanted(pair))
+    return Subject(
+        title=title_of(spec.model),
+        origin="run",
+        data=spec.data,
+        model=spec.model,
+        objective_known=True,
+        seeds=seeds,
+        sources=(str(folder / f"{selection}.safetensors"),) * len(seeds),
+        faults=(reason,) * len(seeds),
+        selection=selection,
+    )
+
+
+def title_of(model: ModelSpec) -> str:
+    """Return what people call a model."""
+    for name, choices in MODELS.items():
+        if choices["scorer"] == model.scorer:
+            return MODEL_TITLES[name]
+    return model.scorer
+
+
+def _fault(network: Network, index: int, diverged: int | None) -> str:
+    if diverged is not None:
+        return f"its loss stopped being finite at step {diverged}"
+    finite = all(bool(parameter[index].isfinite().all()) for parameter in network.parameters())
+    return "" if finite else "its weights are not finite"
+
+
+# --- evaluation ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """A cohort on its task, ready to be run.
+
+    Attributes:
+        data: the task as it was trained on.
+        tasks: rules of each member.
+        network: on its device.
+        generators: one for each member, all started at the same state.
+        usable: ``(S,)`` members without a fault: these alone decide how long to go on.
+        precision: what is asked for.
+    """
+
+    data: DataSpec
+    tasks: TaskStack
+    network: Network
+    generators: list[Generator]
+    usable: Tensor
+    precision: float
+
+    def batch(self, condition: "_Condition", samples: int) -> Batch:
+        """Draw fresh samples under a condition."""
+        data = self.data
+        spec = replace(data, scale=data.scale * condition.factor, length=condition.drawn)
+        return draw(spec, self.tasks, self.generators, samples=samples)
+
+    def chunk(self, positions: int) -> int:
+        """Return how many samples of that many positions are run at once."""
+        space = WORKING_SPACE << 4 * (self.generators[0].device.type == "cuda")
+        size = space // (len(self.generators) * positions * _widest(self.network))
+        return max(size // BLOCKS, 1) * BLOCKS
+
+
+@dataclass(frozen=True, slots=True)
+class _Condition:
+    """Samples to draw, and what to measure on them.
+
+    Attributes:
+        drawn: positions of a sequence (1 and without a meaning for single samples).
+        factor: what inputs are multiplied by.
+        lengths: whose loss is measured: the losses of so many first positions.
+        routed: whether routing is counted.
+        pushed: whether samples are drawn mostly near the decision boundary.
+    """
+
+    drawn: int
+    factor: float
+    lengths: tuple[int, ...]
+    routed: bool = False
+    pushed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """What was measured so far."""
+
+    samples: int
+    losses: tuple[Loss, ...]
+    counts: RoutingCounts | None
+
+    def __add__(self, other: "_Sums") -> "_Sums":
+        pooled = tuple(mine + more for mine, more in zip(self.losses, other.losses, strict=True))
+        counts = self.counts
+        if counts is not None and other.counts is not None:
+            counts = counts + other.counts
+        return _Sums(self.samples + other.samples, pooled, counts)
+
+
+def evaluate(
+    subject: Subject,
+    *,
+    precision: float = 0.005,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    dataset: Dataset | None = None,
+) -> Evaluation:
+    """Run a cohort on fresh samples of its task, or once over a data set.
+
+    Args:
+        subject: what to run; without a network there is nothing to run and all is empty.
+        precision: largest half width of the 95 % interval of an entry of A.
+        device: where to run.
+        seed: of the evaluation stream.
+        dataset: folder of ``modeval generate`` to run on in place of the stream.
+    """
+    if subject.network is None:
+        return Evaluation(losses=())
+    device = torch.device(device)
+    bench = _Bench(
+        data=subject.data,
+        tasks=stack_tasks(subject.data, [task for task, _ in subject.seeds], device),
+        network=subject.network.to(device),
+        generators=[Generator(device).manual_seed(STREAM + seed) for _ in subject.seeds],
+        usable=torch.tensor([not fault for fault in subject.faults], device=device),
+        precision=precision,
+    )
+    with torch.inference_mode():
+        if dataset is not None:
+            return _evaluate_on(subject, bench, dataset)
+        return _evaluate(bench, reference_losses(subject, bench.network, device))
+
+
+def _evaluate_on(subject: Subject, bench: _Bench, dataset: Dataset) -> Evaluation:
+    """Run the cohort once over a data set, whose shift decides what its losses are called."""
+    check_dataset(subject, dataset)
+    held = dataset.spec
+    factor = held.scale / subject.data.scale
+    condition = _Condition(
+        held.length, factor, (held.length,), routed=bench.network.module_count > 1
+    )
+    rows = [task_index(dataset, task) for task, _ in subject.seeds]
+    where = bench.generators[0].device
+    sums = [
+        _tally(bench, condition, Batch(part.inputs[rows], part.rule[rows], part.target[rows]), None)
+        for part in in_order(dataset, batch=bench.chunk(held.length), device=where)
+    ]
+    total = functools.reduce(operator.add, sums)
+    if total.counts is None:
+        return Evaluation(losses=total.losses)
+    shifted = not exact_from_activation(bench.network, bench.data)
+    return Evaluation(
+        losses=total.losses,
+        counts=total.counts,
+        half_width=half_width(total.counts),
+        shifted=_shifted(bench) if shifted else None,
+    )
+
+
+def check_dataset(subject: Subject, dataset: Dataset) -> None:
+    """Refuse a data set of another task than the model's; its inputs may be shifted.
+
+    Raises:
+        DataError: names what differs.
+    """
+    shift = {
+        name: getattr(dataset.spec, name) for name in ("scale", "length", "rule_probabilities")
+    }
+    require(dataset, replace(subject.data, **shift), [task for task, _ in subject.seeds])
+
+
+def reference_losses(
+    subject: Subject, network: Network, device: torch.device
+) -> tuple[Loss, ...] | None:
+    """Return the losses of the reference's MLPs on the samples that its own script evaluates on.
+
+    100 batches of 1,000 samples from ``RandomState(model seed)``, numbers before rules, first in
+    distribution, then with inputs x2: the numbers can be compared with recorded ones digit by
+    digit, where 100,000 other samples give cross-entropies that differ by a tenth.
+    """
+    if subject.origin != "modarch" or subject.data.task != "binary":
+        return None
+    members = [
+        reference_batches(subject.data, task, np.random.RandomState(model))
+        for task, model in subject.seeds
+    ]
+    condition = (_Condition(1, factor, (1,)) for factor in (1.0, SHIFT))
+    losses = []
+    for each, parts in zip(condition, zip(*members, strict=True), strict=True):
+        batch = Batch(*(torch.cat(tensors) for tensors in zip(*parts, strict=True))).to(device)
+        prediction = network(batch.inputs, batch.rule).prediction
+        measured = sample_losses(prediction, batch.target, subject.data.objective)
+        losses.append(_loss(subject.data, each, 1, *measured))
+    return tuple(losses)
+
+
+def reference_batches(
+    data: DataSpec, task: int, numbers: np.random.RandomState
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Return inputs, rules and targets ``(1, N, ...)`` in distribution and with inputs x2."""
+    alpha, beta = (part.numpy() for part in task_parameters(data, task).values())
+    conditions = []
+    for factor in (1.0, SHIFT):
+        drawn = [
+            (numbers.randn(size), numbers.randn(size), numbers.choice(data.rules, size=size))
+            for size in (REFERENCE_BATCH,) * REFERENCE_BATCHES
+        ]
+        one, two, rule = (np.concatenate(part) for part in zip(*drawn, strict=True))
+        one, two = factor * one, factor * two
+        target = alpha[rule] * one + beta[rule] * two
+        if data.objective == "classification":
+            target = target >= 0
+        conditions.append(
+            (
+                torch.tensor(np.stack((one, two), -1), dtype=torch.float32)[None],
+                torch.tensor(rule)[None],
+                torch.tensor(target, dtype=torch.float32)[None, :, None],
+            )
+        )
+    return conditions
+
+
+def _evaluate(bench: _Bench, recorded: tuple[Loss, ...] | None) -> Evaluation:
+    routed = bench.network.module_count > 1
+    conditions = _conditions(bench.data, routed=routed)
+    if recorded is not None:  # the losses are known: what is left to see is the routing
+        conditions = [replace(each, lengths=()) for each in conditions if each.routed]
+    runs = [_measure(bench, condition) for condition in conditions]
+    losses = recorded or tuple(loss for run in runs for loss in run.losses)
+    if not routed:
+        return Evaluation(losses=losses)
+    [counts] = [run.counts for run in runs if run.counts is not None]
+    return Evaluation(
+        losses=losses,
+        counts=counts,
+        half_width=half_width(counts),
+        hardened=_hardened(bench),
+        shifted=None if exact_from_activation(bench.network, bench.data) else _shifted(bench),
+    )
+
+
+def _conditions(data: DataSpec, *, routed: bool) -> list[_Condition]:
+    """Return what to run, each with the lengths whose loss it gives."""
+    length = data.length
+    main = _Condition(length, 1.0, (length,), routed=routed)
+    if pushable(data):
+        routing = [_Condition(length, 1.0, (), routed=True)] if routed else []
+        return [
+            *routing,
+            *(_Condition(length, factor, (length,), pushed=True) for factor in (1.0, SHIFT)),
+        ]
+    if data.task == "binary":
+        return [main, _Condition(length, SHIFT, (length,))]
+    others = tuple(sorted({*LENGTHS} - {length}))
+    every = tuple(sorted({*LENGTHS, length}))
+    if data.task == "series":
+        # What comes later does not change what was: one run of the longest gives all lengths.
+        return [
+            main,
+            _Condition(others[-1], 1.0, others),
+            _Condition(every[-1], SHIFT, every),
+        ]
+    return [
+        main,
+        *(_Condition(other, 1.0, (other,)) for other in others),
+        *(_Condition(each, SHIFT, (each,)) for each in every),
+    ]
+
+
+def _measure(bench: _Bench, condition: _Condition) -> _Sums:
+    """Draw until everything is precise enough, or the most that is drawn is reached."""
+    positions = condition.drawn if bench.data.sequence else 1
+    chunk, most = bench.chunk(positions), _blocks_of(MOST / positions)
+    sums = _run(bench, condition, _blocks_of(LEAST / positions))
+    while (seen := sums.samples) < most:
+        wanted = _needed(bench, sums)
+        if wanted <= seen:
+            break
+        sums += _run(bench, condition, min(chunk, _blocks_of(min(wanted, most) - seen)))
+    return sums
+
+
+def _blocks_of(samples: float | int) -> int:  # noqa: PYI041 - checked as written at run time
+    return max(math.ceil(samples / BLOCKS), 1) * BLOCKS
+
+
+def _needed(bench: _Bench, sums: _Sums) -> float:
+    """Return how many samples of each member will do, judging from those seen so far."""
+    goal = LOSS_FACTOR * bench.precision
+    ratios = [loss.half_width() / (goal * loss.mean()) for loss in sums.losses]
+    if sums.counts is not None:
+        ratios.append(half_width(sums.counts) / bench.precision)
+    # A member whose loss is not finite, or zero, has nothing to wait for.
+    ratio = torch.stack(ratios).nan_to_num(0.0, 0.0, 0.0)[:, bench.usable]
+    return sums.samples * float(ratio.amax() if ratio.numel() else 0.0) ** 2
+
+
+def _run(bench: _Bench, condition: _Condition, samples: int) -> _Sums:
+    """Run the cohort on fresh samples."""
+    data, weight = bench.data, None
+    batch = bench.batch(condition, samples)
+    if condition.pushed and isinstance(bench.tasks, Coefficients):
+        batch, weight = push(batch, bench.tasks, data.scale * condition.factor)
+    return _tally(bench, condition, batch, weight)
+
+
+def _tally(bench: _Bench, condition: _Condition, batch: Batch, weight: Tensor | None) -> _Sums:
+    """Run the cohort on given samples, weighted if they were drawn unevenly."""
+    data = bench.data
+    output = bench.network(batch.inputs, batch.rule)
+    each, wrong = sample_losses(output.prediction, batch.target, data.objective)
+    if weight is not None:
+        each, wrong = each * weight, wrong * weight
+    return _Sums(
+        batch.rule.shape[1],
+        tuple(_loss(data, condition, length, each, wrong) for length in condition.lengths),
+        _count(batch.rule, output.weight, data.rules) if condition.routed else None,
+    )
+
+
+def pushable(data: DataSpec) -> bool:
+    """Tell whether losses are best sampled near the boundary: see :mod:`modeval.evaluate.near_boundary`."""
+    linear = data.task == "binary" and data.operation == "linear"
+    return linear and data.objective == "classification"
+
+
+def sample_losses(
+    prediction: Float[Tensor, "seeds samples *positions outputs"],
+    target: Float[Tensor, "seeds samples *positions outputs"],
+    objective: Objective,
+) -> tuple[Float[Tensor, "seeds samples *positions"], Float[Tensor, "seeds samples *positions"]]:
+    """Return loss and share of wrong labels of each sample or position.
+
+    Absolute error, averaged over the outputs, or cross-entropy of the logits.
+    """
+    if objective == "regression":
+        each = (prediction - target).abs().mean(-1)
+        return each, torch.zeros_like(each)
+    each = F.binary_cross_entropy_with_logits(prediction, target, reduction="none").mean(-1)
+    wrong = ((prediction >= 0) != (target >= 0.5)).to(each.dtype).mean(-1)  # noqa: PLR2004
+    return each, wrong
+
+
+def _loss(data: DataSpec, condition: _Condition, length: int, each: Tensor, wrong: Tensor) -> Loss:
+    """Sum up the losses of the first ``length`` positions; a sequence is one sample."""
+    if data.sequence:
+        each, wrong = each[:, :, :length].mean(-1), wrong[:, :, :length].mean(-1)
+    each, wrong = each.double(), wrong.double()
+    return Loss(
+        length=length if data.sequence else None,
+        factor=condition.factor,
+        total=each.sum(1),
+        square=each.square().sum(1),
+        wrong=wrong.sum(1),
+        samples=each.shape[1],
+    )
+
+
+def _count(rule: Tensor, weight: Tensor, rules: int) -> RoutingCounts:
+    """Count routing as one layer; consecutive samples, whole sequences, form a block."""
+    positions = rule[0, 0].numel()
+    block = torch.arange(rule.shape[1], device=rule.device) * BLOCKS // rule.shape[1]
+    return RoutingCounts.of(
+        rule.flatten(1).unsqueeze(1),
+        weight.flatten(1, -2).unsqueeze(1),
+        rules=rules,
+        block=block.repeat_interleave(positions),
+        blocks=BLOCKS,
+    )
+
+
+def half_width(counts: RoutingCounts) -> Float64[Tensor, "seeds"]:
+    """Return half the 95 % interval of the least certain entry of A of each member.
+
+    Blocks are independent; with W_b and n_b the mass and the samples of a rule in block b,
+    ``Var(A) = B/(B-1) sum_b (W_b - A n_b)^2 / (sum_b n_b)^2``.
+    """
+    samples = counts.samples.sum(-2, keepdim=True)
+    activation = counts.mass.sum(-3, keepdim=True) / samples.unsqueeze(-1)
+    residual = counts.mass - activation * counts.samples.unsqueeze(-1)
+    blocks = counts.mass.shape[-3]
+    variance = residual.square().sum(-3) * (blocks / (blocks - 1)) / samples.mT.square()
+    return STUDENT * variance.sqrt().flatten(1).amax(1)
+
+
+# --- hardened routing and shifted rules ----------------------------------------------------------
+
+
+def _hardened(bench: _Bench) -> Loss:
+    """Return how much the loss grows when each sample goes to its largest weight alone."""
+    data = bench.data
+    condition = _Condition(data.length, 1.0, (data.length,))
+    batch = bench.batch(condition, _blocks_of(HARDENED / (data.length if data.sequence else 1)))
+    hard = copy.copy(bench.network)
+    soft_gating = cast("Gating", bench.network.gating)
+    hard.gating = lambda logits: _all_on_largest(soft_gating(logits))  # type: ignore[assignment]
+    soft_loss, soft_wrong, hard_loss, hard_wrong = (
+        part
+        for network in (bench.network, hard)
+        for part in sample_losses(
+            network(batch.inputs, batch.rule).prediction, batch.target, data.objective
+        )
+    )
+    return _loss(data, condition, data.length, hard_loss - soft_loss, hard_wrong - soft_wrong)
+
+
+def _all_on_largest(weight: Tensor) -> Tensor:
+    return F.one_hot(weight.argmax(-1), weight.shape[-1]).to(weight.dtype)
+
+
+def exact_from_activation(network: Network, data: DataSpec) -> bool:
+    """Tell whether module shares under any rule shares p are exactly ``p A``.
+
+    They are when weights depend on a sample's own rule and on inputs that do not depend on the
+    rule; a position of a sequence may also look at the rules of the others.
+    """
+    return not data.sequence or isinstance(network.scorer, TableScorer | FixedScorer)
+
+
+def _shifted(bench: _Bench) -> Shifted:
+    """Run the cohort under each probe's rule shares."""
+    data = bench.data
+    probes = rule_probes(data.rules).to(bench.generators[0].device)
+    each = max(round(SHIFTED / bench.precision / data.length), 8)
+    together = max(min(bench.chunk(data.length) // each, len(probes)), 1)
+    rules, modules = [], []
+    for part in probes.split(together):
+        batch = draw(
+            data, bench.tasks, bench.generators, samples=each * len(part), rule_probabilities=part
+        )
+        weight = bench.network(batch.inputs, batch.rule).weight
+        shape = (len(batch.rule), len(part), -1)
+        shown = F.one_hot(batch.rule.view(shape), data.rules).double().mean(2)
+        rules.append(shown)
+        modules.append(weight.reshape(*shape, weight.shape[-1]).double().mean(2))
+    return Shifted(torch.cat(rules, 1), torch.cat(modules, 1))
+
+
+def _widest(network: Network) -> int:
+    """Return the numbers that the widest layer holds for one sample or position."""
+    widths = [
+        layer.weight[0].numel() // layer.weight.shape[-2]
+        for layer in network.modules()
+        if isinstance(layer, StackedLinear)
+    ]
+    return max(widths)

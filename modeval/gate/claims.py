@@ -1,0 +1,308 @@
+"""What a requirement is about: the measurements at its place in a model."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from modeval.errors import nearest
+from modeval.gate.policy import Place, Requirement
+from modeval.gate.policy_check import profile_name
+from modeval.metrics import METRICS
+from modeval.score.scorecard import ModelRecord, Profile, Score, Scorecard, Seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One measurement, or the reason why there is none.
+
+    Attributes:
+        score: the measurement; null where it is absent.
+        seeds: the same seed by seed, numbers only; the score itself where it is of one seed.
+        layer: number of its layer.
+        rule: name of its rule.
+        module: number of its module.
+        seed: its seed.
+        absent: why there is none.
+    """
+
+    score: Score | None
+    seeds: tuple[Score, ...] = ()
+    layer: int | None = None
+    rule: str | None = None
+    module: int | None = None
+    seed: Seed | None = None
+    absent: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Measurements that must all keep to a requirement.
+
+    Attributes:
+        items: the measurements.
+        words: what they are when there are several, as ``worst of 16 layers``.
+    """
+
+    items: tuple[Item, ...]
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Where to look for the items of a requirement."""
+
+    card: Scorecard
+    model: ModelRecord
+    metric: str
+    place: Place = field(default_factory=Place)
+
+
+def claims(
+    card: Scorecard, model: ModelRecord, requirement: Requirement, *, ignore_failed: bool = False
+) -> tuple[Claim, ...]:
+    """Return what a requirement is about: one claim, or one for each layer, rule, module, seed.
+
+    Args:
+        card: the scorecard.
+        model: a model of it.
+        requirement: what is asked of it.
+        ignore_failed: leave out seeds that failed, in place of finding them absent.
+    """
+    place = requirement.place
+    look = _Look(card, model, requirement.metric, place)
+    seeds = _seeds(model, place, ignore_failed=ignore_failed)
+    if isinstance(seeds, str):
+        return (_absent(seeds),)
+    layers = _layers(model, place)
+    if isinstance(layers, str):
+        return (_absent(layers),)
+    items = [
+        item
+        for seed in seeds
+        for layer in layers
+        for item in (_entries(look, layer, seed) if place.axis else (_scored(look, layer, seed),))
+    ]
+    groups: dict[tuple[object, ...], list[Item]] = {}
+    for item in items:
+        groups.setdefault(_group(place, item), []).append(item)
+    return tuple(Claim(items=tuple(group), words=_words(place, group)) for group in groups.values())
+
+
+def _absent(reason: str) -> Claim:
+    return Claim(items=(Item(score=None, absent=reason),))
+
+
+def _group(place: Place, item: Item) -> tuple[object, ...]:
+    """Return what tells items of different claims apart."""
+    return (
+        item.seed if place.seeds == "each" else None,
+        item.layer if place.layers == "each" else None,
+        (item.rule, item.module) if place.entry == "each" else None,
+    )
+
+
+def _words(place: Place, items: Sequence[Item]) -> str:
+    """Name a claim about several measurements.
+
+    A claim about the worst of many is another than one about a given one: it says so.
+    """
+    counts: list[tuple[str, set[object]]] = [
+        ("layer", {item.layer for item in items}),
+        ("seed", {item.seed for item in items}),
+        (place.axis or "", {(item.rule, item.module) for item in items}),
+    ]
+    parts = [f"{len(found)} {name}s" for name, found in counts if name and len(found) > 1]
+    return f"worst of {' x '.join(parts)}" if parts else ""
+
+
+def _seeds(model: ModelRecord, place: Place, *, ignore_failed: bool) -> list[Seed | None] | str:
+    seeds = [
+        member.seed
+        for member in model.members
+        if member.seed is not None and not (ignore_failed and member.status == "failed")
+    ]
+    # modules mean nothing across seeds, so nor does their mean over them
+    if place.seeds is None and not (place.axis and seeds):
+        return [None]
+    return [*seeds] or f"{model.title} was measured once, so it has no seeds to look at one by one"
+
+
+def _layers(model: ModelRecord, place: Place) -> list[int | str | None] | str:
+    """Return numbers of layers, ``mean``, or nothing for the only layer."""
+    wanted, count = place.layers, len(model.layers)
+    several = count > 1
+    if wanted in (None, "worst", "each"):
+        return [*range(count)] if several else [None]
+    if wanted == "mean":
+        return ["mean"] if several else [None]
+    if wanted in model.layers:
+        return [model.layers.index(wanted)] if several else [None]
+    if wanted.isdecimal() and int(wanted) < max(count, 1):
+        return [int(wanted)] if several else [None]
+    have = f"layers 0 to {count - 1}" if several else "one layer, number 0"
+    named = f", as {model.layers[0]}" if model.layers else ""
+    near = nearest(wanted, model.layers)
+    return f"{model.title} has no layer {wanted!r}{near}; it has {have}{named}"
+
+
+# --- scores --------------------------------------------------------------------------------------
+
+
+def _scored(look: _Look, layer: int | str | None, seed: Seed | None) -> Item:
+    if layer == "mean":
+        return _mean(look, seed)
+    number = layer if isinstance(layer, int) else None
+    score = look.card.find(look.model.id, look.metric, seed, layer=number)
+    if score is None:
+        return Item(score=None, layer=number, seed=seed, absent=_why_absent(look))
+    singles = _single_seeds(look, number) if seed is None else ()
+    return Item(score=score, seeds=singles or (score,), layer=number, seed=seed)
+
+
+def _mean(look: _Look, seed: Seed | None) -> Item:
+    """Return the mean over layers: the one that is there, or that of the layers."""
+    layers = [
+        score
+        for number in range(len(look.model.layers))
+        if (score := look.card.find(look.model.id, look.metric, seed, layer=number)) is not None
+    ]
+    score = look.card.find(look.model.id, look.metric, seed, over="mean")
+    if score is None and len(layers) < len(look.model.layers):
+        return Item(score=None, seed=seed, absent=_why_absent(look))
+    if score is None:
+        score = _averaged(layers)
+    notes = dict.fromkeys(each.note for each in (score, *layers) if each.note)
+    score = replace(score, note="; ".join(notes))
+    singles = (
+        ()
+        if seed
+        else tuple(
+            each.score
+            for member in look.model.members
+            if member.seed is not None
+            for each in (_mean(look, member.seed),)
+            if each.score is not None and _is_number(each.score)
+        )
+    )
+    return Item(score=score, seeds=singles or (score,), seed=seed)
+
+
+def _averaged(layers: Sequence[Score]) -> Score:
+    """Return the mean of layers; they share their samples, so their errors do not average out."""
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None and math.isfinite(value)]
+        return math.fsum(known) / len(known) if known and len(known) == len(values) else None
+
+    return replace(
+        layers[0],
+        layer=None,
+        over="mean",
+        value=mean([each.value for each in layers]),
+        low=None,
+        high=None,
+        error=mean([each.error for each in layers]),
+        chance=mean([each.chance for each in layers]),
+        chance_hash=mean([each.chance_hash for each in layers]),
+        chance_permuted=mean([each.chance_permuted for each in layers]),
+        null_low=None,
+        null_high=None,
+        p_value=None,
+        p_adjusted=None,
+        note="",
+    )
+
+
+def _single_seeds(look: _Look, layer: int | None) -> tuple[Score, ...]:
+    found = (
+        look.card.find(look.model.id, look.metric, member.seed, layer=layer)
+        for member in look.model.members
+        if member.seed is not None
+    )
+    return tuple(score for score in found if score is not None and _is_number(score))
+
+
+def _is_number(score: Score) -> bool:
+    return score.value is not None and math.isfinite(score.value)
+
+
+def _why_absent(look: _Look) -> str:
+    model = look.model
+    measured = sorted({score.metric for score in look.card.scores if score.model == model.id})
+    reason = f"the scorecard has no {look.metric} of {model.title}"
+    if model.modules == 1 and look.metric in METRICS:
+        return f"{reason}: a single module has no routing. Name the models to check with --model"
+    if look.metric in METRICS and METRICS[look.metric].needs in ("tokens", "logits"):
+        return f"{reason}: it needs the {METRICS[look.metric].needs} of single positions"
+    return f"{reason}{nearest(look.metric, measured)}. It has {', '.join(measured) or 'no scores'}"
+
+
+# --- numbers for each rule or module -------------------------------------------------------------
+
+
+def _entries(look: _Look, layer: int | str | None, seed: Seed | None) -> Iterator[Item]:
+    place, model = look.place, look.model
+    if layer == "mean":
+        yield Item(score=None, absent=f"there is no mean over layers for each {place.axis}")
+        return
+    number = layer if isinstance(layer, int) else None
+    profile = _profile(look, number, seed)
+    if profile is None:
+        yield Item(
+            score=None,
+            layer=number,
+            seed=seed,
+            absent=f"the scorecard has no {look.metric} for each {place.axis} of {model.title}",
+        )
+        return
+    rules = place.axis == "rule"
+    names = [_entry_name(model, index, rules=rules) for index in range(len(profile.values))]
+    wanted = place.entry or ""
+    chosen = range(len(names))
+    if wanted not in ("worst", "each"):
+        if wanted not in names and not (wanted.isdecimal() and int(wanted) < len(names)):
+            offered = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")  # noqa: PLR2004
+            yield Item(
+                score=None,
+                layer=number,
+                seed=seed,
+                absent=f"{model.title} has no {place.axis} {wanted!r}{nearest(wanted, names)}; "
+                f"it has {offered}",
+            )
+            return
+        index = names.index(wanted) if wanted in names else int(wanted)
+        chosen = range(index, index + 1)
+    for index in chosen:
+        score = Score(
+            model=model.id,
+            metric=profile.metric,
+            layer=number,
+            seed=seed,
+            value=profile.values[index],
+            chance=profile.chance,
+            better=profile.better,
+        )
+        yield Item(
+            score=score,
+            seeds=(score,),
+            layer=number,
+            rule=names[index] if rules else None,
+            module=None if rules else index,
+            seed=seed,
+        )
+
+
+def _profile(look: _Look, layer: int | None, seed: Seed | None) -> Profile | None:
+    of_axis = [
+        entry
+        for entry in look.card.profiles
+        if (entry.model, entry.axis, entry.layer, entry.seed)
+        == (look.model.id, look.place.axis, layer, seed)
+    ]
+    wanted = Requirement(metric=look.metric, comparison="max", place=look.place)
+    name = profile_name(wanted, [entry.metric for entry in of_axis])
+    return next((entry for entry in of_axis if entry.metric == name), None)
+
+
+def _entry_name(model: ModelRecord, index: int, *, rules: bool) -> str:
+    return model.rules[index] if rules and index < len(model.rules) else str(index)

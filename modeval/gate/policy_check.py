@@ -1,0 +1,167 @@
+"""Whether a policy can be checked at all: names, directions, ranges. What cannot is refused."""
+
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from modeval.errors import SpecError, nearest
+from modeval.gate.policy import Policy, Requirement
+from modeval.metrics import METRICS
+from modeval.score.scorecard import LOSS_TITLES, ModelRecord, Scorecard
+
+LENGTHS = re.compile(r"(loss|error_rate)_at_length_\d+(_x[\d.]+)?")
+RANGE = re.compile(r"[\[(]([\d.]+), ([\d.]+)[\])]")
+DIRECTIONS = {"max": "lower", "min": "higher"}
+
+
+def require_possible(policy: Policy, cards: Sequence[Scorecard]) -> None:
+    """Refuse a policy that no scorecard could break, or none could keep, or that says nothing.
+
+    Raises:
+        SpecError: there are no requirements; a metric is unknown; a limit faces the wrong way,
+            lies outside the metric's range, or asks to beat a chance level that is the best value;
+            a baseline is missing or unused; no model has the name that is asked for.
+    """
+    if not policy.requirements:
+        raise SpecError(
+            "The policy has no requirements, so nothing would be checked. Give some, as "
+            "--max collapse_worst=0.2 --min alignment_score=0.6, or a policy file: "
+            "--policy gate.toml"
+        )
+    for requirement in policy.requirements:
+        _check_metric(requirement, cards)
+        _check_direction(requirement, cards)
+        _check_range(requirement)
+        _check_chance(requirement)
+        _check_model(requirement, cards)
+    compared = any(each.comparison == "max_drop" for each in policy.requirements)
+    if compared and policy.baseline is None:
+        raise SpecError(
+            "max_drop compares with a baseline, and none is named. Add --baseline main.json, the "
+            "scorecard of the model to compare with."
+        )
+    if policy.baseline is not None and not compared:
+        raise SpecError(
+            f"The baseline {policy.baseline} would not be used. Say what may not get worse, as "
+            "--max-drop alignment_score=0.05, or leave the baseline out."
+        )
+
+
+def covers(pattern: str, model: ModelRecord) -> bool:
+    """Tell whether a pattern names a model, by its id or its title, whatever their case."""
+    names = (model.id.lower(), model.title.lower())
+    return any(fnmatchcase(name, pattern.lower()) for name in names)
+
+
+def direction(metric: str, cards: Sequence[Scorecard]) -> str | None:
+    """Return which direction of a metric is better, if one is."""
+    if metric in METRICS:
+        better = METRICS[metric].better
+        return None if better == "neither" else better
+    scores = (score.better for card in cards for score in card.scores if score.metric == metric)
+    profiles = (entry.better for card in cards for entry in card.profiles if entry.metric == metric)
+    found: str | None = next(scores, None) or next(profiles, None)
+    if found is None and (metric in LOSS_TITLES or LENGTHS.fullmatch(metric)):
+        return "lower"
+    return found
+
+
+def profile_name(requirement: Requirement, names: Sequence[str]) -> str | None:
+    """Return the name of a profile, which may be written without its ``rule_`` or ``module_``."""
+    whole = f"{requirement.place.axis}_{requirement.metric}"
+    return next((name for name in (requirement.metric, whole) if name in names), None)
+
+
+# --- one rule each -------------------------------------------------------------------------------
+
+
+def _check_metric(requirement: Requirement, cards: Sequence[Scorecard]) -> None:
+    axis, metric = requirement.place.axis, requirement.metric
+    profiles = {entry.metric: entry.axis for card in cards for entry in card.profiles}
+    if axis is not None:
+        of_axis = sorted(name for name, its in profiles.items() if its == axis)
+        if profile_name(requirement, of_axis) is None:
+            offered = ", ".join(of_axis) or "none"
+            raise SpecError(
+                f"{requirement.source}: there is no number {metric!r} for each {axis}"
+                f"{nearest(metric, of_axis)}. The scorecard has {offered}."
+            )
+        return
+    if metric in profiles:
+        raise SpecError(
+            f"{requirement.source}: {metric} is a number for each {profiles[metric]}. Write "
+            f"{profiles[metric]}s.worst.{metric} or {profiles[metric]}s.each.{metric}."
+        )
+    scored = {score.metric for card in cards for score in card.scores}
+    known = {*METRICS, *LOSS_TITLES, *scored}
+    if metric not in known and not LENGTHS.fullmatch(metric):
+        raise SpecError(
+            f"{requirement.source}: there is no metric {metric!r}{nearest(metric, sorted(known))}. "
+            "See the list: modeval metrics"
+        )
+
+
+def _check_direction(requirement: Requirement, cards: Sequence[Scorecard]) -> None:
+    name = (
+        profile_name(requirement, [entry.metric for card in cards for entry in card.profiles])
+        if requirement.place.axis
+        else requirement.metric
+    )
+    better = direction(name or requirement.metric, cards)
+    wanted = DIRECTIONS.get(requirement.comparison)
+    if wanted is None and better is None:
+        raise SpecError(
+            f"{requirement.source}: {requirement.metric} has no better and worse, so "
+            f"{requirement.comparison} means nothing for it. Give it a --max or a --min."
+        )
+    if wanted is not None and better not in (None, wanted):
+        other = "min" if requirement.comparison == "max" else "max"
+        raise SpecError(
+            f"{requirement.source}: {requirement.metric} is better when it is {better}, so a "
+            f"{requirement.comparison}imum guards against nothing bad. Did you mean "
+            f"--{other} {requirement.name}={requirement.limit:g}?"
+        )
+
+
+def _check_range(requirement: Requirement) -> None:
+    metric, limit = METRICS.get(requirement.metric), requirement.limit
+    if limit is None:
+        return
+    if requirement.comparison == "max_drop" and limit < 0:
+        raise SpecError(
+            f"{requirement.source}: a drop is how much worse a metric gets, at least 0. Write "
+            f"--max-drop {requirement.name}={-limit:g}"
+        )
+    found = RANGE.fullmatch(metric.range) if metric and not requirement.place.axis else None
+    if metric is None or found is None:
+        return
+    low, high = float(found[1]), float(found[2])
+    if not low <= limit <= high:
+        share = f" Is {limit / 100:g} meant?" if high == 1 and 1 < limit <= 100 else ""  # noqa: PLR2004
+        raise SpecError(
+            f"{requirement.source}: {metric.name} lies in {metric.range}, so the limit {limit:g} "
+            f"decides nothing.{share}"
+        )
+
+
+def _check_chance(requirement: Requirement) -> None:
+    metric = METRICS.get(requirement.metric)
+    if requirement.comparison != "significant" or metric is None or requirement.chance == "hash":
+        return
+    if metric.chance == metric.ideal or metric.name == "imbalance":
+        raise SpecError(
+            f"{requirement.source}: uniform routing has the best {metric.name} there is "
+            f"({metric.ideal}), so nothing beats it. Ask it of alignment_score or "
+            "mutual_information, which tell routing from chance."
+        )
+
+
+def _check_model(requirement: Requirement, cards: Sequence[Scorecard]) -> None:
+    models = [model for card in cards for model in card.models]
+    if not any(covers(requirement.model, model) for model in models):
+        names = [model.id for model in models]
+        offered = ", ".join(dict.fromkeys(names)) or "none"
+        raise SpecError(
+            f"No model is named {requirement.model}{nearest(requirement.model, names)}. The "
+            f"scorecard has {offered}."
+        )

@@ -1,0 +1,1 @@
+"""Recording live models: what their routers chose, for which label."""

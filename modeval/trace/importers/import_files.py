@@ -1,0 +1,429 @@
+"""From foreign files to a trace or counts: all or nothing, and nothing that is not said.
+
+The files are read twice. The first pass finds the layers, modules and labels that the header must
+name, and every fault; only then is anything written, under a name that a failure leaves nothing of.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modeval.errors import TraceError
+from modeval.trace.counts import SUFFIX, save_counts
+from modeval.trace.files import TraceWriter
+from modeval.trace.importers.format import Counts, Format, Options, Piece, Rows, natural
+from modeval.trace.importers.formats import detect, find_format, matching, source_files
+from modeval.trace.importers.to_counts import tally
+from modeval.trace.trace import (
+    PHASES,
+    Phase,
+    Source,
+    TraceChunk,
+    TraceHeader,
+    WeightScale,
+    make_chunk,
+)
+
+NEARLY_ONE = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an import wrote.
+
+    Attributes:
+        path: folder of the trace, or file of the counts.
+        header: its header, with every warning among the notes.
+        rows: rows of a trace; 0 for counts.
+        format: name of the format that was read.
+    """
+
+    path: Path
+    header: TraceHeader
+    rows: int
+    format: str
+
+
+@dataclass(slots=True)
+class Layer:
+    """What the first pass found of a layer."""
+
+    largest: int = -1
+    choices: int = 0
+    rows: int = 0
+    routed: int = 0
+    repeating: int = 0
+
+
+@dataclass(slots=True)
+class Survey:
+    """What the first pass found: everything that a header needs."""
+
+    layers: dict[str, Layer] = field(default_factory=dict)
+    labels: dict[str, None] = field(default_factory=dict)
+    notes: dict[str, None] = field(default_factory=dict)
+    phases: set[int] = field(default_factory=set)
+    token_ids: bool = False
+    weights: set[bool] = field(default_factory=set)
+    sums: tuple[float, float] = (np.inf, -np.inf)
+    least_weight: float = np.inf
+
+    def note(self, text: str) -> None:
+        """Keep a warning, once."""
+        self.notes[text] = None
+
+
+def import_source(
+    sources: Sequence[Path], out: Path, *, name: str | None = None, options: Options | None = None
+) -> Imported:
+    """Read files of one format and write a trace, or counts where the format has only those.
+
+    Args:
+        sources: files, or folders of them.
+        out: a new folder, usually ``NAME.trace``; counts go to ``NAME.counts.safetensors``.
+        name: name of the format; None to detect it.
+        options: what the files do not say.
+
+    Raises:
+        TraceError: with the file, the place in it and the reason. Nothing was written then.
+    """
+    chosen = options or Options()
+    files = source_files(sources)
+    if name is None:
+        entry, fitting = detect(files)
+    else:
+        entry = find_format(name)
+        fitting = matching(entry, files)
+    survey = Survey()
+    for note in entry.notes:
+        survey.note(note)
+    if len(fitting) < len(files):
+        others = sorted({path.name for path in files} - {path.name for path in fitting})
+        survey.note(f"{len(files) - len(fitting)} other files were not read: {_some(others)}.")
+    if entry.counts:
+        return _import_counts(entry, fitting, out, chosen, survey)
+    return _import_rows(entry, fitting, out, chosen, survey)
+
+
+def _import_rows(
+    entry: Format, files: Sequence[Path], out: Path, options: Options, survey: Survey
+) -> Imported:
+    for path, piece in _pieces(entry, files, options, survey):
+        _look(survey, _rows_only(piece, path), path, options, entry)
+    dense = _check_layers(survey, entry, options)
+    header = make_header(entry, options, survey, dense)
+    draft = out.with_name(f".{out.name}.partial")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise TraceError(f"{out} exists and is not empty. Remove it, or give another --out.")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        with TraceWriter(draft, header) as writer:
+            for chunk in _build(entry, files, header, options):
+                writer.append(chunk)
+        if not writer.rows:
+            raise TraceError(f"{_some([str(path) for path in files])}: no routing in them.")
+        draft.replace(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return Imported(out, header, writer.rows, entry.name)
+
+
+def _import_counts(
+    entry: Format, files: Sequence[Path], out: Path, options: Options, survey: Survey
+) -> Imported:
+    found: list[Counts] = []
+    labels: list[str | None] = []
+    offset, largest, current = 0, -1, None
+    for path, piece in _pieces(entry, files, options, survey):
+        if isinstance(piece, Rows):
+            raise TraceError(f"{path}: holds decisions: import it with another --from.")
+        if path != current:  # replicates of two files are never the same
+            offset, current = largest + 1, path
+        document = -1 if piece.document < 0 else piece.document + offset
+        largest = max(largest, document)
+        found.append(replace(piece, document=document))
+        labels.append(_label(piece.label, path, options, entry))
+    header, groups = tally(found, labels, options, entry, tuple(survey.notes))
+    stem = out.name.removesuffix(SUFFIX).removesuffix(".trace")
+    path = out.with_name(stem + SUFFIX)
+    save_counts(path, header, groups)
+    return Imported(path, header, 0, entry.name)
+
+
+def _pieces(
+    entry: Format, files: Sequence[Path], options: Options, survey: Survey
+) -> Iterator[tuple[Path, Piece]]:
+    """Read every file; what a damaged one has to give is kept only if the user said so."""
+    for path in files:
+        number = 0
+        try:
+            for piece in entry.read(path, options, survey.note):
+                number += len(piece.chosen) if isinstance(piece, Rows) else 1
+                yield path, piece
+        except TraceError as error:
+            if not options.allow_partial:
+                raise TraceError(
+                    f"{error} Nothing was imported; --allow-partial keeps what comes before."
+                ) from None
+            what = "counts of layers" if entry.counts else "rows"
+            survey.note(f"Read in part, the first {number} {what}; the rest was dropped: {error}")
+
+
+def _rows_only(piece: Piece, path: Path) -> Rows:
+    if isinstance(piece, Counts):
+        raise TraceError(f"{path}: holds counts: import it with --from sglang-pass-counts.")
+    return piece
+
+
+# --- the first pass ------------------------------------------------------------------------------
+
+
+def _look(survey: Survey, rows: Rows, path: Path, options: Options, entry: Format) -> None:
+    chosen = rows.chosen
+    if chosen.size and (chosen.min() < -1 or chosen.max() > np.iinfo(np.int16).max):
+        wrong = chosen.min() if chosen.min() < -1 else chosen.max()
+        raise TraceError(f"{path}: module {wrong} is out of range: expected 0 or more, or -1.")
+    if not len(chosen):
+        return
+    count, repeats = (chosen >= 0).sum(1), _repeating(chosen)
+    for name, where in _layers_of(rows, path):
+        layer = survey.layers.setdefault(name, Layer())
+        layer.largest = max(layer.largest, int(chosen[where].max(initial=-1)))
+        layer.choices = max(layer.choices, int(count[where].max(initial=0)))
+        layer.rows += len(count[where])
+        layer.routed += int((count[where] > 0).sum())
+        layer.repeating += int(repeats[where].sum())
+    for label in _labels(rows, path, options, entry):
+        if label is not None:
+            survey.labels[label] = None
+    survey.phases |= set(np.unique(rows.phase).tolist())
+    survey.token_ids |= rows.token is not None
+    survey.weights.add(rows.weight is not None)
+    if rows.weight is not None and (count > 0).any():
+        kept = np.where(chosen >= 0, rows.weight, 0.0)
+        sums = kept.sum(1)[count > 0]
+        survey.sums = (min(survey.sums[0], sums.min()), max(survey.sums[1], sums.max()))
+        survey.least_weight = min(survey.least_weight, kept.min())
+
+
+def _repeating(chosen: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return whether a row names a module twice."""
+    ordered = np.sort(chosen, axis=1)
+    repeats: NDArray[np.bool_] = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(
+        1
+    )
+    return repeats
+
+
+def _layers_of(rows: Rows, path: Path) -> Iterator[tuple[str, Any]]:
+    if isinstance(rows.layer, str):
+        yield rows.layer, slice(None)
+        return
+    for number in np.unique(rows.layer):
+        if number < 0:
+            raise TraceError(f"{path}: layer {number}: expected 0 or more.")
+        yield f"layers.{number}", rows.layer == number
+
+
+def _check_layers(survey: Survey, entry: Format, options: Options) -> frozenset[str]:
+    """Return the layers that hold no routing, after saying so; refuse rows that cannot be."""
+    dense: set[str] = set()
+    for name, layer in survey.layers.items():
+        empty = layer.routed == 0 and not entry.keep_empty
+        if empty or (layer.repeating == layer.routed and layer.choices > 1 and layer.routed):
+            dense.add(name)
+        elif layer.repeating:
+            reason = (
+                f"{layer.repeating} of {layer.routed} rows of {name} name a module twice, so they "
+                "are no routing (engines leave such rows where nothing was recorded)"
+            )
+            if not options.allow_partial:
+                raise TraceError(f"{reason}. Leave them out with --allow-partial.")
+            survey.note(f"Left out: {reason}.")
+        if name not in dense and layer.routed < layer.rows and not entry.keep_empty:
+            survey.note(f"{layer.rows - layer.routed} rows of {name} chose nothing: left out.")
+    if dense:
+        names = _some(sorted(dense, key=natural))
+        survey.note(f"Left out as dense, because no row of them is routing: {names}.")
+    if len(survey.weights) > 1:
+        raise TraceError("Some rows have weights and others have none: expected all or none.")
+    return frozenset(dense)
+
+
+def make_header(
+    entry: Format, options: Options, survey: Survey, dense: frozenset[str]
+) -> TraceHeader:
+    """Return the header for what the first pass found, without the layers that are dense."""
+    names = sorted((name for name in survey.layers if name not in dense), key=natural)
+    if not names:
+        raise TraceError("There is no routing in the files: every layer is dense or empty.")
+    modules = options.modules
+    if modules is None:
+        modules = max(survey.layers[name].largest for name in names) + 1
+        survey.note(
+            f"The number of modules, {modules}, was taken from the largest that was chosen; "
+            "modules that were never chosen are missed. Say it with --modules N."
+        )
+    for name in names:
+        if survey.layers[name].largest >= modules:
+            raise TraceError(
+                f"{name} chooses module {survey.layers[name].largest}: --modules {modules} allows "
+                f"0 to {modules - 1}."
+            )
+    seen = [max(survey.layers[name].choices, 1) for name in names]
+    if options.choices is not None and max(seen) > options.choices:
+        raise TraceError(f"A token chooses {max(seen)} modules: --choices says {options.choices}.")
+    return TraceHeader(
+        layers=tuple(names),
+        modules=(modules,) * len(names),
+        choices=tuple(options.choices or number for number in seen),
+        labels=tuple(sorted(survey.labels, key=natural)),
+        source=Source(entry.engine, options.model, entry.name),
+        weight_scale=_weight_scale(entry, survey),
+        phase=_phase(entry, survey),
+        capacity=entry.capacity,
+        padding=entry.padding,
+        token_ids=survey.token_ids,
+        notes=tuple(survey.notes),
+    )
+
+
+def _weight_scale(entry: Format, survey: Survey) -> WeightScale:
+    if True not in survey.weights:
+        return "none"
+    if entry.weight_scale is not None:
+        return entry.weight_scale
+    least, most = survey.sums
+    scale: WeightScale = "selection score"
+    if survey.least_weight >= 0 and abs(least - 1) < NEARLY_ONE and abs(most - 1) < NEARLY_ONE:
+        scale = "renormalised"
+    elif survey.least_weight >= 0 and most < 1 + NEARLY_ONE:
+        scale = "probability"
+    survey.note(f"Weights were taken for {scale}: they sum to {least:.4g} to {most:.4g} a row.")
+    return scale
+
+
+def _phase(entry: Format, survey: Survey) -> Phase:
+    known = {PHASES[number] for number in survey.phases}
+    if known == {"unknown"}:
+        return entry.phase if entry.phase != "mixed" else "unknown"
+    phases: dict[str, Phase] = {"prefill": "prefill", "decode": "decode", "train": "train"}
+    return phases.get(next(iter(known)), "mixed") if len(known) == 1 else "mixed"
+
+
+# --- labels --------------------------------------------------------------------------------------
+
+
+def _labels(rows: Rows, path: Path, options: Options, entry: Format) -> Iterator[str | None]:
+    if isinstance(rows.label, list):
+        for label in dict.fromkeys(rows.label):
+            yield _label(label, path, options, entry)
+    else:
+        yield _label(rows.label, path, options, entry)
+
+
+def _label(given: str | None, path: Path, options: Options, entry: Format) -> str | None:
+    """Return the label of rows: what the user says, what the row says, what the names say."""
+    if options.label is not None:
+        return options.label
+    if given is not None:
+        return options.labels.get(given, given)
+    stem = path.name.split(".")[0]
+    for key in (path.name, path.stem, stem, path.parent.name):
+        if key in options.labels:
+            return options.labels[key]
+    if options.labels:
+        raise TraceError(
+            f"--labels has no label for {path.name}: expected one of {path.name}, {stem} or "
+            f"{path.parent.name} among {', '.join(options.labels)}."
+        )
+    kind = options.label_from or entry.label_from
+    return {"file": stem, "folder": path.parent.name}.get(kind)
+
+
+# --- the second pass -----------------------------------------------------------------------------
+
+
+def _build(
+    entry: Format,
+    files: Sequence[Path],
+    header: TraceHeader,
+    options: Options,
+) -> Iterator[TraceChunk]:
+    numbers = {name: index for index, name in enumerate(header.layers)}
+    offset, largest, current = 0, -1, None
+    for path, piece in _pieces(entry, files, options, Survey()):
+        if path != current:  # documents of two files are never the same
+            offset, current = largest + 1, path
+        rows = _rows_only(piece, path)
+        document = np.broadcast_to(np.asarray(rows.document), (len(rows.chosen),))
+        document = np.where(document < 0, -1, document + offset)
+        largest = max(largest, int(document.max(initial=-1)))
+        label = _label_numbers(rows, path, header, options, entry)
+        chunk = _chunk(rows, document, header, numbers, label)
+        yield chunk[_kept(chunk, entry)]
+
+
+def _kept(chunk: TraceChunk, entry: Format) -> NDArray[np.bool_]:
+    """Return which rows are routing, by the same rules as :func:`_check_layers`."""
+    kept: NDArray[np.bool_] = ~_repeating(chunk.chosen) & (chunk.layer >= 0)
+    return kept if entry.keep_empty else kept & (chunk.chosen >= 0).any(1)
+
+
+def _label_numbers(
+    rows: Rows, path: Path, header: TraceHeader, options: Options, entry: Format
+) -> Any:
+    def number(label: str | None) -> int:
+        name = _label(label, path, options, entry)
+        return -1 if name is None else header.labels.index(name)
+
+    if not isinstance(rows.label, list):
+        return number(rows.label)
+    known = {label: number(label) for label in dict.fromkeys(rows.label)}
+    return np.array([known[label] for label in rows.label], dtype=np.int32)
+
+
+def _chunk(
+    rows: Rows, document: NDArray[Any], header: TraceHeader, numbers: dict[str, int], label: Any
+) -> TraceChunk:
+    if isinstance(rows.layer, str):
+        layer: Any = numbers.get(rows.layer, -1)
+    else:
+        found, inverse = np.unique(rows.layer, return_inverse=True)
+        layer = np.array([numbers.get(f"layers.{n}", -1) for n in found], np.int16)[inverse]
+    missing = header.width - rows.chosen.shape[1]
+    chosen, weight = rows.chosen[:, : header.width], rows.weight
+    if missing < 0:  # slots that no row of any layer uses
+        chosen, weight = _packed(rows.chosen, rows.weight, header.width)
+    elif missing:
+        chosen = np.pad(chosen, ((0, 0), (0, missing)), constant_values=-1)
+        weight = None if weight is None else np.pad(weight, ((0, 0), (0, missing)))
+    token = rows.token
+    if header.token_ids and token is None:
+        token = np.full(len(chosen), -1)
+    return make_chunk(
+        document=document,
+        position=rows.position,
+        phase=rows.phase,
+        label=label,
+        layer=layer,
+        chosen=chosen,
+        token=token,
+        weight=np.where(chosen >= 0, weight, 0) if header.weighted and weight is not None else None,
+    )
+
+
+def _packed(chosen: NDArray[Any], weight: NDArray[Any] | None, width: int) -> tuple[Any, Any]:
+    """Bring the choices of each row to its front, in order, and cut what is empty in every row."""
+    order = np.argsort(chosen < 0, axis=1, kind="stable")[:, :width]
+    packed = np.take_along_axis(chosen, order, 1)
+    return packed, None if weight is None else np.take_along_axis(weight, order, 1)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")  # noqa: PLR2004

@@ -1,0 +1,143 @@
+"""From counts of engines to routing counts, with NaN for all that they do not say."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from modeval.errors import TraceError
+from modeval.trace.fold import BLOCKS, LayerGroup, document_block
+from modeval.trace.importers.format import Counts, Format, Options, natural
+from modeval.trace.trace import Source, TraceHeader
+from modeval.types import RoutingCounts
+
+PARTS = ("mass", "selections", "samples", "entropy", "selection_entropy")
+
+
+def tally(
+    found: Sequence[Counts],
+    labels: Sequence[str | None],
+    options: Options,
+    entry: Format,
+    notes: tuple[str, ...],
+) -> tuple[TraceHeader, tuple[LayerGroup, ...]]:
+    """Return the header and the counts of all pieces; layers share one number of modules.
+
+    Unlabelled pieces count as the one rule of a source without labels. Where a layer was not
+    counted for a label at all, its cells are NaN.
+
+    Raises:
+        TraceError: nothing was counted, some pieces have labels and others not, or modules or
+            choices contradict what the user says.
+    """
+    if not found:
+        raise TraceError("There are no counts in the files.")
+    if None in labels and len(set(labels)) > 1:
+        raise TraceError("Some counts have labels and others have none. Name them with --labels.")
+    modules, notes = _modules(found, options, entry, notes)
+    choices = {piece.choices for piece in found}
+    known = choices.pop() if len(choices) == 1 else None
+    if known is None:
+        notes += (
+            (
+                "How many modules a token chooses is unknown, so samples, weights and entropies "
+                "are unknown (NaN). Say it with --choices K."
+            ),
+        )
+    elif not 1 <= known <= modules:
+        raise TraceError(f"--choices {known}: expected 1 to {modules}, the number of modules.")
+    names = sorted({_name(piece) for piece in found}, key=natural)
+    rules = tuple(sorted({label for label in labels if label is not None}))
+    header = TraceHeader(
+        layers=tuple(names),
+        modules=(modules,) * len(names),
+        choices=(known or 0,) * len(names),
+        labels=rules,
+        source=Source(entry.engine, options.model, entry.name),
+        weight_scale=entry.weight_scale or "none",
+        phase=entry.phase if entry.phase != "mixed" else "unknown",
+        capacity=entry.capacity,
+        padding=entry.padding,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+    counts = _sum(found, labels, header, known)
+    return header, (LayerGroup(tuple(range(len(names))), counts),)
+
+
+def _modules(
+    found: Sequence[Counts], options: Options, entry: Format, notes: tuple[str, ...]
+) -> tuple[int, tuple[str, ...]]:
+    sizes = {len(piece.selections) for piece in found}
+    if options.modules is not None:
+        if max(sizes) > options.modules:
+            raise TraceError(
+                f"Module {max(sizes) - 1} was counted: --modules {options.modules} allows 0 to "
+                f"{options.modules - 1}."
+            )
+        return options.modules, notes
+    if entry.sized and len(sizes) == 1:
+        return max(sizes), notes
+    said = f"The number of modules, {max(sizes)}, was taken from the largest that was counted; "
+    return max(*sizes, 1), (*notes, said + "say it with --modules N if there are more.")
+
+
+def _sum(
+    found: Sequence[Counts], labels: Sequence[str | None], header: TraceHeader, choices: int | None
+) -> RoutingCounts:
+    layers, rules, modules = len(header.layers), max(len(header.labels), 1), header.modules[0]
+    blocks = BLOCKS if any(piece.document >= 0 for piece in found) else 1
+    zeros = RoutingCounts.zeros(layers, rules=rules, modules=modules, blocks=blocks).tensors()
+    seen = torch.zeros(layers, rules, dtype=torch.bool)
+    for piece, label in zip(found, labels, strict=True):
+        layer = header.layers.index(_name(piece))
+        rule = 0 if label is None else header.labels.index(label)
+        block = int(document_block(torch.tensor([piece.document]), blocks))
+        seen[layer, rule] = True
+        for name, value in _parts(piece, choices, modules).items():
+            zeros[name][layer, block, rule] += value
+    for name in PARTS:
+        zeros[name].transpose(1, 2)[~seen] = torch.nan
+    return RoutingCounts(**zeros | {"coactivation": _coactivation(zeros["selections"], choices)})
+
+
+def _parts(piece: Counts, choices: int | None, modules: int) -> dict[str, Tensor]:
+    selections = _padded(torch.as_tensor(piece.selections, dtype=torch.float64), modules)
+    unknown = torch.tensor(torch.nan, dtype=torch.float64)
+    samples = unknown
+    if piece.samples is not None:
+        samples = torch.tensor(piece.samples, dtype=torch.float64)
+    elif choices is not None:
+        samples = selections.sum() / choices
+    spread = unknown
+    if choices is not None:
+        spread = samples * torch.tensor(choices, dtype=torch.float64).log()
+    if piece.mass is not None:
+        mass = _padded(torch.as_tensor(piece.mass, dtype=torch.float64), modules)
+        entropy = unknown
+    else:
+        mass = unknown.expand(modules) if choices is None else selections / choices
+        entropy = spread
+    return {
+        "mass": mass,
+        "selections": selections,
+        "samples": samples,
+        "entropy": entropy,
+        "selection_entropy": spread,
+    }
+
+
+def _coactivation(selections: Tensor, choices: int | None) -> Tensor:
+    """Return each module's own choices; of pairs nothing is known, unless a token has only one."""
+    own = torch.diag_embed(selections.sum((1, 2)))
+    if choices == 1:
+        return own
+    pairs = ~torch.eye(own.shape[-1], dtype=torch.bool)
+    return own.masked_fill(pairs, torch.nan)
+
+
+def _padded(row: Tensor, modules: int) -> Tensor:
+    return torch.nn.functional.pad(row, (0, modules - len(row)))
+
+
+def _name(piece: Counts) -> str:
+    return piece.layer if isinstance(piece.layer, str) else f"layers.{piece.layer}"

@@ -1,0 +1,490 @@
+"""Tiny random models of many architectures: what is recorded is what the experts were given.
+
+The other account of the routing is taken inside the expert blocks: the arguments with which the
+experts are called, the rows that reach each expert, or the rows looked up in tables of experts.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from modeval.record.recording import record
+from modeval.record.routers import BIASES, READERS
+from modeval.trace.files import concatenate, read_trace
+from modeval.trace.fold import fold_groups
+
+transformers = pytest.importorskip("transformers")
+
+LABELS = ("law", "code", "poems")
+SIZES = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "d_model": 32,
+    "d_ff": 32,
+    "d_kv": 8,
+    "intermediate_size": 32,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+    "moe_shared_expert_intermediate_size": 16,
+    "shared_intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "n_layers": 2,
+    "num_layers": 2,
+    "num_attention_heads": 4,
+    "n_heads": 4,
+    "num_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "num_experts": 8,
+    "num_local_experts": 8,
+    "n_routed_experts": 8,
+    "moe_num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_topk": 2,
+    "moe_k": 2,
+    "moe_top_k": 2,
+    "top_k_experts": 2,
+    "first_k_dense_replace": 0,
+    "num_dense_layers": 0,
+    "moe_layer_start_index": 0,
+    "decoder_sparse_step": 1,
+    "n_group": 2,
+    "topk_group": 1,
+    "n_shared_experts": 1,
+    "num_shared_experts": 1,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+LATENT = {"num_key_value_heads": 4}
+HYBRID = {
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model type, what its tiny configuration needs beside SIZES, and its routed layers."""
+
+    kind: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    layers: int = 2
+    modules: int = 8
+    choices: int = 2
+    seq2seq: bool = False
+    auto: str = "AutoModelForCausalLM"
+
+
+CASES = [
+    Case("mixtral"),
+    Case("olmoe"),
+    Case("qwen2_moe"),
+    Case("qwen3_moe"),
+    Case("qwen3_next", HYBRID),
+    Case(
+        "deepseek_v2",
+        LATENT
+        | {
+            "topk_method": "group_limited_greedy",
+            "n_group": 2,
+            "topk_group": 1,
+            "num_experts_per_tok": 2,
+        },
+    ),
+    Case("deepseek_v3", LATENT),
+    Case("deepseek_v32", LATENT),
+    Case("deepseek_v4"),
+    Case("gpt_oss"),
+    Case("granitemoe"),
+    Case("granitemoe_swa"),
+    Case("granitemoeshared"),
+    Case(
+        "granitemoehybrid",
+        {"layer_types": ["attention", "attention"], "mamba_n_heads": 4, "mamba_d_head": 16},
+    ),
+    Case("phimoe"),
+    Case(
+        "dbrx",
+        {
+            "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
+            "ffn_config": {
+                "hidden_size": 32,
+                "ffn_hidden_size": 16,
+                "moe_num_experts": 8,
+                "moe_top_k": 2,
+            },
+            "max_seq_len": 64,
+        },
+    ),
+    Case(
+        "llama4_text",
+        {"intermediate_size_mlp": 32, "interleave_moe_layer_step": 1, "attention_chunk_size": 32},
+    ),
+    Case(
+        "switch_transformers",
+        {
+            "num_sparse_encoder_layers": 1,
+            "num_sparse_decoder_layers": 1,
+            "num_decoder_layers": 2,
+            "expert_capacity": 3,
+        },
+        layers=3,
+        choices=1,
+        seq2seq=True,
+    ),
+    Case(
+        "nllb-moe",
+        {
+            "encoder_layers": 2,
+            "decoder_layers": 2,
+            "encoder_sparse_step": 2,
+            "decoder_sparse_step": 2,
+            "encoder_ffn_dim": 32,
+            "decoder_ffn_dim": 32,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+        },
+        seq2seq=True,
+    ),
+    Case("jetmoe", {"kv_channels": 8}, layers=4),
+    Case("ernie4_5_moe"),
+    Case("glm4_moe"),
+    Case("glm4_moe_lite", LATENT, layers=1),
+    Case("glm_moe_dsa", LATENT),
+    Case(
+        "gemma4_text",
+        {
+            "enable_moe_block": True,
+            "num_experts": 8,
+            "top_k_experts": 2,
+            "moe_intermediate_size": 16,
+            "global_head_dim": 8,
+            "num_global_key_value_heads": 2,
+            "hidden_size_per_layer_input": 0,
+            "num_kv_shared_layers": 0,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
+    Case("minimax"),
+    Case("minimax_m2"),
+    Case(
+        "jamba",
+        {
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "expert_layer_period": 1,
+            "expert_layer_offset": 0,
+            "use_mamba_kernels": False,
+            "mamba_d_state": 4,
+            "mamba_dt_rank": 4,
+        },
+    ),
+    Case("afmoe"),
+    Case("aria_text", {"moe_num_shared_experts": 1}),
+    Case("axk1", LATENT, layers=1),
+    Case("axk2", LATENT, layers=1),
+    Case("cohere2_moe"),
+    Case("doge", {"is_moe": True, "num_experts": 16}, modules=16),
+    Case(
+        "dots1",
+        {
+            "moe_intermediate_size": 16,
+            "n_shared_experts": 1,
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+            "n_routed_experts": 8,
+        },
+    ),
+    Case("exaone_moe"),
+    Case("flex_olmo"),
+    Case("flint", {"num_hidden_layers": 3}, layers=1),
+    Case("hunyuan_v1_moe", {"head_dim": 8}),
+    Case("hy_v3", layers=1),
+    Case("hy_v4", layers=1),
+    Case("kolibri1"),
+    Case("laguna", layers=1),
+    Case("lfm2_moe", {"layer_types": ["conv", "full_attention"]}),
+    Case(
+        "longcat_flash",
+        LATENT | {"zero_expert_num": 2, "ffn_hidden_size": 32, "expert_ffn_hidden_size": 16},
+        layers=1,
+        modules=10,
+    ),
+    Case("mellum"),
+    Case("mimo_v2_flash", layers=1),
+    Case("openai_privacy_filter", auto="AutoModelForTokenClassification"),
+    Case("solar_open"),
+    Case("zaya", {"num_experts_per_tok": 1, "router_hidden_size": 8}, choices=1),
+]
+
+
+def build(case: Case) -> nn.Module:
+    """Return a tiny random model; skip when this transformers has none of that type."""
+    if case.kind not in transformers.CONFIG_MAPPING:
+        pytest.skip(f"transformers {transformers.__version__} has no {case.kind}")
+    kind = transformers.CONFIG_MAPPING[case.kind]
+    transformers.logging.set_verbosity_error()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of transformers and torch, about settings of our sizes
+        plain = kind()
+        sizes = {
+            name: value
+            for name, value in SIZES.items()
+            if name == "pad_token_id" or _has(plain, name)
+        }
+        torch.manual_seed(0)
+        auto = "AutoModelForSeq2SeqLM" if case.seq2seq else case.auto
+        model: nn.Module = getattr(transformers, auto).from_config(kind(**sizes | case.settings))
+        _stir(model)
+    return model.eval()
+
+
+def _has(config: object, name: str) -> bool:
+    try:
+        return getattr(config, name, None) is not None
+    except AttributeError:
+        return False
+    except Exception as error:  # noqa: BLE001 - a private class of transformers
+        return "PerLayer" in type(error).__name__
+
+
+def _stir(model: nn.Module) -> None:
+    """Make routing differ between tokens, and biases of the choice matter."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        parts = name.split(".")
+        if parts[-1] == "tid2eid":  # a table of experts by token, zero when not trained
+            tensor.data[:] = torch.rand(len(tensor), 8).topk(tensor.shape[1]).indices
+        elif parts[-1] in BIASES:
+            tensor.data.normal_(0.0, 0.3)
+        elif tensor.ndim == 2 and {"gate", "router", "classifier", "wg"} & set(parts):
+            tensor.data.normal_(0.0, 1.0)
+
+
+def batch(case: Case) -> dict[str, torch.Tensor]:
+    """Return token ids with padding on both sides."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(3, 96, (3, 8), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[0, :3] = 0
+    mask[1, -2:] = 0
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if case.seq2seq:
+        inputs["decoder_input_ids"] = torch.randint(3, 96, (3, 6), generator=generator)
+        inputs["decoder_attention_mask"] = torch.ones(3, 6, dtype=torch.long)
+        inputs["decoder_attention_mask"][2, -2:] = 0
+    return inputs
+
+
+# --- the other account ---------------------------------------------------------------------------
+
+
+Sets = list[set[int]]
+
+
+def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    return [part for part in (*args, *kwargs.values()) if isinstance(part, torch.Tensor)]
+
+
+def _by_arguments(module: nn.Module, parts: list[torch.Tensor]) -> Sets:
+    """Experts called with (hidden, chosen, weights): a weight of zero uses no expert."""
+    chosen, weight = parts[1], parts[2]
+    return [
+        {int(one) for one, share in zip(row, shares, strict=True) if share != 0}
+        for row, shares in zip(chosen, weight, strict=True)
+    ]
+
+
+def _by_marks(module: nn.Module, parts: list[torch.Tensor]) -> Sets:
+    return [set(row.nonzero().flatten().tolist()) for row in parts[1].flatten(0, 1)]
+
+
+def _by_shares(module: nn.Module, parts: list[torch.Tensor]) -> Sets:
+    return [set((row > 0).nonzero().flatten().tolist()) for row in parts[2]]
+
+
+def _by_nonzero_inputs(module: nn.Module, parts: list[torch.Tensor]) -> Sets:
+    experts: Any = module.num_experts
+    rows = parts[0].view(experts, -1, parts[0].shape[-1])
+    return [set(row.nonzero().flatten().tolist()) for row in rows.abs().sum(-1).T]
+
+
+INSIDE: dict[str, Callable[[nn.Module, list[torch.Tensor]], Sets]] = {
+    "SwitchTransformersExperts": _by_marks,
+    "NllbMoeExperts": _by_shares,
+    "Llama4TextExperts": _by_nonzero_inputs,
+}
+
+
+@contextmanager
+def watch_experts(model: nn.Module) -> Iterator[dict[str, Sets]]:
+    """Write down for each block which experts each of its tokens went to."""
+    seen: dict[str, Sets] = {}
+    handles = []
+
+    def keep(handle) -> None:
+        handles.append(handle)
+
+    for name, module in model.named_modules():
+        block = name.rpartition(".")[0]
+        kind = type(module).__name__
+        if kind == "JetMoeParallelExperts" and name.endswith("input_linear"):
+            outer = model.get_submodule(block.removesuffix(".experts"))
+            keep(_watch_rows(outer, module, block, seen))
+        elif kind == "Embedding" and name.endswith("down_embed"):
+            keep(_watch_lookup(module, block, seen))
+        elif name.endswith(".experts") and not kind.startswith("JetMoe"):
+            read = INSIDE.get(kind, _by_arguments)
+
+            def hook(module, args, kwargs, *, block=block, read=read):
+                seen[block] = read(module, _given(args, kwargs))
+
+            keep(module.register_forward_pre_hook(hook, with_kwargs=True))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _watch_lookup(module: nn.Module, block: str, seen: dict[str, Sets]):
+    def hook(module, args):
+        seen[block] = [set(row.tolist()) for row in args[0]]
+
+    return module.register_forward_pre_hook(hook)
+
+
+def _watch_rows(outer: nn.Module, module: nn.Module, block: str, seen: dict[str, Sets]):
+    """JetMoE sends sorted copies of rows to its experts: find whose copies they are."""
+    rows: list[torch.Tensor] = []
+
+    def remember(module, args, kwargs):
+        hidden = _given(args, kwargs)[0]
+        rows[:] = [hidden.reshape(-1, hidden.shape[-1])]
+
+    def hook(module, args):
+        inputs, sizes = args
+        sets: Sets = [set() for _ in rows[0]]
+        for expert, part in enumerate(inputs.split(list(sizes))):
+            for token in (part[:, None] == rows[0]).all(-1).nonzero()[:, 1].tolist():
+                sets[token].add(expert)
+        seen[block] = sets
+
+    outer.register_forward_pre_hook(remember, with_kwargs=True)
+    return module.register_forward_pre_hook(hook)
+
+
+# --- tests ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.kind)
+def test_recorded_choices_are_those_the_experts_were_given(case: Case, tmp_path) -> None:
+    model, inputs = build(case), batch(case)
+    path = tmp_path / "live.trace"
+    with (
+        torch.no_grad(),
+        watch_experts(model) as seen,
+        record(model, LABELS, trace=path, tokens=True) as recording,
+    ):
+        recording.label(["poems", "law", "code"])
+        model(**inputs)
+
+    coverage = recording.coverage()
+    assert coverage.expected == coverage.hooked == coverage.recorded == case.layers
+    assert {layer.modules for layer in coverage.layers} == {case.modules}
+    assert {layer.choices for layer in coverage.layers} == {case.choices}
+
+    header, chunks = read_trace(path)
+    rows = concatenate(list(chunks))
+    for number, name in enumerate(header.layers):
+        decoder = "decoder." in name
+        mask = inputs["decoder_attention_mask" if decoder else "attention_mask"]
+        ids = inputs["decoder_input_ids" if decoder else "input_ids"]
+        expected = [
+            row for row, keep in zip(_block_of(seen, name), mask.flatten(), strict=True) if keep
+        ]
+        mine = rows[rows.layer == number]
+        assert [set(row[row >= 0].tolist()) for row in mine.chosen] == expected, name
+        sample, place = mask.nonzero().T
+        assert mine.document.tolist() == sample.tolist()
+        assert mine.label.tolist() == [(2, 0, 1)[one] for one in sample]
+        assert mine.position.tolist() == (mask.cumsum(1) - 1)[sample, place].tolist()
+        assert mine.token is not None
+        assert mine.token.tolist() == ids[sample, place].tolist()
+
+    for group, folded in zip(recording.groups(), fold_groups(path), strict=True):
+        assert group.layers == folded.layers
+        for name, part in group.counts.tensors().items():
+            torch.testing.assert_close(part, folded.counts.tensors()[name], rtol=1e-6, atol=1e-6)
+        group.counts.softness()
+
+
+def _block_of(seen: dict[str, Sets], router: str) -> Sets:
+    block = router
+    while block and block not in seen:
+        block = block.rpartition(".")[0]
+    return seen[block]
+
+
+def test_top_k_of_logits_is_wrong_for_a_biased_router(tmp_path) -> None:
+    model = build(Case("deepseek_v3", LATENT))
+    inputs = batch(Case("deepseek_v3"))
+    logits: list[torch.Tensor] = []
+    gate = model.get_submodule("model.layers.0.mlp.gate")
+    gate.register_forward_hook(lambda module, args, output: logits.append(output[0]))
+    path = tmp_path / "live.trace"
+    with torch.no_grad(), record(model, trace=path):
+        model(**inputs)
+    _, chunks = read_trace(path)
+    rows = concatenate(list(chunks))
+    chosen = np.sort(rows[rows.layer == 0].chosen, axis=1)
+    naive = logits[0].topk(2).indices[inputs["attention_mask"].flatten() > 0].sort(-1).values
+    assert (chosen != naive.numpy()).any(axis=1).mean() > 0.2
+
+
+@pytest.mark.slow
+def test_every_router_class_that_transformers_declares_is_known() -> None:
+    """The registry of the installed transformers names no class without a reader."""
+    import ast  # noqa: PLC0415
+    from pathlib import Path  # noqa: PLC0415
+
+    models = Path(transformers.__file__).parent / "models"
+    declared: set[str] = set()
+    for file in models.glob("*/modeling_*.py"):
+        text = file.read_text(encoding="utf-8")
+        if '"router_logits"' not in text:
+            continue
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Dict):
+                for key, value in zip(node.keys, node.values, strict=True):
+                    if isinstance(key, ast.Constant) and key.value == "router_logits":
+                        declared |= _recorded(value)
+    assert len(declared) > 20
+    assert declared - set(READERS) == set()
+
+
+def _recorded(value) -> set[str]:
+    import ast  # noqa: PLC0415
+
+    calls = [node for node in ast.walk(value) if isinstance(node, ast.Call)]
+    return {
+        getattr(call.args[0], "id", "")
+        for call in calls
+        if call.args and getattr(call.func, "id", "") == "OutputRecorder"
+    }

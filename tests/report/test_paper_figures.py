@@ -1,0 +1,281 @@
+"""Figures for papers: what they show is what scorecards say, and the bytes stay the same."""
+
+import re
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import report_cards as cards
+
+from modeval.errors import DependencyError, ScorecardError, SpecError
+from modeval.report import scorecard_views
+from modeval.report.paper_figures import (
+    COLOURS,
+    KINDS,
+    WIDTHS,
+    Curves,
+    Style,
+    draw,
+    draw_curves,
+    save,
+)
+
+
+def entries(*given):
+    return scorecard_views.entries(given, [f"{place}.json" for place in range(len(given))])
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return entries(cards.paper())
+
+
+@pytest.fixture(scope="module")
+def deep():
+    return entries(cards.trace(layers=6))
+
+
+def curves(seeds=3, steps=5, name="Modular", task="2 rules"):
+    values = np.exp(-np.arange(steps) / 2) * np.linspace(1, 2, seeds)[:, None]
+    return Curves(name=name, task=task, steps=np.arange(1.0, steps + 1), values=values)
+
+
+def figure_of(kind, paper, deep, **style):
+    return draw(kind, deep if kind == "layers" else paper, Style(**style))
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+KINDS_AND_FORMATS = [(kind, "svg") for kind in KINDS] + [("heatmap", "png"), ("layers", "pdf")]
+
+
+@pytest.mark.parametrize(("kind", "suffix"), KINDS_AND_FORMATS)
+def test_the_same_scorecard_gives_the_same_bytes(kind, suffix, paper, deep):
+    first, second = (save(figure_of(kind, paper, deep), suffix, dpi=60) for _ in range(2))
+    assert first == second
+    start = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix]
+    assert first.startswith(start)
+    assert not re.search(rb"20\d\d-\d\d-\d\dT|CreationDate", first)
+
+
+def test_fonts_are_embedded_and_lines_are_lines(paper, deep):
+    content = save(figure_of("layers", paper, deep), "pdf")
+    assert b"/FontFile2" in content  # TrueType, which journals accept
+    assert b"/Type3" not in content
+    assert b"/Subtype /Image" not in content
+    drawing = save(figure_of("layers", paper, deep), "svg")
+    assert b"<image" not in drawing
+    assert b"<text" not in drawing  # letters are outlines: no font is needed to show them
+
+
+def test_a_users_own_style_does_not_change_a_figure(paper, deep):
+    import matplotlib as mpl  # noqa: PLC0415
+
+    before = save(figure_of("ranking", paper, deep), "svg")
+    with mpl.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.hashsalt": "other"}):
+        assert save(figure_of("ranking", paper, deep), "svg") == before
+
+
+@pytest.mark.parametrize("width", WIDTHS.values())
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_cut_off_at_the_widths_of_columns(kind, width, paper, deep):
+    figure = figure_of(kind, paper, deep, width=width)
+    assert figure.get_figwidth() == width
+    figure.draw_without_rendering()
+    drawn = figure.get_tightbbox()  # in inches, of all that is drawn
+    assert min(drawn.x0, drawn.y0) >= -0.01
+    assert drawn.x1 <= width + 0.01
+    assert drawn.y1 <= figure.get_figheight() + 0.01
+    assert figure.get_suptitle() == ""
+
+
+def test_names_may_hold_anything_and_be_long():
+    long = r"$E = mc^2$ \\frac{" + "a" * 60
+    card = cards.trace(layers=3)
+    record = replace(
+        card.models[0],
+        title=long,
+        rules=(long, "$", "b"),
+        layers=tuple(f"$_{layer}" for layer in range(3)),
+    )
+    found = entries(replace(card, models=(record,)))
+    for kind in ("ranking", "heatmap", "layers", "budget"):
+        figure = draw(kind, found, Style(title="$5"))
+        assert save(figure, "svg")
+        assert figure.get_tightbbox().x0 >= -0.01
+
+
+def test_layers_may_differ_in_their_number_of_modules(deep):
+    other = entries(cards.trace("Wide", layers=4, modules=24, choices=3))
+    figure = draw("layers", [*deep, *other], Style())
+    assert len(figure.axes) == 3
+    assert save(draw("heatmap", [*deep, *other], Style()), "png", dpi=50)
+
+
+def test_a_title_is_there_when_asked_for(paper, deep):
+    assert figure_of("ranking", paper, deep, title="Binary").get_suptitle() == "Binary"
+
+
+def test_an_unknown_format_is_refused(paper, deep):
+    with pytest.raises(SpecError, match=r"'gif'.*\.png, \.svg, \.pdf"):
+        save(figure_of("ranking", paper, deep), "gif")
+
+
+def test_without_matplotlib_the_error_says_what_to_install(paper, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(DependencyError, match=r"modeval-cli\[report\]"):
+        draw("ranking", paper, Style())
+
+
+# --- what they show ------------------------------------------------------------------------------
+
+
+def lines_of(panel):
+    return {line.get_label(): line for line in panel.get_lines()}
+
+
+def test_the_ranking_puts_the_best_on_top_for_either_direction(paper):
+    style = Style(metrics=("alignment_score", "inverse_mutual_information"))
+    figure = draw("ranking", paper, style)
+    for panel in figure.axes:
+        names = [label.get_text() for label in panel.get_yticklabels()]
+        assert names == ["GT-Modular", "Modular-op", "Modular"]
+        assert panel.yaxis_inverted()
+    seeds = [line for line in figure.axes[0].get_lines() if line.get_marker() == "o"]
+    expected = [
+        sorted(value for _, value in scorecard_views.by_seed(entry, "alignment_score"))
+        for entry in paper[:3]
+    ]
+    assert sorted(sorted(line.get_xdata()) for line in seeds) == sorted(expected)
+
+
+def test_lines_against_rules_hold_the_scores(paper):
+    figure = draw("specialisation", paper, Style(metrics=("alignment_distance",)))
+    [panel] = figure.axes
+    drawn = {tuple(np.round(line.get_ydata(), 9)) for line in panel.get_lines()}
+    for name in ("GT-Modular", "Modular", "Modular-op"):
+        found = scorecard_views.against_rules(paper, "alignment_distance")[name]
+        assert [rules for rules, _ in found] == [2, 8]
+        assert tuple(round(score.value, 9) for _, score in found) in drawn
+    assert (0.5, 0.875) in drawn  # uniform routing, 1 - 1/R
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["2", "8"]
+
+
+def test_layers_show_values_interval_and_the_band_of_permuted_labels(deep):
+    [panel] = draw("layers", deep, Style(metrics=("alignment_score",))).axes
+    scores = scorecard_views.by_layer(deep[0], "alignment_score")
+    curve = max(panel.get_lines(), key=lambda line: line.get_linewidth())
+    assert curve.get_ydata().tolist() == [score.value for score in scores]
+    bands = [band.get_paths()[0].vertices[:, 1] for band in panel.collections]
+    assert any(low.min() == pytest.approx(min(score.null_low for score in scores)) for low in bands)
+    assert any(high.max() == pytest.approx(max(score.high for score in scores)) for high in bands)
+
+
+def test_bars_of_the_budget_end_at_one(deep):
+    [panel] = draw("budget", deep, Style()).axes
+    ends = {}
+    for bar in panel.patches:
+        ends[bar.get_y()] = max(ends.get(bar.get_y(), 0), bar.get_x() + bar.get_width())
+    assert len(ends) == 6
+    assert list(ends.values()) == pytest.approx([1.0] * 6)
+
+
+def test_a_heat_map_shows_the_layer_that_is_asked_for(deep):
+    figure = draw("heatmap", deep, Style(layer=2))
+    shown = figure.axes[0].get_images()[0].get_array()
+    [each] = scorecard_views.activations(deep[0], 2)
+    np.testing.assert_array_equal(shown, scorecard_views.ordered_map(each).matrix)
+    rules = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert rules == ["domain 0", "domain 1", "domain 2"]
+
+
+def test_curves_are_means_over_seeds_that_are_finite():
+    given = curves()
+    given.values[1, 2:] = np.nan
+    [panel] = draw_curves([given], Style()).axes
+    mean = max(panel.get_lines(), key=lambda line: line.get_linewidth())
+    np.testing.assert_allclose(mean.get_ydata()[:2], given.values[:, :2].mean(0))
+    np.testing.assert_allclose(mean.get_ydata()[2:], given.values[[0, 2], 2:].mean(0))
+    assert len(panel.get_lines()) == 4
+    assert panel.get_yscale() == "log"
+
+
+def test_runs_of_other_tasks_get_a_panel_of_their_own():
+    figure = draw_curves([curves(), curves(name="Op"), curves(task="8 rules")], Style())
+    assert [panel.get_title(loc="left") for panel in figure.axes] == ["2 rules", "8 rules"]
+
+
+def test_colours_differ_for_the_colour_blind():
+    """Simulate deuteranopia and protanopia (Vienot 1999) and measure distances in CIELAB."""
+    rgb = np.array([[int(c[n : n + 2], 16) / 255 for n in (1, 3, 5)] for c in COLOURS[:4]])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    to_lms = np.array(
+        [[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.0299566, 0.184309, 1.46709]]
+    )
+    views = {
+        "deuteranopia": [[1, 0, 0], [0.494207, 0, 1.24827], [0, 0, 1]],
+        "protanopia": [[0, 2.02344, -2.52581], [0, 1, 0], [0, 0, 1]],
+    }
+    for view in views.values():
+        seen = linear @ to_lms.T @ np.array(view).T @ np.linalg.inv(to_lms).T
+        lab = to_lab(np.clip(seen, 0, 1))
+        apart = np.linalg.norm(lab[:, None] - lab[None], axis=-1)
+        assert apart[np.triu_indices(4, 1)].min() > 10  # 2.3 is a just noticeable difference
+
+
+def to_lab(linear):
+    to_xyz = np.array(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    )
+    xyz = linear @ to_xyz.T / np.array([0.9505, 1.0, 1.089])
+    root = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.stack(
+        [
+            116 * root[:, 1] - 16,
+            500 * (root[:, 0] - root[:, 1]),
+            200 * (root[:, 1] - root[:, 2]),
+        ],
+        axis=-1,
+    )
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+def test_an_unknown_kind_is_refused(paper):
+    with pytest.raises(SpecError, match=r"'pie'.*ranking"):
+        draw("pie", paper, Style())
+
+
+@pytest.mark.parametrize("kind", ["collapse", "specialisation"])
+def test_one_number_of_rules_is_no_axis(kind, deep):
+    with pytest.raises(ScorecardError, match=r"have one \(4\).*modeval plot ranking"):
+        draw(kind, entries(cards.cohort()), Style())
+    with pytest.raises(ScorecardError, match="modeval plot layers"):
+        draw(kind, deep, Style())
+
+
+@pytest.mark.parametrize(
+    ("kind", "style", "message"),
+    [
+        ("layers", Style(), "several routed layers"),
+        ("heatmap", Style(), "no activation matrix"),
+        ("budget", Style(), "two modules or more"),
+        ("ranking", Style(metrics=("alignment_scroe",)), "'alignment_scroe'; there are in_dist"),
+    ],
+)
+def test_what_is_not_there_is_named(kind, style, message):
+    with pytest.raises(ScorecardError, match=message):
+        draw(kind, entries(cards.cohort("Monolithic", modules=1)), style)
+
+
+def test_a_layer_that_is_not_there_is_refused(deep):
+    with pytest.raises(ScorecardError, match="layers 0 to 5"):
+        draw("heatmap", deep, Style(layer=6))
+
+
+def test_runs_without_a_validation_have_no_curve():
+    with pytest.raises(ScorecardError, match="has been validated"):
+        draw_curves([curves(steps=0)], Style())
