@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 
+from modeval.counting.count import count_choices
 from modeval.metrics import METRICS
 from modeval.score.scorecard import (
     Activation,
@@ -152,7 +153,7 @@ def trace(
         logits = taste[rule] + torch.randn(len(rule), modules, generator=generator)
         weight, chosen = logits.softmax(-1).topk(choices)
         counts.append(
-            RoutingCounts.of_choices(
+            count_choices(
                 rule if labelled else torch.zeros_like(rule),
                 chosen,
                 weight / weight.sum(-1, keepdim=True),

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modeval.counting.count import count, count_choices
 from modeval.errors import TraceError
 from modeval.types import RoutingCounts
 
@@ -27,7 +28,7 @@ def choices(seed, samples=40, *, rules=3, modules=5, top=2, blocks=4, padded=Fal
 
 
 def fold(part, *, rules=3, modules=5, blocks=4, weighted=True):
-    return RoutingCounts.of_choices(
+    return count_choices(
         part["rule"],
         part["chosen"],
         part["weight"] if weighted else None,
@@ -103,7 +104,7 @@ def test_choices_are_counted_as_one_by_one(padded, blocks):
 def test_dense_weights_and_the_same_choices_give_the_same_counts():
     part = choices(1)
     dense = torch.zeros(40, 5, dtype=torch.float64).scatter_(1, part["chosen"], part["weight"])
-    counts = RoutingCounts.of(
+    counts = count(
         part["rule"], dense, rules=3, block=part["block"], blocks=4, chosen=part["chosen"]
     )
     assert_same(counts, fold(part))
@@ -114,7 +115,7 @@ def test_dense_routing_selects_the_largest_weight(rules):
     generator = torch.Generator().manual_seed(0)
     rule = torch.randint(rules, (500,), generator=generator)
     weight = torch.rand(500, 4, generator=generator, dtype=torch.float64).softmax(-1)
-    counts = RoutingCounts.of(rule, weight, rules=rules)
+    counts = count(rule, weight, rules=rules)
     one = torch.nn.functional.one_hot(rule, rules).double()
     torch.testing.assert_close(counts.mass[0], one.T @ weight)
     largest = torch.nn.functional.one_hot(weight.argmax(-1), 4).double()
@@ -135,7 +136,7 @@ def test_members_of_a_batch_do_not_touch_each_other():
 def test_one_labelling_serves_all_layers():
     part = choices(2)
     layers = torch.stack([part["chosen"], part["chosen"].flip(-1)])
-    counts = RoutingCounts.of_choices(part["rule"][None], layers, rules=3, modules=5)
+    counts = count_choices(part["rule"][None], layers, rules=3, modules=5)
     assert counts.mass.shape == (2, 1, 3, 5)
     torch.testing.assert_close(counts.mass[0], counts.mass[1])
 
@@ -147,7 +148,7 @@ def test_blocks_pool_to_the_counts_without_blocks():
 
 
 def test_views_differ_only_by_the_weights():
-    counts = RoutingCounts.of_choices(
+    counts = count_choices(
         torch.tensor([0]), torch.tensor([[0, 1]]), torch.tensor([[0.75, 0.25]]), rules=1, modules=3
     )
     assert counts.conditional().tolist() == [[0.75, 0.25, 0.0]]
@@ -156,13 +157,13 @@ def test_views_differ_only_by_the_weights():
 
 
 def test_priors_weigh_rules_alike_or_by_their_samples():
-    counts = RoutingCounts.of(torch.tensor([0, 0, 0, 1]), torch.eye(2)[[0, 0, 0, 1]], rules=2)
+    counts = count(torch.tensor([0, 0, 0, 1]), torch.eye(2)[[0, 0, 0, 1]], rules=2)
     assert counts.joint().tolist() == [[0.5, 0.0], [0.0, 0.5]]
     assert counts.joint("empirical").tolist() == [[0.75, 0.0], [0.0, 0.25]]
 
 
 def test_a_rule_without_samples_is_named():
-    counts = RoutingCounts.of(torch.tensor([0, 2]), torch.eye(2), rules=3)
+    counts = count(torch.tensor([0, 2]), torch.eye(2), rules=3)
     with pytest.raises(TraceError, match="Rule 1 has no samples"):
         counts.joint()
     with pytest.raises(TraceError, match="Rule 1 has no samples"):
@@ -170,7 +171,7 @@ def test_a_rule_without_samples_is_named():
 
 
 def test_a_rule_whose_samples_are_unknown_is_named():
-    counts = RoutingCounts.of(torch.tensor([0, 1]), torch.eye(2), rules=2)
+    counts = count(torch.tensor([0, 1]), torch.eye(2), rules=2)
     counts.samples[0, 1] = math.nan
     with pytest.raises(TraceError, match="Rule 1 has no samples"):
         counts.joint()
@@ -186,7 +187,7 @@ def test_a_rule_whose_samples_are_unknown_is_named():
     ],
 )
 def test_weights_that_are_no_distribution_are_refused(weight, message):
-    counts = RoutingCounts.of(torch.tensor([0]), torch.tensor(weight), rules=1)
+    counts = count(torch.tensor([0]), torch.tensor(weight), rules=1)
     with pytest.raises(TraceError, match=message):
         counts.conditional()
 

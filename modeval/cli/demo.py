@@ -89,7 +89,7 @@ def demonstrate(rules: int, out: Path, *, device: str, quiet: bool) -> "Scorecar
     """Generate, train and score at one number of rules; return the scorecard, also written."""
     from modeval.cli.score import score_subjects
     from modeval.data import write_dataset
-    from modeval.evaluate.cohort import load_run
+    from modeval.evaluate.runs import load_run
     from modeval.score.files import write_scorecard
 
     if not quiet:

@@ -123,10 +123,10 @@ def _value(metric: "Metric", routing: Any) -> float:
     """Return the value for routing A given as four rows."""
     import torch
 
-    from modeval.types import RoutingCounts
+    from modeval.counting.count import count
 
     if metric.needs == "table":
         return float(metric.function((routing * 100).round()))
     if metric.needs == "joint":
         return float(metric.function(routing / len(routing)))
-    return float(metric.function(RoutingCounts.of(torch.arange(len(routing)), routing, rules=4)))
+    return float(metric.function(count(torch.arange(len(routing)), routing, rules=4)))

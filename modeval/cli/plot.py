@@ -181,7 +181,7 @@ def read_curves(paths: Sequence[Path]) -> "list[Curves]":
     """Read the logs of runs at or below folders."""
     import numpy as np
 
-    from modeval.evaluate.cohort import title_of
+    from modeval.evaluate.runs import title_of
     from modeval.report.paper_figures import Curves
     from modeval.train.files import read_log, read_run
 

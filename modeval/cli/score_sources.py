@@ -12,7 +12,6 @@ import torch
 from modeval.cli.output import choose_device
 from modeval.data import Dataset, open_dataset
 from modeval.errors import CheckpointError, ModevalError, RunError, SpecError
-from modeval.evaluate.cohort import damaged_run, find_own, load_run
 from modeval.evaluate.reference_folders import (
     ModelFolder,
     cohorts,
@@ -21,13 +20,14 @@ from modeval.evaluate.reference_folders import (
     load_usable,
     missing,
 )
+from modeval.evaluate.runs import damaged_run, load_run
 from modeval.evaluate.subject import Evaluation, Subject
 from modeval.score.scorecard import Scorecard
 from modeval.spec import Objective, Selection
 from modeval.trace.counts import SUFFIX, Survey, find_traces, gather, is_trace, survey
 from modeval.trace.fold import LayerGroup
 from modeval.trace.trace import TraceHeader
-from modeval.train.files import read_run
+from modeval.train.files import find_runs, read_run
 from modeval.types import Prior
 
 
@@ -148,7 +148,7 @@ def _look(text: str, asked: Asked, found: _Found) -> None:
         found.networks.append(text)
         return
     _check_path(path)
-    runs = find_own(path) if origin in ("auto", "run") else []
+    runs = find_runs(path) if origin in ("auto", "run") else []
     models = list(find_models(path)) if origin in ("auto", "modarch") else []
     traces = find_traces(path) if origin in ("auto", "trace") else []
     if not runs and not models and not traces:

@@ -1,6 +1,6 @@
 """Counts of sparse routing through a C++ kernel: one pass over the choices, on processors.
 
-The sums of :meth:`modeval.types.RoutingCounts.of_choices`, exact where they are counts. The kernel
+The sums of :func:`modeval.counting.count.count_choices`, exact where they are counts. The kernel
 (``kernel.cpp``) pays for streams that are long enough, and only where there is a compiler;
 :func:`kernel` says whether it does, and the caller counts with PyTorch where it does not.
 """

@@ -14,7 +14,6 @@ import functools
 import math
 import operator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -23,10 +22,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64
 from torch import Generator, Tensor
 
+from modeval.counting.count import count
 from modeval.data import Dataset, in_order, require
 from modeval.data.stream import task_index
 from modeval.data.tasks import Coefficients, TaskStack, draw, stack_tasks, task_parameters
-from modeval.errors import RunError
 from modeval.evaluate.near_boundary import push
 from modeval.evaluate.subject import (
     LOSS_FACTOR,
@@ -34,16 +33,12 @@ from modeval.evaluate.subject import (
     Loss,
     Shifted,
     Subject,
-    Wanted,
-    every_seed,
 )
 from modeval.metrics.adaptation import rule_probes
-from modeval.nn import build
 from modeval.nn.linear import StackedLinear
 from modeval.nn.network import Network
 from modeval.nn.routing import FixedScorer, Gating, TableScorer
-from modeval.spec import MODEL_TITLES, MODELS, DataSpec, ModelSpec, Objective, Selection
-from modeval.train.files import find_runs, read_network, read_record, read_run
+from modeval.spec import DataSpec, Objective
 from modeval.types import Batch, RoutingCounts
 
 STREAM = 0x6D6F6465
@@ -63,91 +58,6 @@ HARDENED = 2**12
 """Samples (positions) on which hardened routing is compared with soft routing."""
 SHIFTED = 5.0
 """Positions that are run under each shifted rule distribution, times the precision."""
-
-
-# --- run folders ---------------------------------------------------------------------------------
-
-
-def find_own(root: Path) -> list[Path]:
-    """Return the run folders of ``modeval train`` at or below ``root``."""
-    return find_runs(root)
-
-
-def load_run(folder: Path, selection: Selection, wanted: Wanted = every_seed) -> Subject:
-    """Read a run folder as something to score.
-
-    Args:
-        folder: of ``modeval train``.
-        selection: last or best checkpoint.
-        wanted: the members to take, at least one; the others cost nothing.
-
-    Raises:
-        RunError: the folder is damaged, incomplete, or mixes two runs.
-    """
-    spec, record = read_run(folder), read_record(folder)
-    seeds = spec.train.seeds
-    if len(record.diverged) not in (0, len(seeds)):
-        raise RunError(
-            f"{folder} has {len(seeds)} seeds and says how {len(record.diverged)} of them ended. "
-            "The folder mixes two runs; train again."
-        )
-    kept = [index for index, pair in enumerate(seeds) if wanted(pair)]
-    network = read_network(folder, selection)
-    if len(kept) < len(seeds):
-        whole = network.state_dict()
-        network = build(spec.data, spec.model, seeds=len(kept))
-        network.load_state_dict({name: tensor[kept] for name, tensor in whole.items()})
-    diverged = record.diverged or (None,) * len(seeds)
-    return Subject(
-        title=title_of(spec.model),
-        origin="run",
-        data=spec.data,
-        model=spec.model,
-        objective_known=True,
-        seeds=tuple(seeds[index] for index in kept),
-        sources=(str(folder / f"{selection}.safetensors"),) * len(kept),
-        faults=tuple(_fault(network, place, diverged[index]) for place, index in enumerate(kept)),
-        selection=selection,
-        network=network,
-    )
-
-
-def damaged_run(
-    folder: Path, selection: Selection, reason: str, wanted: Wanted = every_seed
-) -> Subject:
-    """Describe a run whose weights cannot be read: all its seeds are at fault.
-
-    Raises:
-        RunError: not even its specification can be read.
-    """
-    spec = read_run(folder)
-    seeds = tuple(pair for pair in spec.train.seeds if wanted(pair))
-    return Subject(
-        title=title_of(spec.model),
-        origin="run",
-        data=spec.data,
-        model=spec.model,
-        objective_known=True,
-        seeds=seeds,
-        sources=(str(folder / f"{selection}.safetensors"),) * len(seeds),
-        faults=(reason,) * len(seeds),
-        selection=selection,
-    )
-
-
-def title_of(model: ModelSpec) -> str:
-    """Return what people call a model."""
-    for name, choices in MODELS.items():
-        if choices["scorer"] == model.scorer:
-            return MODEL_TITLES[name]
-    return model.scorer
-
-
-def _fault(network: Network, index: int, diverged: int | None) -> str:
-    if diverged is not None:
-        return f"its loss stopped being finite at step {diverged}"
-    finite = all(bool(parameter[index].isfinite().all()) for parameter in network.parameters())
-    return "" if finite else "its weights are not finite"
 
 
 # --- evaluation ----------------------------------------------------------------------------------
@@ -443,7 +353,7 @@ def _tally(bench: _Bench, condition: _Condition, batch: Batch, weight: Tensor | 
 
 
 def pushable(data: DataSpec) -> bool:
-    """Tell whether losses are best sampled near the boundary: see :mod:`modeval.evaluate.near_boundary`."""
+    """Tell whether losses are best sampled near the boundary: see :mod:`.near_boundary`."""
     linear = data.task == "binary" and data.operation == "linear"
     return linear and data.objective == "classification"
 
@@ -484,7 +394,7 @@ def _count(rule: Tensor, weight: Tensor, rules: int) -> RoutingCounts:
     """Count routing as one layer; consecutive samples, whole sequences, form a block."""
     positions = rule[0, 0].numel()
     block = torch.arange(rule.shape[1], device=rule.device) * BLOCKS // rule.shape[1]
-    return RoutingCounts.of(
+    return count(
         rule.flatten(1).unsqueeze(1),
         weight.flatten(1, -2).unsqueeze(1),
         rules=rules,

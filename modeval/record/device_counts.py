@@ -1,6 +1,6 @@
 """Counts of routing that grow where the model runs: no number is fetched while it runs.
 
-The sums of :meth:`modeval.types.RoutingCounts.of_choices`, of all layers of a device at once and
+The sums of :func:`modeval.counting.count.count_choices`, of all layers of a device at once and
 without its checks, which would have to wait for the device. Numbers out of range are counted, and
 refused when the counts are read.
 """

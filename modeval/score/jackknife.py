@@ -31,7 +31,7 @@ def jackknife_errors(
     Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 11.
 
     >>> import torch
-    >>> first = RoutingCounts.of(torch.tensor([0, 0]), torch.eye(2), rules=1, block=torch.tensor(
+    >>> first = count(torch.tensor([0, 0]), torch.eye(2), rules=1, block=torch.tensor(
     ...     [0, 1]), blocks=2)
     >>> jackknife_errors(first, {"share of module 0": lambda joint: joint[..., 0, 0]})
     {'share of module 0': tensor(0.5000, dtype=torch.float64)}

@@ -1,6 +1,6 @@
 """From a trace to its routing counts: one pass, memory that does not grow with the trace.
 
-The same sums as :meth:`modeval.types.RoutingCounts.of_choices`: through the kernel of
+The same sums as :func:`modeval.counting.count.count_choices`: through the kernel of
 :mod:`modeval.counting` where that pays and can be had, else by :mod:`modeval.trace.fold_torch`.
 """
 

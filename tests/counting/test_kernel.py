@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeval.counting import kernel
+from modeval.counting.count import count_choices
 from modeval.errors import TraceError
 from modeval.native import KernelError
 from modeval.types import RoutingCounts
@@ -52,7 +53,7 @@ def draw(
 
 def fold(part: dict[str, Any], *, weighted: bool = True) -> RoutingCounts:
     given_weight = {"weight": part["weight"]} if weighted else {}
-    return RoutingCounts.of_choices(
+    return count_choices(
         part["rule"],
         part["chosen"],
         **given_weight,

@@ -6,18 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from modeval.counting.count import count
 from modeval.data.tasks import Coefficients, draw, stack_tasks
 from modeval.errors import RunError
 from modeval.evaluate import cohort
-from modeval.evaluate.cohort import evaluate, half_width, load_run
+from modeval.evaluate.cohort import evaluate, half_width
 from modeval.evaluate.near_boundary import push
+from modeval.evaluate.runs import load_run
 from modeval.evaluate.subject import Subject
 from modeval.metrics import adaptation_from_marginals, conditional
 from modeval.metrics.table import METRICS
 from modeval.nn import create
 from modeval.spec import DataSpec, ModelSpec, RunSpec, TrainSpec
 from modeval.train import files
-from modeval.types import RoutingCounts
 
 SMALL = {"encoder": 8, "width": 16, "heads": 1}
 
@@ -80,7 +81,7 @@ def test_a_finer_precision_takes_more_samples_and_is_reached() -> None:
 def test_the_half_width_of_independent_samples_is_that_of_their_mean() -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.rand(1, 1, 64_000, 1, generator=generator)
-    counts = RoutingCounts.of(
+    counts = count(
         torch.zeros(1, 1, 64_000, dtype=torch.int64),
         torch.cat((weight, 1 - weight), -1),
         rules=1,
@@ -201,7 +202,7 @@ def test_a_run_folder_is_read_with_its_failed_seeds_marked(tmp_path: Path) -> No
         "its weights are not finite",
     )
     assert subject.title == "Modular-op"
-    assert cohort.find_own(tmp_path) == [tmp_path / "run"]
+    assert files.find_runs(tmp_path) == [tmp_path / "run"]
     write_run(tmp_path / "other", spec, network, diverged=(None,))
     with pytest.raises(RunError, match="3 seeds"):
         load_run(tmp_path / "other", "last")

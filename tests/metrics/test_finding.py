@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from modeval.counting.count import count_choices
 from modeval.metrics import Thresholds, verdicts
-from modeval.types import RoutingCounts
 
 
 @pytest.mark.parametrize(("rules", "modules"), [(2, 2), (4, 4), (5, 64), (32, 32), (8, 4)])
@@ -22,7 +22,7 @@ def test_a_router_by_input_is_blind_though_each_choice_is_hard():
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randint(8, (4000, 1), generator=generator)
     rule = torch.randint(4, (4000,), generator=generator)
-    counts = RoutingCounts.of_choices(rule, chosen, rules=4, modules=8)
+    counts = count_choices(rule, chosen, rules=4, modules=8)
     assert verdicts(counts.joint()).item() == "blind"
 
 

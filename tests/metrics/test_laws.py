@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from modeval.counting.count import count
 from modeval.metrics import METRICS, STATIC_METRICS, measure, rule_probes
 from modeval.metrics.information import adjusted_mutual_information
 from modeval.types import RoutingCounts
@@ -86,7 +87,7 @@ joint_names = pytest.mark.parametrize("name", JOINT_LAWS)
 def counts_of(activation):
     rules = activation.shape[-2]
     rule = torch.arange(rules).expand(activation.shape[:-1])
-    return RoutingCounts.of(rule, activation, rules=rules)
+    return count(rule, activation, rules=rules)
 
 
 def value(name, activation):
@@ -201,8 +202,8 @@ def test_blocks_do_not_change_a_score(name):
     rule = torch.randint(3, (300,), generator=generator)
     weight = random_activation(300, 4)
     block = torch.randint(8, (300,), generator=generator)
-    blocked = RoutingCounts.of(rule, weight, rules=3, block=block, blocks=8)
-    whole = RoutingCounts.of(rule, weight, rules=3)
+    blocked = count(rule, weight, rules=3, block=block, blocks=8)
+    whole = count(rule, weight, rules=3)
     torch.testing.assert_close(measure(blocked)[name], measure(whole)[name])
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from modeval.counting.count import count, count_choices
 from modeval.metrics import dead_fraction, imbalance_ratio, load_gini, measure, over_layers
-from modeval.types import RoutingCounts
 
 
 def test_a_module_is_dead_below_a_tenth_of_its_fair_share():
@@ -19,7 +19,7 @@ def test_inequality_agrees_with_the_mean_difference():
 
 
 def test_modules_that_were_never_seen_count_because_m_is_given():
-    counts = RoutingCounts.of_choices(
+    counts = count_choices(
         torch.zeros(4, dtype=torch.int64), torch.tensor([[0], [1], [0], [1]]), rules=1, modules=64
     )
     assert imbalance_ratio(counts.joint()).item() == 32
@@ -30,7 +30,7 @@ def test_layers_are_summed_up_after_the_metric():
     rule = torch.randint(3, (1, 200), generator=generator)
     weight = torch.rand(5, 200, 4, generator=generator).softmax(-1)
     weight[4] = torch.eye(4)[0]
-    values = measure(RoutingCounts.of(rule, weight, rules=3), ["collapse_avg"])["collapse_avg"]
+    values = measure(count(rule, weight, rules=3), ["collapse_avg"])["collapse_avg"]
     summary = over_layers(values, better="lower")
     assert summary["worst"].item() == 1
     assert summary["mean"].item() < 0.5

@@ -5,14 +5,14 @@ import dataclasses
 import pytest
 import torch
 
+from modeval.counting.count import count
 from modeval.errors import TraceError
 from modeval.metrics import STATIC_METRICS, measure
-from modeval.types import RoutingCounts
 
 
 @pytest.fixture
 def counts():
-    return RoutingCounts.of(torch.tensor([0, 1]), torch.eye(2), rules=2)
+    return count(torch.tensor([0, 1]), torch.eye(2), rules=2)
 
 
 def test_what_was_asked_for_is_measured_and_nothing_else(counts):

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
+from modeval.counting.count import count_choices
 from modeval.errors import TraceError
 from modeval.metrics import coactivation, domain_specialization
-from modeval.types import RoutingCounts
 
 
 def fold(rule, chosen, modules, rules=2):
-    return RoutingCounts.of_choices(rule, chosen, rules=rules, modules=modules)
+    return count_choices(rule, chosen, rules=rules, modules=modules)
 
 
 def uniform_choices(samples=20_000, modules=8, top=2):

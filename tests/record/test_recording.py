@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from modeval.counting.count import count_choices
 from modeval.errors import TraceError
 from modeval.record.device_counts import Tally, add_choices, counts_of
 from modeval.record.recording import record
@@ -104,7 +105,7 @@ def by_hand(model: Model, ids, rule, mask=None, *, rules: int) -> RoutingCounts:
         _, weight, chosen = layer.get_submodule("gate")(hidden)
         weight = weight / weight.sum(-1, keepdim=True)
         layers.append(
-            RoutingCounts.of_choices(
+            count_choices(
                 rule.reshape(-1),
                 chosen,
                 weight,
@@ -153,7 +154,7 @@ def test_tallies_add_up_like_routing_counts(choices: int, *, weighted: bool) -> 
     for rows in (slice(0, 20), slice(20, 50)):
         part = weight[:, rows] if weighted else None
         add_choices(tally, [0, 1], cell[rows], chosen[:, rows].int(), part)
-    expected = RoutingCounts.of_choices(
+    expected = count_choices(
         rule, chosen, weight if weighted else None, rules=3, modules=9, block=block, blocks=4
     )
     same(counts_of(tally, 4, 3), expected)

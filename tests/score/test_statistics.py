@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from modeval.counting.count import count, count_choices
 from modeval.errors import TraceError
 from modeval.metrics import measure, mutual_information
 from modeval.score.statistics import (
@@ -36,7 +37,7 @@ def clustered(repetitions, *, documents=96, tokens=20, labels=None, seed=0, shar
         )
     rule = labels.expand(repetitions, documents).repeat_interleave(tokens, -1)
     block = (torch.arange(documents) % BLOCKS).repeat_interleave(tokens)
-    counts = RoutingCounts.of_choices(
+    counts = count_choices(
         rule, chosen[..., None], rules=RULES, modules=MODULES, block=block[None], blocks=BLOCKS
     )
     return counts, rule, chosen
@@ -74,7 +75,7 @@ def test_labels_that_change_within_documents_are_permuted_within_blocks():
     counts, _, chosen = clustered(800, seed=4)
     rule = torch.randint(RULES, chosen.shape, generator=draws)
     block = (torch.arange(96) % BLOCKS).repeat_interleave(20)[None]
-    mixed = RoutingCounts.of_choices(
+    mixed = count_choices(
         rule, chosen[..., None], rules=RULES, modules=MODULES, block=block, blocks=BLOCKS
     )
     test = permutation_test(mixed, generator=generator(1), permutations=199, documents="mixed")
@@ -86,7 +87,7 @@ def test_routing_by_rule_is_found_and_blind_routing_has_the_chance_value():
     rule = torch.arange(960) % RULES
     block = (torch.arange(960) // RULES % BLOCKS)[None]
     blind = torch.randint(MODULES, (960,), generator=generator(8))
-    counts = RoutingCounts.of_choices(
+    counts = count_choices(
         rule[None],
         torch.stack([rule, blind])[..., None],
         rules=RULES,
@@ -102,7 +103,7 @@ def test_routing_by_rule_is_found_and_blind_routing_has_the_chance_value():
 
 
 def test_one_document_a_rule_cannot_be_permuted():
-    counts = RoutingCounts.of(torch.tensor([0, 1]), torch.eye(2), rules=2)
+    counts = count(torch.tensor([0, 1]), torch.eye(2), rules=2)
     with pytest.raises(TraceError, match="too few to permute"):
         permutation_test(counts, generator=generator())
 
@@ -193,7 +194,7 @@ def test_one_block_gives_no_interval():
 
 def test_a_rule_in_too_few_blocks_is_named():
     rule = torch.arange(12)
-    counts = RoutingCounts.of(rule, torch.eye(12), rules=12, block=rule, blocks=12)
+    counts = count(rule, torch.eye(12), rules=12, block=rule, blocks=12)
     with pytest.raises(TraceError, match="stands in 1 of 12 blocks"):
         bootstrap_blocks(counts, measure, generator=generator())
 

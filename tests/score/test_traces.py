@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from modeval.counting.count import count_choices
 from modeval.errors import TraceError
 from modeval.metrics import METRICS, STATIC_METRICS, mutual_information
 from modeval.score.files import SCHEMA, read_scorecard, write_scorecard
@@ -42,7 +43,7 @@ def counts_of(
     logits = logits.unsqueeze(2).expand(-1, -1, TOKENS, -1).flatten(1, 2)
     noise = -torch.empty(logits.shape).exponential_(generator=draw).log()
     best = (logits + noise).topk(choices, -1)
-    return RoutingCounts.of_choices(
+    return count_choices(
         label.repeat_interleave(TOKENS),
         best.indices,
         best.values.softmax(-1),
@@ -178,7 +179,7 @@ def test_a_router_that_seems_to_tell_rules_apart_by_accident_is_unproven() -> No
     """Six documents in all: whatever they do, each rule has modules of its own."""
     label = torch.arange(6) % 3
     chosen = torch.arange(6)[:, None].repeat_interleave(50, 0)
-    counts = RoutingCounts.of_choices(
+    counts = count_choices(
         label.repeat_interleave(50),
         chosen,
         rules=3,

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from modeval.counting import kernel
+from modeval.counting.count import count_choices
 from modeval.errors import TraceError
 from modeval.trace.counts import gather, load_counts, save_counts
 from modeval.trace.files import TraceWriter
@@ -63,7 +64,7 @@ def at_once(chunk: Any, header: TraceHeader, *, keep: Any = None) -> list[Routin
         rows = (chunk.layer == layer) & (True if keep is None else keep)
         weighted = header.weight_scale in ("renormalised", "probability")
         found.append(
-            RoutingCounts.of_choices(
+            count_choices(
                 torch.from_numpy(chunk.label[rows]),
                 torch.from_numpy(chunk.chosen[rows]),
                 torch.from_numpy(chunk.weight[rows]).double() if weighted else None,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from modeval.cli.output import let_threads_sleep, stdout
+from modeval.counting.count import count_choices
 
 
 def bench_metrics_command(
@@ -65,7 +66,6 @@ def bench_folding(
     import torch
 
     from modeval.counting.kernel import kernel
-    from modeval.types import RoutingCounts
 
     way = "PyTorch" if kernel(tokens) is None else "the kernel"  # compiled here, if it is yet to be
     generator = torch.Generator().manual_seed(0)
@@ -75,7 +75,7 @@ def bench_folding(
     room, room_rule = torch.empty_like(chosen), torch.empty_like(rule)
     copy, fold = _in_turns(
         lambda: (room.copy_(chosen), room_rule.copy_(rule)),
-        lambda: RoutingCounts.of_choices(rule, chosen, rules=rules, modules=modules),
+        lambda: count_choices(rule, chosen, rules=rules, modules=modules),
     )
     return {
         "way": way,
