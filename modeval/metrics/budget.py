@@ -56,6 +56,7 @@ def entropy_budget(
     Source: this project; the chain rule of information (Cover & Thomas, section 2.5).
 
     >>> undecided = torch.full((2, 2), 0.5)
+    >>> from modeval.counting.count import count
     >>> budget = entropy_budget(count(torch.tensor([0, 1]), undecided, rules=2))
     >>> [round(term.item(), 4) for term in budget]
     [0.0, 0.0, 0.0, 0.6931]
@@ -140,6 +141,7 @@ def input_distraction(
 
     >>> rule = torch.tensor([0, 0, 1, 1])
     >>> by_input = torch.eye(2)[[0, 1, 0, 1]]
+    >>> from modeval.counting.count import count
     >>> round(input_distraction(count(rule, by_input, rules=2)).item(), 4)
     0.6931
     """
@@ -166,6 +168,7 @@ def softness(counts: RoutingCounts, *, prior: Prior = "uniform", view: View = "w
     Source: this project, fourth term of the entropy budget.
 
     >>> weight = torch.tensor([[0.5, 0.5], [1.0, 0.0]])
+    >>> from modeval.counting.count import count
     >>> round(softness(count(torch.tensor([0, 1]), weight, rules=2)).item(), 4)
     0.3466
     """

@@ -27,6 +27,7 @@ def domain_specialization(
 
     >>> import torch
     >>> chosen = torch.tensor([[0, 1], [0, 2]])
+    >>> from modeval.counting.count import count_choices
     >>> counts = count_choices(torch.tensor([0, 0]), chosen, rules=1, modules=4)
     >>> domain_specialization(counts).tolist()
     [[1.0, 0.5, 0.5, 0.0]]
@@ -53,6 +54,7 @@ def coactivation(counts: RoutingCounts) -> Float64[Tensor, "*batch modules modul
 
     >>> import torch
     >>> chosen = torch.tensor([[0, 1], [0, 2]])
+    >>> from modeval.counting.count import count_choices
     >>> counts = count_choices(torch.tensor([0, 0]), chosen, rules=1, modules=3)
     >>> coactivation(counts).tolist()
     [[1.0, 0.5, 0.5], [1.0, 1.0, 0.0], [1.0, 0.0, 1.0]]

@@ -31,6 +31,7 @@ def jackknife_errors(
     Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 11.
 
     >>> import torch
+    >>> from modeval.counting.count import count
     >>> first = count(torch.tensor([0, 0]), torch.eye(2), rules=1, block=torch.tensor(
     ...     [0, 1]), blocks=2)
     >>> jackknife_errors(first, {"share of module 0": lambda joint: joint[..., 0, 0]})

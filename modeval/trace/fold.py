@@ -189,7 +189,7 @@ def _count_natively(
         try:
             order, begin = kernel.sort_rows(library, columns["layer"], len(tables))
             kernel.add(
-                *(library, tables, [*itertools.pairwise(begin)], chosen, columns["cell"]),
+                *(library, tables, [*itertools.pairwise(begin.tolist())], chosen, columns["cell"]),
                 np.ascontiguousarray(columns["weight"]) if weighted else None,
                 order=order,
                 normalise=True,

@@ -125,5 +125,5 @@ def test_numbers_keep_three_digits() -> None:
         "4.2e-3",
         "0.123",
         "12.300",
-        "1234",
+        "1,234",
     ]

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from modeval.cli.output import let_threads_sleep, stdout
-from modeval.counting.count import count_choices
 
 
 def bench_metrics_command(
@@ -65,6 +64,7 @@ def bench_folding(
     """Time the folding of top-K choices against a copy of the same bytes."""
     import torch
 
+    from modeval.counting.count import count_choices
     from modeval.counting.kernel import kernel
 
     way = "PyTorch" if kernel(tokens) is None else "the kernel"  # compiled here, if it is yet to be
