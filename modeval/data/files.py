@@ -27,7 +27,6 @@ from torch import Generator, Tensor
 
 from modeval.data import parquet
 from modeval.data.batches import parts_of, recut
-from modeval.data.damage import damaged
 from modeval.data.tasks import draw, stack_tasks, task_parameters
 from modeval.errors import DataError, SpecError
 from modeval.spec import DataSpec, digest, from_dict, to_dict
@@ -316,7 +315,10 @@ def open_dataset(folder: Path, *, verify: bool = True) -> Dataset:
     for entry in entries:
         path = folder / Path(entry.file).name
         _check_file(path, entry, verify=verify)
-        part = read(path, spec)
+        try:
+            part = read(path, spec)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise damaged(path, f"it cannot be read ({error})") from error
         _check_shapes(path, part, spec, (len(task_seeds), entry.samples))
         shards.append(part)
     return Dataset(
@@ -406,11 +408,8 @@ def _check_file(path: Path, entry: Entry, *, verify: bool) -> None:
 
 
 def _from_safetensors(path: Path, _spec: DataSpec) -> Batch:
-    try:
-        with safe_open(os.fspath(path), framework="pt") as file:
-            return Batch(*(file.get_tensor(name) for name in ("inputs", "rule", "target")))
-    except (SafetensorError, OSError) as error:
-        raise damaged(path, f"it cannot be read ({error})") from error
+    with safe_open(os.fspath(path), framework="pt") as file:
+        return Batch(*(file.get_tensor(name) for name in ("inputs", "rule", "target")))
 
 
 def _check_shapes(path: Path, part: Batch, spec: DataSpec, lead: tuple[int, int]) -> None:
@@ -426,3 +425,11 @@ def _check_shapes(path: Path, part: Batch, spec: DataSpec, lead: tuple[int, int]
                 path,
                 f"{name} is {value.dtype} {tuple(value.shape)} and should be {dtype} {size}",
             )
+
+
+def damaged(path: Path, reason: str) -> DataError:
+    """Return the error that names a damaged file of a data set, and the way out."""
+    return DataError(
+        f"{path} is damaged: {reason}. Delete {path.parent} and write it again with modeval "
+        "generate; the recipe stands in dataset.json."
+    )

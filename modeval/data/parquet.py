@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modeval.data.damage import damaged
 from modeval.errors import DependencyError
 from modeval.spec import DataSpec
 from modeval.types import Batch
@@ -51,7 +50,7 @@ def from_file(path: Path, spec: DataSpec) -> Batch:
     """Decode a shard.
 
     Raises:
-        DataError: the file is not what :func:`to_bytes` wrote.
+        ValueError: the file is not what :func:`to_bytes` wrote.
         DependencyError: the package is not installed.
     """
     require_arrow()
@@ -71,7 +70,7 @@ def from_file(path: Path, spec: DataSpec) -> Batch:
             _values(table.column("target")).view(*lead, spec.outputs),
         )
     except (pa.ArrowException, KeyError, RuntimeError, OSError) as error:
-        raise damaged(path, f"it cannot be read ({error})") from error
+        raise ValueError(str(error)) from error
 
 
 def _column(values: Tensor) -> Any:
