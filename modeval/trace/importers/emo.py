@@ -1,21 +1,17 @@
-"""Router logits of EMO, and text dumps of selection scores: choices are the K largest."""
+"""EMO: router logits of each token, and mean router probabilities of each document."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from modeval.trace.importers.format import (
-    Format,
-    Note,
-    Options,
-    Rows,
+from modeval.trace.importers.format import Counts, Format, Note, Options, Rows, layer_name
+from modeval.trace.importers.reading import (
     entry,
+    has_keys,
     json_lines,
-    lines,
+    largest,
     load_array,
     numbers,
     refuse,
@@ -23,7 +19,6 @@ from modeval.trace.importers.format import (
 
 TOKENS = 1 << 14
 LOGITS, TOKEN_FILES = "embeddings_logits.npy", ("metadata_tokens.jsonl.gz", "metadata_tokens.jsonl")
-SCORE_LINE = re.compile(rb"\s*\d+[ \t]+\d+([ \t]+-?\d+(\.\d+)?([eE][+-]?\d+)?){4,}\s*\r?\n")
 
 
 def read_logits(path: Path, options: Options, note: Note) -> Iterator[Rows]:
@@ -56,12 +51,24 @@ def read_logits(path: Path, options: Options, note: Note) -> Iterator[Rows]:
             refuse(path, f"tokens {start} to {start + len(part) - 1}", "hold no finite numbers")
         for layer in range(options.layers):
             logits = part[:, layer]
-            chosen = _largest(logits, options.choices)
+            chosen = largest(logits, options.choices)
             share = np.exp(logits - logits.max(1, keepdims=True))
             share /= share.sum(1, keepdims=True)
             weight = np.take_along_axis(share, chosen, 1)
             found = {name: values[rows] for name, values in about.items()}
-            yield Rows(f"layers.{layer}", chosen, weight=weight, **found)
+            yield Rows(layer_name(layer), chosen, weight=weight, **found)
+
+
+def read_averages(path: Path, _options: Options, _note: Note) -> Iterator[Counts]:
+    """Read mean router probabilities, layer x expert, one document a line: one sample each."""
+    for document, (place, record) in enumerate(json_lines(path)):
+        given = entry(record, "avg_router_probabilities", list, path, place)
+        shares = numbers(given, 2, path, place, "avg_router_probabilities")
+        if shares.min(initial=0) < 0 or (abs(shares.sum(1) - 1) > 0.01).any():  # noqa: PLR2004
+            refuse(path, place, "has probabilities that are negative or do not sum to 1")
+        for layer, mass in enumerate(shares):
+            unknown = np.full(len(mass), np.nan)
+            yield Counts(layer, unknown, document=document, mass=mass, samples=1.0)
 
 
 def _tokens(path: Path, tokens: int, note: Note) -> dict[str, Any]:
@@ -86,44 +93,6 @@ def _tokens(path: Path, tokens: int, note: Note) -> dict[str, Any]:
     }
 
 
-def read_scores(path: Path, options: Options, _note: Note) -> Iterator[Rows]:
-    """Read lines ``position layer v0 v1 ...`` of the scores that experts are chosen by."""
-    choices = options.choices
-    if choices is None:
-        refuse(path, "", "holds scores of all experts", "Say how many are chosen: --choices K")
-    held: list[tuple[int, int, NDArray[np.float64]]] = []
-    for place, text in lines(path):
-        cells = text.split()
-        try:
-            position, layer = int(cells[0]), int(cells[1])
-            scores = numbers([float(cell) for cell in cells[2:]], 1, path, place, "scores")
-        except (ValueError, IndexError):
-            refuse(path, place, "is not: position layer score score ...")
-        if held and len(scores) != len(held[0][2]):
-            refuse(
-                path, place, f"has {len(scores)} scores, and lines before have {len(held[0][2])}"
-            )
-        if position < 0 or layer < 0 or len(scores) < choices:
-            refuse(path, place, f"has {len(scores)} scores: --choices says {choices}")
-        held.append((position, layer, scores))
-        if len(held) == TOKENS:
-            yield _of_scores(held, choices)
-            held = []
-    if held:
-        yield _of_scores(held, choices)
-
-
-def _of_scores(held: list[tuple[int, int, NDArray[np.float64]]], choices: int) -> Rows:
-    position, layer, scores = zip(*held, strict=True)
-    chosen = _largest(np.stack(scores), choices)
-    return Rows(np.array(layer), chosen, position=np.array(position))
-
-
-def _largest(values: NDArray[np.float64], choices: int) -> NDArray[np.int64]:
-    """Return the places of the K largest of each row, the largest first; ties by their place."""
-    return np.argsort(-values, axis=1, kind="stable")[:, :choices]
-
-
 FORMATS = (
     Format(
         name="emo-logits",
@@ -136,17 +105,15 @@ FORMATS = (
         notes=("EMO gives logits: the K largest of each layer were taken for the choices.",),
     ),
     Format(
-        name="warp-scores",
-        about="warp (WASTE_DUMP_SCORES): lines position layer score score ...",
-        patterns=("*.txt", "*.log"),
-        sniff=lambda _path, start: bool(SCORE_LINE.match(start)),
-        read=read_scores,
-        engine="warp",
-        notes=(
-            (
-                "The dump holds the scores that experts are chosen by: the K largest were taken "
-                "for the choices, as if there were no groups of experts."
-            ),
-        ),
+        name="emo",
+        about="EMO activations.jsonl: mean router probabilities of each document",
+        patterns=("*.jsonl", "*.jsonl.gz"),
+        sniff=lambda _path, start: has_keys(start, "avg_router_probabilities"),
+        read=read_averages,
+        engine="emo",
+        counts=True,
+        sized=True,
+        weight_scale="probability",
+        notes=("EMO gives means of documents: each document is one sample, choices are unknown.",),
     ),
 )

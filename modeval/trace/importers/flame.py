@@ -9,16 +9,8 @@ import numpy as np
 
 from modeval.errors import TraceError
 from modeval.trace.files import import_arrow
-from modeval.trace.importers.format import (
-    Format,
-    Note,
-    Options,
-    Rows,
-    integers,
-    load_torch,
-    numbers,
-    refuse,
-)
+from modeval.trace.importers.format import Format, Note, Options, Rows, layer_name
+from modeval.trace.importers.reading import integers, load_torch, numbers, refuse
 
 ROWS = 1 << 16
 
@@ -80,10 +72,10 @@ def layer_of(path: Path) -> str:
     """Return the name of the layer that a path speaks of, or refuse."""
     for part in reversed(path.parts):
         if found := re.search(r"layer[_-]?(\d+)", part):
-            return f"layers.{int(found[1])}"
-    if not path.parent.name.isdigit():
+            return layer_name(int(found[1]))
+    if not path.parent.name.isdecimal():
         refuse(path, "", "does not say its layer", "Keep the folder layer_XX that it came in.")
-    return f"layers.{int(path.parent.name)}"  # actives/<checkpoint>/<layer>/*.pt
+    return layer_name(int(path.parent.name))  # actives/<checkpoint>/<layer>/*.pt
 
 
 def _is_parquet(path: Path, start: bytes) -> bool:

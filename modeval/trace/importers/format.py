@@ -1,24 +1,14 @@
 """What an importer gives, whatever it read: rows or counts, and what is known of their meaning."""
 
-import gzip
-import json
 import re
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
-from modeval.errors import TraceError
-from modeval.trace.trace import Capacity, Padding, Phase, WeightScale
-
-HEAD_BYTES = 1 << 16
-LONGEST_LINE = 1 << 28
-LARGEST_WHOLE = 1 << 31
+from modeval.trace.trace import PHASES, Capacity, Padding, Phase, WeightScale
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +84,8 @@ class Counts:
     samples: float | None = None
 
 
+PREFILL, DECODE, TRAIN = (PHASES.index(name) for name in ("prefill", "decode", "train"))
+
 Piece = Rows | Counts
 Note = Callable[[str], None]
 
@@ -135,220 +127,16 @@ class Format:
     notes: tuple[str, ...] = ()
 
 
+def layer_name(number: int) -> str:
+    """Return the name of a layer that a format only numbers.
+
+    >>> layer_name(3)
+    'layers.3'
+    """
+    return f"layers.{number}"
+
+
 def natural(name: str) -> list[tuple[int, int | str]]:
     """Return a key that sorts layers.2 before layers.10."""
     parts = re.split(r"(\d+)", name)
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
-
-
-def refuse(path: Path, place: str, reason: str, advice: str = "") -> NoReturn:
-    """Raise the error of a file that is not what it should be."""
-    where = f"{path}, {place}" if place else str(path)
-    raise TraceError(f"{where}: {reason}.{f' {advice}' if advice else ''}")
-
-
-def head(path: Path) -> bytes:
-    """Return the first bytes of a file, unpacked; none when it cannot be read."""
-    try:
-        with _open(path) as file:
-            return file.read(HEAD_BYTES)
-    except (OSError, EOFError, zlib.error):
-        return b""
-
-
-def read_bytes(path: Path) -> bytes:
-    """Return a whole file, unpacked."""
-    try:
-        with _open(path) as file:
-            data = file.read(LARGEST_WHOLE + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        refuse(path, "", f"cannot be read ({error})")
-    if len(data) > LARGEST_WHOLE:
-        refuse(path, "", "is larger than 2 GiB when unpacked")
-    return data
-
-
-def load_array(file: BufferedIOBase, path: Path, place: str, what: str) -> NDArray[Any]:
-    """Load an NPY array of numbers; its header may lie about its size, or ask for objects."""
-    try:
-        array = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError, OverflowError) as error:
-        refuse(path, place, f"{what} is no NPY array of numbers ({error})")
-    if not isinstance(array, np.ndarray):
-        refuse(path, place, f"{what} is no NPY array of numbers (it holds several arrays)")
-    return array
-
-
-def lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield each line that is not empty, with its place for messages: ``line 7``."""
-    number = 0
-    try:
-        with _open(path) as file:
-            while line := file.readline(LONGEST_LINE):
-                number += 1
-                if len(line) == LONGEST_LINE:
-                    refuse(path, f"line {number}", "is longer than 256 MiB")
-                if text := line.decode("utf-8").strip():
-                    yield f"line {number}", text
-    except (OSError, EOFError, zlib.error) as error:
-        refuse(path, f"after line {number}", f"cannot be read ({error})")
-    except UnicodeDecodeError as error:
-        refuse(path, f"line {number}", f"is not UTF-8 text ({error.reason})")
-
-
-def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the objects of a JSONL file, each with its place."""
-    for place, text in lines(path):
-        yield place, as_object(parse_json(text, path, place), path, place)
-
-
-def parse_json(text: str | bytes, path: Path, place: str = "") -> Any:
-    """Read JSON; the constants NaN and Infinity are none."""
-    try:
-        return json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        refuse(path, place, f"is not JSON ({error})")
-
-
-def records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the objects of a file that is JSONL, one JSON object, or a JSON list of them."""
-    start = head(path).lstrip()
-    whole = path.name.removesuffix(".gz").endswith(".json") or start.startswith(b"[")
-    if not whole:
-        yield from json_lines(path)
-        return
-    value = parse_json(read_bytes(path), path)
-    items = value if isinstance(value, list) else [value]
-    for number, item in enumerate(items):
-        place = f"record {number}"
-        yield place, as_object(item, path, place)
-
-
-def first_record(start: bytes) -> dict[str, Any]:
-    """Return the first JSON object at the beginning of a file; an empty one if there is none.
-
-    A beginning that is cut off in the middle still shows its keys: see :func:`has_keys`.
-    """
-    text = start.decode("utf-8", "replace").lstrip(" \t\r\n[")
-    try:
-        value, _ = json.JSONDecoder().raw_decode(text)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def has_keys(start: bytes, *keys: str) -> bool:
-    """Return whether the beginning of a JSON file names all these keys."""
-    return start.lstrip()[:1] in (b"{", b"[") and all(f'"{key}"'.encode() in start for key in keys)
-
-
-def as_object(value: Any, path: Path, place: str) -> dict[str, Any]:
-    """Return a JSON object, or refuse."""
-    if not isinstance(value, dict):
-        refuse(path, place, f"holds {_short(value)}: expected a JSON object")
-    return value
-
-
-def entry(record: Mapping[str, Any], name: str, kind: type, path: Path, place: str) -> Any:
-    """Return a field of a record that must be there and of a type; booleans are no numbers."""
-    if name not in record:
-        refuse(path, place, f"has no {name!r}: it has {', '.join(map(repr, record)) or 'nothing'}")
-    value = record[name]
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        refuse(path, place, f"{name!r} is {_short(value)}: expected {kind.__name__}")
-    return value
-
-
-def integers(value: Any, axes: int, path: Path, place: str, what: str) -> NDArray[np.int64]:
-    """Return nested lists, or an array, of integers with a number of axes, or refuse."""
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError, OverflowError):
-        refuse(path, place, f"{what} is ragged or no list of numbers")
-    if array.size == 0 and array.ndim <= axes:
-        return np.zeros((0,) * axes, dtype=np.int64)
-    if array.dtype.kind not in "iu" or array.ndim != axes:
-        refuse(
-            path,
-            place,
-            f"{what} is {array.dtype} with {array.ndim} axes: expected integers with {axes}",
-        )
-    if array.dtype == np.uint64 and array.max() > np.iinfo(np.int64).max:
-        refuse(path, place, f"{what} holds {array.max()}, which is too large")
-    return array.astype(np.int64, copy=False)
-
-
-def numbers(value: Any, axes: int, path: Path, place: str, what: str) -> NDArray[np.float64]:
-    """Return nested lists, or an array, of finite numbers with a number of axes, or refuse."""
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError, OverflowError):
-        refuse(path, place, f"{what} is ragged or no list of numbers")
-    if array.dtype.kind not in "iuf" or array.ndim != axes:
-        refuse(
-            path,
-            place,
-            f"{what} is {array.dtype} with {array.ndim} axes: expected numbers with {axes}",
-        )
-    if not np.isfinite(array).all():
-        refuse(path, place, f"{what} holds a value that is not finite")
-    return array.astype(np.float64, copy=False)
-
-
-def tallies(value: Any, axes: int, path: Path, place: str, what: str) -> NDArray[np.float64]:
-    """Return counts: finite numbers that are not negative, or refuse."""
-    array = numbers(value, axes, path, place, what)
-    if array.size and array.min() < 0:
-        refuse(path, place, f"{what} holds the count {array.min():g}: expected 0 or more")
-    return array
-
-
-def load_torch(path: Path) -> Any:
-    """Load a file of torch.save that holds nothing but tensors, numbers and containers."""
-    import warnings  # noqa: PLC0415
-    from pickle import UnpicklingError  # noqa: PLC0415 - the name of an error
-
-    import torch  # noqa: PLC0415
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        unsafe = " ".join(
-            line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "global" in line
-        )
-        refuse(path, "", f"is no file of tensors alone ({(unsafe or first)[:300]})")
-    except Exception as error:  # noqa: BLE001 - a damaged pickle can raise anything
-        refuse(path, "", f"is damaged ({type(error).__name__}: {error})")
-
-
-def grid(
-    chosen: NDArray[Any],
-    *,
-    positions: NDArray[Any] | None = None,
-    layers: NDArray[Any] | None = None,
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Return ``(T, L, K)`` choices as rows: layer and place of each row, and its K choices."""
-    tokens, depth, choices = chosen.shape
-    places = np.arange(tokens) if positions is None else positions
-    numbers_of_layers = np.arange(depth) if layers is None else layers
-    return (
-        np.tile(numbers_of_layers, tokens),
-        np.repeat(places, depth),
-        chosen.reshape(tokens * depth, choices),
-    )
-
-
-def _open(path: Path) -> BufferedIOBase:
-    return gzip.GzipFile(path) if path.name.endswith(".gz") else path.open("rb")
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:40]}..."  # noqa: PLR2004

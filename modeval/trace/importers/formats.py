@@ -6,29 +6,38 @@ from pathlib import Path
 
 from modeval.errors import TraceError
 from modeval.trace.importers import (
+    colibri,
     emo,
-    engines,
+    eplb,
     flame,
     llamacpp,
-    logs,
     megatron,
+    moe_l2,
+    moewatch,
     olmoe,
     plain,
+    plumb,
     sglang,
-    tables,
+    vllm,
+    warp,
 )
-from modeval.trace.importers.format import Format, head
+from modeval.trace.importers.format import Format
+from modeval.trace.importers.reading import head
 
 _ALL = (
     *megatron.FORMATS,
-    *engines.FORMATS,
+    *vllm.FORMATS,
     *sglang.FORMATS,
     *olmoe.FORMATS,
     *flame.FORMATS,
     *llamacpp.FORMATS,
-    *logs.FORMATS,
+    *moe_l2.FORMATS,
+    *colibri.FORMATS,
     *emo.FORMATS,
-    *tables.FORMATS,
+    *warp.FORMATS,
+    *eplb.FORMATS,
+    *moewatch.FORMATS,
+    *plumb.FORMATS,
     *plain.FORMATS,
 )
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from modeval.errors import TraceError
 from modeval.trace.counts import SUFFIX, save_counts
 from modeval.trace.files import TraceWriter
-from modeval.trace.importers.format import Counts, Format, Options, Piece, Rows, natural
+from modeval.trace.importers.format import Counts, Format, Options, Piece, Rows, layer_name, natural
 from modeval.trace.importers.formats import detect, find_format, matching, source_files
 from modeval.trace.importers.to_counts import tally
 from modeval.trace.trace import (
@@ -224,10 +224,10 @@ def _layers_of(rows: Rows, path: Path) -> Iterator[tuple[str, Any]]:
     if isinstance(rows.layer, str):
         yield rows.layer, slice(None)
         return
-    for number in np.unique(rows.layer):
+    for number in np.unique(rows.layer).tolist():
         if number < 0:
             raise TraceError(f"{path}: layer {number}: expected 0 or more.")
-        yield f"layers.{number}", rows.layer == number
+        yield layer_name(number), rows.layer == number
 
 
 def _check_layers(survey: Survey, entry: Format, options: Options) -> frozenset[str]:
@@ -395,7 +395,9 @@ def _chunk(
         layer: Any = numbers.get(rows.layer, -1)
     else:
         found, inverse = np.unique(rows.layer, return_inverse=True)
-        layer = np.array([numbers.get(f"layers.{n}", -1) for n in found], np.int16)[inverse]
+        layer = np.array([numbers.get(layer_name(n), -1) for n in found.tolist()], np.int16)[
+            inverse
+        ]
     missing = header.width - rows.chosen.shape[1]
     chosen, weight = rows.chosen[:, : header.width], rows.weight
     if missing < 0:  # slots that no row of any layer uses

@@ -10,19 +10,10 @@ from typing import Any
 import numpy as np
 
 from modeval.errors import DependencyError
-from modeval.trace.importers.format import (
-    Counts,
-    Format,
-    Note,
-    Options,
-    lines,
-    refuse,
-    tallies,
-)
-from modeval.trace.importers.sglang import sparse_counts
+from modeval.trace.importers.format import Counts, Format, Note, Options
+from modeval.trace.importers.reading import lines, refuse, sparse_counts, tallies
 
 COUNTS = re.compile(r"blk\.(\d+)\.ffn_(gate|up|down|gate_up)_exps\.weight\.counts")
-DENSE = 1
 
 
 def read_imatrix(path: Path, options: Options, note: Note) -> Iterator[Counts]:

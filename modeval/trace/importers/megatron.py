@@ -7,22 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from modeval.trace.importers.format import (
-    Counts,
-    Format,
-    Note,
-    Options,
-    Rows,
-    entry,
-    has_keys,
-    integers,
-    json_lines,
-    refuse,
-    tallies,
-)
-from modeval.trace.trace import PHASES
-
-TRAIN = PHASES.index("train")
+from modeval.trace.importers.format import TRAIN, Counts, Format, Note, Options, Rows
+from modeval.trace.importers.reading import entry, has_keys, integers, json_lines, refuse, tallies
 
 
 def read_trace(path: Path, _options: Options, note: Note) -> Iterator[Rows]:

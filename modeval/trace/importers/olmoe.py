@@ -10,12 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modeval.trace.importers.format import (
-    Counts,
-    Format,
-    Note,
-    Options,
-    Rows,
+from modeval.trace.importers.format import Counts, Format, Note, Options, Rows
+from modeval.trace.importers.reading import (
     entry,
     grid,
     has_keys,

@@ -17,12 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeval.errors import TraceError
-from modeval.trace.importers.format import (
+from modeval.trace.importers.format import Format, Note, Options, Rows
+from modeval.trace.importers.reading import (
     LARGEST_WHOLE,
-    Format,
-    Note,
-    Options,
-    Rows,
     has_keys,
     integers,
     json_lines,
@@ -140,7 +137,7 @@ def _from_text(cells: Mapping[str, str], path: Path, place: str) -> dict[str, An
     except ValueError as error:
         refuse(path, place, f"holds what is no number ({error})")
     layer = cells["layer"]
-    record["layer"] = int(layer) if layer.removeprefix("-").isdigit() else layer
+    record["layer"] = int(layer) if layer.removeprefix("-").isdecimal() else layer
     return record
 
 

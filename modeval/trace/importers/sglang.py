@@ -1,4 +1,4 @@
-"""SGLang's expert distribution recorder: stat, per_pass and per_token dumps, and the old CSV."""
+"""SGLang: replies with routed experts, dumps of its expert distribution recorder, its old CSV."""
 
 import csv
 import zipfile
@@ -10,23 +10,75 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from modeval.trace.importers.engines import DECODE, PREFILL, without_padding
 from modeval.trace.importers.format import (
+    DECODE,
+    PREFILL,
     Counts,
     Format,
     Note,
     Options,
     Piece,
     Rows,
+)
+from modeval.trace.importers.reading import (
+    entry,
     grid,
+    has_keys,
     integers,
     lines,
     load_torch,
+    records,
     refuse,
+    sparse_counts,
     tallies,
+    token_rows,
+    unpack_base64,
 )
 
 FORWARD_PHASES = {1: PREFILL, "EXTEND": PREFILL, 2: DECODE, "DECODE": DECODE}
+
+
+def read_replies(path: Path, options: Options, note: Note) -> Iterator[Rows]:
+    """Read replies of SGLang: base64 of raw int32, whose shape the reply does not say."""
+    for document, (place, reply) in enumerate(records(path)):
+        meta = entry(reply, "meta_info", dict, path, place)
+        packed = entry(meta, "routed_experts", str, path, place)
+        flat = np.frombuffer(unpack_base64(packed, path, place), dtype=np.uint8)
+        if options.choices is None:
+            refuse(
+                path, place, "does not say how many experts a token chooses", "Give --choices K."
+            )
+        if flat.size % (4 * options.choices):
+            refuse(
+                path,
+                place,
+                f"routed_experts has {flat.size} bytes: no int32 rows of {options.choices} choices",
+            )
+        values = flat.view("<i4").astype(np.int64)
+        start = meta.get("routed_experts_start_len", 0)
+        tokens = _tokens(meta, start, path, place)
+        layers = options.layers or (values.size // (tokens * options.choices) if tokens else 0)
+        if not layers:
+            refuse(path, place, "does not say how many layers it has", "Give --layers N.")
+        if values.size % (layers * options.choices):
+            refuse(
+                path,
+                place,
+                f"routed_experts has {values.size} numbers: expected a multiple of {layers} layers "
+                f"x {options.choices} choices",
+            )
+        chosen = values.reshape(-1, layers, options.choices)
+        if tokens and len(chosen) not in (tokens, tokens + 1):
+            refuse(
+                path,
+                place,
+                f"routed_experts is for {len(chosen)} tokens: its meta_info says {tokens}",
+            )
+        if meta.get("completion_tokens") == 0 or meta.get("completion_tokens") == 1:
+            note("Prefill-only requests of SGLang lose the last token of the prompt (issue 20964).")
+        yield from token_rows(
+            without_padding(chosen, note), document, start, meta.get("prompt_tokens")
+        )
 
 
 def read_stat(path: Path, options: Options, _note: Note) -> Iterator[Counts]:
@@ -67,29 +119,29 @@ def read_csv(path: Path, options: Options, _note: Note) -> Iterator[Counts]:
     yield from sparse_counts(_csv_cells(path), path, options)
 
 
-def sparse_counts(
-    cells: Iterator[tuple[str, int, int, float]],
-    path: Path,
-    options: Options,
-    *,
-    document: int = -1,
-    label: str | None = None,
-) -> Iterator[Counts]:
-    """Gather lines of (place, layer, expert, count); experts that are not listed have 0."""
-    table: dict[int, dict[int, float]] = {}
-    for place, layer, expert, count in cells:
-        if layer < 0 or expert < 0 or not 0 <= count < np.inf:
-            refuse(path, place, f"layer {layer}, expert {expert}, count {count}: below 0")
-        if expert > np.iinfo(np.int16).max:
-            refuse(path, place, f"expert {expert} is no number of an expert")
-        row = table.setdefault(layer, {})
-        if expert in row:
-            refuse(path, place, f"repeats layer {layer}, expert {expert}")
-        row[expert] = count
-    for layer, row in sorted(table.items()):
-        selections = np.zeros(max(row) + 1)
-        selections[list(row)] = list(row.values())
-        yield Counts(layer, selections, label=label, document=document, choices=options.choices)
+def without_padding(chosen: NDArray[Any], note: Note) -> NDArray[Any]:
+    """Blank tokens that chose 0..K-1 in that order in every layer: SGLang's padding (PR 9499)."""
+    _, layers, choices = chosen.shape
+    if layers * choices < 4 or choices < 2:  # noqa: PLR2004 - may be chance
+        return chosen
+    padding = (chosen == np.arange(choices)).all((1, 2))
+    if not padding.any():
+        return chosen
+    note(
+        f"{int(padding.sum())} tokens chose experts 0 to {choices - 1} in order in every layer and "
+        "were left out as padding (SGLang PR 9499)."
+    )
+    return np.where(padding[:, None, None], -1, chosen)
+
+
+def _tokens(meta: dict[str, Any], start: Any, path: Path, place: str) -> int:
+    """Return how many tokens the reply must cover; 0 when it does not say."""
+    if not isinstance(start, int) or start < 0:
+        refuse(path, place, f"routed_experts_start_len is {start!r}: expected a number of tokens")
+    prompt, completion = meta.get("prompt_tokens"), meta.get("completion_tokens")
+    if not isinstance(prompt, int) or not isinstance(completion, int):
+        return 0
+    return max(prompt + completion - 1 - start, 0)
 
 
 def _map(dump: dict[str, Any], path: Path, note: Note) -> NDArray[np.int64] | None:
@@ -215,6 +267,11 @@ def _holds(path: Path, start: bytes, *names: bytes) -> bool:
     return all(name in text for name in names)
 
 
+NOTE = (
+    "Ranks that share tokens by tensor parallelism write the same tokens: import one "
+    "file for each data-parallel rank."
+)
+
 _PASSES = Format(
     name="sglang-pass",
     about="SGLang recorder, per_pass or per_token: expert_distribution_recorder_*.pt",
@@ -223,14 +280,19 @@ _PASSES = Format(
     read=read_passes,
     engine="sglang",
     phase="mixed",
-    notes=(
-        (
-            "Ranks that share tokens by tensor parallelism write the same tokens: import one "
-            "file for each data-parallel rank."
-        ),
-    ),
+    notes=(NOTE,),
 )
 FORMATS = (
+    Format(
+        name="sglang-request",
+        about="SGLang replies with meta_info.routed_experts: JSON or JSONL (needs --choices)",
+        patterns=("*.json", "*.jsonl", "*.json.gz", "*.jsonl.gz"),
+        sniff=lambda _path, start: has_keys(start, "meta_info", "routed_experts"),
+        read=read_replies,
+        engine="sglang",
+        phase="mixed",
+        padding="excluded",
+    ),
     Format(
         name="sglang-stat",
         about="SGLang recorder, stat: expert_distribution_recorder_*.pt with logical_count",

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from modeval.errors import TraceError
 from modeval.trace.fold import BLOCKS, LayerGroup, document_block
-from modeval.trace.importers.format import Counts, Format, Options, natural
+from modeval.trace.importers.format import Counts, Format, Options, layer_name, natural
 from modeval.trace.trace import Source, TraceHeader
 from modeval.types import RoutingCounts
 
@@ -140,4 +140,4 @@ def _padded(row: Tensor, modules: int) -> Tensor:
 
 
 def _name(piece: Counts) -> str:
-    return piece.layer if isinstance(piece.layer, str) else f"layers.{piece.layer}"
+    return piece.layer if isinstance(piece.layer, str) else layer_name(piece.layer)

@@ -1,4 +1,4 @@
-"""Text logs and exports of offloading engines: moe-l2, colibri, glm52-routing-trace-export."""
+"""colibri: counts of experts, and exported traces."""
 
 import re
 from collections.abc import Iterator
@@ -8,12 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modeval.trace.importers.format import (
-    Counts,
-    Format,
-    Note,
-    Options,
-    Rows,
+from modeval.trace.importers.format import Counts, Format, Note, Options, Rows, layer_name
+from modeval.trace.importers.reading import (
     as_object,
     entry,
     has_keys,
@@ -23,32 +19,10 @@ from modeval.trace.importers.format import (
     parse_json,
     read_bytes,
     refuse,
+    sparse_counts,
 )
-from modeval.trace.importers.sglang import sparse_counts
 
-MOE_L2 = re.compile(r"EXPERT\|L(\d+)\|T(\d+):\s*((?:\[[\d,\s]*\]\s*)+)$")
 EXPORT = "glm52-routing-trace-export/v2"
-
-
-def read_moe_l2(path: Path, _options: Options, note: Note) -> Iterator[Rows]:
-    """Read lines ``EXPERT|L<layer>|T<token>: [ids] [ids]``; each bracket is one token."""
-    other = 0
-    for place, text in lines(path):
-        if "EXPERT|" not in text:
-            other += 1
-            continue
-        found = MOE_L2.search(text)
-        if found is None:
-            refuse(path, place, f"is {text[:60]!r}: expected EXPERT|L<layer>|T<token>: [ids] ...")
-        lists = [
-            [int(item) for item in bracket.replace(",", " ").split()]
-            for bracket in re.findall(r"\[([\d,\s]*)\]", found[3])
-        ]
-        chosen = integers(lists, 2, path, place, "experts")
-        alone = len(lists) == 1
-        yield Rows(f"layers.{found[1]}", chosen, position=int(found[2]) if alone else -1)
-    if other:
-        note(f"{path.name}: {other} lines of other log messages were passed over.")
 
 
 def read_stats(path: Path, options: Options, _note: Note) -> Iterator[Counts]:
@@ -70,7 +44,7 @@ def read_export(path: Path, _options: Options, note: Note) -> Iterator[Rows]:
     for name, record in layers.items():
         place = f"layer {name}"
         layer = as_object(record, path, place)
-        if not name.isdigit():
+        if not name.isdecimal():
             refuse(path, place, "has no number")
         given = entry(layer, "executed_topk", list, path, place)
         chosen = integers(given, 2, path, place, "executed_topk")
@@ -81,8 +55,18 @@ def read_export(path: Path, _options: Options, note: Note) -> Iterator[Rows]:
             if weight.shape != chosen.shape:
                 refuse(path, place, f"has scores {weight.shape} for choices {chosen.shape}")
         document, labels = _prompts(export, len(chosen), path)
-        yield Rows(f"layers.{name}", chosen, document=document, label=labels, weight=weight)
+        yield Rows(layer_name(int(name)), chosen, document=document, label=labels, weight=weight)
     note("executed_scores are selection scores with their bias: they are no shares of anything.")
+
+
+def _stats_cells(path: Path) -> Iterator[tuple[str, int, int, float]]:
+    for place, text in lines(path):
+        try:
+            layer, expert, count = (int(cell) for cell in text.split())
+        except ValueError as error:
+            refuse(path, place, f"is not three numbers, layer expert count ({error})")
+        if layer >= 0:  # a negative layer is a line of the header
+            yield place, layer, expert, float(count)
 
 
 def _prompts(
@@ -114,25 +98,12 @@ def _range(prompt: dict[str, Any], path: Path, place: str) -> tuple[int, int]:
     return start, end
 
 
-def _stats_cells(path: Path) -> Iterator[tuple[str, int, int, float]]:
-    for place, text in lines(path):
-        try:
-            layer, expert, count = (int(cell) for cell in text.split())
-        except ValueError as error:
-            refuse(path, place, f"is not three numbers, layer expert count ({error})")
-        if layer >= 0:  # a negative layer is a line of the header
-            yield place, layer, expert, float(count)
-
+NOTE = (
+    "colibri counts rejected speculative drafts too, and leaves out experts that top-p "
+    "pruning dropped."
+)
 
 FORMATS = (
-    Format(
-        name="moe-l2",
-        about="moe-l2 (LLAMA_EXPERT_LOG=1): lines EXPERT|L<layer>|T<token>: [ids] [ids]",
-        patterns=("*.log", "*.txt"),
-        sniff=lambda _path, start: b"EXPERT|L" in start,
-        read=read_moe_l2,
-        engine="llama.cpp (moe-l2)",
-    ),
     Format(
         name="colibri-stats",
         about="colibri STATS: lines layer expert count, in <category>_<index>.txt",
@@ -144,12 +115,7 @@ FORMATS = (
         engine="colibri",
         counts=True,
         phase="mixed",
-        notes=(
-            (
-                "colibri counts rejected speculative drafts too, and leaves out experts that top-p "
-                "pruning dropped."
-            ),
-        ),
+        notes=(NOTE,),
     ),
     Format(
         name="glm52",
