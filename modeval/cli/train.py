@@ -380,8 +380,16 @@ def _train_one(
 
     title = MODEL_TITLES.get(request.spec.name, request.spec.name)
     task = bar.add_task(title, total=request.spec.train.steps, note="starting")
+    told: set[str] = set()
 
     def watch(progress: Progress) -> None:
+        if progress.engine_note and not bar.disable and progress.engine_note not in told:
+            told.add(progress.engine_note)
+            bar.console.print(
+                f"{title} trains on engine {progress.engine}: {progress.engine_note}.",
+                highlight=False,
+                markup=False,
+            )
         lost = f", {progress.diverged} diverged" if progress.diverged else ""
         bar.update(
             task,

@@ -11,20 +11,30 @@ computed in a fixed order, so its bits depend neither on threads nor on the rest
 
 import ctypes
 import functools
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modeval.native import KernelError, compiled
 from modeval.nn import Network
 from modeval.nn.attention import AttentionNetwork
+from modeval.nn.linear import StackedLinear, StackedMLP
 from modeval.nn.mlp import MLPNetwork
 from modeval.nn.recurrent import RecurrentNetwork
-from modeval.nn.routing import FixedScorer, ModuleScorer, Scorer, SharedScorer, TableScorer
+from modeval.nn.routing import (
+    FixedScorer,
+    Gating,
+    ModuleScorer,
+    Scorer,
+    TableScorer,
+    fixed,
+    soft,
+)
 from modeval.spec import Objective
 from modeval.types import Batch
 
@@ -34,25 +44,17 @@ KERNELS = "fused_kernels.cpp"
 MEAN_DECAY, SQUARE_DECAY = 0.9, 0.999  # of Adam
 
 _TWO_LAYERS = ("hidden.weight", "hidden.bias", "readout.weight", "readout.bias")
-_SCORERS = (
-    "scorer.logit.weight",
-    "scorer.logit.bias",
-    *(f"scorer.mlp.{name}" for name in _TWO_LAYERS),
-)
+_LOGIT = ("scorer.logit.weight", "scorer.logit.bias")
+_PROJECTION = ("scorer.projection.weight", "scorer.projection.bias")
+_SCORER_MLP = tuple(f"scorer.mlp.{name}" for name in _TWO_LAYERS)
+_GATES = ("input_gates.weight", "input_gates.bias", "state_gates.weight", "state_gates.bias")
 
-MLP = (
-    *(f"encoder_number.{name}" for name in _TWO_LAYERS),
-    *(f"encoder_rule.{name}" for name in _TWO_LAYERS),
-    *(f"experts.{name}" for name in _TWO_LAYERS),
-    *(f"decoder.{name}" for name in _TWO_LAYERS),
-    "scorer.logit.weight",
-    "scorer.logit.bias",
-    "scorer.projection.weight",
-    "scorer.projection.bias",
+_MLP = tuple(
+    f"{part}.{name}"
+    for part in ("encoder_number", "encoder_rule", "experts", "decoder")
+    for name in _TWO_LAYERS
 )
-"""The order of parameters in ``fused_mlp.cpp``; a network has those of one scorer at most."""
-
-ATTENTION = (
+_ATTENTION = (
     *(f"encoder.{name}" for name in _TWO_LAYERS),
     *(
         f"projections.{layer}.{name}"
@@ -61,20 +63,47 @@ ATTENTION = (
     ),
     *(f"experts.{name}" for name in _TWO_LAYERS),
     *(f"decoder.{name}" for name in _TWO_LAYERS),
-    *_SCORERS,
 )
+_RECURRENT = (
+    *(f"encoder.{name}" for name in _TWO_LAYERS),
+    *_GATES,
+    *(f"decoder.{name}" for name in _TWO_LAYERS),
+)
+
+MLP = (*_MLP, *_LOGIT, *_PROJECTION)
+"""The order of parameters in ``fused_mlp.cpp``; a network has those of one scorer at most."""
+
+ATTENTION = (*_ATTENTION, *_LOGIT, *_SCORER_MLP)
 """The order of parameters in ``fused_attention.cpp``."""
 
-RECURRENT = (
-    *(f"encoder.{name}" for name in _TWO_LAYERS),
-    "input_gates.weight",
-    "input_gates.bias",
-    "state_gates.weight",
-    "state_gates.bias",
-    *(f"decoder.{name}" for name in _TWO_LAYERS),
-    *_SCORERS,
-)
+RECURRENT = (*_RECURRENT, *_LOGIT, *_SCORER_MLP)
 """The order of parameters in ``fused_recurrent.cpp``."""
+
+
+def _without_biases(names: tuple[str, ...], of: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if not (name in of and name.endswith(".bias")))
+
+
+_NO_BIAS = _without_biases(_RECURRENT, _GATES)
+
+COMPUTED: dict[tuple[type, type, Gating], frozenset[tuple[str, ...]]] = {
+    (MLPNetwork, FixedScorer, fixed): frozenset({_MLP}),
+    (MLPNetwork, ModuleScorer, soft): frozenset({(*_MLP, *_LOGIT)}),
+    (MLPNetwork, TableScorer, soft): frozenset({(*_MLP, *_PROJECTION)}),
+    (AttentionNetwork, FixedScorer, fixed): frozenset({_ATTENTION}),
+    (AttentionNetwork, ModuleScorer, soft): frozenset({(*_ATTENTION, *_LOGIT)}),
+    (AttentionNetwork, TableScorer, soft): frozenset({(*_ATTENTION, *_SCORER_MLP)}),
+    (RecurrentNetwork, FixedScorer, fixed): frozenset({_RECURRENT, _NO_BIAS}),
+    (RecurrentNetwork, ModuleScorer, soft): frozenset({(*_NO_BIAS, _LOGIT[0])}),
+    (RecurrentNetwork, TableScorer, soft): frozenset(
+        {(*_NO_BIAS, *_without_biases(_SCORER_MLP, _SCORER_MLP))}
+    ),
+}
+"""Everything that the kernels compute: network, scorer and gating, and the parameters in order.
+
+Whatever is not here is refused, so that no kernel ever trains another model than it was given. A
+new choice on any axis is therefore trained eagerly until somebody writes its kernel and its line.
+"""
 
 _CHOSEN, _TABLE, _RULE, _MODULE = range(4)  # enum Routing
 
@@ -134,21 +163,16 @@ class Fused:
     """
 
     def __init__(self, network: Network, objective: Objective, *, clip: float = 0.0) -> None:
-        family = _family(network)
-        if isinstance(network.scorer, SharedScorer):
-            raise KernelError("the fused kernels do not know the shared scorer")
+        require_computed(network)
+        family = FAMILIES[type(network)]
         self._named = dict(network.named_parameters())
-        if any(value.device.type != "cpu" for value in self._named.values()):
-            raise KernelError("the fused kernels are for processors only")
-        if any(value.dtype != torch.float32 for value in self._named.values()):
-            raise KernelError("the fused kernels compute in float32 only")
         self._order = family.parameters
         self._library = load(family.source)
         self._routing, self._table, self._chosen = _routing(
             cast("Scorer", network.scorer), cast("int", network.rules), network.module_count
         )
         self._sizes: dict[str, int | float] = {
-            **family.sizes,
+            **family.sizes(network),
             "seeds": network.seeds,
             "modules": network.module_count,
             "routing": self._routing,
@@ -218,41 +242,197 @@ class Fused:
         return loss
 
 
+# --- what the kernels compute --------------------------------------------------------------------
+
+Sizes = dict[str, int]
+
+
+def _mlp_sizes(network: Network) -> Sizes:
+    own = cast("MLPNetwork", network)
+    return {
+        "rules": own.rules,
+        "encoder": own.decoder.readout.weight.shape[1],
+        "hidden": own.experts.hidden.weight.shape[-1],
+        "width": own.experts.readout.weight.shape[-1],
+    }
+
+
+def _attention_sizes(network: Network) -> Sizes:
+    own = cast("AttentionNetwork", network)
+    return {
+        "rules": own.rules,
+        "encoder": own.decoder.readout.weight.shape[1],
+        "hidden": own.experts.hidden.weight.shape[-1],
+        "width": own.head,
+        "heads": own.heads,
+    }
+
+
+def _recurrent_sizes(network: Network) -> Sizes:
+    own = cast("RecurrentNetwork", network)
+    return {
+        "rules": own.rules,
+        "encoder": own.encoder.readout.weight.shape[1],
+        "hidden": own.state,
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """A kernel, the order of its parameters, and the sizes that the networks do not all have."""
+    """What the kernel of a family reads.
+
+    Attributes:
+        source: of the kernel, without suffix.
+        parameters: their order in the kernel.
+        sizes: of a network, beside those that all networks have.
+        layers: widths from input to output of each linear layer, after those of its stack; letters
+            as in the kernel: E encoder, R rules, M modules, H hidden, W width, A heads of a module,
+            and ``?`` for what the batch decides.
+    """
 
     source: str
     parameters: tuple[str, ...]
-    sizes: Mapping[str, int]
+    sizes: Callable[[Network], Sizes]
+    layers: dict[str, str]
 
 
-def _family(network: Network) -> _Family:
-    if isinstance(network, MLPNetwork):
-        sizes = {
-            "rules": network.rules,
-            "encoder": network.decoder.readout.weight.shape[1],
-            "hidden": network.experts.hidden.weight.shape[-1],
-            "width": network.experts.readout.weight.shape[-1],
-        }
-        return _Family("fused_mlp", MLP, sizes)
-    if isinstance(network, AttentionNetwork):
-        sizes = {
-            "rules": network.rules,
-            "encoder": network.decoder.readout.weight.shape[1],
-            "hidden": network.experts.hidden.weight.shape[-1],
-            "width": network.head,
-            "heads": network.heads,
-        }
-        return _Family("fused_attention", ATTENTION, sizes)
-    if isinstance(network, RecurrentNetwork):
-        sizes = {
-            "rules": network.rules,
-            "encoder": network.encoder.readout.weight.shape[1],
-            "hidden": network.state,
-        }
-        return _Family("fused_recurrent", RECURRENT, sizes)
-    raise KernelError("the fused kernels do not know this network")
+FAMILIES: dict[type, _Family] = {
+    MLPNetwork: _Family(
+        "fused_mlp",
+        MLP,
+        _mlp_sizes,
+        {
+            "encoder_number.hidden": "1 E",
+            "encoder_number.readout": "E E",
+            "encoder_rule.hidden": "R E",
+            "encoder_rule.readout": "E E",
+            "experts.hidden": "M 3*E H",
+            "experts.readout": "M H W",
+            "decoder.hidden": "W E",
+            "decoder.readout": "E 1",
+            "scorer.logit": "M H 1",
+            "scorer.projection": "E M",
+        },
+    ),
+    AttentionNetwork: _Family(
+        "fused_attention",
+        ATTENTION,
+        _attention_sizes,
+        {
+            "encoder.hidden": "? E",
+            "encoder.readout": "E E",
+            "projections.query": "E M*A*W",
+            "projections.key": "E M*A*W",
+            "projections.value": "E M*A*W",
+            "projections.position": "E M*W",
+            "experts.hidden": "M P*W H",
+            "experts.readout": "M H E",
+            "decoder.hidden": "E E",
+            "decoder.readout": "E 1",
+            "scorer.logit": "M H 1",
+            "scorer.mlp.hidden": "R W",
+            "scorer.mlp.readout": "W M",
+        },
+    ),
+    RecurrentNetwork: _Family(
+        "fused_recurrent",
+        RECURRENT,
+        _recurrent_sizes,
+        {
+            "encoder.hidden": "? E",
+            "encoder.readout": "E E",
+            "input_gates": "M E 4*H",
+            "state_gates": "M H 4*H",
+            "decoder.hidden": "H H",
+            "decoder.readout": "H ?",
+            "scorer.logit": "M 8*H 1",
+            "scorer.mlp.hidden": "R H",
+            "scorer.mlp.readout": "H M",
+        },
+    ),
+}
+
+_PARTS = (StackedLinear, StackedMLP, nn.ModuleDict)
+"""What a network of the kernels is made of, beside its scorer: these very types, no subclasses."""
+
+
+def require_computed(network: Network) -> None:
+    """Refuse a network unless the kernels compute exactly it: every choice, every parameter.
+
+    Raises:
+        KernelError: names the first thing that the kernels do not know.
+    """
+    if type(network) not in FAMILIES:
+        raise KernelError(f"the fused kernels do not know the network {_called(network)}")
+    chosen = (type(network), type(network.scorer), cast("Gating", network.gating))
+    if not any(chosen[:2] == known[:2] for known in COMPUTED):
+        raise KernelError(f"the fused kernels do not know the scorer {_called(network.scorer)}")
+    if not any(chosen == known for known in COMPUTED):
+        gating = getattr(network.gating, "__name__", _called(network.gating))
+        raise KernelError(f"the fused kernels do not know the gating {gating}")
+    _require_plain_parts(network)
+    named = dict(network.named_parameters())
+    if (held := tuple(named)) not in COMPUTED[chosen]:
+        known = {name for names in COMPUTED[chosen] for name in names}
+        odd = [name for name in held if name not in known] or ["another order, or fewer"]
+        raise KernelError(f"the fused kernels do not know these parameters: {odd[0]}")
+    _require_shapes(network, FAMILIES[type(network)], named)
+    if any(not value.requires_grad for value in named.values()):
+        raise KernelError("the fused kernels train all parameters, and some are frozen")
+    if any(value.device.type != "cpu" for value in named.values()):
+        raise KernelError("the fused kernels are for processors only")
+    if any(value.dtype != torch.float32 for value in named.values()):
+        raise KernelError("the fused kernels compute in float32 only")
+
+
+def _require_plain_parts(network: Network) -> None:
+    """Refuse parts of other types, and anything hung on a part that changes what it computes."""
+    for name, part in network.named_modules():
+        known = part is network or part is network.scorer or type(part) in _PARTS
+        if not known:
+            raise KernelError(f"the fused kernels do not know the part {name}, {_called(part)}")
+        hooks = (part._forward_hooks, part._forward_pre_hooks)  # noqa: SLF001 - torch has no reader
+        if any(hooks) or "forward" in vars(part):
+            raise KernelError(f"the fused kernels do not call what is hooked to {name or 'it'}")
+    buffers = {name for name, _ in network.named_buffers()}
+    if odd := buffers - {"scorer.table"}:
+        raise KernelError(f"the fused kernels do not know the buffer {min(odd)}")
+    table = getattr(network.scorer, "table", None)
+    if table is not None and table.shape != (network.rules, network.module_count):
+        raise KernelError(f"the fused kernels do not know a table of shape {tuple(table.shape)}")
+
+
+def _require_shapes(network: Network, family: _Family, named: dict[str, nn.Parameter]) -> None:
+    """Refuse parameters of other sizes than the kernel would read."""
+    sizes = {"heads": 1, "width": 1, **family.sizes(network)}
+    letters = {
+        **{name[0].upper(): size for name, size in sizes.items() if name != "heads"},
+        "M": network.module_count,
+        "A": sizes["heads"],
+        "P": sizes["heads"] + 1,
+    }
+    for name, value in named.items():
+        layer, _, kind = name.rpartition(".")
+        widths = family.layers[layer].split()
+        if kind == "bias":
+            del widths[-2]
+        expected = [network.seeds, *(_product(width, letters) for width in widths)]
+        fits = len(expected) == value.dim() and all(
+            want in (0, size) for want, size in zip(expected, value.shape, strict=True)
+        )
+        if not fits:
+            raise KernelError(f"the fused kernels do not know {name} of shape {tuple(value.shape)}")
+
+
+def _product(width: str, letters: dict[str, int]) -> int:
+    """Return a width such as ``3*E``; 0 for one that only the batch knows."""
+    if width == "?":
+        return 0
+    return math.prod(letters[part] if part in letters else int(part) for part in width.split("*"))
+
+
+def _called(thing: object) -> str:
+    return type(thing).__name__
 
 
 def _routing(scorer: Scorer, rules: int, modules: int) -> tuple[int, Tensor, Tensor]:
@@ -264,7 +444,7 @@ def _routing(scorer: Scorer, rules: int, modules: int) -> tuple[int, Tensor, Ten
         return _MODULE, *nothing
     if isinstance(scorer, TableScorer):
         return _RULE, *nothing
-    assert isinstance(scorer, FixedScorer)  # noqa: S101 - the shared scorer was refused
+    assert isinstance(scorer, FixedScorer)  # noqa: S101 - the only other one that is computed
     table = scorer.table.float().contiguous()
     one_hot = torch.nn.functional.one_hot(table.argmax(-1), table.shape[-1]).float()
     if torch.equal(table, one_hot):

@@ -41,6 +41,7 @@ class Progress:
         loss: mean training loss since the last report, over the seeds that are finite.
         models_per_second: models x steps per second since this process began to train.
         engine: how steps are computed.
+        engine_note: why not by a faster engine; empty when there is nothing to say.
         diverged: seeds whose loss is no longer finite.
     """
 
@@ -49,6 +50,7 @@ class Progress:
     loss: float
     models_per_second: float
     engine: str
+    engine_note: str
     diverged: int
 
 
@@ -181,6 +183,7 @@ def _progress(session: _Session, speed: float) -> Progress:
         loss=float(mean.nanmean()),
         models_per_second=speed,
         engine=session.stepper.engine,
+        engine_note=session.stepper.engine_note,
         diverged=int((~mean.isfinite()).sum()),
     )
 

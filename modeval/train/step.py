@@ -76,7 +76,8 @@ class Stepper:
         engine: Engine = "auto",
     ) -> None:
         self.network, self.objective, self.clip = network, objective, clip
-        named = dict(network.named_parameters())
+        # what does not learn is not in the list, so that no engine can move it
+        named = {name: each for name, each in network.named_parameters() if each.requires_grad}
         self.names, self.parameters = list(named), list(named.values())
         self.means = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.squares = [torch.zeros_like(parameter) for parameter in self.parameters]

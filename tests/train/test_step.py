@@ -108,6 +108,16 @@ def test_a_nan_in_one_seed_does_not_touch_the_others(
     assert torch.stack(seen).isfinite().tolist() == [[True, False, True]] * 2
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_what_is_frozen_stays_as_it_is_to_the_bit(task: str) -> None:
+    network = create(TASKS[task], MODEL, SEEDS)
+    frozen = next(network.parameters()).requires_grad_(False)
+    before = parameters(network, 0), frozen.clone()
+    run(network, "auto", [draw(TASKS[task], len(SEEDS), number=n) for n in range(3)])
+    assert torch.equal(frozen, before[1])
+    assert not torch.equal(parameters(network, 0), before[0])
+
+
 def test_a_nan_in_the_data_of_one_seed_is_seen_in_its_loss(engine: Engine) -> None:
     batch = draw(TASKS["binary"], len(SEEDS))
     batch.inputs[2, 4, 0] = torch.nan
@@ -190,7 +200,7 @@ def test_the_shared_scorer_is_trained_eagerly_and_the_note_says_why() -> None:
     network = create(TASKS["binary"], ModelSpec(scorer="shared", encoder=8, width=24), SEEDS)
     stepper = Stepper(network, "regression")
     assert stepper.engine == "eager"
-    assert "shared scorer" in stepper.engine_note
+    assert "the scorer SharedScorer" in stepper.engine_note
 
 
 @pytest.mark.parametrize("task", TASKS)
