@@ -257,7 +257,7 @@ def test_every_model_takes_a_step_that_lowers_its_loss(
     data = TASKS[task]
     network = create(data, ModelSpec(**MODELS[name], encoder=8, width=24), SEEDS)
     if engine == "fused" and name == "modular-shared":
-        with pytest.raises(RunError, match="do not know the shared scorer"):
+        with pytest.raises(RunError, match="do not know the scorer SharedScorer"):
             Stepper(network, "regression", engine=engine)
         return
     batch = draw(data, len(SEEDS))
