@@ -9,6 +9,7 @@ from modeval.metrics import METRICS
 from modeval.score.scorecard import (
     Activation,
     Coactivation,
+    Finding,
     Member,
     ModelRecord,
     Profile,
@@ -200,7 +201,6 @@ def large(layers=60, modules=256, rules=16, together=32):
         layers=names,
         layer_modules=(modules,) * layers,
         members=(Member(seed=None, source="large.trace"),),
-        verdicts=("partial",) * layers,
     )
     scores, activations, profiles, pairs = [], [], [], []
     for layer in range(layers):
@@ -241,6 +241,7 @@ def large(layers=60, modules=256, rules=16, together=32):
     return Scorecard(
         models=(record,),
         scores=tuple(scores),
+        findings=tuple(Finding(model="large", layer=n, word="partial") for n in range(layers)),
         profiles=tuple(profiles),
         activations=tuple(activations),
         coactivations=tuple(pairs),

@@ -23,7 +23,7 @@ def told(name: str) -> tuple[tuple[str, ...], Score]:
     card = score_trace(header, groups, Reading(source=name, name=name), draws=300)
     score = card.find(name, "homogeneity", over="mean")
     assert score is not None
-    return card.models[0].verdicts, score
+    return tuple(finding.word for finding in card.findings), score
 
 
 def test_training_made_the_experts_specialise_more_than_chance_and_more_than_nothing() -> None:
@@ -77,4 +77,4 @@ def test_the_model_has_learned_and_is_recorded(tmp_path: Path) -> None:
     recording = record_documents(model, documents, max_tokens=20_000)
     reading = Reading(source="tiny", name="tiny")
     card = score_trace(recording.header(), recording.groups(), reading, draws=100)
-    assert set(card.models[0].verdicts) == {"faint"}
+    assert {finding.word for finding in card.findings} == {"faint"}

@@ -18,7 +18,7 @@ from modeval.report.scorecard_views import (
     worst,
 )
 from modeval.report.words import interval, metric_title, number
-from modeval.score.scorecard import Score
+from modeval.score.scorecard import Score, layer_findings
 
 ARROWS = {"lower": "lower is better", "higher": "higher is better", None: ""}
 STRONGEST = 5
@@ -213,7 +213,8 @@ def layers_table(entry: Entry) -> Table:
     record = entry.record
     metrics = [metric for metric in metrics_of([entry]) if by_layer(entry, metric)]
     found = {metric: {s.layer: s for s in by_layer(entry, metric)} for metric in metrics}
-    verdicts = record.verdicts if len(record.verdicts) == len(record.layers) else None
+    findings = [str(finding.word) for finding in layer_findings(entry.card, record)]
+    verdicts = findings if len(findings) == len(record.layers) else None
     p_of = {s.layer: s.p_adjusted for s in by_layer(entry, "alignment_score")}
     rows = [
         (

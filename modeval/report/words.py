@@ -10,7 +10,14 @@ from collections.abc import Sequence
 import torch
 
 from modeval.metrics import METRICS, verdicts
-from modeval.score.scorecard import LOSS_TITLES, VERDICTS, ModelRecord, Score, Scorecard
+from modeval.score.scorecard import (
+    FINDINGS,
+    LOSS_TITLES,
+    ModelRecord,
+    Score,
+    Scorecard,
+    layer_findings,
+)
 from modeval.score.statistics import holm
 
 SAMPLES_PER_CELL = 50
@@ -98,13 +105,13 @@ def headline(card: Scorecard, record: ModelRecord) -> str:
 
 
 def verdict_words(card: Scorecard, record: ModelRecord) -> tuple[str, ...]:
-    """Return the verdict on each layer, or on each seed: keys of ``VERDICTS`` of scorecards.
+    """Return the finding of each layer, or of each seed: keys of ``FINDINGS`` of scorecards.
 
     Seeds are judged in the light of what permuted labels give, as layers are: information that is
     small but real is ``faint``, and information that labels at random have too is ``unproven``.
     """
-    if record.verdicts:
-        return record.verdicts
+    if kept := layer_findings(card, record):
+        return tuple(finding.word for finding in kept)
     words, chances = [], []
     for each in card.activations:
         if each.model == record.id and each.prior:
@@ -139,7 +146,7 @@ def _verdict(record: ModelRecord, found: Sequence[str]) -> str:
 def _meaning(record: ModelRecord, word: str) -> str:
     if word == "collapsed" and is_trace(record) and len(record.rules) < 2:  # noqa: PLR2004
         return "few modules do all the work"  # of rules nothing is known
-    return VERDICTS[word]
+    return FINDINGS[word]
 
 
 def _capital(text: str) -> str:

@@ -8,6 +8,7 @@ in this folder:
     dataset, notes             the folder that was scored on, if any; what was left out, and why
     models                     one for each cohort or trace: what it is, where it was read
     scores                     one for each model, metric, layer and seed; seed null is over seeds
+    findings                   one for each model, layer and seed: a word for how it routes
     profiles                   one for each model, metric, layer and seed that has a number for each
                                rule or each module
     activations                A for each model, layer and seed
@@ -38,11 +39,16 @@ LOSS_TITLES = {
     "hard_gap": "Loss added by hard routing",
 }
 
-VERDICTS = {
+Word = Literal[
+    "specialist", "partial", "faint", "unproven", "untested", "blind", "collapsed", "unlabelled"
+]
+
+FINDINGS: dict[str, str] = {
     "specialist": "modules tell the rules apart",
     "partial": "modules tell the rules apart in part",
     "faint": "modules tell little of the rules, yet more than chance would",
     "unproven": "modules seem to tell the rules apart, but so they would by chance",
+    "untested": "what modules tell of the rules could not be held against permuted labels",
     "blind": "modules tell nothing of the rules; the work is shared out over many",
     "collapsed": "modules tell nothing of the rules, and few do all the work",
     "unlabelled": "the work is shared out over many modules; without labels no more can be told",
@@ -62,7 +68,9 @@ class Score:
         over: null for one layer; ``mean`` over layers; ``worst`` for the layer, named by ``layer``,
             where the value is worst.
         seed: pair of task seed and model seed; null for the mean over seeds, and for a trace.
-        value: null where it could not be computed.
+        value: null where it could not be computed. Information measured from few documents is
+            larger than it is; where that could be told, the value is corrected for it.
+        plug_in: what the formula gives as it stands, where ``value`` is corrected; else null.
         low: lower end of the interval: over seeds for cohorts (null for single seeds), over
             documents for traces.
         high: upper end; likewise.
@@ -82,6 +90,8 @@ class Score:
         seeds: number of seeds behind it.
         length: positions of the sequences; null where there are none or it does not matter.
         scale: what inputs were multiplied by.
+        few_samples: so few independent samples that chance alone moves it noticeably; what it is
+            moved to is in ``note``.
         note: what to know when reading it.
     """
 
@@ -91,6 +101,7 @@ class Score:
     over: Over | None = None
     seed: Seed | None = None
     value: float | None = None
+    plug_in: float | None = None
     low: float | None = None
     high: float | None = None
     error: float | None = None
@@ -106,7 +117,69 @@ class Score:
     seeds: int = 1
     length: int | None = None
     scale: float | None = None
+    few_samples: bool = False
     note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """How one layer of one seed routes, in a word, and what the word was cut on.
+
+    Attributes:
+        model: ``id`` of its model.
+        layer: null where a model has one.
+        seed: pair of task seed and model seed; null for a trace.
+        word: key of :data:`FINDINGS`.
+        told: share of the information that modules could carry on the rules, log min(R, M), that
+            they do carry, corrected as ``mutual_information`` is; null without labels.
+        low: lower end of its interval; null where none could be given.
+        high: upper end; likewise.
+        p_adjusted: that permuted labels tell as much, corrected over layers and seeds; null where
+            that could not be tested, which makes every word that needs it ``untested``.
+        margin: share below which a finding is nothing, whatever p is: ``blind`` says that ``told``
+            was shown to be below it.
+        narrow: one module tells one rule apart though all rules and modules together tell little.
+        rule: number of that rule, where ``narrow``.
+        module: number of that module; likewise.
+        share: share of the rule that goes to the module; likewise.
+        vocabulary: whether all that is told is told by the tokens' identity, so that labels are
+            told apart by their words alone; null where tokens are not known.
+    """
+
+    model: str
+    layer: int | None = None
+    seed: Seed | None = None
+    word: Word
+    told: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p_adjusted: float | None = None
+    margin: float | None = None
+    narrow: bool = False
+    rule: int | None = None
+    module: int | None = None
+    share: float | None = None
+    vocabulary: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """Something of a model that was not scored, so that no gate passes on what is missing.
+
+    Attributes:
+        kind: ``layer``, ``rule``, ``metric``, or ``rest`` for the end of a
+            recording that stopped early.
+        name: which; empty for ``rest``.
+        why: the reason, a sentence.
+        wanted: whether whoever scored it asked for this, as with ``--layers``.
+        layer: name of the layer, for rules and metrics that are missing in one layer alone.
+    """
+
+    kind: Literal["layer", "rule", "metric", "rest"]
+    name: str = ""
+    why: str = ""
+    wanted: bool = False
+    layer: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +224,7 @@ class ModelRecord:
         adaptation: how module shares under shifted rules were got: ``reweight`` (from A),
             ``regenerate`` (from samples drawn under each shift) or ``none``.
         members: its seeds.
-        verdicts: of a trace a word for each layer, see :data:`VERDICTS`; empty for cohorts.
+        left_out: what was not scored of it.
     """
 
     id: str
@@ -169,7 +242,7 @@ class ModelRecord:
     view: Literal["weight", "assignment"] = "weight"
     adaptation: Literal["reweight", "regenerate", "none"] = "none"
     members: tuple[Member, ...] = ()
-    verdicts: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +321,7 @@ class Scorecard:
     notes: tuple[str, ...] = ()
     models: tuple[ModelRecord, ...] = ()
     scores: tuple[Score, ...] = ()
+    findings: tuple[Finding, ...] = ()
     profiles: tuple[Profile, ...] = ()
     activations: tuple[Activation, ...] = ()
     coactivations: tuple[Coactivation, ...] = ()
@@ -265,6 +339,7 @@ class Scorecard:
             notes=self.notes + other.notes,
             models=self.models + tuple(replace(m, id=names[m.id]) for m in other.models),
             scores=self.scores + renamed(other.scores),
+            findings=self.findings + renamed(other.findings),
             profiles=self.profiles + renamed(other.profiles),
             activations=self.activations + renamed(other.activations),
             coactivations=self.coactivations + renamed(other.coactivations),
@@ -283,6 +358,11 @@ class Scorecard:
         wanted = (model, metric, seed, layer, over)
         matches = (s for s in self.scores if (s.model, s.metric, s.seed, s.layer, s.over) == wanted)
         return next(matches, None)
+
+
+def layer_findings(card: Scorecard, model: ModelRecord) -> tuple[Finding, ...]:
+    """Return the findings of a model, seed after seed, and layer by layer within each."""
+    return tuple(each for each in card.findings if each.model == model.id)
 
 
 def distinct_title(card: Scorecard, model: ModelRecord) -> str:
@@ -311,7 +391,7 @@ def _free(name: str, taken: set[str]) -> str:
 def to_dict_form(card: Scorecard) -> dict[str, Any]:
     """Return the JSON form: seeds as ``{"task": 0, "model": 0}``."""
     form = asdict(card)
-    parts = ("scores", "profiles", "activations", "coactivations")
+    parts = ("scores", "findings", "profiles", "activations", "coactivations")
     for entry in (*chain.from_iterable(form[part] for part in parts), *_members(form["models"])):
         if entry["seed"] is not None:
             entry["seed"] = dict(zip(("task", "model"), entry["seed"], strict=True))
@@ -343,8 +423,13 @@ def from_dict_form(form: Any, *, where: str) -> Scorecard:
         )
     try:
         parts: dict[str, Any] = {
-            part: tuple(read(entry) for entry in form[part]) for part, read in PARTS.items()
+            part: tuple(
+                read(entry) for entry in (form.get(part, ()) if part == "findings" else form[part])
+            )
+            for part, read in PARTS.items()
         }
+        if "findings" not in form:
+            parts["findings"] = _first_findings(form["models"])
         return Scorecard(**_plain(Scorecard, form, tuple(PARTS)), **parts)
     except (KeyError, TypeError, ValueError) as error:
         raise ScorecardError(
@@ -384,12 +469,24 @@ def _reader(kind: Any) -> Callable[[Mapping[str, Any]], Any]:
 
 def _model(entry: Mapping[str, Any]) -> ModelRecord:
     members = tuple(map(_reader(Member), entry["members"]))
-    return ModelRecord(**_plain(ModelRecord, entry, ("members",)), members=members)
+    left_out = tuple(LeftOut(**_plain(LeftOut, each, ())) for each in entry.get("left_out", ()))
+    plain = _plain(ModelRecord, entry, ("members", "left_out"))
+    return ModelRecord(**plain, members=members, left_out=left_out)
+
+
+def _first_findings(models: Sequence[Mapping[str, Any]]) -> tuple[Finding, ...]:
+    """Read the words of version 0.1, which stood beside each trace, one for each layer."""
+    return tuple(
+        Finding(model=model["id"], layer=layer if len(model["verdicts"]) > 1 else None, word=word)
+        for model in models
+        for layer, word in enumerate(model.get("verdicts", ()))
+    )
 
 
 PARTS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "models": _model,
     "scores": _reader(Score),
+    "findings": _reader(Finding),
     "profiles": _reader(Profile),
     "activations": _reader(Activation),
     "coactivations": _reader(Coactivation),

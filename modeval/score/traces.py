@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from importlib.metadata import version
+from typing import Any
 
 import torch
 from jaxtyping import Float64
@@ -25,6 +26,7 @@ from modeval.score.profiles import coactivations, layer_entry, profiles
 from modeval.score.scorecard import (
     LEVEL,
     Activation,
+    Finding,
     Member,
     ModelRecord,
     Score,
@@ -119,13 +121,14 @@ def score_trace(
         draws=draws,
         permutations=permutations,
     )
-    record = _record(header, cleaned, reading, found, prior)
+    record = _record(header, cleaned, reading, prior)
     notes = (*cleaned.notes, *warnings, *_reading_notes(reading, cleaned))
     return Scorecard(
         modeval=version("modeval-cli"),
         models=(record,),
         notes=tuple(f"{record.title}: {note}" for note in notes),
         scores=tuple(_scores(record, header, cleaned, found, prior)),
+        findings=_findings(record, cleaned, found, prior),
         profiles=tuple(profiles(record.id, cleaned, prior)),
         activations=tuple(_activations(record, cleaned, prior)),
         coactivations=tuple(coactivations(record.id, cleaned)),
@@ -174,7 +177,6 @@ def _record(
     header: TraceHeader,
     cleaned: Cleaned,
     reading: Reading,
-    found: dict[str, Measured],
     prior: Prior,
 ) -> ModelRecord:
     chosen = cleaned.layers
@@ -222,11 +224,20 @@ def _record(
                 precision=_half_width(cleaned),
             ),
         ),
-        verdicts=_verdicts(cleaned, found, prior),
     )
 
 
-def _verdicts(cleaned: Cleaned, found: dict[str, Measured], prior: Prior) -> tuple[str, ...]:
+def _findings(
+    record: ModelRecord, cleaned: Cleaned, found: dict[str, Measured], prior: Prior
+) -> tuple[Finding, ...]:
+    words = _words(cleaned, found, prior)
+    return tuple(
+        Finding(model=record.id, layer=layer_entry(cleaned, place), word=word)
+        for place, word in enumerate(words)
+    )
+
+
+def _words(cleaned: Cleaned, found: dict[str, Measured], prior: Prior) -> tuple[Any, ...]:
     """Return a word for each layer, in the light of what permuted labels give."""
     words = [
         str(word)
@@ -326,6 +337,7 @@ def _scores(
                     layer=layer_entry(cleaned, place),
                     p_adjusted=None if adjusted is None else float(adjusted[place]),
                     samples=samples[place],
+                    few_samples=bool(notes[place]),
                     note=notes[place],
                 )
             )

@@ -7,7 +7,7 @@ import report_cards as cards
 
 from modeval.report import scorecard_views, words
 from modeval.report.html import render
-from modeval.score.scorecard import VERDICTS
+from modeval.score.scorecard import FINDINGS
 
 
 def only(card):
@@ -36,7 +36,7 @@ def with_p(card, p):
 def test_seeds_are_judged_in_the_light_of_permuted_labels(strength, p, word):
     card, record = only(with_p(cards.cohort(strength=strength), p))
     assert words.verdict_words(card, record) == (word,) * 3
-    assert words.headline(card, record).startswith(f"In all 3 seeds {VERDICTS[word]}. Alignment")
+    assert words.headline(card, record).startswith(f"In all 3 seeds {FINDINGS[word]}. Alignment")
 
 
 def test_p_values_of_seeds_are_corrected_for_their_number():

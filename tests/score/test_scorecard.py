@@ -208,6 +208,22 @@ def test_a_scorecard_survives_the_file_and_fits_its_schema(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["card.json"]
 
 
+def test_a_scorecard_of_version_0_1_is_read_with_its_words_as_findings(tmp_path: Path) -> None:
+    """Its words stood in the model, as ``verdicts``, and it had no findings of its own."""
+    form = to_dict_form(card_of())
+    del form["findings"]
+    for model in form["models"]:
+        del model["left_out"]
+        model["verdicts"] = ["blind", "partial"]
+    for entry in form["scores"]:
+        del entry["few_samples"], entry["plug_in"]
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(form), encoding="utf-8")
+    read = read_scorecard(path)
+    assert [(each.layer, each.word) for each in read.findings] == [(0, "blind"), (1, "partial")]
+    assert read.scores == card_of().scores
+
+
 def test_every_field_is_documented_in_the_schema() -> None:
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
     form = to_dict_form(card_of())

@@ -10,7 +10,15 @@ from rich.text import Text
 from modeval.metrics import METRICS
 from modeval.report import words
 from modeval.report.scorecard_views import layer_names
-from modeval.score.scorecard import VERDICTS, ModelRecord, Over, Score, Scorecard
+from modeval.score.scorecard import (
+    FINDINGS,
+    Finding,
+    ModelRecord,
+    Over,
+    Score,
+    Scorecard,
+    layer_findings,
+)
 
 LINES = 24
 """Layers up to which each has a line of its own."""
@@ -20,6 +28,7 @@ STYLES = {
     "partial": "green",
     "faint": "yellow",
     "unproven": "yellow",
+    "untested": "yellow",
     "blind": "red",
     "collapsed": "red",
     "unlabelled": "",
@@ -53,7 +62,12 @@ def render_trace(card: Scorecard, model: ModelRecord) -> list[RenderableType]:
     shown += [Text(""), _table(card, model, metrics, rows), Text("")]
     if not few:
         shown += [*(_bars(card, model, name) for name in metrics), Text("")]
-    return [*shown, *_legend(metrics, pattern, model), *_few(card, model), Text("")]
+    return [
+        *shown,
+        *_legend(metrics, pattern, layer_findings(card, model)),
+        *_few(card, model),
+        Text(""),
+    ]
 
 
 # --- what was measured ---------------------------------------------------------------------------
@@ -116,9 +130,10 @@ def _table(
             table.add_column("chance", justify="right", style="dim", no_wrap=True)
             table.add_column("p", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
+    findings = layer_findings(card, model)
     for title, place in rows:
         scores = [_layer_score(card, model, name, place) for name in metrics]
-        word = model.verdicts[place]
+        word = findings[place].word
         table.add_row(title, *_cells(scores, tested=tested), Text(f" {word}", style=STYLES[word]))
     if len(model.layers) > 1:
         table.add_section()
@@ -205,7 +220,9 @@ def _few(card: Scorecard, model: ModelRecord) -> list[RenderableType]:
     return [Text(f"note: {where}{noted[0]}", style="yellow")]
 
 
-def _legend(metrics: Sequence[str], pattern: str, model: ModelRecord) -> list[RenderableType]:
+def _legend(
+    metrics: Sequence[str], pattern: str, findings: Sequence[Finding]
+) -> list[RenderableType]:
     """Say what the columns and the words mean."""
     lines = [f"{COLUMNS[name][0]}: {COLUMNS[name][1]}" for name in metrics]
     if TOLD in metrics:
@@ -213,7 +230,8 @@ def _legend(metrics: Sequence[str], pattern: str, model: ModelRecord) -> list[Re
             "chance: told when the labels of documents are permuted; p: that chance tells as "
             "much, corrected over layers"
         )
-    lines += [f"{word}: {VERDICTS[word]}" for word in dict.fromkeys(model.verdicts)]
+    words = dict.fromkeys(finding.word for finding in findings)
+    lines += [f"{word}: {FINDINGS[word]}" for word in words]
     if pattern:
         lines.append(f"layer: {pattern}")
     return [Text("\n".join(lines), style="dim")]
