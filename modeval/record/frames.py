@@ -19,6 +19,7 @@ from modeval.trace.fold import document_block
 
 UNKNOWN, PREFILL, DECODE, TRAIN = range(4)
 SHAPES = ("input_ids", "inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds")
+CACHES = ("cache", "past_key_values", "cache_params")  # renamed in transformers 5.24
 FIRST_INPUTS = (*SHAPES, "hidden_states", "input", "inputs", "x", "pixel_values", "input_features")
 
 
@@ -197,8 +198,8 @@ def _tokens(given: Mapping[str, Any], batch: int | None, length: int | None) -> 
 
 
 def _cached(given: Mapping[str, Any]) -> bool:
-    """Return whether keys and values of earlier tokens are given; never asks a device."""
-    cache = given.get("past_key_values")
+    """Return whether keys and values of earlier tokens are given."""
+    cache = next((given[name] for name in CACHES if given.get(name) is not None), None)
     if cache is None:
         return False
     length = getattr(cache, "get_seq_length", None)
@@ -208,7 +209,7 @@ def _cached(given: Mapping[str, Any]) -> bool:
         filled = length()
     except (ValueError, IndexError, AttributeError, NotImplementedError):
         return True  # a cache of states alone, without a length
-    return bool(filled) if isinstance(filled, int) else True
+    return bool(filled)  # a cache of fixed size counts on its device, and is asked there
 
 
 def _phase(module: nn.Module, *, filled: bool, length: int | None) -> int:

@@ -6,7 +6,7 @@ class has a *reader* that takes from its output the modules that were really use
 this order:
 
 1. what the user names (``routers="layers.*.gate"``, with a function that reads its output);
-2. the class names of :data:`READERS`: all router classes of transformers 5.23, and older ones;
+2. the class names of :data:`READERS`: all router classes of transformers 5.24, and older ones;
 3. the classes that a Hugging Face model declares in its registry of recordable outputs;
 4. beside a child named ``experts``: the arguments with which the experts are called, or a child
    named like a router. Logits are read as top-k only when nothing biases the choice.
@@ -174,7 +174,7 @@ def marks(router: Router, output: Any) -> Choice:
 def nonzero_of_two(router: Router, output: Any) -> Choice:
     """Read ``(mask of the first, weights, logits)`` of NLLB: up to two modules have a weight.
 
-    This is what the router decided. The experts of transformers 5.23 take the mask for numbers of
+    This is what the router decided. The experts of transformers 5.24 take the mask for numbers of
     experts, so that only experts 0 and 1 compute anything: a fault of theirs, not of the routing.
     """
     del router
@@ -249,7 +249,7 @@ class Entry:
     capacity: Literal["before", "after"] = "before"
 
 
-# Those that return (logits, weights, chosen): 63 of the 75 of transformers 5.23.
+# Those that return (logits, weights, chosen): 66 of the 78 of transformers 5.24.
 _TRIPLES = """
 AfmoeTokenChoiceRouter AriaTextTopKRouter AXK1TopkRouter AXK2TopkRouter BailingHybridTopkRouter
 BeamTopKRouter Cohere2MoeTopKRouter DeepseekOcr2TextTopkRouter DeepseekV2TopkRouter
@@ -258,8 +258,9 @@ Dots3NoteTextTopkRouter Ernie4_5_MoeTopKRouter ExaoneMoeTopkRouter FlexOlmoTopKR
 FlintTopKRouter Glm4MoeTopkRouter Glm4MoeLiteTopkRouter Glm4vMoeTextTopkRouter
 Glm5NextTextTopkRouter GlmMoeDsaTopkRouter GptOssTopKRouter GraniteMoeTopKRouter
 GraniteMoeSWATopKRouter GraniteMoeHybridTopKRouter GraniteMoeSharedTopKRouter HunYuanMoEV1Gate
-HYV3TopKRouter HYV4TopkRouter InklingTopkRouter Inkling2TopKRouter JambaTopKRouter
-KimiLinearTopkRouter Kolibri1TopKRouter LagunaTopKRouter Lfm2MoeTopKRouter MellumTopKRouter
+HYV3TopKRouter HYV4TopkRouter HYV4VLTopkRouter InklingTopkRouter Inkling2TopKRouter
+Inkling2LoopTopKRouter JambaTopKRouter KimiLinearTopkRouter Kolibri1TopKRouter LagunaTopKRouter
+LaraMiniTopKRouter Lfm2MoeTopKRouter MellumTopKRouter
 MiMoV2FlashTopkRouter MiniMaxTopKRouter MiniMaxM2TopKRouter MiniMaxM3VLTopKRouter
 Mistral4TopkRouter MistralLarge4TextTopkRouter MixtralTopKRouter MuseSparkTopkRouter
 NemotronHTopkRouter OlmoeTopKRouter OpenAIPrivacyFilterTopKRouter PhimoeTopKRouter
@@ -269,7 +270,7 @@ Qwen3VLMoeTextTopKRouter Qwen4ExpTextTopKRouter SolarOpenTopkRouter Step3p7TopKR
 UnlimitedOcrTextTopkRouter
 """
 
-# Routers of transformers 5.23 that its registry does not list, and older ones that differ.
+# Routers of transformers 5.24 that its registry does not list, and older ones that differ.
 _OTHERS = "DeepseekV4HashRouter Dots3NoteVisionTopKRouter Ernie4_5_VLMoeMoeTopKRouter MoEGate"
 
 READERS: dict[str, Entry] = {

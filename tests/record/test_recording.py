@@ -665,9 +665,10 @@ def test_a_loop_written_by_hand_keeps_labels_while_decoding() -> None:
     with torch.no_grad(), record(model, 2) as recording:
         recording.label([0, 1])
         out = model(input_ids=ids, attention_mask=mask, use_cache=True)
+        name = "cache" if "cache" in out else "past_key_values"  # renamed in transformers 5.24
         for _ in range(2):
             following = out.logits[:, -1:].argmax(-1)
-            out = model(input_ids=following, past_key_values=out.past_key_values)
+            out = model(input_ids=following, **{name: getattr(out, name)})
     assert recording.counts("decode").samples.sum((0, 1)).tolist() == [4.0, 4.0]
 
 
