@@ -6,15 +6,11 @@ for each sample, task after task. What is drawn depends on neither the shards no
 larger data set begins with the samples of a smaller one, and other tasks beside it change nothing.
 """
 
-import errno
 import hashlib
 import importlib.metadata
 import json
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Generator, Tensor
 
+from modeval import atomic
 from modeval.data import parquet
 from modeval.data.batches import parts_of, recut
 from modeval.data.tasks import draw, stack_tasks, task_parameters
@@ -41,6 +38,10 @@ BLOCK = 256
 """Samples drawn at once for each task. Part of the format: another number draws other samples."""
 SHARD_BYTES = 2**26
 """Size of a shard where none is asked for."""
+UNWRITTEN = atomic.Fault(
+    DataError,
+    "Nothing is left of it. Free some space, give another folder, or use fewer --samples.",
+)
 
 READ_BY = {
     "binary": ("operation",),
@@ -132,7 +133,8 @@ def write_dataset(
         shard_size = max(1, SHARD_BYTES // (sample_bytes(spec) * len(task_seeds)))
     full, rest = divmod(samples, shard_size)
     sizes = [shard_size] * full + [rest] * (rest > 0)
-    with _new_folder(folder, force=force) as draft:
+    _check_free(folder.resolve(), force=force)
+    with atomic.whole_folder(folder, UNWRITTEN, replace=force) as draft:
         shards: list[Entry] = []
         for part in recut(_blocks(spec, task_seeds, data_seed), sizes):
             name = f"part-{len(shards):05d}.{storage}"
@@ -212,37 +214,6 @@ def _check_request(
             raise SpecError(f"seed {seed}: expected a number from 0 to 2**32 - 1.")
 
 
-@contextmanager
-def _new_folder(folder: Path, *, force: bool) -> Iterator[Path]:
-    """Give a hidden folder beside ``folder`` that takes its name when all went well."""
-    folder = folder.resolve()
-    _check_free(folder, force=force)
-    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
-    new_parents = [parent for parent in folder.parents if not parent.exists()]
-    try:
-        draft.mkdir(parents=True)
-        yield draft
-        _publish(draft, folder)
-    except BaseException as error:
-        shutil.rmtree(draft, ignore_errors=True)
-        for parent in new_parents:
-            if parent.exists():
-                parent.rmdir()
-        if isinstance(error, OSError):
-            raise _cannot_write(folder, error) from error
-        raise
-
-
-def _publish(draft: Path, folder: Path) -> None:
-    if not folder.exists():
-        draft.rename(folder)
-        return
-    old = draft.with_suffix(".old")
-    folder.rename(old)
-    draft.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _check_free(folder: Path, *, force: bool) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
@@ -255,17 +226,6 @@ def _check_free(folder: Path, *, force: bool) -> None:
         raise DataError(
             f"{folder} holds a data set already. Give another folder, or --force to replace it."
         )
-
-
-def _cannot_write(folder: Path, error: OSError) -> DataError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DataError(
-            f"The disk is full: {folder} was not written, and nothing is left of it. Free some "
-            "space, give another folder, or use fewer --samples."
-        )
-    return DataError(
-        f"Cannot write {folder}: {error.strerror or error}. Give a folder that you may write to."
-    )
 
 
 # --- reading -------------------------------------------------------------------------------------

@@ -1,11 +1,9 @@
 """Scorecards on disk: JSON, written whole or not at all."""
 
-import errno
 import json
-import os
-import tempfile
 from pathlib import Path
 
+from modeval import atomic
 from modeval.errors import ScorecardError
 from modeval.score.scorecard import Scorecard, from_dict_form, to_dict_form
 
@@ -34,7 +32,7 @@ def write_text(path: Path, text: str, *, flag: str = "--json") -> None:
     Raises:
         ScorecardError: the file cannot be written.
     """
-    write_bytes(path, text.encode(), flag=flag)
+    write_bytes(path, text.encode("utf-8", "backslashreplace"), flag=flag)
 
 
 def write_bytes(path: Path, content: bytes, *, flag: str) -> None:
@@ -43,19 +41,7 @@ def write_bytes(path: Path, content: bytes, *, flag: str) -> None:
     Raises:
         ScorecardError: the file cannot be written.
     """
-    temporary: Path | None = None
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        raise _unwritable(path, error, flag) from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+    atomic.write_bytes(path, content, _unwritten(flag))
 
 
 def append_text(path: Path, text: str, *, flag: str) -> None:
@@ -64,11 +50,8 @@ def append_text(path: Path, text: str, *, flag: str) -> None:
     Raises:
         ScorecardError: the file cannot be written.
     """
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise _unwritable(path, error, flag) from None
+    content = text.encode("utf-8", "backslashreplace")
+    atomic.append(path, content, _unwritten(flag))
 
 
 def check_writable(path: Path, *, flag: str = "--json", example: str = "scorecard.json") -> None:
@@ -79,20 +62,12 @@ def check_writable(path: Path, *, flag: str = "--json", example: str = "scorecar
     """
     if path.is_dir():
         raise ScorecardError(f"{path} is a folder. Name a file: {flag} {path / example}")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise _unwritable(path, error, flag) from None
+    atomic.check_writable(path, _unwritten(flag))
 
 
-def _unwritable(path: Path, error: OSError, flag: str) -> ScorecardError:
-    full = error.errno == errno.ENOSPC
-    reason = "the disk is full" if full else (error.strerror or str(error)).lower()
-    return ScorecardError(
-        f"Cannot write {path}: {reason}. Nothing was left there; free some space or name another "
-        f"file with {flag}."
-    )
+def _unwritten(flag: str) -> atomic.Fault:
+    advice = f"Nothing was left there; free some space or name another file with {flag}."
+    return atomic.Fault(ScorecardError, advice)
 
 
 def read_scorecard(path: Path) -> Scorecard:

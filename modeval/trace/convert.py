@@ -9,15 +9,15 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from modeval import atomic
 from modeval.errors import TraceError
-from modeval.trace.counts import save_counts
+from modeval.trace.counts import UNWRITTEN, save_counts
 from modeval.trace.files import (
     Trace,
     TraceWriter,
     chunks,
     concatenate,
     open_trace,
-    publish,
     relabelled,
 )
 from modeval.trace.fold import BLOCKS, fold_groups
@@ -96,9 +96,8 @@ def convert(trace: Trace, out: Path, *, kind: str, blocks: int = BLOCKS) -> None
             f"{trace.path} has {trace.rows} rows: {kind} is for at most {LARGEST_PLAIN}. Its parts "
             "are Parquet, which DuckDB, Polars and Spark read as they are."
         )
-    temporary = out.with_name(f".{out.stem}.partial{out.suffix}")
-    writers[kind](trace, temporary)
-    publish(temporary, out)
+    with atomic.whole_file(out, UNWRITTEN) as temporary:
+        writers[kind](trace, temporary)
 
 
 def records(chunk: TraceChunk, header: TraceHeader) -> Iterator[dict[str, Any]]:
@@ -178,4 +177,5 @@ def _write_npz(trace: Trace, out: Path) -> None:
     arrays.pop("logits", None)
     arrays["layer"] = np.array(trace.header.layers)[rows.layer]
     arrays["label"] = np.array([*trace.header.labels, ""])[rows.label]
-    np.savez_compressed(out, **arrays)
+    with out.open("wb") as file:  # a name that does not end in .npz would be given that ending
+        np.savez_compressed(file, **arrays)

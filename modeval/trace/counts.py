@@ -13,12 +13,16 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from modeval import atomic
 from modeval.errors import TraceError
-from modeval.trace.files import HEADER, is_header, open_trace, publish, read_columns
+from modeval.trace.files import HEADER, is_header, open_trace, read_columns
 from modeval.trace.fold import BLOCKS, LayerGroup, fold_groups
 from modeval.trace.trace import TraceHeader, header_from_json
 from modeval.types import RoutingCounts
 
+UNWRITTEN = atomic.Fault(
+    TraceError, "Nothing was left there; free some space or give another name with --out."
+)
 SUFFIX = ".counts.safetensors"
 AXES = {
     "mass": 4,
@@ -119,22 +123,22 @@ def save_counts(path: Path | str, header: TraceHeader, groups: Sequence[LayerGro
     Raises:
         TraceError: the file exists already.
     """
-    from safetensors.torch import save_file  # noqa: PLC0415 - torch loads it when needed
+    from safetensors import SafetensorError  # noqa: PLC0415 - torch loads it when needed
+    from safetensors.torch import save_file  # noqa: PLC0415
 
     file = Path(path)
     if file.exists():
         raise TraceError(f"{file} exists: expected a new file. Remove it, or give another name.")
-    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic.reported(file, UNWRITTEN):
+        file.parent.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"{number}.{name}": part.contiguous()
         for number, group in enumerate(groups)
         for name, part in group.counts.tensors().items()
     }
     layers = json.dumps([group.layers for group in groups])
-    temporary = file.with_name(f".{file.name}.partial")
-    save_file(tensors, temporary, metadata={"header": header.to_json(), "groups": layers})
-    temporary.chmod(0o644)  # safetensors lets nobody else read it
-    publish(temporary, file)
+    with atomic.whole_file(file, UNWRITTEN, also=(SafetensorError,)) as temporary:
+        save_file(tensors, temporary, metadata={"header": header.to_json(), "groups": layers})
 
 
 def load_counts(path: Path | str) -> tuple[TraceHeader, tuple[LayerGroup, ...]]:

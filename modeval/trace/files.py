@@ -11,7 +11,6 @@ says that there were to be more. Each part names the header that it belongs to.
 """
 
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from modeval import atomic
 from modeval.errors import DependencyError, TraceError
 from modeval.trace.trace import (
     DTYPES,
@@ -31,6 +31,10 @@ from modeval.trace.trace import (
     header_from_json,
 )
 
+UNWRITTEN = atomic.Fault(
+    TraceError,
+    "Free some space, or give another name; remove what is left under this one.",
+)
 HEADER = "header.json"
 COMPLETE = "complete.json"
 FINGERPRINT = b"modeval.header"
@@ -95,7 +99,7 @@ class TraceWriter:
         self._waiting = 0
         self._parts: list[Part] = []
         _make_folder(self.path)
-        _write_text(self.path / HEADER, header.to_json())
+        atomic.write_text(self.path / HEADER, header.to_json(), UNWRITTEN)
 
     def append(self, chunk: TraceChunk) -> None:
         """Add rows at the end."""
@@ -109,7 +113,7 @@ class TraceWriter:
     def note(self, *notes: str) -> None:
         """Add warnings to the header, each once."""
         self.header = self.header.noted(*notes)
-        _write_text(self.path / HEADER, self.header.to_json())
+        atomic.write_text(self.path / HEADER, self.header.to_json(), UNWRITTEN)
 
     def flush(self) -> None:
         """Put all rows appended so far on disk, as a part of their own."""
@@ -252,22 +256,23 @@ def _to_arrow(name: str, column: NDArray[Any], kind: Any) -> Any:
 def _write_part(path: Path, chunk: TraceChunk, header: TraceHeader) -> None:
     arrow = import_arrow()
     schema = _schema(header)
-    temporary = path.with_name(f".{path.name}.partial")
     rare = ("document", "phase", "label", "layer", "chosen.list.element")
-    with arrow.parquet.ParquetWriter(
-        temporary,
-        schema,
-        compression="zstd",
-        use_dictionary=list(rare),
-        use_byte_stream_split=[
-            f"{name}.list.element" for name in ("weight", "logits") if name in header.columns
-        ],
-    ) as writer:
+    with (
+        atomic.whole_file(path, UNWRITTEN, also=(arrow.ArrowException,)) as temporary,
+        arrow.parquet.ParquetWriter(
+            temporary,
+            schema,
+            compression="zstd",
+            use_dictionary=list(rare),
+            use_byte_stream_split=[
+                f"{name}.list.element" for name in ("weight", "logits") if name in header.columns
+            ],
+        ) as writer,
+    ):
         for start in range(0, len(chunk), ROWS_PER_GROUP):
             rows = chunk[start : start + ROWS_PER_GROUP].arrays()
             table = [_to_arrow(field.name, rows[field.name], field.type) for field in schema]
             writer.write_table(arrow.Table.from_arrays(table, schema=schema))
-    publish(temporary, path)
 
 
 def _read_part(part: Part, columns: Sequence[str], rows: int) -> Iterator[dict[str, NDArray[Any]]]:
@@ -391,20 +396,7 @@ def _make_folder(folder: Path) -> None:
 def _write_complete(folder: Path, parts: Sequence[Part]) -> None:
     entries = [{"name": part.path.name, "rows": part.rows} for part in parts]
     text = json.dumps({"rows": sum(part.rows for part in parts), "parts": entries}, indent=2)
-    _write_text(folder / COMPLETE, text + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    publish(temporary, path)
-
-
-def publish(temporary: Path, path: Path) -> None:
-    """Rename a file to its name once its content is on disk."""
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    atomic.write_text(folder / COMPLETE, text + "\n", UNWRITTEN)
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,11 +11,8 @@ Every file is written under a temporary name and renamed. ``state.safetensors`` 
 a run resumes; the others are made again from it.
 """
 
-import errno
 import json
-import os
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +21,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from modeval import atomic
 from modeval.errors import RunError
 from modeval.nn import Network, build
 from modeval.spec import RunSpec, Selection, from_dict, load_toml, to_toml
 
 FORMAT = 1
+UNWRITTEN = atomic.Fault(
+    RunError,
+    "What was written before is whole; free some space or choose another --out, then continue "
+    "with --resume.",
+)
 RUN, SPEC, LOG, STATE = "run.json", "spec.toml", "log.jsonl", "state.safetensors"
 
 
@@ -136,12 +139,13 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors atomically."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    _replace(path, lambda temporary: save_file(plain, temporary))
+    with atomic.whole_file(path, UNWRITTEN, also=(SafetensorError,)) as temporary:
+        save_file(plain, temporary)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write text atomically."""
-    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    atomic.write_text(path, text, UNWRITTEN)
 
 
 def write_record(folder: Path, record: RunRecord) -> None:
@@ -170,7 +174,7 @@ def start_folder(folder: Path, spec: RunSpec) -> None:
 
 def append_log(folder: Path, entry: Mapping[str, Any]) -> None:
     """Add a line to the log."""
-    _guard(folder / LOG, lambda: _append(folder / LOG, json.dumps(entry)))
+    atomic.append(folder / LOG, f"{json.dumps(entry)}\n".encode(), UNWRITTEN)
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -190,38 +194,3 @@ def rewind_log(folder: Path, step: int) -> None:
     """Drop the lines after ``step``: a resumed run writes them again."""
     kept = [json.dumps(entry) + "\n" for entry in read_log(folder) if entry["step"] <= step]
     write_text(folder / LOG, "".join(kept))
-
-
-def _append(path: Path, line: str) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write to a temporary sibling, then rename: readers see the old file or the new one."""
-
-    def work() -> None:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            write(temporary)
-            temporary.chmod(0o644)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    _guard(path, work)
-
-
-def _guard(path: Path, work: Callable[[], None]) -> None:
-    """Turn what the file system or the serialiser says into one clear error."""
-    try:
-        work()
-    except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        reason = "the disk is full" if full else (getattr(error, "strerror", None) or str(error))
-        raise RunError(
-            f"Cannot write {path}: {reason}. What was written before is whole; free some space or "
-            "choose another --out, then continue with --resume."
-        ) from None

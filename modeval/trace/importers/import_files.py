@@ -4,7 +4,6 @@ The files are read twice. The first pass finds the layers, modules and labels th
 name, and every fault; only then is anything written, under a name that a failure leaves nothing of.
 """
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from modeval import atomic
 from modeval.errors import TraceError
-from modeval.trace.counts import SUFFIX, save_counts
+from modeval.trace.counts import SUFFIX, UNWRITTEN, save_counts
 from modeval.trace.files import TraceWriter
 from modeval.trace.importers.format import Counts, Format, Options, Piece, Rows, layer_name, natural
 from modeval.trace.importers.formats import detect, find_format, matching, source_files
@@ -117,19 +117,14 @@ def _import_rows(
         _look(survey, _rows_only(piece, path), path, options, entry)
     dense = _check_layers(survey, entry, options)
     header = make_header(entry, options, survey, dense)
-    draft = out.with_name(f".{out.name}.partial")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TraceError(f"{out} exists and is not empty. Remove it, or give another --out.")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
+    with atomic.whole_folder(out, UNWRITTEN) as draft:
         with TraceWriter(draft, header) as writer:
             for chunk in _build(entry, files, header, options):
                 writer.append(chunk)
         if not writer.rows:
             raise TraceError(f"{_some([str(path) for path in files])}: no routing in them.")
-        draft.replace(out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return Imported(out, header, writer.rows, entry.name)
 
 

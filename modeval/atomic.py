@@ -1,0 +1,275 @@
+"""Files and folders that appear whole or not at all, and one sentence for a disk that is full.
+
+Everything is written under a hidden name beside its own, brought to the disk, and renamed. Readers
+see what was there before or what is there now, whatever stops the writer. What a killed writer
+leaves behind has no name that anything reads, and the next writer of the same name removes it: it
+is told from the work of a living one by a lock, which dies with its process.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from modeval.errors import ModevalError
+
+if sys.platform != "win32":
+    import fcntl
+
+PARTIAL = ".partial"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+NEWBORN_SECONDS = 60  # a file this young may not have been locked yet
+EXCHANGE = 2  # RENAME_EXCHANGE of Linux
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is raised when something cannot be written.
+
+    Attributes:
+        error: its class.
+        advice: how its message ends: what is left on the disk, and what to type next.
+    """
+
+    error: type[ModevalError]
+    advice: str
+
+
+@contextlib.contextmanager
+def whole_file(
+    path: Path,
+    fault: Fault,
+    *,
+    also: tuple[type[Exception], ...] = (),
+) -> Iterator[Path]:
+    """Give the name of a file to write, which takes the place of ``path`` when all went well.
+
+    Args:
+        path: the file.
+        fault: what is raised when it cannot be written.
+        also: what a serialiser raises beside OSError.
+
+    Raises:
+        ModevalError: of the class that ``fault`` names.
+    """
+    with reported(path, fault, also=also):
+        sweep(path)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
+        temporary = Path(name)
+        try:
+            _lock(handle)
+            yield temporary
+            temporary.chmod(0o644)  # mkstemp, and some serialisers, let nobody else read it
+            _to_disk(temporary)
+            temporary.replace(path)
+            _to_disk(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+            os.close(handle)
+
+
+def write_bytes(path: Path, content: bytes, fault: Fault) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        ModevalError: of the class that ``fault`` names.
+    """
+    with whole_file(path, fault) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str, fault: Fault) -> None:
+    """Write a text file in UTF-8, likewise; half of a surrogate pair becomes its escape."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"), fault)
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path, fault: Fault, *, replace: bool = False) -> Iterator[Path]:
+    """Give a hidden folder beside ``folder`` that takes its name when all went well.
+
+    Parents that are missing are made, and removed again when it fails.
+
+    Args:
+        folder: does not exist, or is empty, unless ``replace``.
+        fault: what is raised when it cannot be written.
+        replace: take the place of a folder that is there.
+
+    Raises:
+        ModevalError: of the class that ``fault`` names.
+    """
+    folder = folder.resolve()
+    missing = [parent for parent in folder.parents if not parent.exists()]
+    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{PARTIAL}")
+    with reported(folder, fault):
+        if not missing:
+            sweep(folder)
+        try:
+            draft.mkdir(parents=True)
+            with _held(draft):
+                yield draft
+                for path in draft.rglob("*"):
+                    _to_disk(path)
+                _take_place(draft, folder, replace=replace)
+                _to_disk(folder.parent)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            for parent in missing:
+                with contextlib.suppress(OSError):  # somebody else's by now
+                    parent.rmdir()
+            raise
+
+
+@contextlib.contextmanager
+def reported(
+    path: Path,
+    fault: Fault,
+    *,
+    also: tuple[type[Exception], ...] = (),
+) -> Iterator[None]:
+    """Turn what the file system or a serialiser says while ``path`` is written into one error.
+
+    Raises:
+        ModevalError: of the class that ``fault`` names.
+    """
+    caught: tuple[type[Exception], ...] = (OSError, *also)
+    try:
+        yield
+    except caught as error:
+        raise fault.error(f"Cannot write {path}: {reason(error)}. {fault.advice}") from None
+
+
+def reason(error: BaseException) -> str:
+    """Return in a few words why something could not be written.
+
+    >>> reason(OSError(errno.ENOSPC, "No space left on device"))
+    'the disk is full'
+    """
+    if getattr(error, "errno", None) in FULL or "No space left" in str(error):
+        return "the disk is full"
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(said).splitlines()[0].rstrip(".").lower()
+
+
+def check_writable(path: Path, fault: Fault) -> None:
+    """Refuse a file that could not be written, before anything is computed for it.
+
+    Raises:
+        ModevalError: of the class that ``fault`` names.
+    """
+    with reported(path, fault), tempfile.TemporaryFile(dir=path.parent):
+        pass
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[bool]:
+    """Hold a folder for this process alone; give whether that was granted.
+
+    The lock dies with its process, so nothing is ever left locked. File systems that have no locks
+    grant it to everybody.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        yield _lock(handle)
+    finally:
+        os.close(handle)
+
+
+def sweep(path: Path) -> None:
+    """Remove what killed writers of ``path`` left beside it; the work of living ones stays."""
+    if sys.platform == "win32":
+        return  # no locks that die with their process: nothing is swept
+    for left in path.parent.glob(f".{_literally(path.name)}.*{PARTIAL}"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime < NEWBORN_SECONDS:
+                continue
+            with locked(left) as dead:
+                if dead and left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+                elif dead:
+                    left.unlink()
+
+
+def _literally(name: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    with locked(folder):
+        yield
+
+
+def _lock(handle: int) -> bool:
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def _to_disk(path: Path) -> None:
+    """Have the content of a file, or the names in a folder, outlast a loss of power."""
+    if path.is_dir() and sys.platform == "win32":
+        return  # folders cannot be opened there
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+    finally:
+        os.close(handle)
+
+
+def _take_place(draft: Path, folder: Path, *, replace: bool) -> None:
+    """Rename a draft; a folder that it replaces is there until the moment that it is replaced."""
+    if not folder.exists() or not replace:
+        draft.rename(folder)  # an empty folder may be there
+        return
+    if _exchange(draft, folder):
+        shutil.rmtree(draft, ignore_errors=True)
+        return
+    old = draft.with_suffix(".old" + PARTIAL)
+    folder.rename(old)
+    draft.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change names in one step, where the system can; tell whether it did."""
+    try:
+        swap = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here = -100  # AT_FDCWD
+    return bool(swap(here, os.fsencode(one), here, os.fsencode(other), EXCHANGE) == 0)
+
+
+def append(path: Path, content: bytes, fault: Fault) -> None:
+    """Add to the end of a file in one write, so that lines of two writers do not mix.
+
+    Raises:
+        ModevalError: of the class that ``fault`` names.
+    """
+    with reported(path, fault), path.open("ab", buffering=0) as file:
+        _write_all(file, content)
+
+
+def _write_all(file: IO[bytes], content: bytes) -> None:
+    """Write all of it: a disk that fills up takes a part, and says so at the next call only."""
+    view = memoryview(content)
+    while view:
+        view = view[file.write(view) :]
