@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from modeval.errors import DependencyError, SpecError, TraceError
 from modeval.metrics.collapse import collapse_avg
 from modeval.metrics.information import inverse_mutual_information
-from modeval.record.recording import LabelSource, Recording, record
+from modeval.record.labels import LabelSource
+from modeval.record.recording import Recording, record
 from modeval.record.routers import Patterns
 
 Log = Callable[[dict[str, float]], None]
@@ -102,7 +103,7 @@ class Sampler:
         self.close()
         if step % self.every:
             return None
-        self._recording = record(model, **self._options).__enter__()
+        self._recording = record(model, **self._options).start()
         return self._recording
 
     def end(self, log: Log) -> None:
@@ -111,7 +112,7 @@ class Sampler:
         if recording is None:
             return
         try:
-            recording.__exit__(None, None, None)
+            recording.stop()
             self.last = headline(recording, self._prefix)
         except TraceError as error:
             warnings.warn(f"Routing was not logged in this step: {error}", stacklevel=2)
@@ -122,7 +123,7 @@ class Sampler:
         """Take all hooks away without logging."""
         recording, self._recording = self._recording, None
         if recording is not None:
-            recording.__exit__(KeyboardInterrupt, None, None)
+            recording.discard()
 
 
 def follow(trainer: Any, every: int = 100, **options: Any) -> Any:

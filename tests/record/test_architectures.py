@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import nn
 
+from modeval.record.readers import BIASES, READERS
 from modeval.record.recording import record
-from modeval.record.routers import BIASES, READERS
 from modeval.trace.files import concatenate, read_trace
 from modeval.trace.fold import fold_groups
 

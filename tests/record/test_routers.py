@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from modeval.errors import TraceError
-from modeval.record.routers import READERS, Router, clean_name, find_routers, selected
+from modeval.record.readers import READERS, Router, selected
+from modeval.record.routers import clean_name, find_routers
 
 # Model, class and meaning of the output of every router class of transformers 5.24.
 CLASSES = """
@@ -133,6 +134,6 @@ def test_a_class_derived_from_a_router_is_read_like_it() -> None:
 
 
 def test_the_table_is_sorted_by_hand_only_once() -> None:
-    source = Path(find_routers.__code__.co_filename).read_text(encoding="utf-8")
+    source = Path(selected.__code__.co_filename).read_text(encoding="utf-8")
     names = re.findall(r"\b\w+(?:Router|Gate|Gating)\b", source.split("READERS: dict")[0])
     assert len(names) == len(set(names))

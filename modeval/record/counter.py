@@ -1,0 +1,157 @@
+"""Choices that wait, and the tables they are added up in, on the device where they were made."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modeval.errors import TraceError
+from modeval.record.device_counts import Tally, add_choices, counts_of
+from modeval.record.frames import Place
+from modeval.record.readers import Router
+from modeval.trace.fold import LayerGroup
+from modeval.trace.trace import PHASES
+from modeval.types import RoutingCounts
+
+PENDING = 1 << 22  # choices that wait, at most, before they are added up
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Choices that are not added up yet."""
+
+    layer: int
+    place: Place
+    chosen: Tensor
+    weight: Tensor | None
+
+
+class Counter:
+    """Adds up the choices of all layers without waiting for a device.
+
+    Attributes:
+        routers: the routers of the layers, in order.
+    """
+
+    def __init__(self, routers: Sequence[Router], rules: int, blocks: int) -> None:
+        self.routers = routers
+        self._rules, self._blocks = rules, blocks
+        self._tallies: dict[tuple[torch.device, int, int], Tally] = {}
+        self._pending: list[Pending] = []
+        self._waiting = 0
+
+    @property
+    def full(self) -> bool:
+        """Return whether so much waits that it should be added up now."""
+        return self._waiting > PENDING
+
+    def add(self, pending: Pending) -> None:
+        """Let the choices of a call wait."""
+        self._pending.append(pending)
+        self._waiting += pending.chosen.numel()
+
+    def flush(self) -> list[Pending]:
+        """Add up what waits, and return it."""
+        pending, self._pending, self._waiting = self._pending, [], 0
+        if not pending:
+            return []
+        device = pending[0].chosen.device.type
+        # A caller's autocast would round the products, its inference mode would taint the tables.
+        with (
+            torch.inference_mode(mode=False),
+            torch.no_grad(),
+            torch.autocast(device, enabled=False),
+        ):
+            for key, layers, cell, chosen, weight in _batches(pending, self.routers):
+                tally = self._tally(*key)
+                rows = [tally.layers.index(layer) for layer in layers]
+                add_choices(tally, rows, cell, chosen, weight)
+        return pending
+
+    def groups(self, phase: int | None = None) -> tuple[LayerGroup, ...]:
+        """Return the counts, one entry for each number of modules that layers have."""
+        sizes = sorted({router.modules for router in self.routers})
+        return tuple(self._group_of(size, phase) for size in sizes)
+
+    def counted(self) -> list[float]:
+        """Return for each layer how many rows were counted."""
+        counted = [0.0] * len(self.routers)
+        for tally in self._tallies.values():
+            for layer, samples in zip(tally.layers, tally.samples[:, :-1].sum(-1), strict=True):
+                counted[layer] += float(samples)
+        return counted
+
+    def check(self, phase: str) -> None:
+        """Refuse calls of another phase than was said, and modules that do not exist.
+
+        Raises:
+            TraceError: names the phase, or the router and how often.
+        """
+        for _, _, number in self._tallies:
+            if phase not in ("mixed", PHASES[number]):
+                raise TraceError(
+                    f"Some calls were of phase {PHASES[number]!r}: this recording was said to be "
+                    f"of phase {phase!r} alone. Drop phase=."
+                )
+        for tally in self._tallies.values():
+            for layer, strange in zip(tally.layers, tally.strange.tolist(), strict=True):
+                if strange:
+                    router = self.routers[layer]
+                    raise TraceError(
+                        f"Router {router.name} chose {int(strange)} times a module that "
+                        f"does not exist: expected 0 to {router.modules - 1}. Say "
+                        "how many there are with modules=, or what its output means with routers=."
+                    )
+
+    def _tally(self, device: torch.device, modules: int, phase: int) -> Tally:
+        key = (device, modules, phase)
+        if key not in self._tallies:
+            layers = tuple(
+                layer for layer, router in enumerate(self.routers) if router.modules == modules
+            )
+            cells = self._blocks * self._rules
+            self._tallies[key] = Tally.zeros(layers, cells, modules, device)
+        return self._tallies[key]
+
+    def _group_of(self, modules: int, phase: int | None) -> LayerGroup:
+        tallies = [
+            tally
+            for (_, size, at), tally in self._tallies.items()
+            if size == modules and phase in (None, at)
+        ]
+        layers = tuple(
+            layer for layer, router in enumerate(self.routers) if router.modules == modules
+        )
+        total = RoutingCounts.zeros(
+            len(layers), rules=self._rules, modules=modules, blocks=self._blocks
+        )
+        for tally in tallies:
+            total = total + counts_of(tally, self._blocks, self._rules).to("cpu")
+        return LayerGroup(layers, total)
+
+
+_Key = tuple[torch.device, int, int]
+
+
+def _batches(
+    pending: Sequence[Pending], routers: Sequence[Router]
+) -> Iterator[tuple[_Key, list[int], Tensor, Tensor, Tensor | None]]:
+    """Join the calls of each layer, then the layers that saw the same tokens."""
+    by_layer: dict[tuple[Any, ...], list[Pending]] = {}
+    for entry in pending:
+        device, phase = entry.chosen.device, entry.place.phase
+        key = (device, routers[entry.layer].modules, phase)
+        shape = (entry.chosen.shape[1], entry.weight is None)
+        by_layer.setdefault((entry.layer, key, shape), []).append(entry)
+    together: dict[tuple[Any, ...], list[tuple[int, list[Pending]]]] = {}
+    for (layer, key, shape), entries in by_layer.items():
+        same = (key, shape, tuple(id(entry.place) for entry in entries))
+        together.setdefault(same, []).append((layer, entries))
+    for (key, _, _), members in together.items():
+        cell = torch.cat([entry.place.cell for entry in members[0][1]])
+        chosen = torch.stack([torch.cat([e.chosen for e in entries]) for _, entries in members])
+        weights = [[e.weight for e in entries if e.weight is not None] for _, entries in members]
+        weight = torch.stack([torch.cat(part) for part in weights]) if weights[0] else None
+        yield key, [layer for layer, _ in members], cell, chosen, weight

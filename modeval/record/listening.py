@@ -1,0 +1,247 @@
+"""Hooks on a model and its routers: what each router chose, and for which token.
+
+Nothing here waits for a device.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from modeval.errors import TraceError
+from modeval.record.counter import Pending
+from modeval.record.coverage import Seen
+from modeval.record.frames import (
+    DECODE,
+    Frame,
+    Place,
+    make_frame,
+    parameter_names,
+    place_rows,
+    subset,
+)
+from modeval.record.generation import Generation
+from modeval.record.labels import Labeller
+from modeval.record.readers import Choice, Router
+from modeval.record.routers import clean_name
+
+
+class Listener:
+    """Hears what the routers of a model choose, and gives it away with the tokens it is about.
+
+    Attributes:
+        routers: the routers that are listened to.
+        seen: what happened at each so far.
+        active: whether it listens.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        routers: Sequence[Router],
+        labeller: Labeller,
+        *,
+        blocks: int,
+        hear: Callable[[Pending], None],
+        ended: Callable[[], None],
+    ) -> None:
+        self.routers = routers
+        self.seen = [Seen(router.choices) for router in routers]
+        self.active = False
+        self._model, self._labeller, self._blocks = model, labeller, blocks
+        self._hear, self._ended = hear, ended
+        self._generation = Generation()
+        self._exits = contextlib.ExitStack()
+        self._frames: list[Frame] = []
+        self._inputs: dict[int, tuple[str, ...]] = {}
+        self._types: dict[int, Tensor] = {}
+
+    def start(self) -> None:
+        """Hang hooks on the model, all or none."""
+        with contextlib.ExitStack() as exits:
+            self._hook(exits)
+            self._exits = exits.pop_all()
+        self.active = True
+
+    def stop(self) -> None:
+        """Take all hooks away."""
+        self.active = False
+        self._exits.close()
+        self._frames.clear()
+
+    def _hook(self, exits: contextlib.ExitStack) -> None:
+        def keep(handle: RemovableHandle) -> None:
+            exits.callback(handle.remove)
+
+        for module in _stacks(self._model, self.routers):
+            self._inputs[id(module)] = parameter_names(module)
+            keep(module.register_forward_pre_hook(self._enter_frame, with_kwargs=True))
+            keep(module.register_forward_hook(self._leave_frame, always_call=True))
+            if callable(getattr(module, "generate", None)):
+                exits.enter_context(self._generation.around(module))
+        for number, router in enumerate(self.routers):
+            keep(router.parent.register_forward_pre_hook(functools.partial(self._reach, number)))
+            if router.split is not None:
+                block = router.split[0]
+                keep(block.register_forward_pre_hook(self._note_types, with_kwargs=True))
+            if router.where == "arguments":
+                hook = functools.partial(self._read_arguments, number)
+                keep(router.module.register_forward_pre_hook(hook, with_kwargs=True))
+            else:
+                # First among the hooks: others may rewrite the output, as for expert parallelism.
+                hook = functools.partial(self._read_output, number)
+                keep(router.module.register_forward_hook(hook, prepend=True))
+
+    # --- hooks ------------------------------------------------------------------------------------
+
+    def _enter_frame(
+        self, module: nn.Module, arguments: tuple[Any, ...], by_name: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if _recomputing():
+            return None
+        outer = self._frames[-1] if self._frames else None
+        names = self._inputs[id(module)]
+        frame = make_frame(module, names, arguments, by_name, outer)
+        self._frames.append(frame)
+        if outer is not None:
+            return None
+        self._begin(frame, dict(zip(names, arguments, strict=False)) | by_name)
+        key = self._labeller.source
+        if isinstance(key, str) and key in by_name and key not in names:
+            return arguments, {name: value for name, value in by_name.items() if name != key}
+        return None
+
+    def _leave_frame(self, module: nn.Module, arguments: Any, output: Any) -> None:
+        del arguments, output
+        if _recomputing() or not any(frame.module is module for frame in self._frames):
+            return
+        while self._frames.pop().module is not module:
+            pass
+        if not self._frames:
+            self._ended()
+
+    def _reach(self, number: int, module: nn.Module, arguments: Any) -> None:
+        del module, arguments
+        self.seen[number].reached = True
+
+    def _note_types(self, module: nn.Module, arguments: Any, by_name: dict[str, Any]) -> None:
+        types = by_name.get("moe_mm_token_type_ids")
+        if types is None:
+            types = arguments[1] if len(arguments) > 1 else None
+        self._types.pop(id(module), None)
+        if types is not None:
+            self._types[id(module)] = types.reshape(-1) != 0
+
+    def _read_output(self, number: int, module: nn.Module, arguments: Any, output: Any) -> None:
+        del module, arguments
+        self._take(number, output)
+
+    def _read_arguments(
+        self, number: int, module: nn.Module, arguments: Any, by_name: dict[str, Any]
+    ) -> None:
+        del module
+        self._take(number, (arguments, by_name))
+
+    def _take(self, number: int, output: Any) -> None:
+        """Keep what a router chose; nothing here waits for the device."""
+        if not self.active or _recomputing():
+            return
+        router, seen = self.routers[number], self.seen[number]
+        with torch.no_grad():
+            choice = router.read(router, output)
+            chosen, weight = _flat(router, choice)
+        _refuse_capture(router, chosen)
+        place = self._place(router, chosen)
+        seen.calls += 1
+        seen.tokens += len(chosen)
+        seen.choices = max(seen.choices or 0, chosen.shape[1])
+        seen.weighted = seen.weighted and weight is not None
+        self._hear(Pending(number, place, chosen, weight))
+
+    def _place(self, router: Router, chosen: Tensor) -> Place:
+        options = {"rules": self._labeller.rules, "blocks": self._blocks}
+        if not self._frames:
+            self._labeller.take_given()
+        types = self._types.get(id(router.split[0])) if router.split else None
+        if router.split is None or types is None or len(types) == len(chosen):
+            return place_rows(
+                self._frames, len(chosen), chosen.device, self._labeller.current, **options
+            )
+        whole = place_rows(
+            self._frames, len(types), chosen.device, self._labeller.current, **options
+        )
+        return subset(whole, types if router.split[1] else ~types)
+
+    def _begin(self, frame: Frame, inputs: Mapping[str, Any]) -> None:
+        """Settle labels and documents of a call of the model, once for each batch."""
+        labeller, generation = self._labeller, self._generation
+        continues = (generation.active and generation.started) or (
+            frame.phase == DECODE and labeller.given is None and len(labeller.current.document) > 0
+        )
+        if not continues:
+            labeller.begin(frame, inputs)
+            generation.begin_batch()
+        if generation.active:
+            generation.leave_out_finished(frame)
+
+
+def _recomputing() -> bool:
+    """Return whether a backward pass runs this forward again, as gradient checkpointing does."""
+    return bool(torch._C._current_graph_task_id() != -1)  # noqa: SLF001 - torch asks it so itself
+
+
+def _refuse_capture(router: Router, chosen: Tensor) -> None:
+    if chosen.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise TraceError(
+            f"Router {router.name} runs while a CUDA graph is captured, and replays of the graph "
+            "cannot be recorded. Record the model without CUDA graphs."
+        )
+
+
+def _flat(router: Router, choice: Choice) -> tuple[Tensor, Tensor | None]:
+    """Return copies of a choice as ``(N, K)``: whoever made it may change it in place later."""
+    chosen, weight = _whole_tensor(choice.chosen), choice.weight
+    if chosen.ndim < 2:  # noqa: PLR2004
+        raise TraceError(
+            f"Router {router.name} gives its choices as {list(chosen.shape)}: expected (tokens, "
+            "choices). With one choice for each token, keep its axis: argmax(-1, keepdim=True)."
+        )
+    wide = chosen.shape[-1]
+    flat = chosen.detach().reshape(-1, wide).to(torch.int32, copy=True)
+    if weight is None:
+        return flat, None
+    weight = _whole_tensor(weight)
+    if weight.shape != chosen.shape:
+        raise TraceError(
+            f"Router {router.name} gives weights of shape {list(weight.shape)} for choices of "
+            f"shape {list(chosen.shape)}: expected the same."
+        )
+    return flat, weight.detach().reshape(-1, wide).to(torch.float32, copy=True)
+
+
+def _whole_tensor(part: Tensor) -> Tensor:
+    """Return the tensor that is spread over the ranks of a mesh."""
+    gather = getattr(part, "full_tensor", None)
+    return part if gather is None else gather()
+
+
+def _stacks(model: nn.Module, routers: Sequence[Router]) -> list[nn.Module]:
+    """Return the modules whose calls are frames: the model, and models within it that route."""
+    named = {clean_name(name): module for name, module in model.named_modules()}
+    if type(model).__name__ == "DistributedDataParallel":
+        inner = model.get_submodule("module")
+        named = {clean_name(name): module for name, module in inner.named_modules()}
+    stacks = [named[""]]
+    for name, module in named.items():
+        routes = any(router.name.startswith(f"{name}.") for router in routers)
+        if name and routes and _is_pretrained(module):
+            stacks.append(module)
+    return stacks
+
+
+def _is_pretrained(module: nn.Module) -> bool:
+    return any(kind.__name__ == "PreTrainedModel" for kind in type(module).__mro__)
