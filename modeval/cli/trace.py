@@ -153,16 +153,18 @@ def describe_header(header: "TraceHeader") -> dict[str, str]:
 
 
 def print_notes(header: "TraceHeader") -> None:
-    """Print the warnings of a header on standard error."""
+    """Print the notes and the warnings of a header on standard error, warnings last."""
     for note in header.notes:
         warn(note)
+    for warned in header.warnings:
+        warn(f"{warned.kind}: {warned.text}", word="[bold yellow]warning:[/]")
 
 
-def warn(text: str) -> None:
-    """Print one warning on standard error."""
+def warn(text: str, *, word: str = "[yellow]note:[/]") -> None:
+    """Print one note on standard error."""
     from rich.markup import escape
 
-    stderr().print(f"[yellow]note:[/] {escape(text)}", highlight=False)
+    stderr().print(f"{word} {escape(text)}", highlight=False)
 
 
 def _one_or_all(numbers: tuple[int, ...]) -> str:

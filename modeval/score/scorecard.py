@@ -23,6 +23,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from modeval.errors import ScorecardError
+from modeval.trace.trace import Warned
 
 FORMAT = 1
 LEVEL = 0.95
@@ -225,6 +226,7 @@ class ModelRecord:
             ``regenerate`` (from samples drawn under each shift) or ``none``.
         members: its seeds.
         left_out: what was not scored of it.
+        warnings: what makes its scores doubtful, as it was seen when it was recorded or imported.
     """
 
     id: str
@@ -243,6 +245,7 @@ class ModelRecord:
     adaptation: Literal["reweight", "regenerate", "none"] = "none"
     members: tuple[Member, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    warnings: tuple[Warned, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -470,8 +473,9 @@ def _reader(kind: Any) -> Callable[[Mapping[str, Any]], Any]:
 def _model(entry: Mapping[str, Any]) -> ModelRecord:
     members = tuple(map(_reader(Member), entry["members"]))
     left_out = tuple(LeftOut(**_plain(LeftOut, each, ())) for each in entry.get("left_out", ()))
-    plain = _plain(ModelRecord, entry, ("members", "left_out"))
-    return ModelRecord(**plain, members=members, left_out=left_out)
+    warnings = tuple(Warned(**_plain(Warned, each, ())) for each in entry.get("warnings", ()))
+    plain = _plain(ModelRecord, entry, ("members", "left_out", "warnings"))
+    return ModelRecord(**plain, members=members, left_out=left_out, warnings=warnings)
 
 
 def _first_findings(models: Sequence[Mapping[str, Any]]) -> tuple[Finding, ...]:

@@ -216,6 +216,7 @@ def _record(
         prior=prior,
         view=cleaned.view,
         adaptation="reweight" if len(cleaned.rules) > 1 else "none",
+        warnings=header.warnings,
         members=(
             Member(
                 seed=None,

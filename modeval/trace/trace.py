@@ -51,6 +51,42 @@ class Source:
     format: str = ""
 
 
+WARNINGS: dict[str, str] = {
+    "warm-up": "one choice in one unbroken run of rows: a profiling run or dummy tokens",
+    "padding": "rows of modules 0 to K-1 in order, in every layer: padding",
+    "nothing recorded": "every choice of every layer is module 0: the engine recorded nothing",
+    "repeated rows": "rows repeat their predecessor in every layer: padding, or rows read twice",
+    "repeated ranks": "a rank or a file repeats another: tokens were counted twice",
+    "copies": "documents, or whole traces, were counted twice",
+    "uneven layers": "a layer holds far fewer tokens than the others",
+    "too equal": "counts are more equal than independent tokens could be: padded or balanced",
+    "rounded": "counts are rounded, as numbers of half precision are",
+    "ties": "the weights of a row are all equal: ties, not a choice",
+    "equal modules": "modules of a layer have the same parameters: routing decides nothing",
+    "assumed": "what the source does not say was assumed",
+}
+"""Kinds of warnings about a recording, and what they mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Something seen in a recording that makes its scores doubtful; a gate can refuse it.
+
+    Attributes:
+        kind: key of :data:`WARNINGS`.
+        text: what was seen, where and how much, and what to do; a sentence or two.
+    """
+
+    kind: str
+    text: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in WARNINGS:
+            raise TraceError(
+                f"warning of kind {self.kind!r}: expected one of {', '.join(WARNINGS)}."
+            )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceHeader:
     """What the rows of a trace mean.
@@ -72,7 +108,8 @@ class TraceHeader:
         token_ids: whether the column ``token`` is present.
         logits: number of logits kept for each row; 0 when there is no column ``logits``.
         digest: digest of the model's weights, empty when unknown.
-        notes: warnings about the measurement, printed with every score.
+        notes: what to know of the measurement, printed with every score.
+        warnings: what makes the scores doubtful, printed with every score; a gate can refuse it.
         version: version of the format.
     """
 
@@ -90,6 +127,7 @@ class TraceHeader:
     logits: int = 0
     digest: str = ""
     notes: tuple[str, ...] = ()
+    warnings: tuple[Warned, ...] = ()
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -116,10 +154,14 @@ class TraceHeader:
         """Return the header with more notes, each kept once."""
         return replace(self, notes=tuple(dict.fromkeys((*self.notes, *notes))))
 
+    def warned(self, *warnings: Warned) -> "TraceHeader":
+        """Return the header with more warnings, each kept once."""
+        return replace(self, warnings=tuple(dict.fromkeys((*self.warnings, *warnings))))
+
     def fingerprint(self) -> str:
-        """Return a digest of all that the numbers in the rows depend on, so not of the notes."""
+        """Return a digest of all that the numbers in the rows depend on: no notes, no warnings."""
         meaning = asdict(self)
-        del meaning["notes"]
+        del meaning["notes"], meaning["warnings"]
         text = json.dumps(meaning, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -369,6 +411,7 @@ def header_from_json(text: str, where: str) -> TraceHeader:
             f"{where} has version {version!r}: this modeval reads version {VERSION}. Install the "
             "modeval that wrote it, or record again."
         )
+    entries.setdefault("warnings", [])  # which earlier versions did not have
     names = {entry.name for entry in fields(TraceHeader)}
     if set(entries) != names:
         strange = ", ".join(sorted(set(entries) ^ names))
@@ -378,13 +421,21 @@ def header_from_json(text: str, where: str) -> TraceHeader:
         entries[name] = tuple(entries[name])
     try:
         _check_words(entries)
+        entries["warnings"] = tuple(Warned(**warning) for warning in entries["warnings"])
         return TraceHeader(**entries | {"source": Source(**entries["source"])})
     except (TypeError, TraceError) as error:
         raise TraceError(f"{where}: {error}") from None
 
 
 def _check_types(entries: dict[str, Any], where: str) -> None:
-    lists = {"layers": str, "labels": str, "notes": str, "modules": int, "choices": int}
+    lists = {
+        "layers": str,
+        "labels": str,
+        "notes": str,
+        "warnings": dict,
+        "modules": int,
+        "choices": int,
+    }
     singles: dict[str, Any] = {
         "weight_scale": str,
         "phase": str,
