@@ -1,6 +1,5 @@
 """``modeval metrics``: what each number means."""
 
-import inspect
 import json
 import textwrap
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,8 +56,12 @@ def find_metric(name: str) -> "Metric":
 
 def describe(metric: "Metric") -> dict[str, Any]:
     """Return all that the table knows of a metric, as plain values."""
-    names = "name title question formula formula_id version better range ideal chance needs source"
-    return {key: getattr(metric, key) for key in names.split()}
+    names = (
+        "name title question formula formula_id version better range ideal chance needs tells "
+        "source"
+    )
+    texts = {"range": metric.bounds.text, "ideal": metric.ideal.text, "chance": metric.chance.text}
+    return {key: texts.get(key) or getattr(metric, key) for key in names.split()}
 
 
 def list_metrics(metrics: "list[Metric]") -> str:
@@ -67,7 +70,7 @@ def list_metrics(metrics: "list[Metric]") -> str:
     for metric in metrics:
         direction = "" if metric.better == "neither" else f"{metric.better} is better, "
         lines += [
-            f"{metric.name}: {direction}{metric.range}, ideal {metric.ideal}",
+            f"{metric.name}: {direction}{metric.bounds}, ideal {metric.ideal}",
             *_indented(metric.question),
             *_indented(metric.formula),
             *_indented(f"chance: {metric.chance}"),
@@ -86,9 +89,9 @@ def explain(metric: "Metric") -> str:
     lines = [
         f"{metric.title} ({metric.name})",
         "",
-        textwrap.dedent(inspect.getdoc(metric.function) or ""),
+        metric.docstring,
         "",
-        f"better: {metric.better}    ideal: {metric.ideal}    range: {metric.range}",
+        f"better: {metric.better}    ideal: {metric.ideal}    range: {metric.bounds}",
         f"chance: {metric.chance}",
         f"formula: {metric.formula_id}, version {metric.version}",
         f"source: {metric.source}",

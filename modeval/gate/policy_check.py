@@ -6,11 +6,10 @@ from fnmatch import fnmatchcase
 
 from modeval.errors import SpecError, nearest
 from modeval.gate.policy import Policy, Requirement
-from modeval.metrics import METRICS
+from modeval.metrics import METRICS, metric_of
 from modeval.score.scorecard import LOSS_TITLES, ModelRecord, Scorecard
 
 LENGTHS = re.compile(r"(loss|error_rate)_at_length_\d+(_x[\d.]+)?")
-RANGE = re.compile(r"[\[(]([\d.]+), ([\d.]+)[\])]")
 DIRECTIONS = {"max": "lower", "min": "higher"}
 
 
@@ -31,8 +30,8 @@ def require_possible(policy: Policy, cards: Sequence[Scorecard]) -> None:
     for requirement in policy.requirements:
         _check_metric(requirement, cards)
         _check_direction(requirement, cards)
-        _check_range(requirement)
-        _check_chance(requirement)
+        _check_range(requirement, cards)
+        _check_chance(requirement, cards)
         _check_model(requirement, cards)
     compared = any(each.comparison == "max_drop" for each in policy.requirements)
     if compared and policy.baseline is None:
@@ -123,8 +122,8 @@ def _check_direction(requirement: Requirement, cards: Sequence[Scorecard]) -> No
         )
 
 
-def _check_range(requirement: Requirement) -> None:
-    metric, limit = METRICS.get(requirement.metric), requirement.limit
+def _check_range(requirement: Requirement, cards: Sequence[Scorecard]) -> None:
+    metric, limit = metric_of(requirement.metric), requirement.limit
     if limit is None:
         return
     if requirement.comparison == "max_drop" and limit < 0:
@@ -132,23 +131,52 @@ def _check_range(requirement: Requirement) -> None:
             f"{requirement.source}: a drop is how much worse a metric gets, at least 0. Write "
             f"--max-drop {requirement.name}={-limit:g}"
         )
-    found = RANGE.fullmatch(metric.range) if metric and not requirement.place.axis else None
-    if metric is None or found is None:
+    if metric is None or requirement.place.axis:
         return
-    low, high = float(found[1]), float(found[2])
-    if not low <= limit <= high:
-        share = f" Is {limit / 100:g} meant?" if high == 1 and 1 < limit <= 100 else ""  # noqa: PLR2004
-        raise SpecError(
-            f"{requirement.source}: {metric.name} lies in {metric.range}, so the limit {limit:g} "
-            f"decides nothing.{share}"
-        )
+    ends = [
+        metric.bounds(rules, modules, model.prior)
+        for card in cards
+        for model in card.models
+        if covers(requirement.model, model)
+        for rules, modules in _sizes(model)
+    ]
+    if not ends:
+        return
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    idle, hopeless = {
+        "max": (limit >= high, limit < low),
+        "min": (limit <= low, limit > high),
+        "max_drop": (limit >= high - low, False),
+    }[requirement.comparison]
+    if not (idle or hopeless):
+        return
+    share = f" Is {limit / 100:g} meant?" if high == 1 and 1 < limit <= 100 else ""  # noqa: PLR2004
+    raise SpecError(
+        f"{requirement.source}: {metric.name} lies in {metric.bounds}, here from {low:.4g} to "
+        f"{high:.4g}, so the limit {limit:g} can never be {'broken' if idle else 'kept'}.{share}"
+    )
 
 
-def _check_chance(requirement: Requirement) -> None:
+def _sizes(model: ModelRecord) -> list[tuple[int, int]]:
+    """Return numbers of rules and modules of each layer that routes."""
+    rules = len(model.rules) or model.data.get("rules")
+    modules = [count for count in model.layer_modules or (model.modules,) if count > 1]
+    return [(rules, count) for count in modules] if isinstance(rules, int) and rules > 0 else []
+
+
+def _check_chance(requirement: Requirement, cards: Sequence[Scorecard]) -> None:
     metric = METRICS.get(requirement.metric)
     if requirement.comparison != "significant" or metric is None or requirement.chance == "hash":
         return
-    if metric.chance == metric.ideal or metric.name == "imbalance":
+    sizes = {
+        size
+        for card in cards
+        for model in card.models
+        if covers(requirement.model, model)
+        for size in _sizes(model)
+    }
+    levels = [(metric.chance(*size), metric.ideal(*size)) for size in sizes]
+    if levels and all(chance is not None and chance == ideal for chance, ideal in levels):
         raise SpecError(
             f"{requirement.source}: uniform routing has the best {metric.name} there is "
             f"({metric.ideal}), so nothing beats it. Ask it of alignment_score or "

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from modeval.metrics.alignment import Matching, take_matched
 from modeval.metrics.collapse import Joint, Scalar, conditional
+from modeval.metrics.levels import PROBES, rule_probe_rows
 from modeval.metrics.matching import match
 
-PROBES = 100
 HELD = 1 << 20  # module shares held at a time on a CPU: fresh memory costs more than sorting
 HELD_ELSEWHERE = 1 << 26  # and on a device that wants much to do at once
 THREADED = 1 << 18  # numbers from which sorting is worth several threads
@@ -20,8 +20,7 @@ THREADED = 1 << 18  # numbers from which sorting is worth several threads
 
 @lru_cache(maxsize=64)
 def _probes(rules: int, probes: int) -> Tensor:
-    draws = [np.random.RandomState(i).dirichlet(np.ones(rules)) for i in range(probes)]
-    return torch.from_numpy(np.stack(draws))
+    return torch.tensor(rule_probe_rows(rules, probes), dtype=torch.float64)
 
 
 def rule_probes(rules: int, probes: int = PROBES) -> Float64[Tensor, "probes rules"]:

@@ -101,14 +101,3 @@ def _rules_of_a_module(rules: int, modules: int) -> list[float]:
         math.comb(rules, count) * hit**count * (1 - hit) ** (rules - count)
         for count in range(rules + 1)
     ]
-
-
-def shared_choice_chance(modules: int, ranks: int = 1) -> float:
-    """Return the chance that two uniform draws of ``ranks`` different modules share one.
-
-    The chance level of ``temporal_persistence``: 1/M, and 1 - (M-2)(M-3)/(M(M-1)) for two ranks.
-
-    >>> round(shared_choice_chance(8, 2), 3)
-    0.464
-    """
-    return 1 - math.comb(modules - ranks, ranks) / math.comb(modules, ranks)

@@ -55,7 +55,7 @@ def _rule(metric: str) -> dict[str, Any]:
         "shortDescription": {"text": title if row is None else row.question},
     }
     if row is not None:
-        text = f"{row.formula} Range {row.range}, ideal {row.ideal}, chance {row.chance}."
+        text = f"{row.formula} Range {row.bounds}, ideal {row.ideal}, chance {row.chance}."
         rule["fullDescription"] = {"text": text}
         rule["help"] = {"text": f"{row.question} {text} Source: {row.source}."}
     return rule

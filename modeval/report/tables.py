@@ -281,9 +281,9 @@ def meaning_table(metrics: Iterable[str]) -> Table:
         if name in METRICS:
             metric = METRICS[name]
             better = "" if metric.better == "neither" else f"{metric.better} is better"
-            parts = (metric.question, metric.formula, better, metric.range, metric.ideal)
+            parts = (metric.question, metric.formula, better, metric.bounds.text, metric.ideal.text)
             rows.append(
-                tuple(map(words, (metric.title, *parts, metric.chance, metric.source, name)))
+                tuple(map(words, (metric.title, *parts, metric.chance.text, metric.source, name)))
             )
     titles = ("Score", "Question", "Formula", "Direction", "Range", "Ideal at M = R")
     return filled("What the scores mean", (*titles, "Uniform routing", "Source", "Key"), rows)

@@ -9,15 +9,8 @@ from collections.abc import Sequence
 
 import torch
 
-from modeval.metrics import METRICS, verdicts
-from modeval.score.scorecard import (
-    FINDINGS,
-    LOSS_TITLES,
-    ModelRecord,
-    Score,
-    Scorecard,
-    layer_findings,
-)
+from modeval.metrics import METRICS, metric_of, verdicts
+from modeval.score.scorecard import FINDINGS, ModelRecord, Score, Scorecard, layer_findings
 from modeval.score.statistics import holm
 
 SAMPLES_PER_CELL = 50
@@ -49,16 +42,8 @@ def metric_title(name: str) -> str:
     >>> metric_title("collapse_worst"), metric_title("loss_at_length_30_x2")
     ('Collapse (worst)', 'Loss at length 30, inputs x2')
     """
-    if name in METRICS:
-        return METRICS[name].title
-    if name in LOSS_TITLES:
-        return LOSS_TITLES[name]
-    kind, _, place = name.partition("_at_length_")
-    length, _, factor = place.partition("_")
-    if not place:
-        return name.replace("_", " ").capitalize()
-    what = {"loss": "Loss", "error_rate": "Error rate"}.get(kind, kind)
-    return f"{what} at length {length}" + (f", inputs {factor}" if factor else "")
+    row = metric_of(name)
+    return name.replace("_", " ").capitalize() if row is None else row.title
 
 
 def number(value: float | None) -> str:

@@ -21,7 +21,7 @@ from modeval.metrics.chance import (
     uniform_joint,
 )
 from modeval.metrics.matching import match
-from modeval.metrics.measure import measure
+from modeval.metrics.measuring import measure
 from modeval.metrics.table import METRICS, PAPER_METRICS, STATIC_METRICS
 from modeval.score.jackknife import jackknife_errors
 from modeval.score.scorecard import (

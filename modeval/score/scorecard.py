@@ -23,6 +23,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from modeval.errors import ScorecardError
+from modeval.metrics.losses import LOSSES
 from modeval.trace.trace import Warned
 
 FORMAT = 1
@@ -32,13 +33,7 @@ Over = Literal["mean", "worst"]
 Origin = Literal["run", "modarch", "matrix", "trace"]
 Seed = tuple[int, int]
 
-LOSS_TITLES = {
-    "in_distribution_loss": "Loss in distribution",
-    "out_of_distribution_loss": "Loss out of distribution",
-    "in_distribution_error_rate": "Error rate in distribution",
-    "out_of_distribution_error_rate": "Error rate out of distribution",
-    "hard_gap": "Loss added by hard routing",
-}
+LOSS_TITLES = {name: row.title for name, row in LOSSES.items()}
 
 Word = Literal[
     "specialist", "partial", "faint", "unproven", "untested", "blind", "collapsed", "unlabelled"

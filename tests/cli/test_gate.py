@@ -94,7 +94,7 @@ def test_a_bug_of_ours_ends_with_four(monkeypatch, capsys):
 @pytest.mark.parametrize("inconclusive", ["pass", "fail", "3"])
 def test_what_cannot_be_checked_never_passes(inconclusive):
     card = cohort_card({"collapse_worst": [None, None]})
-    table = {"max": {"collapse_worst": 1}, "inconclusive": inconclusive}
+    table = {"max": {"collapse_worst": 0.99}, "inconclusive": inconclusive}
     assert exit_code(gate([("card.json", card)], from_table(table, "x"))) == Exit.USER_ERROR
 
 

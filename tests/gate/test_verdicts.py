@@ -127,7 +127,7 @@ def test_one_seed_has_the_interval_of_its_samples_and_two_have_none_to_rely_on()
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])
 @pytest.mark.parametrize(
-    "flags", [{"max": ["collapse_worst=1"]}, {"max_drop": ["collapse_worst=1"]}]
+    "flags", [{"max": ["collapse_worst=0.99"]}, {"max_drop": ["collapse_worst=0.99"]}]
 )
 def test_what_is_no_number_never_passes(value, flags):
     card = cohort_card({"collapse_worst": [0.1, 0.2]})
@@ -141,7 +141,7 @@ def test_what_is_no_number_never_passes(value, flags):
 
 def test_an_absent_metric_never_passes():
     card = cohort_card({"collapse_worst": [0.1, 0.2]})
-    [verdict] = verdicts(card, min=["alignment_score=0"])
+    [verdict] = verdicts(card, min=["alignment_score=0.1"])
     assert verdict.outcome == "error"
     assert "no alignment_score of Modular" in verdict.why
 

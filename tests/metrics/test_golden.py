@@ -59,7 +59,7 @@ def test_a_permutation_scores_zero_on_every_metric_of_the_paper(name, place, rul
 def test_uniform_routing_has_its_golden_value(name, place, rules):
     activation = torch.full((rules, rules), 1 / rules, dtype=torch.float64)
     assert score(name, activation) == pytest.approx(UNIFORM[name][place], abs=1e-6)
-    assert METRICS[name].uniform_value(rules, rules) == pytest.approx(score(name, activation))
+    assert METRICS[name].chance(rules, rules) == pytest.approx(score(name, activation))
 
 
 @names

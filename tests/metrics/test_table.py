@@ -1,14 +1,17 @@
 """The table of metrics, and the commands that print it."""
 
 import json
+import subprocess
+import sys
 
 import pytest
+import torch
 
 from modeval.cli.bench.matching import bench_matching_command
 from modeval.cli.bench.metrics import bench_metrics_command
 from modeval.cli.metrics import describe, explain, find_metric, metrics_command
 from modeval.errors import SpecError, TraceError
-from modeval.metrics import METRICS
+from modeval.metrics import LOSSES, METRICS, metric_of, shown_in, uniform_joint
 
 names = pytest.mark.parametrize("name", METRICS)
 
@@ -56,9 +59,105 @@ def test_an_unknown_metric_is_refused_with_the_nearest_name():
         find_metric("colapse_avg")
 
 
-def test_chance_of_metrics_that_need_more_than_the_joint_is_refused():
-    with pytest.raises(TraceError, match="permutation"):
-        METRICS["lexical_information"].uniform_value(4, 4)
+SIZES = [(1, 1), (1, 3), (2, 1), (2, 2), (3, 8), (8, 3), (5, 5), (16, 16)]
+of_joints = pytest.mark.parametrize(
+    "name", [m.name for m in METRICS.values() if m.needs == "joint"]
+)
+
+
+def random_joint(rules, modules, seed, *, prior=None, sharpness=3.0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = sharpness * torch.randn(rules, modules, generator=generator, dtype=torch.float64)
+    weight = torch.full((rules,), 1 / rules, dtype=torch.float64) if prior is None else prior
+    return logits.softmax(-1) * weight[:, None]
+
+
+@of_joints
+@pytest.mark.parametrize(("rules", "modules"), SIZES)
+def test_the_chance_level_is_what_uniform_routing_scores(name, rules, modules):
+    metric = METRICS[name]
+    if rules == 1 and name == "inverse_mutual_information":
+        pytest.skip("of one rule there is nothing to tell")
+    assert metric.chance(rules, modules) == pytest.approx(
+        metric.function(uniform_joint(rules, modules)).item(), abs=1e-12
+    )
+
+
+@of_joints
+@pytest.mark.parametrize(("rules", "modules"), [(2, 2), (3, 8), (8, 3), (5, 5)])
+def test_no_routing_leaves_the_bounds_or_beats_the_ideal(name, rules, modules):
+    metric = METRICS[name]
+    uneven = torch.arange(1.0, rules + 1, dtype=torch.float64) ** 3
+    for seed in range(20):
+        for prior in (None, uneven / uneven.sum()):
+            for sharpness in (0.1, 3.0, 100.0):
+                joint = random_joint(rules, modules, seed, prior=prior, sharpness=sharpness)
+                value = metric.function(joint).item()
+                low, high = metric.bounds(
+                    rules, modules, "uniform" if prior is None else "empirical"
+                )
+                assert low - 1e-12 <= value <= high + 1e-12
+                ideal = metric.ideal(rules, modules)
+                if prior is None and metric.better == "lower":
+                    assert value >= ideal - 1e-12
+                if prior is None and metric.better == "higher":
+                    assert value <= ideal + 1e-12
+
+
+@of_joints
+@pytest.mark.parametrize(("rules", "modules"), [(2, 2), (5, 5), (16, 16)])
+def test_a_module_for_each_rule_reaches_the_ideal(name, rules, modules):
+    metric = METRICS[name]
+    perfect = torch.eye(rules, dtype=torch.float64) / rules
+    assert metric.function(perfect).item() == pytest.approx(metric.ideal(rules, modules), abs=1e-12)
+
+
+def test_bounds_of_alignment_widen_where_rules_weigh_unequally():
+    bounds = METRICS["alignment_distance"].bounds
+    assert bounds(8, 4) == (0.5, 0.875)
+    assert bounds(8, 4, "empirical") == (0.0, 0.875)
+
+
+def test_what_follows_from_no_size_has_no_chance_level():
+    assert METRICS["lexical_information"].chance(4, 4) is None
+    assert METRICS["domain_specialization"].chance(4, 8, 2) == 0.25
+    assert METRICS["temporal_persistence"].chance(4, 8, 2) == pytest.approx(13 / 28)
+
+
+def test_losses_have_rows_and_no_function():
+    assert metric_of("in_distribution_loss").better == "lower"
+    assert metric_of("error_rate_at_length_20").bounds(4, 4) == (0.0, 1.0)
+    assert metric_of("loss_at_length_") is None
+    assert [row.question[-1] for row in LOSSES.values()] == ["?"] * len(LOSSES)
+    with pytest.raises(TraceError, match="modeval score RUN"):
+        _ = LOSSES["hard_gap"].function
+
+
+def test_every_row_says_what_it_tells_and_which_way_few_samples_shift_it():
+    for metric in METRICS.values():
+        assert metric.tells
+        if metric.usage_only:
+            assert metric.few_samples == "worse"
+            assert not metric.labels
+        if metric.tested:
+            assert metric.few_samples == "better"
+            assert metric.labels
+
+
+def test_places_list_metrics_in_the_order_of_the_table():
+    assert shown_in("headline") == ("alignment_score", "effective_share")
+    assert shown_in("table")[:2] == ("collapse_avg", "collapse_worst")
+    assert shown_in("table")[-1] == "hard_gap"
+
+
+def test_the_table_loads_no_torch():
+    code = (
+        "import sys; from modeval.metrics import METRICS;"
+        "METRICS['alignment_score'].question;"
+        "METRICS['adaptation_distance'].chance(4, 4);"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_benchmarks_print_ratios(capsys):

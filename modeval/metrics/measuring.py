@@ -1,35 +1,17 @@
 """Measuring: all static metrics of folded routing at once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from modeval.errors import TraceError
-from modeval.metrics.adaptation import matched_adaptation_distance
-from modeval.metrics.alignment import alignment_distance, alignment_score
-from modeval.metrics.budget import EntropyBudget, budget_terms
+from modeval.metrics.budget import budget_terms
 from modeval.metrics.information import check_rules, entropies
 from modeval.metrics.matching import match
 from modeval.metrics.table import METRICS, STATIC_METRICS
 from modeval.types import Prior, RoutingCounts, View
-
-MATCHED: dict[str, Callable[..., Tensor]] = {
-    "alignment_distance": alignment_distance,
-    "alignment_score": alignment_score,
-    "matched_adaptation_distance": matched_adaptation_distance,
-}
-"""Metrics that start from the best matching, which is found once for all."""
-
-INFORMATION = (
-    "mutual_information",
-    "inverse_mutual_information",
-    "homogeneity",
-    "completeness",
-    "v_measure",
-)
-"""Metrics that are made of the same three entropies, as properties of them."""
 
 
 def measure(
@@ -55,7 +37,7 @@ def measure(
     joint = counts.joint(prior, view=view)
     if "inverse_mutual_information" in wanted:
         check_rules(joint)
-    single = any(name in ("input_distraction", "softness") for name in wanted)
+    single = any(METRICS[name].needs == "counts" for name in wanted)
     softness = counts.softness(prior, view=view) if single else torch.zeros_like(joint[..., 0, 0])
     values = _shared_values(joint, softness, wanted)
     shares = joint.sum(-2, keepdim=True)  # for metrics of p(m) alone, a joint of one row
@@ -69,16 +51,17 @@ def measure(
 def _shared_values(joint: Tensor, softness: Tensor, wanted: tuple[str, ...]) -> dict[str, Tensor]:
     """Return the metrics that are made of the same matching or the same entropies."""
     values: dict[str, Tensor] = {}
-    if any(name in MATCHED for name in wanted):
+    matched = [METRICS[name] for name in wanted if "matching" in METRICS[name].made_of]
+    if matched:
         module = match(joint)[0]
-        values |= {
-            name: MATCHED[name](joint, matching=module) for name in MATCHED if name in wanted
-        }
-    if any(name in INFORMATION or name in EntropyBudget._fields for name in wanted):
+        values |= {metric.name: metric.function(joint, matching=module) for metric in matched}
+    told = [name for name in wanted if METRICS[name].tells == "information"]
+    shared_out = [name for name in wanted if METRICS[name].tells == "budget"]
+    if told or shared_out:
         parts = entropies(joint)
-        values |= {name: getattr(parts, name) for name in INFORMATION if name in wanted}
-        terms = budget_terms(parts, softness, joint.shape[-1])._asdict()
-        values |= {name: term for name, term in terms.items() if name in wanted}
+        terms = budget_terms(parts, softness, joint.shape[-1])
+        values |= {name: getattr(parts, name) for name in told}
+        values |= {name: getattr(terms, name) for name in shared_out}
     return values
 
 

@@ -1,0 +1,83 @@
+"""Rows for losses: what a model answers on its task, beside how it routes."""
+
+import re
+
+from modeval.metrics.levels import ANY, FROM_ZERO, NONE, UNIT, ZERO, Bounds
+from modeval.metrics.metric import Metric, Place
+
+TASK = "the objective of the task"
+AT_LENGTH = re.compile(r"(loss|error_rate)_at_length_(\d+)(?:_x([\d.]+))?")
+"""How the losses of sequences of one length are named, and what inputs were multiplied by."""
+
+KINDS: dict[str, tuple[str, Bounds, str]] = {
+    "loss": ("Loss", FROM_ZERO, "How far are the answers from what was wanted"),
+    "error_rate": ("Error rate", UNIT, "Which share of the answers is wrong"),
+}
+
+
+def _loss(name: str, title: str, bounds: Bounds, question: str, *shown: Place) -> Metric:
+    return Metric(
+        name=name,
+        title=title,
+        formula_id=f"loss/{name}",
+        better="lower",
+        bounds=bounds,
+        ideal=ZERO if bounds is not ANY else NONE,
+        chance=NONE,
+        source=TASK,
+        needs="outputs",
+        about=f"{question}?\n\n``mean over samples of the {TASK.removeprefix('the ')}``",
+        labels=False,
+        tells="loss",
+        shown=shown,
+    )
+
+
+def _on(kind: str, side: str, likeness: str) -> Metric:
+    """Return the row of a loss in or out of the distribution that was trained on."""
+    title, bounds, question = KINDS[kind]
+    glance: tuple[Place, ...] = ("glance",) if kind == "loss" else ()
+    return _loss(
+        f"{side}_distribution_{kind}",
+        f"{title} {side.replace('_', ' ')} distribution",
+        bounds,
+        f"{question}, on samples {likeness} those of training",
+        *glance,
+        "table",
+        "comparison",
+    )
+
+
+_ROWS = (
+    *(
+        _on(kind, side, likeness)
+        for kind in KINDS
+        for side, likeness in (("in", "like"), ("out_of", "unlike"))
+    ),
+    _loss(
+        "hard_gap",
+        "Loss added by hard routing",
+        ANY,
+        "How much worse are the answers when each sample goes to its largest module alone",
+        "table",
+        "comparison",
+    ),
+)
+
+LOSSES: dict[str, Metric] = {row.name: row for row in _ROWS}
+"""Losses by name; those of sequences of one length are rows of :func:`loss_at_length`."""
+
+
+def loss_at_length(name: str) -> Metric | None:
+    """Return the row of a loss on sequences of one length, if the name is of one.
+
+    >>> loss_at_length("loss_at_length_30_x2").title
+    'Loss at length 30, inputs x2'
+    """
+    found = AT_LENGTH.fullmatch(name)
+    if found is None:
+        return None
+    title, bounds, question = KINDS[found[1]]
+    factor = f", inputs x{found[3]}" if found[3] else ""
+    place = f"at length {found[2]}{factor}"
+    return _loss(name, f"{title} {place}", bounds, f"{question}, {place}")
