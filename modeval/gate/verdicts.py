@@ -10,8 +10,8 @@ from scipy.special import stdtrit
 from modeval.gate.claims import Item
 from modeval.gate.policy import Policy, Requirement
 from modeval.score.differences import BLOCKS_FREEDOM, sampling_error
+from modeval.score.inference.multiple import holm
 from modeval.score.scorecard import ModelRecord, Score, Scorecard, Seed, distinct_title
-from modeval.score.statistics import holm
 
 Outcome = Literal["pass", "fail", "inconclusive", "error"]
 IntervalOf = Literal["seeds", "documents", "samples"]

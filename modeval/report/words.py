@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 
 from modeval.metrics import METRICS, metric_of, verdicts
+from modeval.score.inference.multiple import holm
 from modeval.score.scorecard import FINDINGS, ModelRecord, Score, Scorecard, layer_findings
-from modeval.score.statistics import holm
 
 SAMPLES_PER_CELL = 50
 """Samples for each pair of rule and module below which information is biased upwards."""

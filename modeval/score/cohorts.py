@@ -23,7 +23,15 @@ from modeval.metrics.chance import (
 from modeval.metrics.matching import match
 from modeval.metrics.measuring import measure
 from modeval.metrics.table import METRICS, PAPER_METRICS, STATIC_METRICS
-from modeval.score.jackknife import jackknife_errors
+from modeval.score.inference.jackknife import jackknife_errors
+from modeval.score.inference.resampling import (
+    Tail,
+    bootstrap_seeds,
+    p_value,
+    percentile_interval,
+    permuted_labels,
+    relabel_cells,
+)
 from modeval.score.scorecard import (
     LEVEL,
     Activation,
@@ -32,14 +40,6 @@ from modeval.score.scorecard import (
     Score,
     Scorecard,
     Seed,
-)
-from modeval.score.statistics import (
-    Tail,
-    bootstrap_seeds,
-    p_value,
-    percentile_interval,
-    permuted_labels,
-    relabel_cells,
 )
 from modeval.spec import digest, module_count, to_dict
 from modeval.types import RoutingCounts

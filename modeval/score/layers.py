@@ -17,7 +17,7 @@ from modeval.errors import TraceError
 from modeval.metrics import METRICS, STATIC_METRICS, match, measure
 from modeval.metrics.alignment import alignment_distance, alignment_score
 from modeval.metrics.information import Entropies, entropy
-from modeval.score.statistics import (
+from modeval.score.inference.resampling import (
     DRAWS,
     Documents,
     block_weights,

@@ -13,6 +13,16 @@ from torch import Tensor
 
 from modeval.errors import TraceError
 from modeval.metrics import METRICS, hash_joints, uniform_joint, verdicts
+from modeval.score.inference.multiple import holm
+from modeval.score.inference.resampling import (
+    DRAWS,
+    SAMPLES_PER_CELL,
+    Documents,
+    Tail,
+    effective_samples,
+    p_value,
+    percentile_interval,
+)
 from modeval.score.layers import (
     SHIFTED,
     TESTED,
@@ -31,16 +41,6 @@ from modeval.score.scorecard import (
     ModelRecord,
     Score,
     Scorecard,
-)
-from modeval.score.statistics import (
-    DRAWS,
-    SAMPLES_PER_CELL,
-    Documents,
-    Tail,
-    effective_samples,
-    holm,
-    p_value,
-    percentile_interval,
 )
 from modeval.trace.fold import LayerGroup
 from modeval.trace.trace import TraceHeader

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from modeval.counting import kernel
+from modeval.counting.units import Units
 from modeval.errors import TraceError
 from modeval.trace.files import Trace, open_trace, read_columns
 from modeval.trace.fold_torch import NO_SHARES, count_rows, run_starts
@@ -37,10 +38,13 @@ class LayerGroup:
     Attributes:
         layers: numbers of the layers in the header, in order.
         counts: ``(L, B, R, M)`` and so on, one entry of the batch axis for each of them.
+        units: what was routed of each document, ``(L, U, M)`` and so on, the same documents in
+            all groups of a trace; nothing where nothing is known of single documents.
     """
 
     layers: tuple[int, ...]
     counts: RoutingCounts
+    units: Units | None = None
 
 
 def fold(

@@ -20,8 +20,8 @@ from modeval.nn import Network
 from modeval.score.cohorts import score
 from modeval.score.differences import Difference
 from modeval.score.files import read_scorecard, write_scorecard
+from modeval.score.inference.multiple import holm
 from modeval.score.scorecard import Activation, Profile, Scorecard
-from modeval.score.statistics import holm
 from modeval.spec import DataSpec, ModelSpec
 from modeval.types import RoutingCounts
 

@@ -14,9 +14,9 @@ from modeval.counting.count import count_choices
 from modeval.errors import TraceError
 from modeval.metrics import METRICS, STATIC_METRICS, mutual_information
 from modeval.score.files import SCHEMA, read_scorecard, write_scorecard
+from modeval.score.inference.multiple import holm
 from modeval.score.layers import WITHOUT_LABELS
 from modeval.score.scorecard import FINDINGS, Score, Scorecard, to_dict_form
-from modeval.score.statistics import holm
 from modeval.score.traces import Reading, score_trace
 from modeval.trace.fold import LayerGroup
 from modeval.trace.trace import Source, TraceHeader

@@ -37,7 +37,7 @@ def bench_static(layers: int, rules: int, modules: int, blocks: int, draws: int)
     import torch
 
     from modeval.metrics import STATIC_METRICS, measure
-    from modeval.score.statistics import bootstrap_blocks
+    from modeval.score.inference.resampling import bootstrap_blocks
 
     generator = torch.Generator().manual_seed(0)
     counts = _random_counts(layers, rules, modules, blocks, generator)

@@ -184,7 +184,7 @@ def resample_blocks(
     def resampled(part: slice) -> Mapping[str, Tensor]:
         return function(_resampled(counts, parts, weight[part]))
 
-    found = _side_by_side(resampled, len(weight), counts.mass[..., 0, :, :])
+    found = side_by_side(resampled, len(weight), counts.mass[..., 0, :, :])
     return {name: torch.cat([values[name] for values in found]) for name in found[0]}
 
 
@@ -261,7 +261,7 @@ def relabel_cells(
     def relabelled(part: slice) -> Tensor:
         return function(*_relabelled(cells, samples, label[part], table.shape[-2]))
 
-    return torch.cat(_side_by_side(relabelled, len(label), table[..., 0, :, :]))
+    return torch.cat(side_by_side(relabelled, len(label), table[..., 0, :, :]))
 
 
 def p_value(
@@ -286,24 +286,6 @@ def p_value(
     slack = 1e-12 + 1e-9 * observed.abs()
     extreme = null >= observed - slack if tail == "greater" else null <= observed + slack
     return (extreme.sum(0) + 1).double() / (len(null) + 1)
-
-
-def holm(p_values: Float64[Tensor, "*batch claims"]) -> Float64[Tensor, "*batch claims"]:
-    """Adjust p values for a claim about *some* of several layers or modules.
-
-    Sorted upwards, ``max over j <= i of (n - j + 1) p_(j)``, at most 1: the chance that any true
-    null is rejected stays below the level, whatever their dependence.
-
-    Source: Holm 1979, A simple sequentially rejective multiple test procedure.
-
-    >>> holm(torch.tensor([0.01, 0.04, 0.03], dtype=torch.float64)).tolist()
-    [0.03, 0.06, 0.06]
-    """
-    ordered, order = p_values.sort(-1)
-    count = p_values.shape[-1]
-    factor = torch.arange(count, 0, -1, dtype=torch.float64, device=p_values.device)
-    adjusted = (ordered * factor).cummax(-1).values.clamp(max=1)
-    return torch.empty_like(p_values).scatter_(-1, order, adjusted)
 
 
 def effective_samples(counts: RoutingCounts) -> Float64[Tensor, "*batch"]:
@@ -344,7 +326,7 @@ def _quantile(draws: Tensor, share: float) -> Tensor:
     return torch.lerp(ordered[low], ordered[high], place - low)
 
 
-def _side_by_side(function: Callable[[slice], Part], draws: int, table: Tensor) -> list[Part]:
+def side_by_side(function: Callable[[slice], Part], draws: int, table: Tensor) -> list[Part]:
     """Work on the draws in parts that fit the memory set aside for them, several at a time.
 
     On a CPU a thread for each part, which runs torch alone, takes half the time of all threads for

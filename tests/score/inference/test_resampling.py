@@ -6,12 +6,12 @@ import torch
 from modeval.counting.count import count, count_choices
 from modeval.errors import TraceError
 from modeval.metrics import measure, mutual_information
-from modeval.score.statistics import (
+from modeval.score.inference.multiple import holm
+from modeval.score.inference.resampling import (
     bootstrap_blocks,
     bootstrap_seeds,
     effective_samples,
     few_samples,
-    holm,
     p_value,
     permutation_test,
 )

@@ -1,0 +1,161 @@
+"""Could routing that is blind to labels have given this value? Labels of whole documents permuted.
+
+Tokens of a document go the same way for reasons of their own, so what is exchangeable under
+blindness are documents with their labels: every permutation leaves each label as many documents as
+it has. That makes the test exact for any statistic, however unequal labels and lengths are.
+Where labels change within documents, stretches of like length exchange labels within their own.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from modeval.counting.units import Units, coarser
+from modeval.score.inference.resampling import p_value, side_by_side
+from modeval.types import Prior, View
+
+PERMUTATIONS = 999
+PERMUTATIONS_PER_LAYER = 25
+"""So that p, corrected over L layers, can still fall to 1/25."""
+ELEMENTS = 1 << 36
+"""Multiplications that permuting may cost; beyond, documents are pooled in groups first."""
+LEAST_UNITS = 256
+"""To which they are pooled at most: fewer would cost power."""
+LEAST_RELABELLINGS = 20
+"""Different relabellings below which no p value can fall to 5 %."""
+
+Statistic = Callable[[Float64[Tensor, "*batch rules modules"]], Tensor]
+
+
+def untestable(units: Units | None) -> str:
+    """Return why labels cannot be permuted, and what to record; empty where they can.
+
+    >>> from modeval.counting.units import document_units
+    >>> untestable(document_units(torch.ones(3, 2), torch.tensor([0, 0, 1])))
+    '3 documents of 2 labels can be relabelled in only 3 ways: record more documents of each label'
+    """
+    if units is None:
+        return (
+            "nothing is known of single documents: score the trace itself, or record again with "
+            "a document for each text"
+        )
+    if units.rules < 2:  # noqa: PLR2004 - one label: nothing to exchange
+        return "there is one label only: record texts of two or more labels"
+    ways = _relabellings(units)
+    if ways >= math.log(LEAST_RELABELLINGS):
+        return ""
+    what = "stretches" if units.mixed else "documents"
+    return (
+        f"{int(units.documents.sum())} {what} of {units.rules} labels can be relabelled in only "
+        f"{round(math.exp(ways))} ways: record more documents of each label"
+    )
+
+
+def _relabellings(units: Units) -> float:
+    """Return the log of the number of different relabellings."""
+    ways = 0.0
+    for stratum in units.stratum.unique():
+        labels = torch.bincount(units.label[units.stratum == stratum]).tolist()
+        ways += math.lgamma(sum(labels) + 1) - sum(math.lgamma(count + 1) for count in labels)
+    return ways
+
+
+def permutations_for(layers: int) -> int:
+    """Return how many permutations suffice for a test of each of so many layers."""
+    return max(PERMUTATIONS, PERMUTATIONS_PER_LAYER * layers - 1)
+
+
+def permute_labels(
+    units: Units,
+    statistic: Statistic,
+    *,
+    generator: torch.Generator,
+    permutations: int = PERMUTATIONS,
+    prior: Prior = "uniform",
+    view: View = "weight",
+) -> Float64[Tensor, "draws *values"]:
+    """Return a statistic under permuted labels: what :func:`p_value` holds the observed against.
+
+    Args:
+        units: documents, batch ``(...)``; :func:`untestable` must be empty for them.
+        statistic: of the joint distribution, ``(D, ..., R, M) -> (D, ..., anything)``.
+        generator: draws the permutations, the same for the whole batch and for every call with
+            units of the same labels and a generator in the same state.
+        permutations: number D of permutations.
+        prior: weight of the rules in the joint, as in the value that is tested.
+        view: routing weights, or each of K chosen modules as 1/K.
+
+    Returns:
+        ``(D, ...)``. Their mean is the chance level ``chance_permuted`` of the metric.
+
+    Source: Phipson & Smyth 2010, Permutation p-values should never be zero; Good 2005,
+    Permutation, Parametric and Bootstrap Tests of Hypotheses, section 3.
+    """
+    coarse = coarser(units, _most_units(units, permutations))
+    label = drawn_labels(coarse, permutations, generator)
+    cells = coarse.table(view).movedim(-2, 0).contiguous()  # (U, ..., M)
+    samples = coarse.samples.movedim(-1, 0).contiguous()  # (U, ...)
+
+    def relabelled(part: slice) -> Tensor:
+        return statistic(_joint(cells, samples, label[part], coarse.rules, prior))
+
+    table = cells[0].unsqueeze(-2).expand(*cells.shape[1:-1], coarse.rules, cells.shape[-1])
+    return torch.cat(side_by_side(relabelled, permutations, table))
+
+
+def drawn_labels(
+    units: Units, permutations: int, generator: torch.Generator
+) -> Int64[Tensor, "draws units"]:
+    """Draw a label for each unit: those of its stratum, in another order."""
+    draws = units.label.repeat(permutations, 1)
+    for stratum in units.stratum.unique():
+        members = (units.stratum == stratum).nonzero()[:, 0]
+        if len(members) > 1:
+            keys = torch.rand(permutations, len(members), generator=generator)
+            draws[:, members] = units.label[members][keys.argsort(-1)]
+    return draws
+
+
+def _most_units(units: Units, permutations: int) -> int:
+    each = permutations * units.rules * max(units.mass[..., 0, :].numel(), 1)
+    return max(ELEMENTS // each, LEAST_UNITS)
+
+
+def _joint(
+    cells: Float64[Tensor, "units *batch modules"],
+    samples: Float64[Tensor, "units *batch"],
+    label: Int64[Tensor, "draws units"],
+    rules: int,
+    prior: Prior,
+) -> Float64[Tensor, "draws *batch rules modules"]:
+    """Return the joint when each unit has the label that was drawn for it.
+
+    A label that has nothing in some layer then weighs nothing there.
+    """
+    numbers = torch.arange(rules, device=label.device)[:, None]
+    member = (label[:, None] == numbers).double().flatten(0, 1)  # (D R, U)
+
+    def gathered(part: Tensor) -> Tensor:
+        mixed = member @ part.reshape(len(part), -1)
+        return mixed.reshape(len(label), rules, *part.shape[1:]).movedim(1, part.dim())
+
+    table = gathered(cells).movedim(-1, -2)  # (D, ..., M, R) -> (D, ..., R, M)
+    total = table.sum(-1)
+    weight = (total > 0).double() if prior == "uniform" else gathered(samples) * (total > 0)
+    weight = weight / weight.sum(-1, keepdim=True)
+    return (
+        table * (weight / total.clamp(min=torch.finfo(total.dtype).tiny)).unsqueeze(-1)
+    ).contiguous()
+
+
+__all__ = [
+    "PERMUTATIONS",
+    "drawn_labels",
+    "p_value",
+    "permutations_for",
+    "permute_labels",
+    "untestable",
+]
