@@ -67,6 +67,9 @@ app.add_typer(bench, name="bench")
 
 def run() -> None:
     """Entry point: a user's error is one paragraph and exit code 2, a bug of ours is 4."""
+    from modeval.cli.console import fit_streams
+
+    fit_streams()
     try:
         app()
     except ModevalError as error:

@@ -18,16 +18,16 @@ def let_threads_sleep() -> None:
 
 def stdout() -> "Console":
     """Return a console on standard output."""
-    from rich.console import Console
+    from modeval.cli.console import PlainConsole
 
-    return Console()
+    return PlainConsole()
 
 
 def stderr() -> "Console":
     """Return a console on standard error: progress, notes and errors."""
-    from rich.console import Console
+    from modeval.cli.console import PlainConsole
 
-    return Console(stderr=True)
+    return PlainConsole(stderr=True)
 
 
 def progress_bar(*, quiet: bool = False) -> "Progress":

@@ -1,0 +1,58 @@
+"""Consoles that act on no terminal by what they are given to print, and fit any encoding.
+
+Names from outside are to be printed through :mod:`modeval.text`. This is the net below: whatever a
+console draws, no character of it acts on the terminal, and no line of it is a command of GitHub.
+"""
+
+import codecs
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from modeval.text import no_commands, visible
+
+WORDS = "→-> ←<- ↑^ ↓v ±+- ·. •* ≤<= ≥>= ≠!= ≈~ πpi …..."
+STAND_INS = {pair[0]: pair[1:] for pair in WORDS.split()}
+STAND_INS |= dict.fromkeys("█▉▊▋▓▇▆", "#") | dict.fromkeys("▌▍▅▄▒", "=")
+STAND_INS |= dict.fromkeys("▎▏▃▂━─╸╺\u2013\u2014", "-") | dict.fromkeys("░▁", ".")
+STAND_INS |= {"\u00d7": "x", "│": "|", "✓": "ok", "✗": "no", "\u03c3": "sigma"}
+"""What stands for a character where the encoding of a stream does not have it."""
+
+
+class PlainConsole(Console):
+    """A console whose text never acts: see the module."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Yield what is drawn, each piece of text made harmless."""
+        for segment in super().render(renderable, options):
+            text = no_commands(visible(segment.text, lines=True))
+            if segment.control or text == segment.text:
+                yield segment
+            else:
+                yield Segment(text, segment.style)
+
+
+def fit_streams() -> None:
+    """Have standard output and error print what their encoding does not have, in other words.
+
+    A file or a pipe of Windows, and a terminal without UTF-8, has few characters. Nothing that was
+    computed may be lost because a bar or an arrow cannot be drawn.
+    """
+    codecs.register_error("modeval", _stand_in)
+    for stream in (sys.stdout, sys.stderr):
+        change: Any = getattr(stream, "reconfigure", None)
+        if change is not None:
+            change(errors="modeval")
+
+
+def _stand_in(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    wrong = error.object[error.start : error.end]
+    words = "".join(STAND_INS.get(letter, "?") for letter in wrong)
+    return words.encode("ascii", "replace").decode("ascii"), error.end

@@ -1,0 +1,110 @@
+r"""Text from outside (labels, names, titles, ids, paths), made harmless where it is printed.
+
+Whoever names a label, a model or a file may put anything into the name: markup of the library that
+draws tables, escape sequences that act on the terminal, a line that GitHub takes for a command, a
+link of Markdown. Each reader has its function here; nothing from outside is printed without one:
+
+    markup of rich              ``for_rich(label)``
+    a terminal, ``Text``        ``visible(label)``
+    Markdown                    ``for_markdown(label)``
+    GitHub annotations          ``for_github(message)``, ``for_github_property(title)``
+    HTML, XML, JSON             the library that writes them; ``visible`` first, for a page
+
+The consoles of ``cli/output.py`` are a second net below: what slips through acts on no terminal.
+"""
+
+import re
+
+_BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+_ACTING = re.compile(rf"[\x00-\x1f\x7f-\x9f\u2028\u2029{_BIDI}\ud800-\udfff]")
+_ACTING_BUT_LINES = re.compile(rf"(?![\n\t]){_ACTING.pattern}")
+_COMMAND = re.compile(r"^([^\S\n]*):(?=:)", re.MULTILINE)
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+|~!&^$@-])")
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    r"""Return text whose characters all show and none acts: the others become their escapes.
+
+    Acting are control characters (of terminals: ESC, bell, carriage return), the ends of lines,
+    what turns the direction of writing, and halves of surrogate pairs, which no encoding has.
+
+    Args:
+        text: anything.
+        lines: keep newlines and tabs, for text of several lines that is our own.
+
+    >>> print(visible("code\n::error::no \x1b[2J"))
+    code\n::error::no \x1b[2J
+    """
+    acting = _ACTING_BUT_LINES if lines else _ACTING
+    return acting.sub(_escaped, text)
+
+
+def for_rich(text: str) -> str:
+    r"""Return text as rich's markup shows it: no style, no tag, nothing that acts.
+
+    >>> print(for_rich("[/x] [red]"))
+    \[/x] \[red]
+    """
+    from rich.markup import escape  # noqa: PLC0415 - not needed by readers of pages
+
+    return escape(visible(text))
+
+
+def for_markdown(text: str) -> str:
+    r"""Return text as Markdown shows it: no markup, no link, one line, fit for a table's cell.
+
+    >>> print(for_markdown("a|b ![x](http://y)"))
+    a\|b \!\[x\]\(http://y\)
+    """
+    return _MARKDOWN.sub(r"\\\1", visible(text))
+
+
+def for_github(message: str) -> str:
+    r"""Return the message of a GitHub workflow command; its lines stay lines.
+
+    Source: GitHub Docs, Workflow commands for GitHub Actions (escaping).
+
+    >>> for_github("100 %\nmore")
+    '100 %25%0Amore'
+    """
+    text = visible(message, lines=True)
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def for_github_property(text: str) -> str:
+    r"""Return a property of a GitHub workflow command, which ends at a colon or a comma.
+
+    >>> for_github_property("a: b, c")
+    'a%3A b%2C c'
+    """
+    return for_github(visible(text)).replace(":", "%3A").replace(",", "%2C")
+
+
+def no_commands(text: str) -> str:
+    r"""Return lines of output of which GitHub takes none for a workflow command.
+
+    >>> no_commands("::stop-commands::x"), no_commands("a::b")
+    (': :stop-commands::x', 'a::b')
+    """
+    return _COMMAND.sub(r"\1: ", text).replace("##[", "# #[")
+
+
+def brief(value: object, length: int = 60) -> str:
+    """Return a value for a message: its form in Python, which is never made longer than shown.
+
+    >>> brief([[0] * 1000] * 1000, 30)
+    '[[0, 0, 0, 0, 0, 0, ...], [...'
+    """
+    import reprlib  # noqa: PLC0415 - for messages only
+
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother, short.maxlong = 3, length, length, length
+    try:
+        text = visible(short.repr(value))
+    except ValueError:  # a number of more digits than Python writes
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
