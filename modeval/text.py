@@ -39,7 +39,7 @@ def visible(text: str, *, lines: bool = False) -> str:
     return acting.sub(_escaped, text)
 
 
-def for_rich(text: str) -> str:
+def for_rich(text: str, *, lines: bool = False) -> str:
     r"""Return text as rich's markup shows it: no style, no tag, nothing that acts.
 
     >>> print(for_rich("[/x] [red]"))
@@ -47,7 +47,7 @@ def for_rich(text: str) -> str:
     """
     from rich.markup import escape  # noqa: PLC0415 - not needed by readers of pages
 
-    return escape(visible(text))
+    return escape(visible(text, lines=lines))
 
 
 def for_markdown(text: str) -> str:

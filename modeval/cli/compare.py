@@ -70,7 +70,9 @@ def compare_command(
         from modeval.score.files import write_text
 
         write_text(json_file, render_comparison_json(comparison))
-        stderr().print(f"Wrote {json_file}", style="green", highlight=False, soft_wrap=True)
+        stderr().print(
+            f"Wrote {json_file}", style="green", markup=False, highlight=False, soft_wrap=True
+        )
     if quiet:
         return
     from modeval.report.terminal.comparison import render_comparison

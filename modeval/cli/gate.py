@@ -339,4 +339,6 @@ def _write(result: "GateResult", code: Exit, outputs: dict[str, Path | None]) ->
             append_text(path, renderers[flag](), flag=flag)
         else:
             write_text(path, renderers[flag](), flag=flag)
-        stderr().print(f"Wrote {path}", style="green", highlight=False, soft_wrap=True)
+        stderr().print(
+            f"Wrote {path}", style="green", markup=False, highlight=False, soft_wrap=True
+        )

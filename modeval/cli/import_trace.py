@@ -96,6 +96,7 @@ def import_command(
     assumption is printed and kept in the header.
     """
     from modeval.errors import SpecError
+    from modeval.text import for_rich, visible
     from modeval.trace.importers.format import Options
     from modeval.trace.importers.import_files import import_source
 
@@ -116,9 +117,11 @@ def import_command(
     )
     found = import_source(sources, out, name=name, options=options)
     size = f"{found.rows:,} rows" if found.rows else "counts"
-    stdout().print(f"[bold]{size}[/] of format {found.format}: {found.path}", highlight=False)
+    stdout().print(
+        f"[bold]{size}[/] of format {found.format}: {for_rich(str(found.path))}", highlight=False
+    )
     for key, value in describe_header(found.header).items():
-        stdout().print(f"{key:>14}  {value}", markup=False, highlight=False)
+        stdout().print(f"{key:>14}  {visible(value)}", markup=False, highlight=False)
     print_notes(found.header)
 
 

@@ -23,6 +23,7 @@ from modeval.cli.score import score_command
 from modeval.cli.trace import trace
 from modeval.cli.train import train_command
 from modeval.errors import ModevalError
+from modeval.text import for_rich
 
 app = typer.Typer(
     name="modeval",
@@ -73,7 +74,7 @@ def run() -> None:
     try:
         app()
     except ModevalError as error:
-        stderr().print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False)
+        stderr().print(f"[bold red]error:[/] {for_rich(str(error), lines=True)}", highlight=False)
         sys.exit(Exit.USER_ERROR)
     except Exception:  # noqa: BLE001 - the last line of defence; the code tells it from a user's error
         traceback.print_exc()
@@ -83,12 +84,6 @@ def run() -> None:
             highlight=False,
         )
         sys.exit(Exit.INTERNAL_ERROR)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 if __name__ == "__main__":

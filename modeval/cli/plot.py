@@ -103,7 +103,7 @@ def plot_command(
     content = _figure(kind, paths, tuple(model or ()), style, suffix, dpi)
     write_bytes(out, content, flag="--out")
     if not quiet:
-        stderr().print(f"Wrote {out}", style="green", highlight=False, soft_wrap=True)
+        stderr().print(f"Wrote {out}", style="green", markup=False, highlight=False, soft_wrap=True)
 
 
 plot_command.__doc__ = with_examples(plot_command, EXAMPLES)

@@ -102,7 +102,9 @@ def record_command(
         quiet=quiet,
     )
     if not quiet:
-        stderr().print(f"Wrote {out}. Next: modeval score {out}", highlight=False, soft_wrap=True)
+        stderr().print(
+            f"Wrote {out}. Next: modeval score {out}", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 record_command.__doc__ = with_examples(record_command, EXAMPLES)

@@ -59,7 +59,9 @@ def report_command(
 
     write_text(html, render(cards, [str(path) for path in paths]), flag="--html")
     if not quiet:
-        stderr().print(f"Wrote {html}", style="green", highlight=False, soft_wrap=True)
+        stderr().print(
+            f"Wrote {html}", style="green", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 report_command.__doc__ = with_examples(report_command, EXAMPLES)

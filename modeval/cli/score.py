@@ -307,4 +307,4 @@ def _show(card: "Scorecard", json_file: Path | None) -> None:
     for part in render(card):
         console.print(part)
     if json_file is not None:
-        stderr().print(f"Wrote {json_file}", style="green", highlight=False)
+        stderr().print(f"Wrote {json_file}", style="green", markup=False, highlight=False)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from modeval.cli.output import stderr, stdout
+from modeval.text import for_rich, visible
 
 if TYPE_CHECKING:
     from modeval.trace.files import Trace
@@ -38,7 +39,7 @@ def info_command(path: TracePath, *, as_json: AsJson = False) -> None:
         return
     for name, value in describe(opened).items():
         stdout().print(f"[bold]{name:>14}[/]  ", end="")
-        stdout().print(value, markup=False, highlight=False)
+        stdout().print(visible(value), markup=False, highlight=False)
     print_notes(opened.header)
     if not opened.complete:
         warn(f"{path} is incomplete: its recording stopped before its end. What is here is whole.")
@@ -81,7 +82,9 @@ def merge_command(
     from modeval.trace.convert import merge
 
     merged = merge(paths, out, allow_partial=allow_partial)
-    stdout().print(f"{merged.rows} rows of {len(paths)} traces: {out}", highlight=False)
+    stdout().print(
+        f"{merged.rows} rows of {len(paths)} traces: {out}", markup=False, highlight=False
+    )
     print_notes(merged.header)
 
 
@@ -112,7 +115,7 @@ def convert_command(
 
     opened = open_trace(path)
     convert(opened, out, kind=to, blocks=blocks)
-    stdout().print(f"{opened.rows} rows as {to}: {out}", highlight=False)
+    stdout().print(f"{opened.rows} rows as {to}: {out}", markup=False, highlight=False)
     if not opened.complete:
         warn(f"{path} is incomplete: its recording stopped before its end.")
 
@@ -162,9 +165,7 @@ def print_notes(header: "TraceHeader") -> None:
 
 def warn(text: str, *, word: str = "[yellow]note:[/]") -> None:
     """Print one note on standard error."""
-    from rich.markup import escape
-
-    stderr().print(f"{word} {escape(text)}", highlight=False)
+    stderr().print(f"{word} {for_rich(text)}", highlight=False)
 
 
 def _one_or_all(numbers: tuple[int, ...]) -> str:

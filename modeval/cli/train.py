@@ -249,6 +249,7 @@ def train_command(  # noqa: PLR0917
         if kept != [out] and not quiet:
             stderr().print(
                 f"Continuing the runs that had begun below {out}; repeat --model for others.",
+                markup=False,
                 highlight=False,
             )
     else:
@@ -340,7 +341,7 @@ def train_all(
             if not quiet:
                 seeds = len(request.spec.train.seeds)
                 models = "1 model" if seeds == 1 else f"{seeds} models"
-                stderr().print(f"Wrote {request.folder} ({models}).", highlight=False)
+                stderr().print(f"Wrote {request.folder} ({models}).", markup=False, highlight=False)
     return records
 
 
