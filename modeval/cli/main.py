@@ -14,6 +14,8 @@ from modeval.cli.exits import Exit
 from modeval.cli.gate import gate_command
 from modeval.cli.generate import generate_command
 from modeval.cli.import_trace import import_command
+from modeval.cli.manual.docs import docs_command
+from modeval.cli.manual.help import help_command
 from modeval.cli.metrics import metrics_command
 from modeval.cli.output import stderr
 from modeval.cli.plot import plot_command
@@ -63,6 +65,8 @@ app.command("gate")(gate_command)
 app.command("report")(report_command)
 app.command("plot")(plot_command)
 app.command("metrics")(metrics_command)
+app.command("help")(help_command)
+app.command("docs")(docs_command)
 app.add_typer(bench, name="bench")
 
 

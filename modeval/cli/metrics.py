@@ -2,9 +2,12 @@
 
 import json
 import textwrap
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import typer
+
+from modeval.cli.manual.docstrings import to_markdown
 
 if TYPE_CHECKING:
     from modeval.metrics import Metric
@@ -18,25 +21,65 @@ EXAMPLE = (
 """Routing of four rules over four modules, one of them dead."""
 
 
+class _Margins(TypedDict):
+    initial_indent: str
+    subsequent_indent: str
+
+
+_INDENT: _Margins = {"initial_indent": "  ", "subsequent_indent": "      "}
+_DEEPER: _Margins = {"initial_indent": "      ", "subsequent_indent": "      "}
+
+GROUPS = {
+    "specialisation": "Does each rule have a module of its own?",
+    "information": "How much does routing tell of the rule?",
+    "load": "How is the work shared out?",
+    "budget": "Where does the entropy of routing go?",
+    "selections": "What is chosen, and together with what?",
+    "tokens": "What do single tokens tell?",
+    "loss": "Does the model solve its task?",
+}
+"""What metrics tell, as questions, in the order in which they are listed."""
+
+
+def _complete(incomplete: str) -> list[str]:
+    from modeval.metrics.table import METRICS
+
+    return [name for name in METRICS if name.startswith(incomplete)]
+
+
 def metrics_command(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Explain one metric.")
+        str | None,
+        typer.Argument(metavar="[NAME]", help="Explain one metric.", autocompletion=_complete),
     ] = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE", help="Write all of it as JSON; - prints it."),
+    ] = None,
 ) -> None:
     """List the metrics, or explain one with a worked example."""
-    from modeval.metrics import METRICS
+    from modeval.cli.manual.help import show
+    from modeval.metrics.table import METRICS
 
     chosen = list(METRICS.values()) if name is None else [find_metric(name)]
-    if as_json:
+    if as_json is not None:
         entries = [describe(metric) for metric in chosen]
-        typer.echo(json.dumps(entries if name is None else entries[0], indent=2))
+        _write(json.dumps(entries if name is None else entries[0], indent=2), as_json)
     elif name is None:
         typer.echo(list_metrics(chosen))
         typer.echo("Explain one with: modeval metrics NAME")
     else:
-        typer.echo(explain(chosen[0]))
+        show(explain(chosen[0]))
+
+
+def _write(text: str, file: str) -> None:
+    if file == "-":
+        typer.echo(text)
+        return
+    from modeval.score.files import write_text
+
+    write_text(Path(file), text + "\n")
 
 
 def find_metric(name: str) -> "Metric":
@@ -65,36 +108,40 @@ def describe(metric: "Metric") -> dict[str, Any]:
 
 
 def list_metrics(metrics: "list[Metric]") -> str:
-    """List metrics, four lines each: how to read them, question, formula, origin."""
+    """List metrics by what they tell: name and question, then how to read the number."""
     lines = []
-    for metric in metrics:
-        direction = "" if metric.better == "neither" else f"{metric.better} is better, "
-        lines += [
-            f"{metric.name}: {direction}{metric.bounds}, ideal {metric.ideal}",
-            *_indented(metric.question),
-            *_indented(metric.formula),
-            *_indented(f"chance: {metric.chance}"),
-            *_indented(f"{metric.formula_id}, version {metric.version}; {metric.source}"),
-            "",
-        ]
+    for group, heading in GROUPS.items():
+        members = [metric for metric in metrics if metric.tells == group]
+        if not members:
+            continue
+        lines += [heading, ""]
+        for metric in members:
+            direction = "" if metric.better == "neither" else f"{metric.better} is better; "
+            lines += [
+                *textwrap.wrap(f"{metric.name}: {metric.question}", 96, **_INDENT),
+                *textwrap.wrap(
+                    f"{direction}{metric.bounds}, ideal {metric.ideal}, chance {metric.chance}",
+                    *(96,),
+                    **_DEEPER,
+                ),
+            ]
+        lines.append("")
     return "\n".join(lines)
 
 
-def _indented(text: str) -> list[str]:
-    return textwrap.wrap(text, width=96, initial_indent="    ", subsequent_indent="      ")
-
-
 def explain(metric: "Metric") -> str:
-    """Explain a metric: its docstring, how to read it, and an example that is computed now."""
+    """Explain a metric, as Markdown: what is asked, how to read it, and an example computed now."""
     lines = [
-        f"{metric.title} ({metric.name})",
+        f"# {metric.title} (`{metric.name}`)",
         "",
-        metric.docstring,
+        to_markdown(metric.docstring, examples=False),
         "",
-        f"better: {metric.better}    ideal: {metric.ideal}    range: {metric.bounds}",
-        f"chance: {metric.chance}",
-        f"formula: {metric.formula_id}, version {metric.version}",
-        f"source: {metric.source}",
+        f"- better: {metric.better}",
+        f"- range: {metric.bounds}",
+        f"- ideal: {metric.ideal}",
+        f"- chance: {metric.chance}",
+        f"- formula: {metric.formula_id}, version {metric.version}",
+        f"- source: {metric.source}",
     ]
     return "\n".join(lines + _worked_example(metric))
 
@@ -116,10 +163,10 @@ def _worked_example(metric: "Metric") -> list[str]:
         "one module takes all": collapsed,
     }
     rows = [" ".join(f"{share:5.2f}" for share in row) for row in EXAMPLE]
-    lines = ["", "Example: 4 rules (rows) routed over 4 modules (columns).", ""]
-    lines += [f"    {row}" for row in rows] + [""]
+    lines = ["", "Example: 4 rules (rows) routed over 4 modules (columns).", "", "```text"]
+    lines += [*rows, ""]
     values = {title: _value(metric, routing) for title, routing in cases.items()}
-    return lines + [f"    {title:22}{value:10.6f}" for title, value in values.items()]
+    return [*lines, *(f"{title:22}{value:10.6f}" for title, value in values.items()), "```"]
 
 
 def _value(metric: "Metric", routing: Any) -> float:

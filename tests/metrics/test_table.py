@@ -36,21 +36,20 @@ def test_formula_ids_are_unique():
 @names
 def test_every_metric_is_explained_and_listed(name, capsys):
     assert METRICS[name].question.split()[0] in explain(METRICS[name])
-    metrics_command(name, as_json=True)
+    metrics_command(name, as_json="-")
     assert json.loads(capsys.readouterr().out) == describe(METRICS[name])
 
 
 def test_the_list_names_every_metric_and_fits_a_terminal(capsys):
-    metrics_command(None, as_json=False)
+    metrics_command(None)
     text = capsys.readouterr().out
     for metric in METRICS.values():
         assert metric.name in text
-        assert metric.formula_id in text
     assert max(map(len, text.splitlines())) <= 100
 
 
 def test_the_worked_example_is_computed(capsys):
-    metrics_command("alignment-distance", as_json=False)
+    metrics_command("alignment-distance")
     assert "0.262500" in capsys.readouterr().out
 
 

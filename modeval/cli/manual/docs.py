@@ -1,0 +1,132 @@
+"""``modeval docs``: the whole reference as one page that loads nothing."""
+
+import html
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from modeval.cli.manual.docstrings import to_markdown
+from modeval.cli.manual.topics import topic, topic_names
+
+PAGE = "index.html"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A chapter of the reference: its title, and entries of a title and Markdown each."""
+
+    title: str
+    entries: tuple[tuple[str, str], ...]
+
+
+def docs_command(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write the page to.")],
+) -> None:
+    """Write the reference of commands, library, metrics and formats as one page."""
+    from modeval.cli.output import stdout
+
+    page = render(parts(context.find_root()))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / PAGE).write_text(page, encoding="utf-8")
+    stdout().print(f"Wrote {out / PAGE}", highlight=False, markup=False)
+
+
+def parts(root: Any) -> list[Part]:
+    """Return the chapters: topics, commands, library and metrics."""
+    topics = [topic(name) for name in topic_names() if name != "metrics"]
+    return [
+        Part("Topics", tuple((each.title, _without_title(each.text)) for each in topics)),
+        Part("Commands", tuple(_commands(root))),
+        Part("Library", tuple(_library())),
+        Part("Metrics", tuple(_metrics())),
+    ]
+
+
+def _without_title(markdown: str) -> str:
+    return markdown.split("\n", 1)[1]
+
+
+def _commands(root: Any) -> Iterator[tuple[str, str]]:
+    """Return each command with its help as the terminal shows it, groups opened."""
+
+    def walk(command: Any, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+        below = getattr(command, "commands", None)
+        if below is None:
+            yield " ".join(path), _command(command, path)
+            return
+        for name, each in below.items():
+            yield from walk(each, (*path, name))
+
+    yield from walk(root.command, ("modeval",))
+
+
+def _command(command: Any, path: tuple[str, ...]) -> str:
+    name = " ".join(path)
+    with command.make_context(name, [], resilient_parsing=True) as context:
+        records = [each.get_help_record(context) for each in command.get_params(context)]
+        usage = " ".join(command.collect_usage_pieces(context))
+    rows = [(names, text.replace("|", "\\|")) for names, text in filter(None, records)]
+    table = "\n".join(f"| `{names}` | {text} |" for names, text in rows)
+    about = inspect.cleandoc(command.help or "")
+    lines = [f"```text\n{name} {usage}\n```", about]
+    return "\n\n".join([*lines, f"| option | |\n|---|---|\n{table}" if table else ""])
+
+
+def _library() -> Iterator[tuple[str, str]]:
+    """Return the public names with signature and docstring."""
+    import modeval
+
+    for name in modeval.__all__:
+        value = getattr(modeval, name)
+        if callable(value):
+            signature = f"```python\nmodeval.{name}{_signature(value)}\n```"
+            yield f"modeval.{name}", f"{signature}\n\n{to_markdown(inspect.getdoc(value) or '')}"
+
+
+def _signature(value: object) -> str:
+    try:
+        return str(inspect.signature(value)) if callable(value) else ""
+    except ValueError:
+        return "(...)"
+
+
+def _metrics() -> Iterator[tuple[str, str]]:
+    from modeval.metrics.table import METRICS
+
+    for metric in METRICS.values():
+        facts = (
+            f"`{metric.name}`: better {metric.better}, range {metric.bounds}, ideal "
+            f"{metric.ideal}, uniform routing {metric.chance}. {metric.source}."
+        )
+        text = to_markdown(metric.docstring)
+        yield metric.title, f"{facts}\n\n{text}"
+
+
+def render(chapters: list[Part]) -> str:
+    """Return the page: a list of contents beside the chapters, styles within."""
+    from markdown_it import MarkdownIt
+
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    contents, body = [], []
+    for number, part in enumerate(chapters):
+        contents.append(f"<h2>{html.escape(part.title)}</h2><ul>")
+        body.append(f"<h1>{html.escape(part.title)}</h1>")
+        for place, (title, text) in enumerate(part.entries):
+            anchor = f"p{number}-{place}"
+            name = html.escape(title)
+            contents.append(f'<li><a href="#{anchor}">{name}</a></li>')
+            body.append(f'<section id="{anchor}"><h2>{name}</h2>{markdown.render(text)}</section>')
+        contents.append("</ul>")
+    template = (files("modeval.cli.manual") / "docs.html").read_text(encoding="utf-8")
+    return (
+        template.replace("{{version}}", html.escape(version("modeval-cli")))
+        .replace("{{contents}}", "".join(contents))
+        .replace("{{body}}", "".join(body))
+    )
