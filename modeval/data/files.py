@@ -26,7 +26,15 @@ from modeval.data import parquet
 from modeval.data.batches import parts_of, recut
 from modeval.data.tasks import draw, stack_tasks, task_parameters
 from modeval.errors import DataError, SpecError
-from modeval.spec import DataSpec, digest, from_dict, to_dict
+from modeval.spec import (
+    DataSpec,
+    differences,
+    digest,
+    from_dict,
+    sparse,
+    to_dict,
+    without_unread,
+)
 from modeval.types import Batch
 
 Storage = Literal["safetensors", "parquet"]
@@ -42,13 +50,6 @@ UNWRITTEN = atomic.Fault(
     DataError,
     "Nothing is left of it. Free some space, give another folder, or use fewer --samples.",
 )
-
-READ_BY = {
-    "binary": ("operation",),
-    "sets": ("search", "length"),
-    "series": ("dimension", "order", "length"),
-}
-"""Settings that only some tasks read, by task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,10 @@ def write_dataset(
             "shards": [asdict(shard) for shard in shards],
         }
         # The first keys are not part of what they name.
-        head = {"digest": digest(manifest), "modeval": importlib.metadata.version("modeval-cli")}
+        head = {
+            "digest": _content_digest(manifest, spec),
+            "modeval": importlib.metadata.version("modeval-cli"),
+        }
         write_bytes(draft / MANIFEST, (json.dumps(head | manifest, indent=2) + "\n").encode())
     return open_dataset(folder, verify=False)
 
@@ -188,6 +192,12 @@ def _to_safetensors(part: Batch, _task_seeds: Sequence[int]) -> bytes:
     names = ("inputs", "rule", "target")
     tensors = {name: value.contiguous() for name, value in zip(names, parts_of(part), strict=True)}
     return safetensors.torch.save(tensors)
+
+
+def _content_digest(manifest: dict[str, Any], spec: DataSpec) -> str:
+    """Return the name of the content: of the recipe only what differs from the defaults."""
+    recipe = manifest["recipe"] | {"data": {"task": spec.task, **sparse(spec)}}
+    return digest(manifest | {"recipe": recipe})
 
 
 def _rules_hash(spec: DataSpec, task_seeds: Sequence[int]) -> str:
@@ -258,7 +268,7 @@ def open_dataset(folder: Path, *, verify: bool = True) -> Dataset:
     _check_manifest(folder, manifest)
     try:
         recipe = manifest["recipe"]
-        spec = from_dict(DataSpec, recipe["data"])
+        spec = _read_spec(recipe["data"])
         task_seeds = tuple(int(seed) for seed in recipe["task_seeds"])
         data_seed, samples = int(recipe["data_seed"]), int(recipe["samples"])
         entries = [Entry(**entry) for entry in manifest["shards"]]
@@ -289,18 +299,12 @@ def open_dataset(folder: Path, *, verify: bool = True) -> Dataset:
 def require(dataset: Dataset, spec: DataSpec, task_seeds: Sequence[int] = ()) -> None:
     """Refuse a data set that was made from another recipe than the one asked for.
 
-    Settings that the task does not read may differ.
-
     Raises:
         DataError: names each setting that differs, with both values.
     """
-    only_some = {name for names in READ_BY.values() for name in names}
-    asked, held = to_dict(spec), to_dict(dataset.spec)
     differing = [
-        f"{name} is {held[name]}, not {asked[name]}"
-        for name in asked
-        if asked[name] != held[name]
-        and (name not in only_some or name in READ_BY[dataset.spec.task])
+        f"{name} is {its}, not {mine}"
+        for name, (mine, its) in differences(DataSpec, to_dict(spec), to_dict(dataset.spec)).items()
     ]
     missing = [str(seed) for seed in task_seeds if seed not in dataset.task_seeds]
     if missing:
@@ -347,8 +351,21 @@ def _check_manifest(folder: Path, manifest: dict[str, Any]) -> None:
             f"pip install modeval-cli=={manifest.get('modeval', '...')}"
         )
     unsigned = {k: v for k, v in manifest.items() if k not in ("digest", "modeval")}
-    if manifest.get("digest") != digest(unsigned):
+    if manifest.get("digest") not in _signatures(unsigned):
         raise damaged(folder / MANIFEST, "it was changed after it was written (digest mismatch)")
+
+
+def _signatures(manifest: dict[str, Any]) -> set[str]:
+    """Return the digests that a manifest may carry: version 0.1 hashed every setting."""
+    try:
+        return {digest(manifest), _content_digest(manifest, _read_spec(manifest["recipe"]["data"]))}
+    except (KeyError, TypeError, AttributeError, SpecError):
+        return {digest(manifest)}  # what is wrong with it is said where it is read
+
+
+def _read_spec(values: dict[str, Any]) -> DataSpec:
+    """Read a task; version 0.1 kept settings that it does not read."""
+    return from_dict(DataSpec, without_unread(DataSpec, values))
 
 
 def _check_file(path: Path, entry: Entry, *, verify: bool) -> None:

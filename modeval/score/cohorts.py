@@ -41,7 +41,7 @@ from modeval.score.scorecard import (
     Scorecard,
     Seed,
 )
-from modeval.spec import digest, module_count, to_dict
+from modeval.spec import digest_of, module_count, to_dict
 from modeval.types import RoutingCounts
 
 HASH_MAPS = 2000
@@ -163,7 +163,11 @@ def _record(subject: Subject, evaluation: Evaluation, precision: float | None) -
         selection=subject.selection,
         data=data,
         model=model,
-        digest=digest({"data": data, "model": model}),
+        digest=digest_of(
+            subject.data,
+            subject.model,
+            unknown=() if subject.objective_known else ("objective",),
+        ),
         modules=module_count(subject.data, subject.model),
         adaptation=adaptation,
         members=tuple(

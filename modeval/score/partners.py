@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modeval.score.scorecard import ModelRecord, Score, Scorecard
+from modeval.spec import recorded_differences, recorded_digests
 
 READ = ("prior", "view", "selection")
 TRACED = ("layers", "layer_modules", "rules")
@@ -16,7 +17,7 @@ TRACED_MODEL = ("choices", "layer_numbers")
 def partner(model: ModelRecord, baseline: Scorecard) -> ModelRecord | None:
     """Return the model of a baseline that is this one before: by its id, its digest, or alone."""
     by_id = [each for each in baseline.models if each.id == model.id]
-    by_digest = [each for each in baseline.models if each.digest == model.digest]
+    by_digest = [each for each in baseline.models if _same_digest(each, model)]
     alone = list(baseline.models) if len(baseline.models) == 1 else []
     return next(iter([*by_id, *by_digest, *alone]), None)
 
@@ -47,10 +48,10 @@ def comparable(
         faults += _unlike({name: (getattr(model, name), getattr(other, name)) for name in TRACED})
         faults += _unlike_entries("data", model.data, other.data, TRACED_DATA)
         faults += _unlike_entries("model", model.model, other.model, TRACED_MODEL)
-    elif model.digest != other.digest:
-        for name in ("data", "model"):
-            mine, its = getattr(model, name), getattr(other, name)
-            faults += _unlike_entries(name, mine, its, (*dict.fromkeys((*mine, *its)),))
+    elif not _same_digest(model, other):
+        faults += _unlike(
+            recorded_differences((model.data, model.model), (other.data, other.model))
+        )
         faults = faults or [f"its digest is {other.digest}, here it is {model.digest}"]
     if metric == "adaptation_distance":
         faults += _unlike({"adaptation": (model.adaptation, other.adaptation)})
@@ -58,6 +59,15 @@ def comparable(
         faults.append("modules have no identity across trainings; compare rules, or scores")
     data = [None if each.dataset is None else each.dataset["digest"] for each in (card, baseline)]
     return faults + _unlike({"dataset": (data[0], data[1])})
+
+
+def _same_digest(mine: ModelRecord, its: ModelRecord) -> bool:
+    """Tell whether two models are of one task and one model, whichever version wrote them."""
+    if mine.digest == its.digest or "trace" in (mine.origin, its.origin):
+        return mine.digest == its.digest
+    return not recorded_differences((mine.data, mine.model), (its.data, its.model)) and all(
+        record.digest in recorded_digests(record.data, record.model) for record in (mine, its)
+    )
 
 
 def _unlike_entries(

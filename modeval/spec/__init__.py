@@ -15,8 +15,18 @@ from modeval.spec.model import (
     check_pair,
     module_count,
 )
-from modeval.spec.plain import digest, from_dict, to_dict
-from modeval.spec.run import RunSpec
+from modeval.spec.plain import choices_of, differences, digest, from_dict, sparse, to_dict
+from modeval.spec.run import (
+    REFERENCE_CLIP,
+    RunSpec,
+    digest_of,
+    digests,
+    read_spec,
+    recorded_differences,
+    recorded_digests,
+    run_differences,
+)
+from modeval.spec.settings import without_unread
 from modeval.spec.toml import load_toml, to_toml
 from modeval.spec.train import Schedule, Selection, TrainSpec, seed_grid
 
@@ -24,6 +34,7 @@ __all__ = [
     "MODELS",
     "MODEL_TITLES",
     "NAMED_OPERATIONS",
+    "REFERENCE_CLIP",
     "DataSpec",
     "Match",
     "ModelSpec",
@@ -38,11 +49,21 @@ __all__ = [
     "TrainSpec",
     "attention_heads",
     "check_pair",
+    "choices_of",
+    "differences",
     "digest",
+    "digest_of",
+    "digests",
     "from_dict",
     "load_toml",
     "module_count",
+    "read_spec",
+    "recorded_differences",
+    "recorded_digests",
+    "run_differences",
     "seed_grid",
+    "sparse",
     "to_dict",
     "to_toml",
+    "without_unread",
 ]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from modeval.spec.checks import check, check_choices, check_positive
+from modeval.spec.settings import refuse_unread, setting
 
 Task = Literal["binary", "sets", "series"]
 Objective = Literal["regression", "classification"]
@@ -17,6 +18,8 @@ NAMED_OPERATIONS = ("sum", "subtract", "product", "min", "max")
 class DataSpec:
     """A family of tasks whose ground-truth rules are known.
 
+    A setting that the task does not read is refused: it would name the same task anew.
+
     Attributes:
         task: ``binary`` (operations on two numbers, for MLPs), ``sets`` (search and retrieve among
             positions, for attention) or ``series`` (switching linear dynamics, recurrent).
@@ -29,26 +32,27 @@ class DataSpec:
         order: of ``series``: how many earlier states a state depends on.
         length: positions of a sequence (``sets`` and ``series``).
         scale: inputs are multiplied by this; 2 is the paper's out-of-distribution shift.
-        rule_probabilities: shares of the rules; empty for equal shares.
+        rule_probabilities: shares of the rules, as 0.5,0.3,0.2; empty for equal shares.
     """
 
-    task: Task = "binary"
+    task: Task = setting("binary", common=True)
     objective: Objective = "regression"
-    rules: int = 4
-    operation: Operation = "linear"
-    search: Search = "nearest"
-    dimension: int = 32
-    order: int = 1
-    length: int = 10
+    rules: int = setting(4, common=True)
+    operation: Operation = setting("linear", read_by={"task": ("binary",)})
+    search: Search = setting("nearest", read_by={"task": ("sets",)})
+    dimension: int = setting(32, read_by={"task": ("series",)})
+    order: int = setting(1, read_by={"task": ("series",)})
+    length: int = setting(10, unit="positions", read_by={"task": ("sets", "series")})
     scale: float = 1.0
-    rule_probabilities: tuple[float, ...] = ()
+    rule_probabilities: tuple[float, ...] = setting((), unit="shares")
 
     def __post_init__(self) -> None:
         check_choices(self)
+        refuse_unread(self)
         check_positive(self, "rules", "dimension", "order", "length", "scale")
         if self.operation == "named":
             check(
-                self.rules <= len(NAMED_OPERATIONS) or self.task != "binary",
+                self.rules <= len(NAMED_OPERATIONS),
                 f"rules = {self.rules} with named operations: there are {len(NAMED_OPERATIONS)} "
                 f"({', '.join(NAMED_OPERATIONS)}). Use --rules {len(NAMED_OPERATIONS)} or fewer, "
                 "or --operation linear.",

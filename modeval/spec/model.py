@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from modeval.spec.checks import check, check_choices, check_positive
 from modeval.spec.data import DataSpec
+from modeval.spec.settings import refuse_unread, setting
 
 Scorer = Literal["none", "module", "shared", "rule", "oracle"]
 Match = Literal["parameters", "width"]
@@ -42,7 +43,7 @@ class ModelSpec:
         encoder: width of the encoders (and of the attention stream).
         width: hidden width of the whole module bank (MLP), width of the queries (attention), size
             of the state (recurrent).
-        heads: attention heads of each module.
+        heads: attention heads of each module (``sets``).
         match: ``parameters`` narrows the modules so that totals stay near the monolithic model's,
             as the paper does; ``width`` gives each module the full width.
     """
@@ -51,7 +52,7 @@ class ModelSpec:
     modules: int = 0
     encoder: int = 32
     width: int = 128
-    heads: int = 2
+    heads: int = setting(2, read_by={"task": ("sets",)})
     match: Match = "parameters"
 
     def __post_init__(self) -> None:
@@ -67,6 +68,7 @@ class ModelSpec:
 
 def check_pair(data: DataSpec, model: ModelSpec) -> None:
     """Refuse a model that cannot be built for a task, and say what would fit."""
+    refuse_unread(model, task=data.task)
     modules = module_count(data, model)
     if model.scorer == "oracle":
         check(

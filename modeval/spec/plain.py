@@ -1,4 +1,4 @@
-"""Specifications as plain values and back, and a short name for plain values."""
+"""Specifications as plain values and back, and short names for them."""
 
 import dataclasses
 import difflib
@@ -8,17 +8,11 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 from modeval.errors import SpecError
 from modeval.spec.checks import check
-
-
-class Settings(Protocol):
-    """Any specification: a frozen dataclass."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
+from modeval.spec.settings import Settings, default_of
 
 Spec = TypeVar("Spec", bound=Settings)
 
@@ -43,26 +37,47 @@ def from_dict(kind: type[Spec], values: Mapping[str, Any], *, where: str = "") -
     return kind(**arguments)
 
 
-def digest(values: Mapping[str, Any]) -> str:
-    """Return a short stable hash of plain values."""
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def choices_of(hint: Any) -> dict[str, type]:
+    """Return the classes of a union of specifications by their kind; nothing for another type.
+
+    A choice with settings of its own is a frozen dataclass with a field ``kind`` whose type is a
+    ``Literal`` of one name: ``[model.gating] kind = "top-k"`` in a file, ``--gating top-k`` as a
+    flag.
+    """
+    members = typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,)
+    return {
+        kind: member
+        for member in members
+        if dataclasses.is_dataclass(member) and isinstance(member, type)
+        for kind in typing.get_args(typing.get_type_hints(member).get("kind"))
+    }
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:
-    """Turn a plain value into the annotated type, or refuse it by name."""
+    """Turn a plain value into the annotated type; a dataclass checks its own choices."""
+    if choices_of(hint):
+        return _coerce_choice(choices_of(hint), value, where)
     if dataclasses.is_dataclass(hint):
         check(isinstance(value, Mapping), f"{where} must be a table of settings, not {value!r}.")
         return from_dict(typing.cast("Any", hint), value, where=f"{where}.")
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
-        check(isinstance(value, (list, tuple)), f"{where} must be a list, not {value!r}.")
-        entry = arguments[0]
-        if len(arguments) == 2 and arguments[1] is not Ellipsis:  # noqa: PLR2004
-            check(len(value) == len(arguments), f"{where} takes {len(arguments)} numbers.")
-        return tuple(_coerce(entry, item, where) for item in value)
-    if origin in (Literal, types.UnionType):
-        return value  # the dataclass checks its own choices
+        return _coerce_list(arguments, value, where)
+    if origin in _UNIONS:  # a type, or None for what other settings decide
+        absent = value is None and type(None) in arguments
+        return None if absent else _coerce(arguments[0], value, where)
+    return value if origin is Literal else _coerce_plain(hint, value, where)
+
+
+def _coerce_list(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    check(isinstance(value, (list, tuple)), f"{where} must be a list, not {value!r}.")
+    entry = arguments[0]
+    if len(arguments) == 2 and arguments[1] is not Ellipsis:  # noqa: PLR2004
+        check(len(value) == len(arguments), f"{where} takes {len(arguments)} numbers.")
+    return tuple(_coerce(entry, item, where) for item in value)
+
+
+def _coerce_plain(hint: type, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     check(
@@ -70,3 +85,83 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
         f"{where} = {value!r}: expected {hint.__name__}.",
     )
     return value
+
+
+def _coerce_choice(choices: Mapping[str, type], value: Any, where: str) -> Any:
+    """Build the member of a union that ``kind`` names; a name alone means its defaults."""
+    table = {"kind": value} if isinstance(value, str) else value
+    check(isinstance(table, Mapping), f"{where} must be a name or a table, not {value!r}.")
+    kind = str(table.get("kind"))
+    if kind not in choices:
+        near = difflib.get_close_matches(kind, choices, n=1)
+        advice = f' Did you mean "{near[0]}"?' if near else ""
+        raise SpecError(f"{where}.kind = {kind!r}: expected one of {', '.join(choices)}.{advice}")
+    return from_dict(typing.cast("Any", choices[kind]), table, where=f"{where}.")
+
+
+_UNIONS = (types.UnionType, typing.Union)
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """Return a short stable hash of plain values."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def sparse(spec: Settings, default: Settings | None = None) -> dict[str, Any]:
+    """Return what differs from the defaults, as plain values: what a digest covers.
+
+    A setting that is added later, with a default that means what was done before, is therefore no
+    part of the digest of any earlier spec.
+
+    Args:
+        spec: the specification.
+        default: what it is compared with; its class with its own defaults if not given. A table of
+            another kind than the default's is compared with the defaults of its own kind.
+
+    >>> from modeval.spec import DataSpec
+    >>> sparse(DataSpec(rules=8))
+    {'rules': 8}
+    """
+    found: dict[str, Any] = {}
+    for entry in fields(typing.cast("Any", spec)):
+        value = getattr(spec, entry.name)
+        usual = default_of(entry) if default is None else getattr(default, entry.name)
+        if value == usual:
+            continue
+        same_kind = dataclasses.is_dataclass(value) and type(value) is type(usual)
+        found[entry.name] = sparse(value, usual) if same_kind else _sparse_value(value)
+    return found
+
+
+def _sparse_value(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_sparse_value(part) for part in value]
+    if not dataclasses.is_dataclass(value):
+        return value
+    kind = {"kind": value.kind} if hasattr(value, "kind") else {}
+    return kind | sparse(typing.cast("Settings", value))
+
+
+def differences(
+    kind: type[Settings], mine: Mapping[str, Any], its: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that two specs, as plain values, do not share, each with both values.
+
+    What one of them does not say is the default: files of different versions can be compared.
+    """
+    usual = to_dict(kind())
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in dict.fromkeys((*usual, *mine, *its)):
+        both = tuple(_filled(values.get(name, usual.get(name))) for values in (mine, its))
+        if both[0] != both[1]:
+            found[name] = (both[0], both[1])
+    return found
+
+
+def _filled(value: Any) -> Any:
+    """Return a value that does not tell tuples from lists."""
+    return json.loads(json.dumps(value))

@@ -1,16 +1,26 @@
-"""A whole run: data, model and training, and the name that tells it from others."""
+"""A whole run: data, model and training, and the names that tell it from others."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from modeval.spec.data import DataSpec
+from modeval.errors import SpecError
+from modeval.spec.data import DataSpec, Task
 from modeval.spec.model import ModelSpec, check_pair
-from modeval.spec.plain import digest, to_dict
+from modeval.spec.plain import differences, digest, from_dict, sparse, to_dict
+from modeval.spec.settings import without_unread
 from modeval.spec.train import TrainSpec
+
+REFERENCE_CLIP: dict[Task, float] = {"binary": 0.0, "sets": 0.0, "series": 1.0}
+"""Largest norm of a gradient in the reference's training, by task; 0 for no clipping."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSpec:
-    """A whole run: data, model and training."""
+    """A whole run: data, model and training.
+
+    What training leaves to the task is decided here, so that the spec of a run says all of it.
+    """
 
     name: str = "modular"
     data: DataSpec = field(default_factory=DataSpec)
@@ -19,8 +29,91 @@ class RunSpec:
 
     def __post_init__(self) -> None:
         check_pair(self.data, self.model)
+        if self.train.clip is None:
+            clip = REFERENCE_CLIP[self.data.task]
+            object.__setattr__(self, "train", replace(self.train, clip=clip))
+
+    @property
+    def clip(self) -> float:
+        """Largest norm of a seed's gradient; 0 for no clipping."""
+        return self.train.clip or 0.0
 
     @property
     def digest(self) -> str:
-        """Name of the run: a hash of everything that decides its outcome."""
-        return digest(to_dict(self))
+        """Name of the run: a hash of everything that decides its outcome, where not the default."""
+        usual = RunSpec(data=DataSpec(task=self.data.task))
+        return digest({"task": self.data.task, **sparse(self, usual)})
+
+
+def digest_of(data: DataSpec, model: ModelSpec, *, unknown: tuple[str, ...] = ()) -> str:
+    """Return the name of a task and a model; ``unknown`` settings of the task are guesses."""
+    return digest({"data": sparse(data) | dict.fromkeys(unknown), "model": sparse(model)})
+
+
+def read_spec(values: Mapping[str, Any], *, where: str = "") -> RunSpec:
+    """Build the spec of a run from a file that modeval wrote, of this version or an earlier one.
+
+    Version 0.1 kept settings that neither task nor model reads; they are left out.
+    """
+    return from_dict(RunSpec, without_unread(RunSpec, values), where=where)
+
+
+def digests(values: Mapping[str, Any]) -> frozenset[str]:
+    """Return the digests that a run with these plain values may carry.
+
+    Its own, and that of version 0.1, which hashed every setting of the file.
+    """
+    return frozenset({read_spec(values).digest, digest(values)})
+
+
+def run_differences(mine: RunSpec, its: RunSpec) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that two runs do not share, as ``train.steps``, each with both values."""
+    found: dict[str, tuple[Any, Any]] = {}
+    if mine.name != its.name:
+        found["name"] = (mine.name, its.name)
+    for section in ("data", "model", "train"):
+        here, there = getattr(mine, section), getattr(its, section)
+        for name, values in differences(type(here), to_dict(here), to_dict(there)).items():
+            found[f"{section}.{name}"] = values
+    return found
+
+
+def recorded_differences(
+    mine: tuple[Mapping[str, Any], Mapping[str, Any]],
+    its: tuple[Mapping[str, Any], Mapping[str, Any]],
+) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that two pairs of task and model, as plain values, do not share.
+
+    What one does not say is the default, and what nothing reads does not count: scorecards of
+    different versions can be compared.
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    read = [
+        (
+            without_unread(DataSpec, data),
+            without_unread(ModelSpec, model, task=data.get("task", DataSpec().task)),
+        )
+        for data, model in (mine, its)
+    ]
+    for section, kind, here, there in zip(
+        ("data", "model"), (DataSpec, ModelSpec), *read, strict=True
+    ):
+        for name, values in differences(kind, here, there).items():
+            found[f"{section}.{name}"] = values
+    return found
+
+
+def recorded_digests(data: Mapping[str, Any], model: Mapping[str, Any]) -> frozenset[str]:
+    """Return the digests that a scorecard may give a task and a model that it holds as values.
+
+    Version 0.1 hashed all of them; settings of the task that are null are not known.
+    """
+    whole = digest({"data": data, "model": model})
+    known = {name: value for name, value in data.items() if value is not None}
+    try:
+        task = from_dict(DataSpec, without_unread(DataSpec, known))
+        read = from_dict(ModelSpec, without_unread(ModelSpec, model, task=task.task))
+    except SpecError:
+        return frozenset({whole})  # settings of another version than this one's
+    named = digest_of(task, read, unknown=tuple(name for name in data if name not in known))
+    return frozenset({named, whole})

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from modeval.spec.checks import check, check_choices, check_positive
+from modeval.spec.settings import refuse_unread, setting
 
 Schedule = Literal["constant", "steps", "cosine"]
 Selection = Literal["last", "best"]
@@ -20,23 +21,28 @@ class TrainSpec:
         learning_rate: of Adam.
         schedule: ``constant``; ``steps`` halves the rate at each milestone; ``cosine`` to zero.
         milestones: steps at which ``steps`` halves the rate.
-        clip: largest norm of a seed's gradient; 0 for none.
+        clip: largest norm of a seed's gradient; 0 for none. If not given, that of the reference:
+            1 for ``series``, none for the others.
         validate_every: steps between validations (and checkpoints).
     """
 
-    seeds: tuple[tuple[int, int], ...] = ((0, 0),)
-    steps: int = 10_000
-    batch: int = 256
-    learning_rate: float = 1e-4
+    seeds: tuple[tuple[int, int], ...] = setting(((0, 0),), flag=False)
+    steps: int = setting(10_000, common=True)
+    batch: int = setting(256, unit="samples")
+    learning_rate: float = setting(1e-4, aliases=("--lr",), common=True)
     schedule: Schedule = "constant"
-    milestones: tuple[int, ...] = ()
-    clip: float = 0.0
-    validate_every: int = 1_000
+    milestones: tuple[int, ...] = setting((), unit="steps", read_by={"schedule": ("steps",)})
+    clip: float | None = setting(None, unit="norm", shown="1 for series, else 0")
+    validate_every: int = setting(1_000, unit="steps")
 
     def __post_init__(self) -> None:
         check_choices(self)
+        refuse_unread(self)
         check_positive(self, "steps", "batch", "learning_rate", "validate_every")
-        check(self.clip >= 0, f"clip = {self.clip}: give a norm above 0, or 0 for no clipping.")
+        check(
+            self.clip is None or 0 <= self.clip < float("inf"),
+            f"clip = {self.clip}: give a norm above 0, or 0 for no clipping.",
+        )
         check(len(self.seeds) > 0, "seeds is empty: give at least one. Use --seeds 1.")
         check(
             len(set(self.seeds)) == len(self.seeds),
@@ -45,10 +51,6 @@ class TrainSpec:
         check(
             all(0 <= number < 2**32 for pair in self.seeds for number in pair),
             "seeds must lie from 0 to 2**32 - 1.",
-        )
-        check(
-            self.schedule == "steps" or not self.milestones,
-            f'milestones belong to schedule = "steps", not "{self.schedule}".',
         )
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from modeval import atomic
 from modeval.errors import RunError
 from modeval.nn import Network, build
-from modeval.spec import RunSpec, Selection, from_dict, load_toml, to_toml
+from modeval.spec import RunSpec, Selection, digest, digests, load_toml, read_spec, to_toml
 
 FORMAT = 1
 UNWRITTEN = atomic.Fault(
@@ -99,9 +99,24 @@ def read_record(folder: Path) -> RunRecord:
 
 
 def read_run(folder: Path) -> RunSpec:
-    """Read the specification of a run folder, and check that it is the run's own."""
-    read_record(folder)
-    return from_dict(RunSpec, load_toml(folder / SPEC), where=f"{folder / SPEC}: ")
+    """Read the specification of a run folder, and check that it is the run's own.
+
+    Raises:
+        RunError: it is not the one that the run was started with, by the digest of ``run.json``.
+    """
+    record, values = read_record(folder), load_toml(folder / SPEC)
+    spec = read_spec(values, where=f"{folder / SPEC}: ")
+    if record.digest not in {digest_on(name, record.data) for name in digests(values)}:
+        raise RunError(
+            f"{folder / SPEC} was changed after the run began (digest mismatch with {RUN}). Put "
+            "the settings back, or train into another folder."
+        )
+    return spec
+
+
+def digest_on(run: str, data: str) -> str:
+    """Return the name of a run that was trained on a data folder, both told by their digests."""
+    return digest({"run": run, "data": data}) if data else run
 
 
 def read_network(folder: Path, selection: Selection = "last") -> Network:

@@ -22,7 +22,7 @@ from modeval.data import Dataset
 from modeval.data import batches as dataset_batches
 from modeval.errors import RunError
 from modeval.nn import Network, create
-from modeval.spec import RunSpec, TrainSpec, digest
+from modeval.spec import RunSpec, TrainSpec, run_differences
 from modeval.train import files
 from modeval.train.files import RunRecord
 from modeval.train.step import Engine, Stepper, losses
@@ -107,7 +107,7 @@ def train(
     record = _open(spec, folder, resume=resume, dataset=dataset)
     network = create(spec.data, spec.model, [model for _, model in spec.train.seeds]).to(device)
     chosen: Engine = record.engine if record is not None else engine  # type: ignore[assignment]
-    stepper = Stepper(network, spec.data.objective, clip=spec.train.clip, engine=chosen)
+    stepper = Stepper(network, spec.data.objective, clip=spec.clip, engine=chosen)
     memory = _begin(network, device)
     if record is None:
         record = _new_record(spec, stepper.engine, dataset)
@@ -245,12 +245,7 @@ def _open(
             f"{folder} was trained on a data set folder (digest {record.data}). Name it again with "
             "--data."
         )
-    if record.digest != _digest(spec, dataset):
-        raise RunError(
-            f"{folder} holds another run (digest {record.digest}, this one has "
-            f"{_digest(spec, dataset)}). Choose another --out, or repeat the settings in its "
-            f"{files.SPEC}."
-        )
+    _check_same(spec, folder, record, dataset)
     if record.status == "complete":
         raise RunError(f"{folder} is complete already. Score it with: modeval score {folder}")
     if not resume:
@@ -261,8 +256,24 @@ def _open(
     return record
 
 
+def _check_same(spec: RunSpec, folder: Path, record: RunRecord, dataset: Dataset | None) -> None:
+    """Refuse to go on with another run than the folder's; name each setting that differs."""
+    differing = [
+        f"{name} is {its} there and {mine} here"
+        for name, (mine, its) in run_differences(spec, files.read_run(folder)).items()
+    ]
+    if dataset is not None and dataset.digest != record.data:
+        held = f"data {record.data}" if record.data else "the endless stream"
+        differing.append(f"it was trained on {held}, not on data {dataset.digest}")
+    if differing:
+        raise RunError(
+            f"{folder} holds another run: {'; '.join(differing)}. Choose another --out, or repeat "
+            f"the settings in its {files.SPEC}."
+        )
+
+
 def _digest(spec: RunSpec, dataset: Dataset | None) -> str:
-    return spec.digest if dataset is None else digest({"run": spec.digest, "data": dataset.digest})
+    return files.digest_on(spec.digest, "" if dataset is None else dataset.digest)
 
 
 def _new_record(spec: RunSpec, engine: str, dataset: Dataset | None) -> RunRecord:

@@ -81,7 +81,7 @@ def test_a_dry_run_prints_a_spec_that_reads_back(tmp_path):
         (["--engine", "warp"], "expected one of auto"),
         (["--seeds", "7", "--task-seeds", "2", "--model-seeds", "3"], "Give two of the three"),
         (["--spec", "absent.toml"], "No spec file"),
-        (["--milestones", "5"], "milestones belong to"),
+        (["--milestones", "5"], "schedule constant does not read it"),
     ],
 )
 def test_impossible_requests_are_refused_before_anything_is_written(tmp_path, arguments, message):

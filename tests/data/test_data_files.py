@@ -349,9 +349,14 @@ def test_another_recipe_is_refused_setting_by_setting(tmp_path):
         require(dataset, DataSpec(rules=3), [0, 1])
 
 
-def test_settings_that_the_task_does_not_read_may_differ(tmp_path):
-    dataset = write(tmp_path / "data", DataSpec(rules=3))
-    require(dataset, DataSpec(rules=3, dimension=7, length=30, search="product"), [4])
+def test_settings_of_version_0_1_that_the_task_does_not_read_are_left_out(tmp_path):
+    write(tmp_path / "data", DataSpec(rules=3))
+    recipe = json.loads((tmp_path / "data" / "dataset.json").read_text())["recipe"]
+    edit(tmp_path / "data", recipe=recipe | {"data": recipe["data"] | {"search": "product"}})
+    require(open_dataset(tmp_path / "data"), DataSpec(rules=3), [4])
+
+
+def test_another_length_is_another_recipe(tmp_path):
     longer = write(tmp_path / "sets", FAMILIES["sets"])
     with pytest.raises(DataError, match="length is 4, not 5"):
         require(longer, DataSpec(task="sets", rules=2, length=5))

@@ -14,7 +14,7 @@ from torch import Generator
 from modeval.data import Coefficients, Dynamics, draw, stack_tasks, task_parameters
 from modeval.data import series as series_module
 from modeval.errors import SpecError
-from modeval.spec import DataSpec
+from modeval.spec import DataSpec, from_dict, without_unread
 from modeval.types import Batch
 
 FAMILIES = {
@@ -377,7 +377,7 @@ def test_scale_multiplies_the_inputs_and_the_equations_see_the_result(family):
 
 @pytest.mark.parametrize("task", ["sets", "series"])
 def test_other_lengths_are_drawn_with_the_same_tasks(task):
-    spec = DataSpec(task=task, rules=2, dimension=3)
+    spec = from_dict(DataSpec, without_unread(DataSpec, {"task": task, "rules": 2, "dimension": 3}))
     tasks = stack_tasks(spec, [0])
     for length in (3, 30):
         longer = dataclasses.replace(spec, length=length)

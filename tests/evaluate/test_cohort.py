@@ -17,10 +17,10 @@ from modeval.evaluate.subject import Subject
 from modeval.metrics import adaptation_from_marginals, conditional
 from modeval.metrics.table import METRICS
 from modeval.nn import create
-from modeval.spec import DataSpec, ModelSpec, RunSpec, TrainSpec
+from modeval.spec import DataSpec, ModelSpec, RunSpec, TrainSpec, from_dict, without_unread
 from modeval.train import files
 
-SMALL = {"encoder": 8, "width": 16, "heads": 1}
+SMALL = {"encoder": 8, "width": 16}
 
 
 def subject_of(data: DataSpec, model: ModelSpec, seeds: int = 1) -> Subject:
@@ -39,7 +39,8 @@ def subject_of(data: DataSpec, model: ModelSpec, seeds: int = 1) -> Subject:
 
 
 def data_of(task: str, **changes: object) -> DataSpec:
-    return DataSpec(task=task, rules=2, dimension=4, length=4, **changes)  # type: ignore[arg-type]
+    small = {"task": task, "rules": 2, "dimension": 4, "length": 4, **changes}
+    return from_dict(DataSpec, without_unread(DataSpec, small))
 
 
 @pytest.mark.parametrize("scorer", ["none", "module", "shared", "rule", "oracle"])

@@ -16,6 +16,7 @@ from modeval.spec import (
     RunSpec,
     TrainSpec,
     from_dict,
+    read_spec,
     seed_grid,
     to_dict,
     to_toml,
@@ -85,6 +86,41 @@ def test_impossible_values_are_refused_with_advice(kind, values, message):
     with pytest.raises(SpecError) as caught:
         from_dict(kind, values)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "task", "instead"),
+    [
+        ("data", "operation", "named", "sets", "Drop --operation, or use --task binary."),
+        ("data", "operation", "named", "series", "Drop --operation, or use --task binary."),
+        ("data", "search", "product", "binary", "Drop --search, or use --task sets."),
+        ("data", "search", "product", "series", "Drop --search, or use --task sets."),
+        ("data", "dimension", 7, "binary", "Drop --dimension, or use --task series."),
+        ("data", "dimension", 7, "sets", "Drop --dimension, or use --task series."),
+        ("data", "order", 3, "binary", "Drop --order, or use --task series."),
+        ("data", "order", 3, "sets", "Drop --order, or use --task series."),
+        ("data", "length", 5, "binary", "Drop --length, or use --task sets or series."),
+        ("model", "heads", 4, "binary", "Drop --heads, or use --task sets."),
+        ("model", "heads", 4, "series", "Drop --heads, or use --task sets."),
+        ("train", "milestones", [5], "binary", "Drop --milestones, or use --schedule steps."),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_refused_by_name(section, name, value, task, instead):
+    values = {"data": {"task": task, "rules": 2}}
+    values[section] = values.get(section, {}) | {name: value}
+    with pytest.raises(SpecError, match=f"^{name} = .*does not read it") as caught:
+        from_dict(RunSpec, values)
+    assert instead in str(caught.value)
+    assert read_spec(values) == RunSpec(data=DataSpec(task=task, rules=2))
+
+
+def test_the_recurrent_family_clips_as_the_reference_does():
+    for task, clip in (("binary", 0.0), ("sets", 0.0), ("series", 1.0)):
+        run = RunSpec(data=DataSpec(task=task))
+        assert run.clip == run.train.clip == clip
+        assert f"clip = {clip}" in to_toml(run)
+    asked = RunSpec(data=DataSpec(task="series"), train=TrainSpec(clip=0.0))
+    assert asked.clip == 0.0
 
 
 def test_every_named_model_fits_every_task():

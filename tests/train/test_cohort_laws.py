@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modeval.nn import create
-from modeval.spec import MODELS, DataSpec, ModelSpec
+from modeval.spec import MODELS, DataSpec, ModelSpec, from_dict, without_unread
 from modeval.train.step import Stepper
 from modeval.train.stream import Stream, batches
 
@@ -19,8 +19,9 @@ CASES = list(itertools.product(TASKS, MODELS))
 def prepare(task, model, *, seeds=SEEDS, engine="eager", objective="regression", clip=0.0, **sizes):
     """Return a stepper and its stream, small."""
     settings = {"task": task, "objective": objective, "rules": 2, "dimension": 3, "length": 4}
-    data = DataSpec(**settings)
-    spec = ModelSpec(**({"encoder": 6, "width": 8, "heads": 1} | MODELS[model] | sizes))
+    data = from_dict(DataSpec, without_unread(DataSpec, settings))
+    small = {"encoder": 6, "width": 8, "heads": 1} | MODELS[model] | sizes
+    spec = from_dict(ModelSpec, without_unread(ModelSpec, small, task=task))
     network = create(data, spec, [seed for _, seed in seeds])
     stepper = Stepper(network, objective, clip=clip, engine=engine)
     if (

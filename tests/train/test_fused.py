@@ -12,7 +12,7 @@ from modeval import native
 from modeval.errors import RunError
 from modeval.native import Compiler
 from modeval.nn import Network, create
-from modeval.spec import MODELS, DataSpec, ModelSpec, Objective
+from modeval.spec import MODELS, DataSpec, ModelSpec, Objective, from_dict, without_unread
 from modeval.train.fused import Fused, load
 from modeval.train.step import Stepper, clipped, losses
 from modeval.types import Batch
@@ -57,7 +57,8 @@ def assert_as_autograd(network: Network, batch: Batch) -> None:
 def spec(  # noqa: PLR0917
     task: str, name: str, rules: int, modules: int, match: str, objective: Objective
 ) -> tuple[DataSpec, ModelSpec]:
-    data = DataSpec(task=task, rules=rules, objective=objective, dimension=5, length=5)  # type: ignore[arg-type]
+    small = {"task": task, "rules": rules, "objective": objective, "dimension": 5, "length": 5}
+    data = from_dict(DataSpec, without_unread(DataSpec, small))
     choice = dict(MODELS[name]) | ({"modules": modules} if modules else {})
     return data, ModelSpec(**choice, encoder=20, width=60, match=match)  # type: ignore[arg-type]
 

@@ -195,7 +195,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_the_last_checkpoint_whole(tmp
         (lambda folder: (folder / "run.json").write_text('{"format": 99}'), "format 99"),
         (
             lambda folder: (folder / "spec.toml").write_text(to_toml(RunSpec())),
-            "does not hold the network",
+            "changed after the run began",
         ),
     ],
 )

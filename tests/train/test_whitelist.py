@@ -10,7 +10,7 @@ from modeval.nn import Network, create
 from modeval.nn.linear import StackedLinear
 from modeval.nn.network import Output
 from modeval.nn.routing import FixedScorer, fixed, soft
-from modeval.spec import MODELS, DataSpec, ModelSpec
+from modeval.spec import MODELS, DataSpec, ModelSpec, from_dict, without_unread
 from modeval.train.fused import COMPUTED, FAMILIES, Fused, KernelError
 from modeval.train.step import Stepper
 from modeval.types import Batch
@@ -20,7 +20,10 @@ SEEDS = (3, 4)
 
 
 def network_of(task: str, name: str = "modular") -> Network:
-    data = DataSpec(task=task, rules=3, dimension=5, length=4)  # type: ignore[arg-type]
+    data = from_dict(
+        DataSpec,
+        without_unread(DataSpec, {"task": task, "rules": 3, "dimension": 5, "length": 4}),
+    )
     return create(data, ModelSpec(**MODELS[name], encoder=8, width=24), SEEDS)
 
 
@@ -165,7 +168,10 @@ def test_what_is_refused_trains_eagerly_as_it_is_and_says_why(task: str) -> None
     another_gating(network)
     another_gating(eager)
     positions = () if task == "binary" else (4,)
-    data = DataSpec(task=task, rules=3, dimension=5, length=4)  # type: ignore[arg-type]
+    data = from_dict(
+        DataSpec,
+        without_unread(DataSpec, {"task": task, "rules": 3, "dimension": 5, "length": 4}),
+    )
     batch = Batch(
         torch.randn(2, 6, *positions, data.features),
         torch.randint(3, (2, 6, *positions)),
