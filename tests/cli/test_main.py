@@ -27,6 +27,8 @@ COMMANDS = [
     ["report"],
     ["plot"],
     ["metrics"],
+    ["help"],
+    ["docs"],
     ["bench"],
     ["bench", "train"],
     ["bench", "metrics"],
