@@ -14,6 +14,7 @@ from modeval.cli.exits import Exit
 from modeval.cli.gate import gate_command
 from modeval.cli.generate import generate_command
 from modeval.cli.import_trace import import_command
+from modeval.cli.log import log_command
 from modeval.cli.manual.docs import docs_command
 from modeval.cli.manual.help import help_command
 from modeval.cli.metrics import metrics_command
@@ -64,6 +65,7 @@ app.command("compare")(compare_command)
 app.command("gate")(gate_command)
 app.command("report")(report_command)
 app.command("plot")(plot_command)
+app.command("log")(log_command)
 app.command("metrics")(metrics_command)
 app.command("help")(help_command)
 app.command("docs")(docs_command)

@@ -26,6 +26,7 @@ COMMANDS = [
     ["trace", "convert"],
     ["report"],
     ["plot"],
+    ["log"],
     ["metrics"],
     ["help"],
     ["docs"],

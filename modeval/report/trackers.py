@@ -1,0 +1,157 @@
+"""Scorecards for trackers of experiments, each through its own library, and as OpenMetrics text."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from modeval.errors import DependencyError, ScorecardError
+from modeval.score.scorecard import ModelRecord, Score, Scorecard, distinct_title
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """One number as trackers take it.
+
+    Attributes:
+        name: path of the number, as ``tiny-moe/layer_3/homogeneity``.
+        value: the number, finite.
+        labels: what the name is made of, for OpenMetrics.
+    """
+
+    name: str
+    value: float
+    labels: tuple[tuple[str, str], ...]
+
+
+def scalars(card: Scorecard) -> Iterator[Scalar]:
+    """Return the scores over seeds, of each layer and over layers, with the ends of intervals.
+
+    A score without a value is left out: a tracker would draw it as zero.
+    """
+    models = {model.id: model for model in card.models}
+    for score in card.scores:
+        if score.value is None or score.seed is not None:
+            continue
+        record = models[score.model]
+        labels = (
+            ("model", distinct_title(card, record)),
+            ("layer", _layer(record, score)),
+            ("metric", score.metric),
+        )
+        name = "/".join(part for _, part in labels if part)
+        yield Scalar(name, score.value, labels)
+        for end, value in (("low", score.low), ("high", score.high)):
+            if value is not None:
+                yield Scalar(f"{name}/{end}", value, (*labels, ("end", end)))
+
+
+def _layer(record: ModelRecord, score: Score) -> str:
+    if score.over is not None:
+        return f"{score.over} of layers"
+    if score.layer is None:
+        return ""
+    return record.layers[score.layer] if record.layers else str(score.layer)
+
+
+# --- trackers ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tracker:
+    """Something that takes scalars.
+
+    Attributes:
+        title: its name for people.
+        package: what must be installed.
+        where: what ``--out`` means to it.
+        log: sends the scalars.
+    """
+
+    title: str
+    package: str
+    where: str
+    log: Callable[[list[Scalar], str, int], None]
+
+
+def log(card: Scorecard, to: str, *, where: str, step: int) -> int:
+    """Send a scorecard to a tracker and return how many numbers it got.
+
+    Args:
+        card: the scorecard.
+        to: a key of :data:`TRACKERS`.
+        where: a folder, file, project or experiment, as the tracker has it.
+        step: place of these numbers on the tracker's axis of time.
+
+    Raises:
+        DependencyError: its library is not installed.
+        ScorecardError: the scorecard has no number to send.
+    """
+    tracker = TRACKERS[to]
+    if tracker.package and find_spec(tracker.package) is None:
+        raise DependencyError(
+            f"{tracker.title} needs its own library. Install it with: pip install {tracker.package}"
+        )
+    values = list(scalars(card))
+    if not values:
+        raise ScorecardError("The scorecard has no score over seeds to log. Score again.")
+    tracker.log(values, where, step)
+    return len(values)
+
+
+def _tensorboard(values: list[Scalar], where: str, step: int) -> None:
+    from torch.utils.tensorboard.writer import SummaryWriter  # noqa: PLC0415 - loads PyTorch
+
+    with SummaryWriter(where) as writer:
+        for scalar in values:
+            writer.add_scalar(scalar.name, scalar.value, step)
+
+
+def _wandb(values: list[Scalar], where: str, step: int) -> None:
+    import wandb  # noqa: PLC0415 - optional
+
+    with wandb.init(project=where) as run:
+        run.log({scalar.name: scalar.value for scalar in values}, step=step)
+
+
+def _mlflow(values: list[Scalar], where: str, step: int) -> None:
+    import mlflow  # noqa: PLC0415 - optional
+
+    mlflow.set_experiment(where)
+    with mlflow.start_run():
+        for scalar in values:
+            mlflow.log_metric(_ascii(scalar.name), scalar.value, step=step)
+
+
+def _ascii(name: str) -> str:
+    """Return a name of the characters that MLflow takes."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_-./ ") else "_" for c in name)
+
+
+TRACKERS: dict[str, Tracker] = {
+    "tensorboard": Tracker("TensorBoard", "tensorboard", "folder of event files", _tensorboard),
+    "wandb": Tracker("Weights & Biases", "wandb", "project", _wandb),
+    "mlflow": Tracker("MLflow", "mlflow", "experiment", _mlflow),
+}
+"""Trackers by the name that ``modeval log --to`` takes."""
+
+
+# --- OpenMetrics ---------------------------------------------------------------------------------
+
+
+def open_metrics(card: Scorecard) -> str:
+    """Return the scores as OpenMetrics text, which Prometheus and others scrape.
+
+    >>> print(open_metrics(Scorecard()), end="")
+    # TYPE modeval_score gauge
+    # HELP modeval_score Scores of modeval, over seeds.
+    # EOF
+    """
+    lines = ["# TYPE modeval_score gauge", "# HELP modeval_score Scores of modeval, over seeds."]
+    for scalar in scalars(card):
+        labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in scalar.labels if value)
+        lines.append(f"modeval_score{{{labels}}} {scalar.value!r}")
+    return "\n".join([*lines, "# EOF", ""])
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
