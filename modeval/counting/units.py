@@ -44,7 +44,6 @@ class Units:
         key: ``(U,)`` digest of the content: units stand in the order of label and key, so that
             the order of files shows nowhere.
         rules: number of rules R.
-        left_out: documents of which nothing is kept, because the limit of memory is reached.
 
     >>> units = document_units(torch.tensor([[3.0, 1.0], [0.0, 4.0]]), torch.tensor([0, 1]))
     >>> units.joint().tolist()
@@ -63,7 +62,6 @@ class Units:
     copies: Int64[Tensor, "units"]
     key: Int64[Tensor, "units"]
     rules: int
-    left_out: int = 0
 
     def __len__(self) -> int:
         return len(self.label)
@@ -167,9 +165,21 @@ def take_units(units: Units, index: Int64[Tensor, "kept"]) -> Units:
         name: part[..., index, :] if name in WIDE else part[..., index]
         for name, part in units.tensors().items()
     }
-    for name in ("cluster", "stratum"):
-        taken[name] = taken[name].unique(return_inverse=True)[1]
+    taken["cluster"] = _in_order(taken["cluster"])
+    taken["stratum"] = _in_order(taken["stratum"])
     return replace(units, **taken)
+
+
+def _in_order(number: Int64[Tensor, "units"]) -> Int64[Tensor, "units"]:
+    """Number groups from 0 in the order in which they first appear."""
+    if not len(number):
+        return number
+    _, group = number.unique(return_inverse=True)
+    count = int(group.max()) + 1
+    first = torch.full((count,), len(number)).scatter_reduce_(
+        0, group, torch.arange(len(number)), "amin"
+    )
+    return first.argsort().argsort()[group]
 
 
 def sum_units(units: Units, group: Int64[Tensor, "units"], stratum: Tensor) -> Units:
@@ -193,7 +203,7 @@ def sum_units(units: Units, group: Int64[Tensor, "units"], stratum: Tensor) -> U
     pooled: dict[str, Any] = {name: summed(name, getattr(units, name)) for name in BY_UNIT}
     pooled |= {name: summed(name, getattr(units, name)) for name in ("documents", "copies", "key")}
     pooled |= {"label": units.label[first], "stratum": stratum}
-    pooled["cluster"] = units.cluster[first].unique(return_inverse=True)[1]
+    pooled["cluster"] = _in_order(units.cluster[first])
     return replace(units, **pooled)
 
 
@@ -205,7 +215,7 @@ def coarser(units: Units, most: int) -> Units:
     labels among themselves. Which documents share a unit follows from their contents alone.
     Units that are stretches within documents are left as they are.
     """
-    if len(units) <= most or units.mixed or bool((units.stratum != 0).any()):
+    if len(units) <= most or units.mixed or bool((units.stratum != units.stratum[0]).any()):
         return units
     together = -(-len(units) // most)
     order = torch.argsort(units.key, stable=True)
@@ -237,7 +247,10 @@ def merge_units(first: Units, second: Units) -> Units:
             "Documents of sources with other layers, modules or labels do not add up. Fold both "
             "with the same header."
         )
-    shift = {"cluster": int(first.cluster.max()) + 1 if len(first) else 0}
+    shift = {
+        "cluster": int(first.cluster.max()) + 1 if len(first) else 0,
+        "stratum": int(first.stratum.max()) + 1 if first.mixed or second.mixed else 0,
+    }
     joined: dict[str, Any] = {
         name: torch.cat(
             [part, getattr(second, name) + shift.get(name, 0)],
@@ -245,7 +258,7 @@ def merge_units(first: Units, second: Units) -> Units:
         )
         for name, part in first.tensors().items()
     }
-    return unique_units(replace(first, **joined, left_out=first.left_out + second.left_out))
+    return unique_units(replace(first, **joined))
 
 
 def unique_units(units: Units) -> Units:

@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from modeval import atomic
+from modeval.counting.units import ABOUT_UNIT, BY_UNIT, Units
 from modeval.errors import TraceError
 from modeval.trace.files import HEADER, is_header, open_trace, read_columns
 from modeval.trace.fold import BLOCKS, LayerGroup, fold_groups
@@ -24,6 +25,8 @@ UNWRITTEN = atomic.Fault(
     TraceError, "Nothing was left there; free some space or give another name with --out."
 )
 SUFFIX = ".counts.safetensors"
+UNITS = "units."
+"""Before the names of tensors that are about single documents."""
 AXES = {
     "mass": 4,
     "selections": 4,
@@ -136,6 +139,12 @@ def save_counts(path: Path | str, header: TraceHeader, groups: Sequence[LayerGro
         for number, group in enumerate(groups)
         for name, part in group.counts.tensors().items()
     }
+    tensors |= {
+        f"{number}.{UNITS}{name}": part.contiguous()
+        for number, group in enumerate(groups)
+        if group.units is not None
+        for name, part in group.units.tensors().items()
+    }
     layers = json.dumps([group.layers for group in groups])
     with atomic.whole_file(file, UNWRITTEN, also=(SafetensorError,)) as temporary:
         save_file(tensors, temporary, metadata={"header": header.to_json(), "groups": layers})
@@ -202,4 +211,30 @@ def _group(
     wanted = (max(len(header.labels), 1), header.modules[layers[0]])
     if shape != wanted:
         raise TraceError(f"{file} counts (rules, modules) {shape}: its header says {wanted}.")
-    return LayerGroup(layers, RoutingCounts(**parts))
+    return LayerGroup(layers, RoutingCounts(**parts), _units(number, shape, tensors, file))
+
+
+def _units(
+    number: int, shape: tuple[int, ...], tensors: dict[str, Tensor], file: Path
+) -> Units | None:
+    """Return the documents of a group; nothing where the file keeps none, as older ones do."""
+    prefix = f"{number}.{UNITS}"
+    parts: dict[str, Any] = {
+        name.removeprefix(prefix): part for name, part in tensors.items() if name.startswith(prefix)
+    }
+    if not parts:
+        return None
+    wanted = {*BY_UNIT, *ABOUT_UNIT}
+    if set(parts) != wanted or len({part.shape[-1] for part in parts.values()}) > 2:  # noqa: PLR2004
+        strange = ", ".join(sorted(set(parts) ^ wanted)) or "of different lengths"
+        raise TraceError(f"{file}: what it keeps of documents is damaged: {strange}.")
+    rules, modules = shape
+    count = len(parts["label"])
+    sound = (
+        parts["mass"].shape[-2:] == (count, modules)
+        and bool((parts["label"] >= 0).all())
+        and bool((parts["label"] < rules).all())
+    )
+    if not sound:
+        raise TraceError(f"{file}: what it keeps of documents does not fit its header.")
+    return Units(**parts, rules=rules)

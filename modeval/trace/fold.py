@@ -7,9 +7,9 @@ The same sums as :func:`modeval.counting.count.count_choices`: through the kerne
 import ctypes
 import functools
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from modeval.counting import kernel
-from modeval.counting.units import Units
+from modeval.counting.units import BY_UNIT, LIMIT, Units
 from modeval.errors import TraceError
+from modeval.trace import documents
 from modeval.trace.files import Trace, open_trace, read_columns
-from modeval.trace.fold_torch import NO_SHARES, count_rows, run_starts
+from modeval.trace.fold_torch import NO_SHARES, count_rows
 from modeval.trace.trace import PHASES, TraceHeader, check_range
 from modeval.types import RoutingCounts
 
@@ -85,19 +86,75 @@ def fold_groups(
     opened = trace if isinstance(trace, Trace) else open_trace(trace)
     header = opened.header
     code = _phase_code(phase)
-    columns_read = columns_to_fold(header) if code is None else (*columns_to_fold(header), "phase")
+    digested = ("position", "token") if header.token_ids else ("position",)
+    columns_read = tuple(dict.fromkeys((*columns_to_fold(header), *digested)))
+    found, digests = _documents(opened, code)
     rules, weighted = max(len(header.labels), 1), "weight" in columns_read
+    cells = len(found) + rules  # the last ones are of rows whose document is unknown
     library = kernel.kernel(opened.rows)
     count = count_rows if library is None else functools.partial(_count_natively, library)
     read = (
-        columns | {"cell": _cells(columns, blocks, len(header.labels), code)}
-        for columns in read_columns(opened, columns_read)
+        columns | {"cell": _cells(columns, found, digests, len(header.labels))}
+        for columns in _of_phase(opened, columns_read, code)
     )
     try:
-        parts = count(_ahead(read), header, blocks * rules, weighted=weighted)
+        parts = count(_ahead(read), header, cells, weighted=weighted)
     except TraceError as error:
         raise TraceError(f"{opened.path}: {error}") from None
-    return _group(header, [_unfold(part, blocks, rules) for part in parts])
+    block = torch.zeros(cells, dtype=torch.int64)
+    own = torch.from_numpy(found.document[found.owner])
+    block[: len(found)] = document_block(own, blocks)
+    rule = torch.cat([torch.from_numpy(found.label), torch.arange(rules)])
+    layers = [
+        _unfold(_pooled(part, block * rules + rule, blocks * rules), blocks, rules)
+        for part in parts
+    ]
+    groups = _group(header, layers)
+    if found.unknown or not len(found):
+        return groups
+    key = documents.keys(found, digests, len(header.layers))
+    return tuple(
+        replace(
+            group,
+            units=documents.units_of(
+                found,
+                key,
+                _stack_units([parts[layer] for layer in group.layers], len(found)),
+                rules,
+            ),
+        )
+        for group in groups
+    )
+
+
+def _documents(trace: Trace, phase: int | None) -> tuple[documents.Plan, documents.Digests]:
+    """Look through a trace for its documents and labels; twice when they are many."""
+    header = trace.header
+    width = sum(header.modules)
+    names = ("document", "label", "position")
+    found = documents.plan(_of_phase(trace, names, phase), len(header.labels), width)
+    most = max(LIMIT // width, 1)
+    empty = documents.Digests.zeros(len(found.document), by_tokens=header.token_ids)
+    if len(found) <= most:
+        return found, empty
+    content = "token" if header.token_ids else "chosen"
+    for columns in _of_phase(trace, ("document", "position", "layer", content), phase):
+        empty.add(documents.places(found, columns["document"]), columns)
+    grouped = documents.grouped(found, empty, most)
+    return grouped, documents.Digests.zeros(len(found.document), by_tokens=header.token_ids)
+
+
+def _of_phase(
+    trace: Trace, names: Sequence[str], phase: int | None
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield columns of the rows of one phase, or of all."""
+    if phase is None:
+        yield from read_columns(trace, names)
+        return
+    for columns in read_columns(trace, (*names, "phase")):
+        rows = columns["phase"] == phase
+        if rows.any():
+            yield {name: columns[name][rows] for name in names}
 
 
 def columns_to_fold(header: TraceHeader) -> tuple[str, ...]:
@@ -148,25 +205,25 @@ def _phase_code(phase: str | None) -> int | None:
 
 
 def _cells(
-    columns: dict[str, NDArray[Any]], blocks: int, labels: int, phase: int | None
+    columns: dict[str, NDArray[Any]],
+    found: documents.Plan,
+    digests: documents.Digests,
+    labels: int,
 ) -> NDArray[np.int64]:
-    """Number the (block, rule) of each row from 0 to B R - 1; rows left out get B R."""
-    label, rules = columns["label"], max(labels, 1)
+    """Return the unit of each row; rows of unknown documents get a cell for each rule behind them.
+
+    Rows that count nowhere get the number of all cells.
+    """
+    label, document, position = (columns[name] for name in ("label", "document", "position"))
     check_range("label", label, -1, labels)
-    block = _blocks(columns["document"], blocks)
-    left_out = (label < 0) if labels else np.zeros(len(label), dtype=bool)
-    if phase is not None:
-        left_out |= columns["phase"] != phase
-    cell: NDArray[np.int64] = block * rules + np.maximum(label, 0)
-    cell[left_out] = blocks * rules
+    rule = label.astype(np.int64) if labels else np.zeros(len(label), dtype=np.int64)
+    cell = found.of_rows(document, position.astype(np.int64), rule)
+    lost = (cell == len(found)) & (rule >= 0)
+    cell[cell == len(found)] = len(found) + max(labels, 1)
+    cell[lost] = len(found) + rule[lost]
+    if len(found):
+        digests.add(documents.places(found, document, rule), columns)
     return cell
-
-
-def _blocks(document: NDArray[np.int64], blocks: int) -> NDArray[np.int64]:
-    """Hash each run of rows of one document once."""
-    starts = run_starts(document)
-    hashed = document_block(torch.from_numpy(document[starts]), blocks).numpy()
-    return np.repeat(hashed, np.diff(np.append(starts, len(document))))
 
 
 def _count_natively(
@@ -231,6 +288,20 @@ def _stack(layers: list[dict[str, Tensor]]) -> RoutingCounts:
             for name in layers[0]
         }
     )
+
+
+def _pooled(parts: dict[str, Tensor], into: Tensor, cells: int) -> dict[str, Tensor]:
+    """Add up the cells of units by block and rule."""
+    return {
+        name: part
+        if name == "coactivation"
+        else part.new_zeros(cells, *part.shape[1:]).index_add_(0, into, part)
+        for name, part in parts.items()
+    }
+
+
+def _stack_units(parts: Sequence[dict[str, Tensor]], units: int) -> dict[str, Tensor]:
+    return {name: torch.stack([part[name][:units] for part in parts]) for name in BY_UNIT}
 
 
 def _unfold(parts: dict[str, Tensor], blocks: int, rules: int) -> RoutingCounts:

@@ -188,7 +188,9 @@ def test_weights_that_are_scores_are_refused(tmp_path: Path) -> None:
 def columns_of(**columns: Any) -> Any:
     """Return rows as a file that nobody checked might hold them."""
     rows = {"document": [0, 0], "label": [0, 1], "layer": [0, 1], "chosen": [[0, 1], [2, 3]]}
+    rows["position"] = [0, 1]
     kinds = {"document": "i8", "label": "i4", "layer": "i2", "chosen": "i2", "weight": "f4"}
+    kinds["position"] = "i4"
     return [{name: np.array(value, kinds[name]) for name, value in {**rows, **columns}.items()}]
 
 
