@@ -1,6 +1,6 @@
 """Choices that wait, and the tables they are added up in, on the device where they were made."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,28 +35,50 @@ class Counter:
         routers: the routers of the layers, in order.
     """
 
-    def __init__(self, routers: Sequence[Router], rules: int, blocks: int) -> None:
+    def __init__(
+        self,
+        routers: Sequence[Router],
+        rules: int,
+        blocks: int,
+        write: Callable[[Sequence[Pending]], None] | None = None,
+    ) -> None:
         self.routers = routers
+        self._write = write
         self._rules, self._blocks = rules, blocks
         self._tallies: dict[tuple[torch.device, int, int], Tally] = {}
         self._pending: list[Pending] = []
         self._waiting = 0
-
-    @property
-    def full(self) -> bool:
-        """Return whether so much waits that it should be added up now."""
-        return self._waiting > PENDING
+        self._mark: int | None = None
+        self._spilled = self._torn = False
 
     def add(self, pending: Pending) -> None:
-        """Let the choices of a call wait."""
+        """Let the choices of a call wait; add them up, and what waits with them, when too many."""
         self._pending.append(pending)
         self._waiting += pending.chosen.numel()
+        if self._waiting > PENDING:
+            self.flush()
 
-    def flush(self) -> list[Pending]:
-        """Add up what waits, and return it."""
+    def begin(self) -> None:
+        """Mark where a call of the model begins."""
+        self._mark, self._spilled = len(self._pending), False
+
+    def end(self) -> None:
+        """Mark where it ends."""
+        self._mark = None
+
+    def undo(self) -> None:
+        """Take back what the call that runs has counted; if that is too late, be refused later."""
+        self._torn = self._torn or self._spilled
+        kept = self._pending[: self._mark]
+        self._pending, self._waiting = kept, sum(entry.chosen.numel() for entry in kept)
+
+    def flush(self) -> None:
+        """Add up what waits, and give it to who writes it down."""
         pending, self._pending, self._waiting = self._pending, [], 0
         if not pending:
-            return []
+            return
+        if self._mark is not None:
+            self._spilled, self._mark = self._spilled or len(pending) > self._mark, 0
         device = pending[0].chosen.device.type
         # A caller's autocast would round the products, its inference mode would taint the tables.
         with (
@@ -68,7 +90,8 @@ class Counter:
                 tally = self._tally(*key)
                 rows = [tally.layers.index(layer) for layer in layers]
                 add_choices(tally, rows, cell, chosen, weight)
-        return pending
+        if self._write is not None:
+            self._write(pending)
 
     def groups(self, phase: int | None = None) -> tuple[LayerGroup, ...]:
         """Return the counts, one entry for each number of modules that layers have."""
@@ -84,11 +107,16 @@ class Counter:
         return counted
 
     def check(self, phase: str) -> None:
-        """Refuse calls of another phase than was said, and modules that do not exist.
+        """Refuse half a call, calls of another phase than said, modules that do not exist.
 
         Raises:
             TraceError: names the phase, or the router and how often.
         """
+        if self._torn:
+            raise TraceError(
+                f"A call failed after more than {PENDING} of its choices were counted, and they "
+                "cannot be taken back. Record again, with smaller batches."
+            )
         for _, _, number in self._tallies:
             if phase not in ("mixed", PHASES[number]):
                 raise TraceError(

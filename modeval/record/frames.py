@@ -7,7 +7,7 @@ frames nest, and a router's rows belong to the innermost frame with as many toke
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,11 +15,11 @@ from jaxtyping import Bool, Int, Int64
 from torch import Tensor, nn
 
 from modeval.errors import TraceError
+from modeval.record.masks import NOTHING, Past, past_of, token_mask
 from modeval.trace.fold import document_block
 
 UNKNOWN, PREFILL, DECODE, TRAIN = range(4)
 SHAPES = ("input_ids", "inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds")
-CACHES = ("cache", "past_key_values", "cache_params")  # renamed in transformers 5.24
 FIRST_INPUTS = (*SHAPES, "hidden_states", "input", "inputs", "x", "pixel_values", "input_features")
 
 
@@ -29,15 +29,27 @@ class Labelling:
 
     Attributes:
         label: ``(B,)`` or ``(B, T)`` numbers of rules, -1 for none; nothing without rules.
-        document: ``(B,)`` number of the document of each sample.
+        document: ``(B,)`` or ``(B, T)`` number of the document of each sample, or of each token.
         mask: ``(B, T)`` the tokens that count, given by hand instead of the model's mask.
         uniform: the one label of all samples, when it is one.
+        repeated: whether a sample may stand for several rows of the batch, as beams and returned
+            sequences do while a model generates.
+        stray: whether tokens that can be given no label are left out rather than refused.
     """
 
     label: Int64[Tensor, "*samples"] | None
-    document: Int64[Tensor, " documents"]
+    document: Int64[Tensor, "*documents"]
     mask: Bool[Tensor, "batch positions"] | None = None
     uniform: int | None = None
+    repeated: bool = False
+    stray: bool = False
+
+    def fits(self, batch: int) -> bool:
+        """Return whether its labels and documents are of a batch of this size."""
+        given = [part for part in (self.label, self.document) if part is not None and part.ndim]
+        return all(
+            len(part) in (0, batch) or (self.repeated and batch % len(part) == 0) for part in given
+        )
 
 
 @dataclass(slots=True)
@@ -51,7 +63,11 @@ class Frame:
         mask: ``(B, T)`` tokens that are not padding; nothing when no mask was given.
         position: ``(B, T)`` place of each token in its sample, padding left out.
         tokens: ``(B, T)`` token ids.
-        phase: number of the phase.
+        phase: number of the phase, of what is not prompt where ``prompt`` says so.
+        past: what the call was given of earlier tokens.
+        prompt: how many of the positions are of the prompt, where a call of generate mixes these
+            with tokens that were written; nothing where all are of one phase.
+        kin: whether its tokens are those of the outermost call.
         targets: ``(B, T)`` mask of a decoder that this call feeds with its targets.
         going: ``(B, 1)`` sequences of a batch that have not ended yet, while it generates.
         places: what was worked out for rows of this frame, by number of rows and device.
@@ -64,6 +80,9 @@ class Frame:
     position: Int64[Tensor, "batch positions"] | None
     tokens: Int[Tensor, "batch positions"] | None
     phase: int
+    past: Past = NOTHING
+    prompt: int | None = None
+    kin: bool = True
     targets: Bool[Tensor, "batch positions"] | None = None
     going: Bool[Tensor, "batch 1"] | None = None
     places: dict[tuple[int, torch.device], "Place"] = field(default_factory=dict)
@@ -75,12 +94,14 @@ class Place:
 
     Attributes:
         cell: ``(N,)`` number of block and rule, B R for rows that count nowhere.
-        keep: ``(N,)`` rows that are not padding; nothing when all are.
+        keep: ``(N,)`` rows that are not padding; nothing when none is.
         label: ``(N,)`` rule, -1 for none.
         document: ``(N,)``; -1 where unknown.
         position: ``(N,)``; -1 where unknown.
         tokens: ``(N,)``; -1 where unknown.
         phase: number of the phase.
+        early: ``(N,)`` rows that are of the prompt although the others are not; nothing when all
+            are of one phase.
     """
 
     cell: Int64[Tensor, " rows"]
@@ -90,6 +111,7 @@ class Place:
     position: Int64[Tensor, " rows"]
     tokens: Int64[Tensor, " rows"]
     phase: int
+    early: Bool[Tensor, " rows"] | None = None
 
 
 # --- frames --------------------------------------------------------------------------------------
@@ -108,40 +130,81 @@ def make_frame(
     arguments: tuple[Any, ...],
     by_name: Mapping[str, Any],
     outer: Frame | None,
+    *,
+    masked: bool = True,
 ) -> Frame:
-    """Return the frame of a call: its tokens, its mask, its phase."""
+    """Return the frame of a call: its tokens, its mask, its phase.
+
+    Args:
+        module: what is called.
+        names: names of its positional parameters.
+        arguments: what it is given by position.
+        by_name: what it is given by name.
+        outer: the call around it.
+        masked: whether its mask is of interest; not when another one is given by hand.
+
+    Raises:
+        TraceError: the mask of the outermost call cannot be read.
+    """
     given = {**dict(zip(names, arguments, strict=False)), **by_name}
     batch, length = _shape(given, arguments, inner=outer is not None)
-    mask, position, past = _mask(given, batch, length)
+    past = past_of(given)
+    mask = _mask(given, batch, length, past, inner=outer is not None) if masked else None
     frame = Frame(
         module=module,
         batch=batch,
         length=length,
-        mask=mask,
-        position=position,
+        mask=None,
+        position=None,
         tokens=_tokens(given, batch, length),
-        phase=_phase(module, filled=past > 0 or _cached(given), length=length),
+        phase=_phase(module, filled=past.filled, length=length),
+        past=past,
         targets=_targets(given),
     )
+    put_mask(frame, mask)
     if outer is not None:
         _inherit(frame, outer, decoder=given.get("encoder_hidden_states") is not None)
     return frame
 
 
+def put_mask(frame: Frame, mask: Tensor | None, past: int | None = None) -> None:
+    """Give a frame the mask of its tokens, or of all tokens up to them, and so their positions."""
+    frame.places.clear()
+    if frame.length is None:
+        return
+    if mask is not None:
+        position = mask.long().cumsum(1) - 1
+        frame.mask, frame.position = mask[:, -frame.length :], position[:, -frame.length :]
+        return
+    frame.mask = None
+    past = frame.past.tokens if past is None else past
+    if past is not None and frame.batch is not None:
+        position = torch.arange(past, past + frame.length)
+        frame.position = position.expand(frame.batch, frame.length)
+
+
 def _inherit(frame: Frame, outer: Frame, *, decoder: bool) -> None:
     """Take over from the call around what this one was not told."""
     frame.phase, frame.going = outer.phase, outer.going
-    if decoder:  # the mask around it is that of the encoder
+    same = (outer.batch, outer.length) == (frame.batch, frame.length)
+    frame.kin = same and outer.kin and _same_ids(frame.tokens, outer.tokens, decoder=decoder)
+    if decoder and not frame.kin:  # the mask around it is that of the encoder
         targets = outer.targets
         if frame.mask is None and targets is not None:
             fits = tuple(targets.shape) == (frame.batch, frame.length)
             frame.mask = targets if fits else None
         return
     frame.targets = outer.targets if frame.targets is None else frame.targets
-    if (outer.batch, outer.length) == (frame.batch, frame.length):
-        frame.mask = outer.mask if frame.mask is None else frame.mask
-        frame.position = outer.position if frame.position is None else frame.position
+    if frame.kin:
+        frame.mask, frame.position, frame.prompt = outer.mask, outer.position, outer.prompt
         frame.tokens = outer.tokens if frame.tokens is None else frame.tokens
+
+
+def _same_ids(mine: Tensor | None, outer: Tensor | None, *, decoder: bool) -> bool:
+    """Return whether two calls are about the same tokens: ids of another tensor are others."""
+    if mine is None or outer is None:
+        return not decoder
+    return mine.data_ptr() == outer.data_ptr()
 
 
 def _shape(
@@ -174,19 +237,18 @@ def _guess(part: Tensor, *, patches: bool) -> tuple[int | None, int | None]:
 
 
 def _mask(
-    given: Mapping[str, Any], batch: int | None, length: int | None
-) -> tuple[Tensor | None, Tensor | None, int]:
-    """Return the mask of the tokens of this call, their positions, and how many came before."""
-    mask = given.get("attention_mask")
-    if not isinstance(mask, Tensor) or mask.ndim != 2 or length is None:  # noqa: PLR2004
-        return None, None, 0
-    if mask.shape[0] != batch or mask.shape[1] < length:
-        return None, None, 0
-    whole = mask > 0
-    if mask.is_floating_point() and not mask.requires_grad:
-        whole = mask > 0.5  # noqa: PLR2004 - ones and zeros kept as real numbers
-    position = whole.long().cumsum(1) - 1
-    return whole[:, -length:], position[:, -length:], int(mask.shape[1]) - length
+    given: Mapping[str, Any], batch: int | None, length: int | None, past: Past, *, inner: bool
+) -> Tensor | None:
+    """Return the mask of the tokens of this call, or of all up to these."""
+    own = [name for name in SHAPES if isinstance(given.get(name), Tensor)]
+    decoder = bool(own) and own[0].startswith("decoder")
+    mask = given.get("decoder_attention_mask" if decoder else "attention_mask")
+    try:
+        return token_mask(mask, batch, length, past.tokens or 0)
+    except TraceError:
+        if inner:  # as of the patches of an image: the call around it knows better, or nothing does
+            return None
+        raise
 
 
 def _tokens(given: Mapping[str, Any], batch: int | None, length: int | None) -> Tensor | None:
@@ -195,21 +257,6 @@ def _tokens(given: Mapping[str, Any], batch: int | None, length: int | None) -> 
         if isinstance(ids, Tensor) and ids.shape == (batch, length):
             return None if ids.is_floating_point() else ids
     return None
-
-
-def _cached(given: Mapping[str, Any]) -> bool:
-    """Return whether keys and values of earlier tokens are given."""
-    cache = next((given[name] for name in CACHES if given.get(name) is not None), None)
-    if cache is None:
-        return False
-    length = getattr(cache, "get_seq_length", None)
-    if length is None:
-        return bool(len(cache)) if isinstance(cache, (tuple, list)) else True
-    try:
-        filled = length()
-    except (ValueError, IndexError, AttributeError, NotImplementedError):
-        return True  # a cache of states alone, without a length
-    return bool(filled)  # a cache of fixed size counts on its device, and is asked there
 
 
 def _phase(module: nn.Module, *, filled: bool, length: int | None) -> int:
@@ -260,38 +307,55 @@ def place_rows(
 def _fit(
     frame: Frame, rows: int, device: torch.device, labelling: Labelling, *, rules: int, blocks: int
 ) -> Place | None:
-    batch, length = frame.batch, frame.length
-    if batch is None or not batch:
-        return None
     mask = _mask_of(frame, labelling)
-    inside = None
-    if length is None:
-        if rows % batch:
-            return None
-        length = rows // batch
-    elif rows != batch * length:
-        if mask is None or rows != int(mask.sum()):
-            return None
-        inside = mask.reshape(-1)  # padding was taken out before the router
-    shape = (batch, length)
-    label = _labels(labelling, shape)
-    document = _spread(labelling.document, shape)
-    position = frame.position
-    if position is None or position.shape != shape:
-        position = torch.arange(length).expand(shape)
-    tokens = frame.tokens if frame.tokens is not None else torch.full((1, 1), -1).expand(shape)
-    parts = [part.to(device, non_blocking=True) for part in (label, document, position, tokens)]
-    keep = None if mask is None or mask.shape != shape else mask.to(device, non_blocking=True)
-    flat = [part.reshape(-1).long() for part in parts]
+    length = _length(frame, rows, mask)
+    if not frame.batch or length is None or not labelling.fits(frame.batch):
+        return None
+    shape = (frame.batch, length)
+    inside = None  # padding was taken out before the router
+    if rows != frame.batch * length and mask is not None:
+        inside = mask.reshape(-1).to(device)
+    flat = [
+        part.to(device, non_blocking=True).reshape(-1).long()
+        for part in _columns(frame, labelling, shape)
+    ]
     if inside is not None:
-        flat, keep = [part[inside.to(device)] for part in flat], None
-    flat_keep = None if keep is None else keep.reshape(-1)
-    return _make_place(flat, flat_keep, frame.phase, rules, blocks)
+        return _make_place([part[inside] for part in flat], None, frame.phase, rules, blocks)
+    keep = None
+    if mask is not None and mask.shape == shape:
+        keep = mask.to(device, non_blocking=True).reshape(-1)
+    place = _make_place(flat, keep, frame.phase, rules, blocks)
+    if frame.prompt is None:
+        return place
+    early = torch.arange(length, device=device) < frame.prompt
+    return replace(place, early=early.expand(shape).reshape(-1))
+
+
+def _length(frame: Frame, rows: int, mask: Tensor | None) -> int | None:
+    """Return how many positions of the samples of a frame so many rows are, if they can be."""
+    if not frame.batch:
+        return None
+    if frame.length is None:
+        return None if rows % frame.batch else rows // frame.batch
+    whole = rows == frame.batch * frame.length
+    return frame.length if whole or (mask is not None and rows == int(mask.sum())) else None
+
+
+def _columns(frame: Frame, labelling: Labelling, shape: tuple[int, int]) -> list[Tensor]:
+    """Return label, document, position and token id of each token, ``(B, T)`` each."""
+    document = _spread(labelling.document, shape, frame, labelling)
+    position = frame.position
+    if labelling.document.ndim > 1:  # several documents in a row
+        position = _within(document)
+    elif position is None or position.shape != shape:
+        position = torch.arange(shape[1]).expand(shape)
+    tokens = frame.tokens if frame.tokens is not None else torch.full((1, 1), -1).expand(shape)
+    return [_labels(frame, labelling, shape), document, position, tokens]
 
 
 def _mask_of(frame: Frame, labelling: Labelling) -> Tensor | None:
     given, mask = labelling.mask, frame.mask
-    if given is not None and tuple(given.shape) == (frame.batch, frame.length):
+    if given is not None and frame.kin and tuple(given.shape) == (frame.batch, frame.length):
         mask = given
     if frame.going is None or len(frame.going) != frame.batch:
         return mask
@@ -300,42 +364,70 @@ def _mask_of(frame: Frame, labelling: Labelling) -> Tensor | None:
     return None if mask is None else mask.to(frame.going.device) & frame.going
 
 
-def _labels(labelling: Labelling, shape: tuple[int, int]) -> Tensor:
+def _labels(frame: Frame, labelling: Labelling, shape: tuple[int, int]) -> Tensor:
     if labelling.label is None:
         return torch.zeros(1, 1, dtype=torch.int64).expand(shape)
-    if labelling.label.ndim == 1:
-        return _spread(labelling.label, shape)
-    if tuple(labelling.label.shape) == shape:
-        return labelling.label
-    if labelling.label.shape[1] > shape[1] == 1:  # decoding: a token takes the label of the last
-        return _spread(labelling.label[:, -1], shape)
+    return _spread(labelling.label, shape, frame, labelling)
+
+
+def _spread(values: Tensor, shape: tuple[int, int], frame: Frame, labelling: Labelling) -> Tensor:
+    """Give each sample's value to its tokens; beams and returned sequences share a sample's.
+
+    Tokens that are written take the value of the last token of the prompt.
+    """
+    batch, length = shape
+    if values.ndim > 1 and values.shape[1] != length:  # a value for each token of the prompt
+        after = frame.past.filled or labelling.repeated
+        values = _go_on(values, shape, frame.past.tokens or 0, after=after)
+    rows = values.repeat_interleave(batch // max(len(values), 1), 0)
+    return rows.expand(shape) if rows.ndim > 1 else rows.unsqueeze(1).expand(shape)
+
+
+def _go_on(values: Tensor, shape: tuple[int, int], past: int, *, after: bool) -> Tensor:
+    """Return values of the tokens of a prompt for those of one of the calls that it takes."""
+    length = shape[1]
+    if after:
+        end = values[:, -1:].expand(-1, past + length)
+        return torch.cat([values, end], 1)[:, past : past + length]
     raise TraceError(
-        f"Labels have the shape {tuple(labelling.label.shape)}, and the tokens {shape}: expected "
+        f"Labels have the shape {tuple(values.shape)}, and the tokens {shape}: expected "
         "one label for each sample, or one for each token. Give one for each sample: "
         "recording.label(labels)."
     )
 
 
-def _spread(values: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Give each sample's value to its tokens; beams and returned sequences share a sample's."""
-    batch, length = shape
-    samples = len(values)
-    if samples == 0 or batch % samples:
-        raise TraceError(
-            f"{samples} labels were given for a batch of {batch} samples: expected {batch}. Call "
-            "recording.label(labels) with the labels of the batch, before each batch."
-        )
-    return values.repeat_interleave(batch // samples).unsqueeze(1).expand(batch, length)
+def _within(document: Tensor) -> Tensor:
+    """Return the place of each token in its document, where documents follow in a row.
+
+    >>> _within(torch.tensor([[7, 7, 7, 2, 2, 7]])).tolist()
+    [[0, 1, 2, 0, 1, 0]]
+    """
+    place = torch.arange(document.shape[1], device=document.device).expand(document.shape)
+    begins = torch.ones_like(document, dtype=torch.bool)
+    begins[:, 1:] = document[:, 1:] != document[:, :-1]
+    return place - torch.where(begins, place, 0).cummax(1).values
 
 
 def _unplaced(
     rows: int, device: torch.device, labelling: Labelling, *, rules: int, blocks: int, phase: int
 ) -> Place:
-    """Place rows that no frame explains: they have a label only when all samples have the same."""
+    """Place rows that no frame explains: they have a label only when all samples have the same.
+
+    Raises:
+        TraceError: they have none, and are not to be left out.
+    """
     label = 0 if labelling.label is None else -1
     if labelling.uniform is not None:
         label = labelling.uniform
-    document = int(labelling.document[0]) if len(labelling.document) == 1 else -1
+    elif labelling.label is not None and not labelling.stray:
+        raise TraceError(
+            f"{rows} tokens can be given no label: they are not those of the batch of "
+            f"{len(labelling.label)} labels (tokens of a vision tower can be labelled only when "
+            "all samples of the batch have the same label). Record batches of one label, name the "
+            "routers you want with routers=, or leave such tokens out with partial=True."
+        )
+    alone = labelling.document.ndim == 1 and len(labelling.document) == 1
+    document = int(labelling.document[0]) if alone else -1
     fill = [torch.full((rows,), value, device=device) for value in (label, document, -1, -1)]
     return _make_place(fill, None, phase, rules, blocks)
 
@@ -354,12 +446,24 @@ def _make_place(
 
 def subset(place: Place, rows: Bool[Tensor, " rows"]) -> Place:
     """Return the place of those rows that a block sends to one of its routers."""
-    return Place(
+    return replace(
+        place,
         cell=place.cell[rows],
         keep=None if place.keep is None else place.keep[rows],
         label=place.label[rows],
         document=place.document[rows],
         position=place.position[rows],
         tokens=place.tokens[rows],
-        phase=place.phase,
+        early=None if place.early is None else place.early[rows],
     )
+
+
+def by_phase(place: Place) -> list[tuple[Place, Tensor | None]]:
+    """Return a place as places of one phase each, with the rows that each holds."""
+    if place.early is None:
+        return [(place, None)]
+    whole = replace(place, early=None)
+    return [
+        (replace(subset(whole, place.early), phase=PREFILL), place.early),
+        (subset(whole, ~place.early), ~place.early),
+    ]

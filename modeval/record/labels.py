@@ -1,6 +1,6 @@
 """What the samples of a batch are: labels and documents, said by the user or in the inputs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,8 +24,16 @@ class Labeller:
         given: labels that the user gave for the next batch.
     """
 
-    def __init__(self, names: tuple[str, ...], source: LabelSource | None, group: Any) -> None:
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        source: LabelSource | None,
+        group: Any,
+        *,
+        stray: bool = False,
+    ) -> None:
         self.names = names
+        self._stray = stray
         self.source = source
         self.rules = max(len(names), 1)
         self.given: Labelling | None = None
@@ -34,7 +42,7 @@ class Labeller:
         self._documents = 0
         self._strange: Tensor | None = None
 
-    def give(self, labels: Any, documents: Sequence[int] | Tensor | None, mask: Any) -> None:
+    def give(self, labels: Any, documents: Any, mask: Any) -> None:
         """Keep what the user says of the next batch.
 
         Raises:
@@ -48,7 +56,8 @@ class Labeller:
             )
         numbers = torch.zeros(0, dtype=torch.int64)
         if documents is not None:
-            numbers = torch.as_tensor(documents, dtype=torch.int64).reshape(-1)
+            numbers = torch.as_tensor(documents, dtype=torch.int64)
+            numbers = numbers if numbers.ndim else numbers.reshape(1)
         elif label is not None:
             numbers = self._new_documents(len(label)) if label.ndim else numbers
         flags = None if mask is None else torch.as_tensor(mask) > 0
@@ -59,9 +68,45 @@ class Labeller:
         if self.given is not None:
             self.current, self.given = self.given, None
 
-    def begin(self, frame: Frame, inputs: Mapping[str, Any]) -> None:
-        """Settle labels and documents of a batch."""
-        self.current = self._next(frame, inputs)
+    def begin(self, frame: Frame, inputs: Mapping[str, Any], *, repeated: bool = False) -> None:
+        """Settle labels and documents of a batch.
+
+        Args:
+            frame: the call of the model.
+            inputs: what it is given.
+            repeated: whether a sample may stand for several rows, as beams do.
+
+        Raises:
+            TraceError: there are no labels, or they are of another number of samples.
+        """
+        given = self._next(frame, inputs)
+        self.current = replace(given, repeated=repeated, stray=self._stray)
+        batch, samples = frame.batch, len(given.document)
+        if batch is not None and not self.current.fits(batch):
+            if given.label is not None and given.label.ndim:
+                samples = len(given.label)
+            raise TraceError(
+                f"{samples} labels were given for a batch of {batch} samples: expected {batch}. "
+                "Call recording.label(labels) with the labels of the batch, before each batch."
+            )
+
+    def refuse_misfits(self, frame: Frame) -> None:
+        """Refuse a mask or labels of tokens that do not fit the tokens of a call.
+
+        Raises:
+            TraceError: gives both shapes.
+        """
+        if frame.batch is None or frame.length is None:
+            return
+        shape = (frame.batch, frame.length)
+        given = {"mask": self.current.mask, "labels": self.current.label}
+        given["documents"] = self.current.document
+        for name, part in given.items():
+            if part is not None and part.ndim > 1 and tuple(part.shape) != shape:
+                raise TraceError(
+                    f"{name}= has the shape {tuple(part.shape)}, and the tokens {shape}: expected "
+                    "the same, or one label for each sample."
+                )
 
     def check(self) -> None:
         """Refuse labels out of range, which a device knows of only now.
@@ -82,11 +127,16 @@ class Labeller:
         if isinstance(labels, (str, int)):
             number = self._number(labels)
             return torch.tensor(number), number
-        if isinstance(labels, Tensor):
-            return self._checked(labels.long())
-        if any(isinstance(label, str) for label in labels):
-            labels = [self._number(label) for label in labels]
-        return self._checked(torch.as_tensor(labels, dtype=torch.int64))
+        if not isinstance(labels, Tensor):
+            if any(isinstance(label, str) for label in labels):
+                labels = [self._number(label) for label in labels]
+            labels = torch.as_tensor(labels)
+        if labels.is_floating_point() or labels.is_complex():
+            raise TraceError(
+                f"Labels are of type {str(labels.dtype).removeprefix('torch.')}: expected names, "
+                "or whole numbers."
+            )
+        return self._checked(labels.long())
 
     def _number(self, label: str | int) -> int:
         if isinstance(label, str) and label in self.names:

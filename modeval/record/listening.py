@@ -1,11 +1,15 @@
 """Hooks on a model and its routers: what each router chose, and for which token.
 
-Nothing here waits for a device.
+Nothing here waits for a device, except to ask masks of pairs and caches of fixed size what they
+hold. A call of the model (or of its ``generate``) is counted whole or not at all: what it had
+counted before it failed is taken back.
 """
 
 import contextlib
 import functools
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,12 +17,17 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from modeval.errors import TraceError
-from modeval.record.counter import Pending
+from modeval.record.calls import Calls
+from modeval.record.counter import Counter, Pending
 from modeval.record.coverage import Seen
+from modeval.record.facts import Facts
 from modeval.record.frames import (
-    DECODE,
+    TRAIN,
+    UNKNOWN,
     Frame,
+    Labelling,
     Place,
+    by_phase,
     make_frame,
     parameter_names,
     place_rows,
@@ -37,6 +46,7 @@ class Listener:
         routers: the routers that are listened to.
         seen: what happened at each so far.
         active: whether it listens.
+        facts: what happened that whoever reads the counts must know.
     """
 
     def __init__(
@@ -44,19 +54,23 @@ class Listener:
         model: nn.Module,
         routers: Sequence[Router],
         labeller: Labeller,
+        counter: Counter,
         *,
         blocks: int,
-        hear: Callable[[Pending], None],
         ended: Callable[[], None],
     ) -> None:
         self.routers = routers
         self.seen = [Seen(router.choices) for router in routers]
         self.active = False
+        self.facts = Facts()
         self._model, self._labeller, self._blocks = model, labeller, blocks
-        self._hear, self._ended = hear, ended
-        self._generation = Generation()
+        self._counter, self._ended = counter, ended
+        self.calls = Calls(self._keep, self._let_go, self._take_back)
+        self.generation = Generation(self.calls.whole)
         self._exits = contextlib.ExitStack()
         self._frames: list[Frame] = []
+        self._error: BaseException | None = None  # what was handled when the outermost call began
+        self._before: tuple[list[Seen], Labelling | None, Labelling] | None = None
         self._inputs: dict[int, tuple[str, ...]] = {}
         self._types: dict[int, Tensor] = {}
 
@@ -82,7 +96,7 @@ class Listener:
             keep(module.register_forward_pre_hook(self._enter_frame, with_kwargs=True))
             keep(module.register_forward_hook(self._leave_frame, always_call=True))
             if callable(getattr(module, "generate", None)):
-                exits.enter_context(self._generation.around(module))
+                exits.enter_context(self.generation.around(module))
         for number, router in enumerate(self.routers):
             keep(router.parent.register_forward_pre_hook(functools.partial(self._reach, number)))
             if router.split is not None:
@@ -98,17 +112,47 @@ class Listener:
 
     # --- hooks ------------------------------------------------------------------------------------
 
+    # --- calls ------------------------------------------------------------------------------------
+
+    def _keep(self) -> None:
+        labeller = self._labeller
+        self._before = [replace(seen) for seen in self.seen], labeller.given, labeller.current
+        self._counter.begin()
+
+    def _let_go(self) -> None:
+        self._before = None
+        self._counter.end()
+        self._ended()
+
+    def _take_back(self) -> None:
+        self._counter.undo()
+        if self._before is not None:
+            self.seen[:], self._labeller.given, self._labeller.current = self._before
+
+    @property
+    def _deaf(self) -> bool:
+        return not self.active or self.generation.drafting or _recomputing()
+
     def _enter_frame(
         self, module: nn.Module, arguments: tuple[Any, ...], by_name: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if _recomputing():
+        if self._deaf:
             return None
-        outer = self._frames[-1] if self._frames else None
+        self.calls.refuse_threads()
         names = self._inputs[id(module)]
-        frame = make_frame(module, names, arguments, by_name, outer)
-        self._frames.append(frame)
-        if outer is not None:
+        if self._frames and self._frames[0].module is module:  # it was left without a word
+            self._frames.clear()
+            self.calls.end(failed=True)
+        if self._frames:
+            self._frames.append(make_frame(module, names, arguments, by_name, self._frames[-1]))
             return None
+        self.calls.begin()
+        self._error = sys.exc_info()[1]
+        self._frames.append(Frame(module, None, None, None, None, None, UNKNOWN))
+        given = self._labeller.given
+        told = bool(self.generation.runs) or (given is not None and given.mask is not None)
+        frame = make_frame(module, names, arguments, by_name, None, masked=not told)
+        self._frames[0] = frame
         self._begin(frame, dict(zip(names, arguments, strict=False)) | by_name)
         key = self._labeller.source
         if isinstance(key, str) and key in by_name and key not in names:
@@ -117,12 +161,29 @@ class Listener:
 
     def _leave_frame(self, module: nn.Module, arguments: Any, output: Any) -> None:
         del arguments, output
-        if _recomputing() or not any(frame.module is module for frame in self._frames):
+        if self._deaf or not any(frame.module is module for frame in self._frames):
             return
         while self._frames.pop().module is not module:
             pass
         if not self._frames:
-            self._ended()
+            self.calls.end(failed=sys.exc_info()[1] is not self._error)
+
+    def _begin(self, frame: Frame, inputs: Mapping[str, Any]) -> None:
+        """Settle labels and documents of a call of the model, once for each batch."""
+        labeller, generation = self._labeller, self.generation
+        writing = bool(generation.runs)
+        if writing:
+            continues, generation.started = generation.started, True
+        else:  # a loop by hand: the batch goes on while its cache is filled
+            known = labeller.given is None and len(labeller.current.document) > 0
+            continues = known and frame.past.filled and frame.phase != TRAIN
+        if not continues:
+            labeller.begin(frame, inputs, repeated=writing)
+        if writing:
+            generation.settle(frame, labeller.current.mask)
+        elif not continues:
+            labeller.refuse_misfits(frame)
+        self.facts.note(frame, labeller.current, generation)
 
     def _reach(self, number: int, module: nn.Module, arguments: Any) -> None:
         del module, arguments
@@ -148,8 +209,9 @@ class Listener:
 
     def _take(self, number: int, output: Any) -> None:
         """Keep what a router chose; nothing here waits for the device."""
-        if not self.active or _recomputing():
+        if self._deaf:
             return
+        self.calls.refuse_threads()
         router, seen = self.routers[number], self.seen[number]
         with torch.no_grad():
             choice = router.read(router, output)
@@ -160,7 +222,12 @@ class Listener:
         seen.tokens += len(chosen)
         seen.choices = max(seen.choices or 0, chosen.shape[1])
         seen.weighted = seen.weighted and weight is not None
-        self._hear(Pending(number, place, chosen, weight))
+        for part, rows in by_phase(place):
+            if rows is None:
+                self._counter.add(Pending(number, part, chosen, weight))
+            else:
+                shares = None if weight is None else weight[rows]
+                self._counter.add(Pending(number, part, chosen[rows], shares))
 
     def _place(self, router: Router, chosen: Tensor) -> Place:
         options = {"rules": self._labeller.rules, "blocks": self._blocks}
@@ -175,18 +242,6 @@ class Listener:
             self._frames, len(types), chosen.device, self._labeller.current, **options
         )
         return subset(whole, types if router.split[1] else ~types)
-
-    def _begin(self, frame: Frame, inputs: Mapping[str, Any]) -> None:
-        """Settle labels and documents of a call of the model, once for each batch."""
-        labeller, generation = self._labeller, self._generation
-        continues = (generation.active and generation.started) or (
-            frame.phase == DECODE and labeller.given is None and len(labeller.current.document) > 0
-        )
-        if not continues:
-            labeller.begin(frame, inputs)
-            generation.begin_batch()
-        if generation.active:
-            generation.leave_out_finished(frame)
 
 
 def _recomputing() -> bool:

@@ -17,7 +17,12 @@ in exported programs, nor in fused kernels that replace a whole block; a router 
 in this way is an error, not a layer of zeros. Models under ``torch.compile`` run without it while
 they are recorded. With tensor parallelism every rank sees all tokens: give ``group=`` the ranks
 that see different ones. Chunks of a long prompt are prefill, and speculative tokens that were
-rejected are counted, because the model did route them.
+rejected are counted, because the model did route them; the header says so. Continuous batching
+(``generate_batch``) and calls of two threads at once are refused.
+
+Nothing is guessed silently. Padding is known by the mask of the model or of ``generate``, or by one
+given by hand, and where none came the header says so; labels that are not one for each sample of a
+batch are an error at once; a call that fails is taken back, and may be tried again.
 """
 
 import contextlib
@@ -28,10 +33,10 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from modeval.errors import TraceError
-from modeval.record.counter import Counter, Pending
+from modeval.record.counter import Counter
 from modeval.record.coverage import Coverage, check_coverage, coverage_of
 from modeval.record.labels import Labeller, LabelSource
 from modeval.record.listening import Listener
@@ -97,6 +102,9 @@ def record(
         raise TraceError(
             "labels= is empty: give the names of the rules, as labels=['code', 'prose']."
         )
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise TraceError(f"Two labels are named {twice[0]!r}: expected different names.")
     if label_from is not None and not names:
         raise TraceError("label_from= needs labels=: the names of the rules, or their number.")
     if type(model).__name__ == "DataParallel":
@@ -126,6 +134,7 @@ def record(
         trace=None if trace is None else Path(trace),
         tokens=tokens,
         blocks=blocks,
+        partial=partial,
         phase=phase,
         notes=tuple(notes),
         group=group,
@@ -152,6 +161,7 @@ class Recording:
         trace: Path | None = None,
         tokens: bool = False,
         blocks: int = BLOCKS,
+        partial: bool = False,
         phase: Phase = "mixed",
         notes: tuple[str, ...] = (),
         group: Any = None,
@@ -162,31 +172,31 @@ class Recording:
         self._missing = tuple(missing)
         self._phase, self._notes = phase, notes
         self._group, self._tokens = group, tokens
-        self._labeller = Labeller(names, label_from, group)
-        self._counter = Counter(self.routers, self._labeller.rules, blocks)
-        self._stream = None if trace is None else Stream(trace, self.header)
+        self._labeller = Labeller(names, label_from, group, stray=partial)
+        self._stream = None if trace is None else Stream(trace, self._header)
+        write = None if self._stream is None else self._stream.write
+        self._counter = Counter(self.routers, self._labeller.rules, blocks, write)
         self._exits = contextlib.ExitStack()
         self._listener = Listener(
             model,
             self.routers,
             self._labeller,
+            self._counter,
             blocks=blocks,
-            hear=self._hear,
             ended=self._call_ended,
         )
 
     # --- what users call --------------------------------------------------------------------------
 
-    def label(
-        self, labels: Any, *, documents: Sequence[int] | Tensor | None = None, mask: Any = None
-    ) -> None:
+    def label(self, labels: Any, *, documents: Any = None, mask: Any = None) -> None:
         """Say what the samples of the next batch are.
 
         Args:
             labels: names or numbers of rules, one for each sample (or each token); one name
                 stands for all samples. -1 is none. Nothing when the recording has no labels.
-            documents: number of the document of each sample; each sample is one of its own when
-                absent. Samples of one document go to one replicate block.
+            documents: number of the document of each sample (or of each token, where several
+                are packed into a sample); each sample is one of its own when absent. Samples of
+                one document go to one replicate block.
             mask: ``(batch, positions)`` of the tokens that count, instead of the model's mask.
 
         Raises:
@@ -224,19 +234,23 @@ class Recording:
 
         Layer numbers are those of :attr:`layers`. Like :meth:`counts` otherwise.
         """
-        self._flush()
+        self._counter.flush()
         groups = self._counter.groups(None if phase is None else _phase_number(phase))
         return groups if local else reduce_counts(groups, self.layers, self._group)
 
     def coverage(self) -> Coverage:
         """Return what was expected, listened to and recorded, layer by layer."""
-        self._flush()
+        self._counter.flush()
         return coverage_of(
             self.routers, self._listener.seen, self._counter.counted(), self._missing
         )
 
     def header(self) -> TraceHeader:
         """Return what the rows of this recording's trace mean."""
+        return self._header().noted(*self._listener.facts.notes())
+
+    def _header(self) -> TraceHeader:
+        """Return the header without what is only known at the end."""
         capacity = {router.capacity for router in self.routers}
         return TraceHeader(
             layers=self.layers,
@@ -247,7 +261,7 @@ class Recording:
             weight_scale="renormalised" if all(s.weighted for s in self._listener.seen) else "none",
             phase=self._phase,
             capacity=capacity.pop() if len(capacity) == 1 else "unknown",
-            padding="excluded",
+            padding="excluded" if self._listener.facts.unmasked == 0 else "unknown",
             shared=shared_experts(self.model, self.routers),
             token_ids=self._tokens,
             notes=self._notes,
@@ -278,7 +292,7 @@ class Recording:
         """
         self._exits.close()
         try:
-            self._flush()
+            self._counter.flush()
             self._check()
         except TraceError:
             self._close(complete=False)
@@ -289,7 +303,7 @@ class Recording:
         """End without a check, as an error within the context does: a trace stays a prefix."""
         self._exits.close()
         try:
-            self._flush()
+            self._counter.flush()
         finally:
             self._close(complete=False)
 
@@ -307,14 +321,9 @@ class Recording:
         else:
             self.discard()
 
-    def _hear(self, pending: Pending) -> None:
-        self._counter.add(pending)
-        if self._counter.full:
-            self._flush()
-
     def _call_ended(self) -> None:
         if self._stream is not None:
-            self._flush()
+            self._counter.flush()
 
     def _close(self, *, complete: bool) -> None:
         stream, self._stream = self._stream, None
@@ -325,15 +334,11 @@ class Recording:
             return
         skipped = [layer.name for layer in self.coverage().layers if layer.status == "not run"]
         note = f"{len(skipped)} layers did not run: {', '.join(skipped[:4])}"
-        stream.close(complete=True, notes=[note] if skipped else [])
-
-    def _flush(self) -> None:
-        pending = self._counter.flush()
-        if pending and self._stream is not None:
-            self._stream.write(pending)
+        stream.close(complete=True, notes=[*self._listener.facts.notes(), *[note] * bool(skipped)])
 
     def _check(self) -> None:
         """Refuse a recording in which something is missing or strange."""
+        self._listener.calls.check()
         self._labeller.check()
         self._counter.check(self._phase)
         check_coverage(self.coverage())

@@ -215,6 +215,8 @@ def test_labels_from_the_inputs(model: Model, ids) -> None:
     [
         (["a", "c", "a"], "Label 'c' is not among the labels .* a, b"),
         ([0, 1, 2], "Label 2 is not among"),
+        ([0.0, 1.0, 1.7], "Labels are of type float32: expected names, or whole numbers"),
+        ([0], "1 labels were given for a batch of 3 samples: expected 3"),
         (["a"] * 4, "4 labels were given for a batch of 3"),
         (None, "no labels. Call recording.label"),
     ],
@@ -225,6 +227,19 @@ def test_wrong_labels_are_refused(model: Model, ids, labels, message: str) -> No
             recording.label(labels)
         model(ids)
     assert hooks_of(model) == 0
+
+
+def test_fewer_labels_than_samples_are_not_spread_over_the_batch(model: Model) -> None:
+    ids = torch.randint(0, 32, (6, 5))
+    with pytest.raises(TraceError, match="3 labels were given for a batch of 6 samples"):
+        with torch.no_grad(), record(model, 3) as recording:
+            recording.label([0, 1, 2])
+            model(ids)
+
+
+def test_two_labels_of_one_name_are_refused(model: Model) -> None:
+    with pytest.raises(TraceError, match="Two labels are named 'law'"):
+        record(model, ["law", "law"])
 
 
 def test_labels_hold_for_one_batch_only(model: Model, ids) -> None:
@@ -417,6 +432,57 @@ def test_hooks_and_generate_are_put_back_after_an_error(model: Model, ids) -> No
             model(ids.float())
         model(ids)
     assert recording.counts().samples.sum().item() == 30
+
+
+@pytest.mark.parametrize("pending", [1 << 22, 1])
+def test_a_forward_that_fails_midway_counts_nothing(
+    model: Model, ids, monkeypatch, pending: int
+) -> None:
+    monkeypatch.setattr("modeval.record.counter.PENDING", pending)
+    broken = model.layers[1].register_forward_pre_hook(lambda *_: 1 / 0)
+
+    def run() -> torch.Tensor:
+        with torch.no_grad(), record(model, 2) as recording:
+            recording.label([0, 1, 1])
+            with pytest.raises(ZeroDivisionError):
+                model(ids)
+            broken.remove()
+            model(ids)  # the labels of the call that failed still hold
+        return recording.counts().samples.sum(1)
+
+    if pending == 1:  # what is added up already cannot be taken back
+        with pytest.raises(TraceError, match="A call failed after more than 1 of its choices"):
+            run()
+    else:
+        assert run().tolist() == [[5.0, 10.0]] * 2
+
+
+def test_two_threads_at_once_are_refused_and_in_turn_are_right(model: Model, ids) -> None:
+    import threading  # noqa: PLC0415
+
+    errors: list[Exception] = []
+
+    def other() -> None:
+        try:
+            model(ids)
+        except TraceError as error:
+            errors.append(error)
+
+    def both(*_: Any) -> None:
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+
+    with torch.no_grad(), record(model) as recording:
+        both()
+        model(ids)
+    assert recording.counts().samples[0].sum() == 30
+    handle = model.layers[0].register_forward_pre_hook(both)
+    with pytest.raises(TraceError, match="Two threads ran the model at once"):
+        with torch.no_grad(), record(model):
+            model(ids)
+    handle.remove()
+    assert len(errors) == 1
 
 
 def test_a_trace_of_a_failed_run_keeps_its_prefix_and_is_not_whole(
@@ -821,7 +887,7 @@ def test_counts_are_summed_over_ranks() -> None:
 def test_a_phase_that_is_said_stands_in_the_header_and_is_held_to(tmp_path: Path) -> None:
     model, ids = Model().eval(), torch.randint(1, 16, (2, 5))
     with record(model, trace=tmp_path / "a.trace", phase="prefill", notes=["a note"]) as seen:
-        model(ids)
+        model(ids, attention_mask=torch.ones_like(ids))
     header = open_trace(tmp_path / "a.trace").header
     assert (header.phase, header.notes) == ("prefill", ("a note",))
     assert seen.header().phase == "prefill"

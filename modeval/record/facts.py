@@ -1,0 +1,52 @@
+"""What happened while a model was recorded that whoever reads the counts must know."""
+
+from dataclasses import dataclass
+
+from modeval.record.frames import PREFILL, Frame, Labelling
+from modeval.record.generation import Generation
+
+
+@dataclass(slots=True)
+class Facts:
+    """Numbers of calls of the model, by what was special about them.
+
+    Attributes:
+        calls: all calls.
+        unmasked: calls of several samples of several tokens that came without a mask.
+        continued: calls of several tokens after others, outside of ``generate``.
+        drafted: whether tokens were guessed first and then verified.
+        unheard: calls of ``generate`` that told nothing of their sequences.
+    """
+
+    calls: int = 0
+    unmasked: int = 0
+    continued: int = 0
+    drafted: bool = False
+    unheard: bool = False
+
+    def note(self, frame: Frame, labelling: Labelling, generation: Generation) -> None:
+        """Take down what is special about an outermost call."""
+        self.calls += 1
+        runs = generation.runs
+        if runs and runs[-1].module is frame.module:
+            self.drafted = self.drafted or runs[-1].drafted
+            self.unheard = self.unheard or not runs[-1].told
+        told = labelling.mask is not None or (runs and runs[-1].told)
+        several = (frame.batch or 0) > 1 and (frame.length or 0) > 1
+        self.unmasked += several and frame.mask is None and not told
+        after = frame.past.filled and frame.phase == PREFILL
+        self.continued += after and not runs and (frame.length or 0) > 1
+
+    def notes(self) -> tuple[str, ...]:
+        """Return these facts as sentences."""
+        said = {
+            f"{self.unmasked} of {self.calls} calls of several samples came without an attention "
+            "mask: all their tokens were counted, padding too if there was any.": self.unmasked,
+            f"{self.continued} calls of several tokens after others were counted as prefill: "
+            "chunks of a prompt, or tokens that were written.": self.continued,
+            "Tokens were guessed and then verified: those that were rejected are counted, as the "
+            "model routed them.": self.drafted,
+            "A model generated in a way of its own: sequences that had ended may be counted "
+            "on.": self.unheard,
+        }
+        return tuple(text for text, holds in said.items() if holds)
