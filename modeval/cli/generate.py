@@ -4,21 +4,22 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 
-from modeval.cli.options import data_values, merge, with_examples
-from modeval.cli.output import progress_bar, stdout
+from modeval.cli.flags import COMMON, Given, Section, completing, one_of, with_settings
+from modeval.cli.options import merge, read_file, with_examples
+from modeval.cli.output import progress_bar, stderr, stdout
 from modeval.errors import SpecError
-from modeval.spec import DataSpec, TrainSpec, from_dict, load_toml
+from modeval.spec import DataSpec, TrainSpec, from_dict
 
 if TYPE_CHECKING:
     from modeval.data import Dataset
 
 Storage = Literal["safetensors", "parquet"]
 
-TASK, SHIFT, FILES = "Task", "Shift", "Samples and files"
+TASK, FILES = "Task", "Files"
 TASK_SEEDS = 5
 
 EXAMPLES = """
@@ -32,8 +33,8 @@ EXAMPLES = """
   [cyan]modeval generate data/shifted --data-seed 1 --scale 2[/]
 
   Search among positions, and longer sequences than in training:
-  [cyan]modeval generate data/sets --task sets --search product --rules 8[/]
-  [cyan]modeval generate data/long --task sets --search product --rules 8 --length 30[/]
+  [cyan]modeval generate data/sets --task sets --search product[/]
+  [cyan]modeval generate data/long --task sets --search product --length 30[/]
 
   The task of a spec file as a table for other programs:
   [cyan]modeval generate data/table --spec spec.toml --format parquet[/]
@@ -65,66 +66,53 @@ class Request:
     force: bool = False
 
 
+@with_settings(Section("data", DataSpec, TASK))
 def generate_command(
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     *,
+    settings: Given,
     spec: Annotated[
-        Path | None, typer.Option(help="TOML file with a section data, as for train; flags win.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="TOML file with a section data, as for train; flags win.",
+            rich_help_panel=COMMON,
+        ),
     ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(help="binary (MLP), sets (attention), series (LSTM).", rich_help_panel=TASK),
-    ] = None,
-    objective: Annotated[
-        str | None, typer.Option(help="regression or classification.", rich_help_panel=TASK)
-    ] = None,
-    rules: Annotated[
-        int | None, typer.Option(help="Number of rules; 4 if not given.", rich_help_panel=TASK)
-    ] = None,
-    operation: Annotated[
-        str | None, typer.Option(help="binary: linear or named.", rich_help_panel=TASK)
-    ] = None,
-    search: Annotated[
-        str | None, typer.Option(help="sets: nearest or product.", rich_help_panel=TASK)
-    ] = None,
-    dimension: Annotated[
-        int | None, typer.Option(help="series: size of the state.", rich_help_panel=TASK)
-    ] = None,
-    order: Annotated[
-        int | None, typer.Option(help="series: earlier states used.", rich_help_panel=TASK)
-    ] = None,
+    samples: Annotated[
+        int, typer.Option(metavar="SAMPLES", help="Samples of each task.", rich_help_panel=COMMON)
+    ] = 10_000,
     task_seeds: Annotated[
         int | None,
         typer.Option(
+            metavar="TASKS",
             help=f"Number of tasks, with seeds 0, 1, ...; those of the spec file, or {TASK_SEEDS}.",
-            rich_help_panel=TASK,
+            rich_help_panel=COMMON,
         ),
     ] = None,
-    length: Annotated[
-        int | None,
-        typer.Option(help="sets, series: positions; 10 if not given.", rich_help_panel=SHIFT),
-    ] = None,
-    scale: Annotated[
-        float | None,
-        typer.Option(help="Inputs are multiplied by this; 2 in the paper.", rich_help_panel=SHIFT),
-    ] = None,
-    rule_probabilities: Annotated[
-        str | None,
-        typer.Option(help="Shares of the rules, as 0.5,0.3,0.2.", rich_help_panel=SHIFT),
-    ] = None,
-    samples: Annotated[
-        int, typer.Option(help="Samples of each task.", rich_help_panel=FILES)
-    ] = 10_000,
     data_seed: Annotated[
         int,
-        typer.Option(help="Another seed gives other samples of each task.", rich_help_panel=FILES),
+        typer.Option(
+            metavar="SEED",
+            help="Another seed gives other samples of each task.",
+            rich_help_panel=COMMON,
+        ),
     ] = 0,
     storage: Annotated[
-        str, typer.Option("--format", help="safetensors or parquet.", rich_help_panel=FILES)
+        str,
+        typer.Option(
+            "--format",
+            parser=one_of("--format", get_args(Storage)),
+            metavar="|".join(get_args(Storage)),
+            autocompletion=completing(get_args(Storage)),
+            help="Parquet is for other programs.",
+            rich_help_panel=FILES,
+        ),
     ] = "safetensors",
     shard_size: Annotated[
         int,
         typer.Option(
+            metavar="SAMPLES",
             help="Samples of each task in one file; 0 for files of about 64 MB.",
             rich_help_panel=FILES,
         ),
@@ -133,27 +121,20 @@ def generate_command(
         bool,
         typer.Option("--force", help="Replace an earlier data set.", rich_help_panel=FILES),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=FILES)
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress bar.", rich_help_panel=FILES)
+    ] = False,
 ) -> None:
     """Write a data set whose ground-truth rules are known.
 
     The folder holds samples and dataset.json with the whole recipe: the same recipe gives the
-    same samples again. Train and score take it in place of the endless stream.
+    same samples again. Train and score take it in place of the endless stream. The same command
+    twice leaves the data set as it is.
     """
-    flags = data_values(
-        task=task,
-        objective=objective,
-        rules=rules,
-        operation=operation,
-        search=search,
-        dimension=dimension,
-        order=order,
-        length=length,
-        scale=scale,
-        rule_probabilities=rule_probabilities,
-    )
-    values = merge(load_toml(spec) if spec else {}, {"data": flags})
+    values = merge(read_file(spec), settings)
     request = Request(
         out=out,
         data=from_dict(DataSpec, values["data"], where="data."),
@@ -161,16 +142,24 @@ def generate_command(
         samples=samples,
         data_seed=data_seed,
         shard_size=shard_size,
-        storage=_storage(storage),
+        storage=cast("Storage", storage),
         force=force,
     )
-    with progress_bar(quiet=quiet or as_json) as bar:
-        job = bar.add_task("Writing samples", total=samples, note="")
-        dataset = generate(request, lambda done: bar.update(job, completed=done))
+    made = None if force else already(request)
+    if made is None:
+        with progress_bar(quiet=quiet or as_json) as bar:
+            job = bar.add_task("Writing samples", total=samples, note="")
+            made = generate(request, lambda done: bar.update(job, completed=done))
+    elif not quiet:
+        stderr().print(
+            f"{out} holds this data set already; nothing was written.",
+            highlight=False,
+            markup=False,
+        )
     if as_json:
-        typer.echo(json.dumps(summary(dataset)))
+        typer.echo(json.dumps(summary(made)))
     else:
-        stdout().print(describe(dataset), highlight=False, markup=False, soft_wrap=True)
+        stdout().print(describe(made), highlight=False, markup=False, soft_wrap=True)
 
 
 generate_command.__doc__ = with_examples(generate_command, EXAMPLES)
@@ -196,6 +185,21 @@ def generate(request: Request, progress: Callable[[int], None] = lambda _: None)
         force=request.force,
         progress=progress,
     )
+
+
+def already(request: Request) -> "Dataset | None":
+    """Return the data set that a folder holds if it is the one requested, whole; else None."""
+    from modeval.data import is_dataset, open_dataset
+
+    if not is_dataset(request.out):
+        return None
+    held = open_dataset(request.out)
+    asked = (request.data, request.task_seeds, request.data_seed, request.samples)
+    same = asked == (held.spec, held.task_seeds, held.data_seed, held.samples)
+    stored = {path.suffix for path in request.out.glob("part-*")} == {f".{request.storage}"}
+    sizes = {shard.rule.shape[1] for shard in held.shards[:-1]} or {request.shard_size}
+    cut = not request.shard_size or sizes == {request.shard_size}
+    return held if same and stored and cut else None
 
 
 def choose_tasks(values: Mapping[str, Any], count: int | None) -> tuple[int, ...]:
@@ -232,10 +236,3 @@ def describe(dataset: "Dataset") -> str:
         f"Digest: {dataset.digest}\n"
         f"Train on it: modeval train --data {dataset.folder} --out runs/{dataset.folder.name}"
     )
-
-
-def _storage(name: str) -> Storage:
-    known: dict[str, Storage] = {"safetensors": "safetensors", "parquet": "parquet"}
-    if name not in known:
-        raise SpecError(f"--format {name}: expected {' or '.join(known)}.")
-    return known[name]

@@ -11,6 +11,7 @@ from modeval.cli.bench.app import bench
 from modeval.cli.compare import compare_command
 from modeval.cli.demo import demo_command
 from modeval.cli.exits import Exit
+from modeval.cli.flags import SettingsCommand
 from modeval.cli.gate import gate_command
 from modeval.cli.generate import generate_command
 from modeval.cli.import_trace import import_command
@@ -55,8 +56,8 @@ def main(
 
 
 app.command("demo")(demo_command)
-app.command("generate")(generate_command)
-app.command("train")(train_command)
+app.command("generate", cls=SettingsCommand)(generate_command)
+app.command("train", cls=SettingsCommand)(train_command)
 app.command("record")(record_command)
 app.command("import")(import_command)
 app.add_typer(trace, name="trace")

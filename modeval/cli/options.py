@@ -2,43 +2,57 @@
 
 from collections.abc import Callable, Mapping
 from inspect import cleandoc
+from pathlib import Path
 from typing import Any
 
 from modeval.errors import SpecError
+from modeval.spec import RunSpec, load_toml, without_unread
 
 
 def with_examples(command: Callable[..., None], examples: str) -> str:
-    """Return the help of a command: its docstring, then examples."""
-    return f"{cleandoc(command.__doc__ or '')}\n{examples}"
+    """Return the help of a command: its docstring, a line for each paragraph, then examples."""
+    paragraphs = cleandoc(command.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(text.split()) for text in paragraphs) + f"\n{examples}"
+
+
+def read_file(path: Path | None) -> dict[str, Any]:
+    """Read a spec file, if there is one; that of a run folder may be of an earlier version."""
+    if path is None:
+        return {}
+    values = load_toml(path)
+    return without_unread(RunSpec, values) if (path.parent / "run.json").is_file() else values
 
 
 def merge(file: Mapping[str, Any], flags: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Lay the flags that were given over the values of a spec file."""
+    """Lay the flags that were given over the values of a spec file.
+
+    A flag that chooses another kind drops what the file says of the former kind.
+
+    >>> merge({"model": {"gating": {"kind": "gumbel", "temperature": 2.0}}},
+    ...       {"model": {"gating": {"kind": "soft"}}})
+    {'model': {'gating': {'kind': 'soft'}}}
+    """
     merged: dict[str, Any] = dict(file)
-    for section, values in flags.items():
-        given = {name: value for name, value in values.items() if value is not None}
+    for section, given in flags.items():
         below = merged.get(section, {})
         if not isinstance(below, Mapping):
             raise SpecError(f"{section} must be a table of settings, not {below!r}.")
-        merged[section] = {**below, **given}
+        merged[section] = _over(below, given)
     return merged
 
 
-def data_values(*, rule_probabilities: str | None, **values: Any) -> dict[str, Any]:
-    """Return the values of the data section that flags gave."""
-    return {**values, "rule_probabilities": shares(rule_probabilities)}
-
-
-def shares(text: str | None) -> list[float] | None:
-    """Read ``0.5,0.3,0.2``."""
-    if text is None:
-        return None
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise SpecError(
-            f"--rule-probabilities {text!r}: expected numbers, as 0.5,0.3,0.2."
-        ) from None
+def _over(below: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    laid = dict(below)
+    for name, value in given.items():
+        former = below.get(name)
+        if isinstance(former, str) and isinstance(value, Mapping):
+            former = {"kind": former}
+        if isinstance(former, Mapping) and isinstance(value, Mapping):
+            same = value.get("kind", former.get("kind")) == former.get("kind")
+            laid[name] = {**former, **value} if same else dict(value)
+        else:
+            laid[name] = value
+    return laid
 
 
 def numbers(flag: str, text: str | None) -> tuple[int, ...] | None:

@@ -1,29 +1,41 @@
 """``modeval train``: a cohort of seeds of one model, or of several models, into run folders."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from modeval.cli.options import data_values, merge, with_examples
+from modeval.cli.flags import (
+    COMMON,
+    Given,
+    Section,
+    completing,
+    count_of,
+    one_of,
+    with_settings,
+    words,
+)
+from modeval.cli.options import merge, read_file, with_examples
 from modeval.cli.output import choose_device, progress_bar, stderr, stdout
 from modeval.errors import RunError, SpecError
 from modeval.spec import (
     MODEL_TITLES,
     MODELS,
     DataSpec,
+    Engine,
     ModelSpec,
     RunSpec,
     TrainSpec,
     from_dict,
-    load_toml,
     seed_grid,
     to_dict,
     to_toml,
 )
+from modeval.spec.checks import suggestion
+from modeval.spec.settings import flag_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
@@ -31,22 +43,24 @@ if TYPE_CHECKING:
     from modeval.data import Dataset
     from modeval.train.files import RunRecord
 
-D, M, T = DataSpec(), ModelSpec(), TrainSpec()
-DATA, MODEL, TRAIN, MACHINE = "Task", "Model", "Training", "Machine and files"
+TASK, MODEL, TRAINING, MACHINE = "Task", "Model", "Training", "Machine and files"
 PAPER = ("monolithic", "modular", "modular-op", "gt-modular")
+NAMES = (*MODELS, "all")
 
 EXAMPLES = """
 [bold]Examples[/]
 
   Five task seeds x two model seeds of Modular on four linear rules:
-  [cyan]modeval train --out runs/modular --rules 4 --task-seeds 5 --model-seeds 2[/]
+  [cyan]modeval train --out runs/modular --task-seeds 5 --model-seeds 2[/]
 
   The paper's four models side by side, then their scores:
-  [cyan]modeval train --out runs/four --model all --rules 8 --steps 2000 --learning-rate 1e-3[/]
+  [cyan]modeval train --out runs/four --model all --steps 2000 --lr 1e-3[/]
   [cyan]modeval score runs/four[/]
 
-  Continue after an interruption:
+  Continue after an interruption, then train for longer, with more seeds:
   [cyan]modeval train --out runs/modular --resume[/]
+  [cyan]modeval train --out runs/modular --resume --steps 20000[/]
+  [cyan]modeval train --out runs/modular --resume --seeds 20[/]
 """
 
 
@@ -67,143 +81,102 @@ class _Machine:
     dataset: "Dataset | None"
 
 
-def train_command(  # noqa: PLR0917
+@with_settings(
+    Section("data", DataSpec, TASK),
+    Section("model", ModelSpec, MODEL),
+    Section("train", TrainSpec, TRAINING),
+)
+def train_command(
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Run folder; several models get one each below it.")
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Run folder; several models get one each below it.",
+            rich_help_panel=COMMON,
+        ),
     ],
-    spec: Annotated[
-        Path | None, typer.Option(help="TOML file with sections data, model, train; flags win.")
-    ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"{', '.join(MODELS)}, or all for the paper's four. May be repeated.",
-            rich_help_panel=MODEL,
+            metavar="NAME,...",
+            help=f"{', '.join(MODELS)}, or all for the paper's four.",
+            autocompletion=completing(NAMES),
+            rich_help_panel=COMMON,
         ),
     ] = None,
-    task: Annotated[
-        str | None,
+    *,
+    settings: Given,
+    seeds: Annotated[
+        int | None,
         typer.Option(
-            help=f"binary (MLP), sets (attention), series (LSTM) ({D.task}).", rich_help_panel=DATA
+            parser=count_of("--seeds"),
+            metavar="MODELS",
+            help="Models in the cohort; task seeds run fastest.",
+            rich_help_panel=COMMON,
         ),
     ] = None,
-    objective: Annotated[
-        str | None,
-        typer.Option(help=f"regression or classification ({D.objective}).", rich_help_panel=DATA),
-    ] = None,
-    rules: Annotated[
-        int | None, typer.Option(help=f"Number of rules ({D.rules}).", rich_help_panel=DATA)
-    ] = None,
-    operation: Annotated[
-        str | None,
-        typer.Option(help=f"binary: linear or named ({D.operation}).", rich_help_panel=DATA),
-    ] = None,
-    search: Annotated[
-        str | None,
-        typer.Option(help=f"sets: nearest or product ({D.search}).", rich_help_panel=DATA),
-    ] = None,
-    dimension: Annotated[
+    task_seeds: Annotated[
         int | None,
-        typer.Option(help=f"series: size of the state ({D.dimension}).", rich_help_panel=DATA),
+        typer.Option(
+            parser=count_of("--task-seeds"),
+            metavar="TASKS",
+            help="Number of task seeds.",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
-    order: Annotated[
+    model_seeds: Annotated[
         int | None,
-        typer.Option(help=f"series: earlier states used ({D.order}).", rich_help_panel=DATA),
+        typer.Option(
+            parser=count_of("--model-seeds"),
+            metavar="MODELS",
+            help="Number of model seeds.",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
-    length: Annotated[
-        int | None,
-        typer.Option(help=f"sets, series: positions ({D.length}).", rich_help_panel=DATA),
-    ] = None,
-    scale: Annotated[
-        float | None,
-        typer.Option(help=f"Inputs are multiplied by this ({D.scale}).", rich_help_panel=DATA),
-    ] = None,
-    rule_probabilities: Annotated[
-        str | None,
-        typer.Option(help="Shares of the rules, as 0.5,0.3,0.2.", rich_help_panel=DATA),
+    spec: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="TOML file with sections data, model, train; flags win.",
+            rich_help_panel=COMMON,
+        ),
     ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of modeval generate, in place of the endless stream.", rich_help_panel=DATA
+            metavar="DIR",
+            help="Folder of modeval generate, in place of the endless stream.",
+            rich_help_panel=TASK,
         ),
     ] = None,
-    modules: Annotated[
-        int | None, typer.Option(help="Number of modules, if not the rules.", rich_help_panel=MODEL)
-    ] = None,
-    encoder: Annotated[
-        int | None,
-        typer.Option(help=f"Width of the encoders ({M.encoder}).", rich_help_panel=MODEL),
-    ] = None,
-    width: Annotated[
-        int | None,
-        typer.Option(help=f"Width of the module bank ({M.width}).", rich_help_panel=MODEL),
-    ] = None,
-    heads: Annotated[
-        int | None,
-        typer.Option(help=f"Attention heads of each module ({M.heads}).", rich_help_panel=MODEL),
-    ] = None,
-    match: Annotated[
-        str | None,
-        typer.Option(
-            help=f"parameters (as the paper) or width ({M.match}).", rich_help_panel=MODEL
-        ),
-    ] = None,
-    seeds: Annotated[
-        int | None,
-        typer.Option(help="Models in the cohort; task seeds run fastest.", rich_help_panel=TRAIN),
-    ] = None,
-    task_seeds: Annotated[
-        int | None, typer.Option(help="Number of task seeds.", rich_help_panel=TRAIN)
-    ] = None,
-    model_seeds: Annotated[
-        int | None, typer.Option(help="Number of model seeds.", rich_help_panel=TRAIN)
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help=f"Optimiser steps ({T.steps}).", rich_help_panel=TRAIN)
-    ] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(help=f"Samples of a step per model ({T.batch}).", rich_help_panel=TRAIN),
-    ] = None,
-    learning_rate: Annotated[
-        float | None,
-        typer.Option(help=f"Learning rate of Adam ({T.learning_rate}).", rich_help_panel=TRAIN),
-    ] = None,
-    schedule: Annotated[
-        str | None,
-        typer.Option(help=f"constant, steps or cosine ({T.schedule}).", rich_help_panel=TRAIN),
-    ] = None,
-    milestones: Annotated[
-        str | None,
-        typer.Option(
-            help="Steps at which --schedule steps halves the rate.", rich_help_panel=TRAIN
-        ),
-    ] = None,
-    clip: Annotated[
-        float | None,
-        typer.Option(
-            help="Largest gradient norm of each model; 0 for none.", rich_help_panel=TRAIN
-        ),
-    ] = None,
-    validate_every: Annotated[
-        int | None,
-        typer.Option(
-            help=f"Steps between validations ({T.validate_every}).", rich_help_panel=TRAIN
-        ),
-    ] = None,
-    *,
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Continue what is in the run folder from its last checkpoint."
+            "--resume",
+            help="Continue what is in the run folder from its last checkpoint.",
+            rich_help_panel=COMMON,
         ),
     ] = False,
     device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=MACHINE)
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda|cuda:N",
+            help="Where to compute.",
+            autocompletion=completing(("auto", "cpu", "cuda")),
+            rich_help_panel=MACHINE,
+        ),
     ] = "auto",
     engine: Annotated[
-        str, typer.Option(help="auto, eager, compiled or fused.", rich_help_panel=MACHINE)
+        str,
+        typer.Option(
+            parser=one_of("--engine", get_args(Engine)),
+            metavar="|".join(get_args(Engine)),
+            autocompletion=completing(get_args(Engine)),
+            help="How steps are computed.",
+            rich_help_panel=MACHINE,
+        ),
     ] = "auto",
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress bar.", rich_help_panel=MACHINE)
@@ -214,38 +187,24 @@ def train_command(  # noqa: PLR0917
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option(
-            "--dry-run", help="Print the resolved spec and stop.", rich_help_panel=MACHINE
-        ),
+        typer.Option("--dry-run", help="Print the resolved spec and stop.", rich_help_panel=COMMON),
     ] = False,
 ) -> None:
     """Train a cohort of seeds as one stacked program.
 
     All seeds train together, and each is exactly what it would be alone. The run folder holds the
-    resolved spec, a log, and the last and best weights of each seed.
+    resolved spec, a log, and the last and best weights of each seed. The same command twice trains
+    once.
     """
-    file = load_toml(spec) if spec else {}
-    dataset = _open_data(data)
+    names = [name for text in model or [] for name in words(text)]
+    grid = _seeds(seeds, task_seeds, model_seeds)
+    if grid is not None:
+        settings["train"]["seeds"] = grid
+    file, dataset = read_file(spec), _open_data(data)
     if dataset is not None:  # what it was made from, unless file or flags ask for something else
         file = {**file, "data": {**to_dict(dataset.spec), **file.get("data", {})}}
-    values = {
-        "data": data_values(
-            task=task, objective=objective, rules=rules, operation=operation, search=search,
-            dimension=dimension, order=order, length=length, scale=scale,
-            rule_probabilities=rule_probabilities,
-        ),
-        "model": {
-            "modules": modules, "encoder": encoder, "width": width, "heads": heads, "match": match,
-        },
-        "train": {
-            "steps": steps, "batch": batch, "learning_rate": learning_rate, "schedule": schedule,
-            "milestones": _numbers(milestones, "--milestones"), "clip": clip,
-            "validate_every": validate_every,
-            "seeds": _seeds(seeds, task_seeds, model_seeds),
-        },
-    }  # fmt: skip
-    if resume and not (spec or model) and (kept := _kept(out)):
-        requests = [_again(folder, values) for folder in kept]
+    if resume and not (spec or names) and (kept := _kept(out)):
+        requests = [_again(folder, settings) for folder in kept]
         if kept != [out] and not quiet:
             stderr().print(
                 f"Continuing the runs that had begun below {out}; repeat --model for others.",
@@ -253,14 +212,11 @@ def train_command(  # noqa: PLR0917
                 highlight=False,
             )
     else:
-        requests = plan(merge(file, values), model or [], out)
+        _refuse_contradictions(names, settings["model"])
+        requests = plan(merge(file, settings), names, out)
     if dry_run:
         stdout().print(to_toml(requests[0].spec), end="", markup=False, highlight=False)
         return
-    from modeval.train.step import Engine
-
-    if engine not in get_args(Engine):
-        raise SpecError(f"engine = {engine!r}: expected one of {', '.join(get_args(Engine))}.")
     records = train_all(
         requests, device=device, engine=engine, resume=resume, dataset=dataset, quiet=quiet
     )
@@ -282,20 +238,32 @@ def _again(folder: Path, flags: Mapping[str, Mapping[str, Any]]) -> Request:
     """Return the run that a folder holds; flags that say something else make it another run."""
     from modeval.train.files import SPEC
 
-    return Request(from_dict(RunSpec, merge(load_toml(folder / SPEC), flags)), folder)
+    return Request(from_dict(RunSpec, merge(read_file(folder / SPEC), flags)), folder)
+
+
+def _refuse_contradictions(names: Sequence[str], flags: Mapping[str, Any]) -> None:
+    """Refuse a flag that says something else than the name of a model stands for."""
+    for name in names:
+        for setting, value in MODELS.get(name, {}).items():
+            if flags.get(setting, value) != value:
+                raise SpecError(
+                    f"--model {name} stands for {setting} {value}, and {flag_of(setting)} says "
+                    f"{flags[setting]}. Drop one of the two."
+                )
 
 
 def plan(values: Mapping[str, Any], names: list[str], out: Path) -> list[Request]:
     """Resolve specifications and folders: a name stands for choices on the axes of the model."""
     settings = dict(values.get("model", {}))
     if not names and settings.get("scorer"):
-        return [Request(from_dict(RunSpec, dict(values)), out)]  # a spec file says it all
+        named = {"name": _name_of(settings), **values}
+        return [Request(from_dict(RunSpec, named), out)]  # a spec file says it all
     wanted = list(PAPER) if names == ["all"] else names or [str(values.get("name", "modular"))]
     for name in wanted:
         if name not in MODELS:
             raise SpecError(
-                f"model = {name!r}: expected one of {', '.join(MODELS)}, or all for the four of "
-                "the paper."
+                f"--model {name}: expected one of {', '.join(MODELS)}, or all for the four of the "
+                f"paper.{suggestion(name, NAMES)}"
             )
     if settings.pop("scorer", None) == "none":
         settings.pop("modules", None)  # the single module of a Monolithic in the spec file
@@ -307,6 +275,14 @@ def plan(values: Mapping[str, Any], names: list[str], out: Path) -> list[Request
         spec = from_dict(RunSpec, {**values, "name": name, "model": model})
         requests.append(Request(spec, out if len(wanted) == 1 else out / name))
     return requests
+
+
+def _name_of(settings: Mapping[str, Any]) -> str:
+    """Return the name of the model that the settings of a spec file make."""
+    for name, choices in MODELS.items():
+        if choices["scorer"] == settings["scorer"]:
+            return name
+    return "modular"
 
 
 def train_all(
@@ -341,7 +317,9 @@ def train_all(
             if not quiet:
                 seeds = len(request.spec.train.seeds)
                 models = "1 model" if seeds == 1 else f"{seeds} models"
-                stderr().print(f"Wrote {request.folder} ({models}).", markup=False, highlight=False)
+                bar.console.print(
+                    f"Wrote {request.folder} ({models}).", markup=False, highlight=False
+                )
     return records
 
 
@@ -422,9 +400,6 @@ def _seeds(total: int | None, tasks: int | None, models: int | None) -> Any:
     """Return the pairs that the three seed flags stand for, or None when none was given."""
     if total is None and tasks is None and models is None:
         return None
-    for name, value in (("--seeds", total), ("--task-seeds", tasks), ("--model-seeds", models)):
-        if value is not None and value < 1:
-            raise SpecError(f"{name} = {value}: expected 1 or more.")
     if total is None:
         return [list(pair) for pair in seed_grid(tasks or 1, models or 1)]
     fastest = tasks or (total // models if models else min(total, 5))
@@ -434,12 +409,3 @@ def _seeds(total: int | None, tasks: int | None, models: int | None) -> Any:
             f"the three, or --seeds {fastest * models}."
         )
     return [list(pair) for pair in seed_grid(fastest, -(-total // fastest))[:total]]
-
-
-def _numbers(text: str | None, flag: str) -> list[int] | None:
-    if text is None:
-        return None
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise SpecError(f"{flag} {text!r}: expected whole numbers, as 1000,2000.") from None

@@ -28,7 +28,7 @@ from modeval.spec.run import (
 )
 from modeval.spec.settings import without_unread
 from modeval.spec.toml import load_toml, to_toml
-from modeval.spec.train import Schedule, Selection, TrainSpec, seed_grid
+from modeval.spec.train import Engine, Schedule, Selection, TrainSpec, seed_grid
 
 __all__ = [
     "MODELS",
@@ -36,6 +36,7 @@ __all__ = [
     "NAMED_OPERATIONS",
     "REFERENCE_CLIP",
     "DataSpec",
+    "Engine",
     "Match",
     "ModelSpec",
     "Objective",

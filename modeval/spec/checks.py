@@ -2,6 +2,7 @@
 
 import difflib
 import typing
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from modeval.errors import SpecError
@@ -19,10 +20,20 @@ def check_choices(spec: Any) -> None:
         if typing.get_origin(hint) is Literal:
             value, choices = getattr(spec, name), typing.get_args(hint)
             if value not in choices:
-                near = difflib.get_close_matches(str(value), choices, n=1)
-                advice = f' Did you mean "{near[0]}"?' if near else ""
-                known = ", ".join(choices)
-                raise SpecError(f"{name} = {value!r}: expected one of {known}.{advice}")
+                raise SpecError(
+                    f"{name} = {value!r}: expected one of {', '.join(choices)}."
+                    f"{suggestion(str(value), choices)}"
+                )
+
+
+def suggestion(text: str, known: Iterable[str]) -> str:
+    """Return a question that names the nearest of what is known; nothing when none is near.
+
+    >>> suggestion("binari", ["binary", "sets"])
+    ' Did you mean "binary"?'
+    """
+    near = difflib.get_close_matches(text, list(known), n=1)
+    return f' Did you mean "{near[0]}"?' if near else ""
 
 
 def check_positive(spec: Any, *names: str) -> None:

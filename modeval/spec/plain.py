@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any, Literal, TypeVar
 
 from modeval.errors import SpecError
-from modeval.spec.checks import check
+from modeval.spec.checks import check, suggestion
 from modeval.spec.settings import Settings, default_of
 
 Spec = TypeVar("Spec", bound=Settings)
@@ -93,9 +93,10 @@ def _coerce_choice(choices: Mapping[str, type], value: Any, where: str) -> Any:
     check(isinstance(table, Mapping), f"{where} must be a name or a table, not {value!r}.")
     kind = str(table.get("kind"))
     if kind not in choices:
-        near = difflib.get_close_matches(kind, choices, n=1)
-        advice = f' Did you mean "{near[0]}"?' if near else ""
-        raise SpecError(f"{where}.kind = {kind!r}: expected one of {', '.join(choices)}.{advice}")
+        raise SpecError(
+            f"{where}.kind = {kind!r}: expected one of {', '.join(choices)}."
+            f"{suggestion(kind, choices)}"
+        )
     return from_dict(typing.cast("Any", choices[kind]), table, where=f"{where}.")
 
 

@@ -29,20 +29,30 @@ class RunSpec:
 
     def __post_init__(self) -> None:
         check_pair(self.data, self.model)
-        if self.train.clip is None:
-            clip = REFERENCE_CLIP[self.data.task]
-            object.__setattr__(self, "train", replace(self.train, clip=clip))
+        told = replace(self.train, clip=self.clip, validate_every=self.validate_every)
+        object.__setattr__(self, "train", told)
 
     @property
     def clip(self) -> float:
         """Largest norm of a seed's gradient; 0 for no clipping."""
-        return self.train.clip or 0.0
+        clip = self.train.clip
+        return REFERENCE_CLIP[self.data.task] if clip is None else clip
+
+    @property
+    def validate_every(self) -> int:
+        """Steps between validations."""
+        return self.train.validate_every or min(1_000, -(-self.train.steps // 10))
 
     @property
     def digest(self) -> str:
-        """Name of the run: a hash of everything that decides its outcome, where not the default."""
-        usual = RunSpec(data=DataSpec(task=self.data.task))
-        return digest({"task": self.data.task, **sparse(self, usual)})
+        """Name of the run: a hash of everything that decides its outcome, where not the default.
+
+        What is decided by the task or by the number of steps differs from the default only where
+        it was decided otherwise.
+        """
+        task, steps = self.data.task, self.train.steps
+        usual = RunSpec(data=DataSpec(task=task), train=TrainSpec(steps=steps))
+        return digest({"task": task, "steps": steps, **sparse(self, usual)})
 
 
 def digest_of(data: DataSpec, model: ModelSpec, *, unknown: tuple[str, ...] = ()) -> str:

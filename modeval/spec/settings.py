@@ -30,7 +30,6 @@ def setting(
     flag: bool = True,
     aliases: tuple[str, ...] = (),
     common: bool = False,
-    shown: str = "",
 ) -> Any:
     """Return a field of a specification.
 
@@ -42,7 +41,6 @@ def setting(
         flag: whether it is a flag of the command line.
         aliases: other names of the flag.
         common: whether most users need it.
-        shown: the default in words, where it depends on other settings.
     """
     metadata = {
         "unit": unit,
@@ -50,7 +48,6 @@ def setting(
         "flag": flag,
         "aliases": aliases,
         "common": common,
-        "shown": shown,
     }
     return field(default=default, metadata=metadata)
 
@@ -77,9 +74,9 @@ def descriptions(kind: type) -> dict[str, str]:
         start = re.fullmatch(r" {4}(\w+): (.*)", line)
         if start:
             name = start[1]
-            found[name] = start[2].replace("``", "")
+            found[name] = start[2]
         elif name and line.startswith(" " * 8):
-            found[name] += " " + line.strip().replace("``", "")
+            found[name] += " " + line.strip()
         elif line.strip() and not line.startswith(" "):
             break  # another section
     return found

@@ -8,6 +8,7 @@ from modeval.spec.settings import refuse_unread, setting
 
 Schedule = Literal["constant", "steps", "cosine"]
 Selection = Literal["last", "best"]
+Engine = Literal["auto", "eager", "compiled", "fused"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,9 +22,10 @@ class TrainSpec:
         learning_rate: of Adam.
         schedule: ``constant``; ``steps`` halves the rate at each milestone; ``cosine`` to zero.
         milestones: steps at which ``steps`` halves the rate.
-        clip: largest norm of a seed's gradient; 0 for none. If not given, that of the reference:
-            1 for ``series``, none for the others.
-        validate_every: steps between validations (and checkpoints).
+        clip: largest norm of a seed's gradient, 0 for none; if not given, as the reference does:
+            1 for ``series``, none for other tasks.
+        validate_every: steps between validations (and checkpoints); if not given, a tenth of the
+            steps, at most 1,000.
     """
 
     seeds: tuple[tuple[int, int], ...] = setting(((0, 0),), flag=False)
@@ -32,13 +34,15 @@ class TrainSpec:
     learning_rate: float = setting(1e-4, aliases=("--lr",), common=True)
     schedule: Schedule = "constant"
     milestones: tuple[int, ...] = setting((), unit="steps", read_by={"schedule": ("steps",)})
-    clip: float | None = setting(None, unit="norm", shown="1 for series, else 0")
-    validate_every: int = setting(1_000, unit="steps")
+    clip: float | None = setting(None, unit="norm")
+    validate_every: int | None = setting(None, unit="steps")
 
     def __post_init__(self) -> None:
         check_choices(self)
         refuse_unread(self)
-        check_positive(self, "steps", "batch", "learning_rate", "validate_every")
+        check_positive(self, "steps", "batch", "learning_rate")
+        if self.validate_every is not None:
+            check_positive(self, "validate_every")
         check(
             self.clip is None or 0 <= self.clip < float("inf"),
             f"clip = {self.clip}: give a norm above 0, or 0 for no clipping.",

@@ -22,10 +22,10 @@ from modeval.data import Dataset
 from modeval.data import batches as dataset_batches
 from modeval.errors import RunError
 from modeval.nn import Network, create
-from modeval.spec import RunSpec, TrainSpec, run_differences
+from modeval.spec import Engine, RunSpec, TrainSpec, run_differences
 from modeval.train import files
 from modeval.train.files import RunRecord
-from modeval.train.step import Engine, Stepper, losses
+from modeval.train.step import Stepper, losses
 from modeval.train.stream import Stream, batches, validation_batch
 from modeval.types import Batch
 
@@ -136,13 +136,13 @@ def _run(session: _Session, source: Iterator[Batch], interrupted: Callable[[], b
     train, memory, stepper = session.spec.train, session.memory, session.stepper
     validation = validation_batch(session.stream, VALIDATION_SAMPLES)
     started, first = time.perf_counter(), memory.step
-    report_every = max(1, min(50, train.validate_every // 4))
+    report_every = max(1, min(50, session.spec.validate_every // 4))
     for batch in itertools.islice(source, train.steps - memory.step):
         rate = torch.tensor(learning_rate(train, memory.step), device=session.stream.device)
         memory.loss_sum += stepper.step(batch, rate)
         memory.loss_count += 1
         memory.step += 1
-        due = memory.step % train.validate_every == 0 or memory.step == train.steps
+        due = memory.step % session.spec.validate_every == 0 or memory.step == train.steps
         if memory.step % report_every == 0 or due:
             done = (memory.step - first) * len(train.seeds)
             session.watch(_progress(session, done / (time.perf_counter() - started)))

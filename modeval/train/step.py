@@ -15,7 +15,7 @@ Three engines compute the same step, to rounding: ``fused`` (C++ on processors,
 import importlib.util
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,11 +25,9 @@ from torch import Tensor
 from modeval.errors import RunError
 from modeval.nn import Network
 from modeval.nn.recurrent import RecurrentNetwork
-from modeval.spec import Objective
+from modeval.spec import Engine, Objective
 from modeval.train.fused import MEAN_DECAY, SQUARE_DECAY, Fused, KernelError
 from modeval.types import Batch
-
-Engine = Literal["auto", "eager", "compiled", "fused"]
 
 EPSILON = 1e-8
 

@@ -86,7 +86,7 @@ def test_the_flag_counts_task_seeds_before_the_file_does() -> None:
         (("--rule-probabilities", "1,1"), "one for each rule"),
         (("--samples", 0), "--samples 10000"),
         (("--task-seeds", 0), "expected 1 or more"),
-        (("--format", "pickle"), "safetensors or parquet"),
+        (("--format", "pickle"), "one of safetensors, parquet"),
         (("--spec", "none.toml"), "No spec file"),
     ],
 )

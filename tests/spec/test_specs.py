@@ -123,6 +123,12 @@ def test_the_recurrent_family_clips_as_the_reference_does():
     assert asked.clip == 0.0
 
 
+def test_a_short_run_is_validated_often_enough_for_a_curve():
+    for steps, every in ((10_000, 1_000), (50_000, 1_000), (1_000, 100), (5, 1)):
+        assert RunSpec(train=TrainSpec(steps=steps)).validate_every == every
+    assert RunSpec(train=TrainSpec(steps=100, validate_every=7)).validate_every == 7
+
+
 def test_every_named_model_fits_every_task():
     for task, name in itertools.product(("binary", "sets", "series"), MODELS):
         spec = RunSpec(data=DataSpec(task=task), model=ModelSpec(**MODELS[name]))

@@ -42,12 +42,12 @@ OLD = Path(__file__).parents[2] / "fixtures" / "version-0.1"
 @pytest.mark.parametrize(
     ("spec", "pinned"),
     [
-        (RunSpec(), "6797b5e5d363073b"),
-        (RunSpec(data=DataSpec(task="series")), "8ebff76e66f90d45"),
-        (RunSpec(name="gt-modular", model=ModelSpec(**MODELS["gt-modular"])), "18e034dfc5f789ca"),
+        (RunSpec(), "1db4ae7162e6180b"),
+        (RunSpec(data=DataSpec(task="series")), "6638f20f1fe3d333"),
+        (RunSpec(name="gt-modular", model=ModelSpec(**MODELS["gt-modular"])), "9effdc781c62c19e"),
         (
             RunSpec(train=TrainSpec(seeds=((0, 0), (1, 0)), learning_rate=1e-3)),
-            "99a7a0f7f1998a1d",
+            "6caad43fe6edb8fc",
         ),
     ],
 )

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from modeval.errors import RunError
 from modeval.nn import Network, create
-from modeval.spec import MODELS, DataSpec, ModelSpec
-from modeval.train.step import Engine, Stepper, clipped, losses
+from modeval.spec import MODELS, DataSpec, Engine, ModelSpec
+from modeval.train.step import Stepper, clipped, losses
 from modeval.types import Batch
 
 TASKS = {

@@ -1,0 +1,342 @@
+"""Flags from specifications: each field of a spec is one flag, written once, at the field.
+
+Name, type, default, help and unit come from the dataclass (:mod:`modeval.spec.settings`), so a new
+setting needs no line here. A field whose type is a union of dataclasses becomes a flag that chooses
+among them and one flag for each of their settings: ``--gating gumbel --gating-temperature 0.5``.
+"""
+
+import functools
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.markup import escape
+from typer.core import TyperCommand
+
+from modeval.errors import SpecError
+from modeval.spec import choices_of
+from modeval.spec.checks import suggestion
+from modeval.spec.settings import default_of, descriptions, flag_of
+
+COMMON = "Common"
+Given = dict[str, dict[str, Any]]
+"""What flags said, by section; what was not given is absent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A section of a spec file whose settings are to be flags.
+
+    Attributes:
+        name: in the file.
+        kind: its specification.
+        panel: where help shows its flags.
+    """
+
+    name: str
+    kind: type
+    panel: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Flag:
+    """One flag and the place of its value in a section."""
+
+    section: str
+    path: tuple[str, ...]
+    parameter: inspect.Parameter
+
+
+class SettingsCommand(TyperCommand):
+    """A command whose flags take several values with spaces between them as well as commas."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line, lists first made one word each."""
+        lists = {
+            name
+            for parameter in self.params
+            if str(getattr(parameter, "metavar", "")).endswith(",...")
+            for name in parameter.opts
+        }
+        return super().parse_args(ctx, joined(args, lists))
+
+
+def joined(words_given: Sequence[str], lists: Collection[str]) -> list[str]:
+    """Return the words of a command line with the values of lists joined by commas.
+
+    A list of numbers ends where something else begins: an argument may follow it.
+
+    >>> joined(["--model", "modular", "gt-modular", "--milestones", "10,", "20", "-q"],
+    ...        {"--model", "--milestones"})
+    ['--model', 'modular,gt-modular', '--milestones', '10,20', '-q']
+    """
+    found: list[str] = []
+    flag = ""
+    for word in words_given:
+        if word.startswith("-"):
+            flag = word if word in lists else ""
+        elif flag and found[-1] != flag and _is_number(found[-1]) == _is_number(word):
+            found[-1] = f"{found[-1].rstrip(',')},{word}"
+            continue
+        found.append(word)
+    return found
+
+
+def _is_number(text: str) -> bool:
+    return not re.sub(r"[\d.,eE+-]", "", text)
+
+
+def with_settings(*sections: Section) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Put the flags of sections in the place of a command's parameter ``settings``.
+
+    The command receives there what was given, as :data:`Given`.
+    """
+    flags = [flag for section in sections for flag in _flags(section)]
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        own = inspect.signature(command, eval_str=True)
+        parameters = [
+            part
+            for name, parameter in own.parameters.items()
+            for part in ([flag.parameter for flag in flags] if name == "settings" else [parameter])
+        ]
+
+        @functools.wraps(command)
+        def run(**values: Any) -> Any:
+            given: Given = {section.name: {} for section in sections}
+            for flag in flags:
+                value = values.pop(flag.parameter.name)
+                if value is not None:
+                    _put(given[flag.section], flag.path, value)
+            return command(**values, settings=given)
+
+        run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        return run
+
+    return decorate
+
+
+def _put(table: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for name in path[:-1]:
+        table = table.setdefault(name, {})
+    table[path[-1]] = value
+
+
+# --- from fields to flags ------------------------------------------------------------------------
+
+
+def _flags(section: Section) -> Iterator[_Flag]:
+    for entry in fields(section.kind):
+        hint = typing.get_type_hints(section.kind)[entry.name]
+        texts = descriptions(section.kind)
+        if not entry.metadata.get("flag", True):
+            continue
+        choices = choices_of(hint)
+        if not choices:
+            yield from _plain_flag(section, (entry.name,), entry, hint, texts.get(entry.name, ""))
+            continue
+        usual = getattr(default_of(entry), "kind", "")
+        yield _flag(
+            section,
+            (entry.name, "kind"),
+            name=entry.name,
+            parse=one_of(flag_of(entry.name), tuple(choices)),
+            metavar="|".join(choices),
+            text=_help(texts.get(entry.name, ""), usual),
+            complete=completing(tuple(choices)),
+        )
+        yield from _flags_of_choices(section, entry.name, choices)
+
+
+def _flags_of_choices(section: Section, name: str, choices: Mapping[str, type]) -> Iterator[_Flag]:
+    """Yield a flag for each setting of the members of a union; members may share a setting."""
+    readers: dict[str, list[str]] = {}
+    for kind, member in choices.items():
+        for entry in fields(member):
+            readers.setdefault(entry.name, []).append(kind)
+    for setting, kinds in readers.items():
+        member = choices[kinds[0]]
+        entry = next(each for each in fields(member) if each.name == setting)
+        hint = typing.get_type_hints(member)[setting]
+        text = f"{descriptions(member).get(setting, '')} ({', '.join(kinds)})"
+        if setting != "kind":
+            yield from _plain_flag(section, (name, setting), entry, hint, text)
+
+
+def _plain_flag(
+    section: Section, path: tuple[str, ...], entry: Field[Any], hint: Any, text: str
+) -> Iterator[_Flag]:
+    """Yield the flag of a setting without settings of its own; none for lists of tables."""
+    flag = flag_of("_".join(path))
+    kind = _without_none(hint)
+    default = default_of(entry)
+    usual = "" if default in (MISSING, None, ()) else str(default)
+    unit = entry.metadata.get("unit", "")
+    aliases: tuple[str, ...] = entry.metadata.get("aliases", ())
+    make = functools.partial(
+        _flag,
+        section,
+        path,
+        name="_".join(path),
+        text=_help(text, usual),
+        aliases=aliases,
+        common=entry.metadata.get("common", False),
+    )
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        yield make(
+            parse=one_of(flag, choices), metavar="|".join(choices), complete=completing(choices)
+        )
+    elif typing.get_origin(kind) is tuple and typing.get_args(kind)[0] in _NUMBERS:
+        number = typing.get_args(kind)[0]
+        yield make(parse=several(flag, number), metavar=f"{(unit or 'number').upper()},...")
+    elif kind is bool:
+        yield make(parse=None, metavar=None)
+    elif kind in _NUMBERS:
+        yield make(parse=number_of(flag, kind), metavar=(unit or _NUMBERS[kind]).upper())
+    elif kind is str:
+        yield make(parse=str, metavar="TEXT")
+
+
+_NUMBERS = {int: "n", float: "x"}
+
+
+def _flag(
+    section: Section,
+    path: tuple[str, ...],
+    *,
+    name: str,
+    parse: Callable[[str], Any] | None,
+    metavar: str | None,
+    text: str,
+    aliases: tuple[str, ...] = (),
+    common: bool = False,
+    complete: Callable[[str], list[str]] | None = None,
+) -> _Flag:
+    declarations = (flag_of(name), *aliases) if parse else ()
+    option = typer.Option(
+        *declarations,
+        parser=parse,
+        metavar=metavar,
+        help=text,
+        show_default=False,
+        rich_help_panel=COMMON if common else section.panel,
+        autocompletion=complete,
+    )
+    parameter = inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[str | None if parse else bool | None, option],
+    )
+    return _Flag(section.name, path, parameter)
+
+
+def _help(text: str, usual: str) -> str:
+    """Return a field's description as help; a name of a choice at its head stays as it is typed."""
+    named = text.startswith("``")
+    plain = text.replace("``", "")
+    sentence = escape(plain if named else plain[:1].upper() + plain[1:])
+    return f"{sentence} [dim]{escape(f'[default: {usual}]')}[/]" if usual else sentence
+
+
+def _without_none(hint: Any) -> Any:
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        rest = [part for part in typing.get_args(hint) if part is not type(None)]
+        return rest[0] if len(rest) == 1 else hint
+    return hint
+
+
+# --- values --------------------------------------------------------------------------------------
+
+
+def one_of(flag: str, choices: Sequence[str]) -> Callable[[str], str]:
+    """Return a reader of one of several names, which suggests the nearest to another."""
+
+    def read(text: str) -> str:
+        if text not in choices:
+            raise SpecError(
+                f"{flag} {text}: expected one of {', '.join(choices)}.{suggestion(text, choices)}"
+            )
+        return text
+
+    return read
+
+
+def completing(choices: Sequence[str]) -> Callable[[str], list[str]]:
+    """Return what a shell asks for the names that begin as what was typed.
+
+    >>> completing(("sets", "series"))("se")
+    ['sets', 'series']
+    """
+
+    def complete(incomplete: str) -> list[str]:
+        return [choice for choice in choices if choice.startswith(incomplete)]
+
+    return complete
+
+
+def number_of(flag: str, kind: type[int | float]) -> Callable[[str], int | float]:
+    """Return a reader of one number."""
+    expected, example = ("a whole number", "8") if kind is int else ("a number", "0.5")
+
+    def read(text: str) -> int | float:
+        try:
+            return kind(text)
+        except ValueError:
+            one = " It takes one value: give a command for each." if "," in text else ""
+            raise SpecError(
+                f"{flag} {text}: expected {expected}, as {flag} {example}.{one}"
+            ) from None
+
+    return read
+
+
+def count_of(flag: str) -> Callable[[str], int]:
+    """Return a reader of a number of things, at least one."""
+    read_number = number_of(flag, int)
+
+    def read(text: str) -> int:
+        if "," in text:
+            raise SpecError(
+                f"{flag} {text}: it counts, {flag} 3 stands for the seeds 0, 1 and 2. Other seeds "
+                "go into a spec file: [train] seeds = [[0, 0], [5, 0]], as (task seed, model seed)."
+            )
+        count = int(read_number(text))
+        if count < 1:
+            raise SpecError(f"{flag} = {count}: expected 1 or more.")
+        return count
+
+    return read
+
+
+def several(flag: str, kind: type[int | float]) -> Callable[[str], list[int | float]]:
+    """Return a reader of numbers between commas or spaces.
+
+    >>> several("--milestones", int)("1000, 2000 3000")
+    [1000, 2000, 3000]
+    """
+    expected = "whole numbers, as 1000,2000" if kind is int else "numbers, as 0.5,0.3,0.2"
+
+    def read(text: str) -> list[int | float]:
+        try:
+            return [kind(part) for part in words(text)]
+        except ValueError:
+            raise SpecError(f"{flag} {text!r}: expected {expected}.") from None
+
+    return read
+
+
+def words(text: str) -> list[str]:
+    """Return what stands between commas or spaces.
+
+    >>> words("modular, gt-modular  monolithic")
+    ['modular', 'gt-modular', 'monolithic']
+    """
+    return text.replace(",", " ").split()
