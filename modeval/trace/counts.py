@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from modeval import atomic
 from modeval.counting.units import ABOUT_UNIT, BY_UNIT, Units
 from modeval.errors import TraceError
+from modeval.tensors import DamagedError, read_tensors, write_tensors
 from modeval.trace.files import HEADER, is_header, open_trace, read_columns
 from modeval.trace.fold import BLOCKS, LayerGroup, fold_groups
 from modeval.trace.trace import TraceHeader, header_from_json
@@ -126,9 +128,6 @@ def save_counts(path: Path | str, header: TraceHeader, groups: Sequence[LayerGro
     Raises:
         TraceError: the file exists already.
     """
-    from safetensors import SafetensorError  # noqa: PLC0415 - torch loads it when needed
-    from safetensors.torch import save_file  # noqa: PLC0415
-
     file = Path(path)
     if file.exists():
         raise TraceError(f"{file} exists: expected a new file. Remove it, or give another name.")
@@ -146,8 +145,7 @@ def save_counts(path: Path | str, header: TraceHeader, groups: Sequence[LayerGro
         for name, part in group.units.tensors().items()
     }
     layers = json.dumps([group.layers for group in groups])
-    with atomic.whole_file(file, UNWRITTEN, also=(SafetensorError,)) as temporary:
-        save_file(tensors, temporary, metadata={"header": header.to_json(), "groups": layers})
+    write_tensors(file, tensors, UNWRITTEN, words={"header": header.to_json(), "groups": layers})
 
 
 def load_counts(path: Path | str) -> tuple[TraceHeader, tuple[LayerGroup, ...]]:
@@ -156,19 +154,16 @@ def load_counts(path: Path | str) -> tuple[TraceHeader, tuple[LayerGroup, ...]]:
     Raises:
         TraceError: no such file, not counts of modeval, another version, or damaged.
     """
-    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
-
     file = Path(path)
     if not file.is_file():
         raise TraceError(
             f"No trace or counts at {file}. Import them with: modeval import SOURCE --out {file}"
         )
     try:
-        with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise TraceError(f"{file} is no whole safetensors file: {error}.") from None
+        stored = read_tensors(file)
+    except (DamagedError, OSError) as error:
+        raise TraceError(f"{file} is damaged: {error}.") from None
+    metadata, tensors = stored.words, stored.tensors
     if "header" not in metadata or "groups" not in metadata:
         raise TraceError(f"{file} holds tensors, but no counts of modeval: it has no header.")
     header = header_from_json(metadata["header"], str(file))
@@ -180,7 +175,7 @@ def _groups(
 ) -> tuple[LayerGroup, ...]:
     try:
         layers = [tuple(int(layer) for layer in group) for group in json.loads(text)]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise TraceError(f"{file} has a damaged list of layers: {error}.") from None
     if sorted(layer for group in layers for layer in group) != list(range(len(header.layers))):
         raise TraceError(f"{file} does not hold each of its {len(header.layers)} layers once.")
@@ -200,11 +195,12 @@ def _group(
     for entry in fields(RoutingCounts):
         name = f"{number}.{entry.name}"
         part = tensors.get(name)
-        if part is None or part.ndim != AXES[entry.name] or len(part) != len(layers):
-            found = "missing" if part is None else f"of shape {tuple(part.shape)}"
+        kind = None if part is None else (part.dtype, part.ndim, len(part) if part.ndim else 0)
+        if part is None or kind != (torch.float64, AXES[entry.name], len(layers)):
+            found = "missing" if part is None else f"{part.dtype} of shape {tuple(part.shape)}"
             raise TraceError(
-                f"{file}: tensor {name} is {found}: expected {AXES[entry.name]} axes, the first of "
-                f"{len(layers)} layers."
+                f"{file}: tensor {name} is {found}: expected torch.float64 with "
+                f"{AXES[entry.name]} axes, the first of {len(layers)} layers."
             )
         parts[entry.name] = part
     shape = tuple(parts["mass"].shape[2:])

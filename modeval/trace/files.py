@@ -4,13 +4,16 @@
       header.json          what the rows mean; written first
       part-000000.parquet  rows, in order; each written under another name, then renamed
       part-000001.parquet
-      complete.json        rows of each part; written last
+      complete.json        rows of each part and the hash of its footer; written last
 
 Whatever stops the writer, the parts that are there are whole and in order, and the missing marker
-says that there were to be more. Each part names the header that it belongs to.
+says that there were to be more. Each part names the header that it belongs to, and each of its
+pages has a checksum, which is compared when it is read.
 """
 
+import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -45,10 +48,11 @@ PART = re.compile(r"part-(\d{6})\.parquet")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One Parquet file of a trace."""
+    """One Parquet file of a trace, and the hash of its footer, which has no checksum of its own."""
 
     path: Path
     rows: int
+    footer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +141,7 @@ class TraceWriter:
         chunk = concatenate(self._pending)
         part = self.path / f"part-{len(self._parts):06d}.parquet"
         _write_part(part, chunk[:rows], self.header)
-        self._parts.append(Part(part, rows))
+        self._parts.append(Part(part, rows, _footer(part)))
         self._pending = [chunk[rows:]] if len(chunk) > rows else []
         self._waiting = len(chunk) - rows
 
@@ -263,6 +267,7 @@ def _write_part(path: Path, chunk: TraceChunk, header: TraceHeader) -> None:
             temporary,
             schema,
             compression="zstd",
+            write_page_checksum=True,
             use_dictionary=list(rare),
             use_byte_stream_split=[
                 f"{name}.list.element" for name in ("weight", "logits") if name in header.columns
@@ -278,7 +283,7 @@ def _write_part(path: Path, chunk: TraceChunk, header: TraceHeader) -> None:
 def _read_part(part: Part, columns: Sequence[str], rows: int) -> Iterator[dict[str, NDArray[Any]]]:
     arrow = import_arrow()
     try:
-        with arrow.parquet.ParquetFile(part.path) as file:
+        with arrow.parquet.ParquetFile(part.path, page_checksum_verification=True) as file:
             for batch in file.iter_batches(batch_size=rows, columns=list(columns)):
                 yield {name: _to_numpy(batch.column(name), name, part.path) for name in columns}
     except (arrow.ArrowException, OSError) as error:
@@ -356,7 +361,16 @@ def _open_part(path: Path, header: TraceHeader) -> Part:
             f"{path} was written under another header than the {HEADER} beside it, so its numbers "
             "mean something else. Put the right header back, or record again."
         )
-    return Part(path, rows)
+    return Part(path, rows, _footer(path))
+
+
+def _footer(path: Path) -> str:
+    """Return a hash of the end of a Parquet file: what its columns are, and where they begin."""
+    with path.open("rb") as file:
+        file.seek(-8, os.SEEK_END)
+        size = int.from_bytes(file.read(4), "little") + 8
+        file.seek(-min(size, path.stat().st_size), os.SEEK_END)
+        return hashlib.sha256(file.read()).hexdigest()[:16]
 
 
 def _describe(schema: Any) -> str:
@@ -367,7 +381,8 @@ def _check_complete(marker: Path, parts: tuple[Part, ...]) -> None:
     try:
         listed = json.loads(marker.read_text(encoding="utf-8"))["parts"]
         expected = {str(entry["name"]): int(entry["rows"]) for entry in listed}
-    except (ValueError, KeyError, TypeError, OSError) as error:
+        footers = {str(entry["name"]): entry.get("footer") for entry in listed}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise TraceError(
             f"{marker} is damaged ({_first_line(error)}): expected the rows of each part. Remove "
             "the file to read the parts as a prefix."
@@ -378,6 +393,12 @@ def _check_complete(marker: Path, parts: tuple[Part, ...]) -> None:
             raise TraceError(
                 f"{marker.parent / name} has {found.get(name, 'no')} rows: {COMPLETE} lists "
                 f"{expected.get(name, 'no')}. Put the right file back, or record again."
+            )
+    for part in parts:
+        if footers[part.path.name] not in (None, part.footer):
+            raise TraceError(
+                f"{part.path} is damaged: it is not what was written (the checksum of its end "
+                "differs). Put the right file back, or record again."
             )
 
 
@@ -394,7 +415,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _write_complete(folder: Path, parts: Sequence[Part]) -> None:
-    entries = [{"name": part.path.name, "rows": part.rows} for part in parts]
+    entries = [{"name": part.path.name, "rows": part.rows, "footer": part.footer} for part in parts]
     text = json.dumps({"rows": sum(part.rows for part in parts), "parts": entries}, indent=2)
     atomic.write_text(folder / COMPLETE, text + "\n", UNWRITTEN)
 

@@ -7,24 +7,27 @@
     best.safetensors     each seed's weights at its own best validation
     state.safetensors    everything that resuming needs, written in one piece
 
-Every file is written under a temporary name and renamed. ``state.safetensors`` alone decides where
-a run resumes; the others are made again from it.
+Every file is written under a temporary name and renamed. A checkpoint is one generation: the state
+holds all of it and alone decides where a run resumes; ``last`` and ``best`` are copies out of it
+for readers, made again whenever a run resumes. Each says in its header which run and which step it
+is of, and has a checksum, so that what a death between two files left is told from a checkpoint: a
+reader then takes the weights out of the state.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from modeval import atomic
 from modeval.errors import RunError
 from modeval.nn import Network, build
 from modeval.spec import RunSpec, Selection, digest, digests, load_toml, read_spec, to_toml
+from modeval.tensors import DamagedError, Stored, read_tensors, write_tensors
 
 FORMAT = 1
 UNWRITTEN = atomic.Fault(
@@ -33,6 +36,7 @@ UNWRITTEN = atomic.Fault(
     "with --resume.",
 )
 RUN, SPEC, LOG, STATE = "run.json", "spec.toml", "log.jsonl", "state.safetensors"
+WEIGHTS = ("last.safetensors", "best.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,9 @@ class RunRecord:
         digest: of the specification (and of the data folder, if one was used).
         status: ``running`` or ``complete``.
         step: of the last checkpoint.
-        engine: how steps were computed; a run resumes with the engine it was started with.
+        engine: how steps were computed last; a run resumes with it where it can be had.
+        engines: pairs of a step and the engine that computed from there on, where there were more
+            than one.
         data: digest of the data folder that was trained on; empty for the stream.
         diverged: for each seed the step at which its loss stopped being finite, or null.
         versions: of modeval and torch.
@@ -56,6 +62,7 @@ class RunRecord:
     data: str
     diverged: tuple[int | None, ...]
     versions: Mapping[str, str]
+    engines: tuple[tuple[int, str], ...] = ()
 
 
 def is_run(folder: Path) -> bool:
@@ -88,13 +95,14 @@ def read_record(folder: Path) -> RunRecord:
             engine=values["engine"],
             data=values["data"],
             diverged=tuple(values["diverged"]),
-            versions=values["versions"],
+            versions=dict(values["versions"]),
+            engines=tuple((int(step), str(name)) for step, name in values.get("engines", ())),
         )
     except FileNotFoundError:
         raise RunError(
             f"No run at {folder}: {RUN} is missing. Make one with: modeval train --out {folder}"
         ) from None
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OSError) as error:
         raise RunError(f"{path} is damaged ({error}). Train again into another folder.") from None
 
 
@@ -120,11 +128,15 @@ def digest_on(run: str, data: str) -> str:
 
 
 def read_network(folder: Path, selection: Selection = "last") -> Network:
-    """Rebuild the trained cohort of a run folder on the CPU."""
+    """Rebuild the trained cohort of a run folder on the CPU.
+
+    Raises:
+        RunError: there are no weights yet, or they are damaged or another run's.
+    """
     spec = read_run(folder)
     path = folder / f"{selection}.safetensors"
     network = build(spec.data, spec.model, seeds=len(spec.train.seeds))
-    weights = load_tensors(path)
+    weights = read_weights(folder, selection, read_record(folder))
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if expected != found:
@@ -138,24 +150,99 @@ def read_network(folder: Path, selection: Selection = "last") -> Network:
     return network
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file; say what is wrong with it when it is damaged."""
+def read_weights(folder: Path, selection: Selection, record: RunRecord) -> dict[str, Tensor]:
+    """Return the weights of the last checkpoint, from their own file or out of the state.
+
+    Raises:
+        RunError: there are none yet, or they are damaged or another run's.
+    """
+    if record.status != "complete" and (folder / STATE).is_file() and not is_whole(folder, record):
+        # the writer died between two files of a checkpoint, or is between them now
+        prefix, state = f"{selection}.", _load(folder / STATE, record).tensors
+        return {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
+    path = folder / f"{selection}.safetensors"
+    stored = _load(path, record)
+    if _step(stored) not in (None, record.step):
+        raise RunError(
+            f"{path} is of step {_step(stored)}, and {RUN} says {record.step}: the folder mixes "
+            f"two checkpoints. {_again(folder)}"
+        )
+    return stored.tensors
+
+
+def is_whole(folder: Path, record: RunRecord) -> bool:
+    """Tell whether the files of weights are there, undamaged, and of the run's last checkpoint."""
     try:
-        return load_file(path)
+        weights = [_load(folder / name, record) for name in WEIGHTS]
+    except RunError:
+        return False
+    return all(_step(stored) in (None, record.step) for stored in weights)
+
+
+def read_state(folder: Path, record: RunRecord) -> dict[str, Tensor]:
+    """Return the tensors that a run goes on from.
+
+    Raises:
+        RunError: they are damaged or another run's.
+    """
+    return _load(folder / STATE, record).tensors
+
+
+def write_checkpoint(
+    folder: Path, record: RunRecord, state: Mapping[str, Tensor], *, again: bool = False
+) -> None:
+    """Write the state, the weights out of it, and ``run.json``, in this order.
+
+    Args:
+        folder: the run's.
+        record: with the step of the checkpoint.
+        state: names of weights begin with ``last.`` and ``best.``.
+        again: the state was read from the folder, where it is already.
+    """
+    words = {"modeval.run": record.digest, "modeval.step": str(record.step)}
+    if not again:
+        write_tensors(folder / STATE, state, UNWRITTEN, words=words)
+    for name in WEIGHTS:
+        prefix = name.removesuffix("safetensors")
+        weights = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
+        write_tensors(folder / name, weights, UNWRITTEN, words=words)
+    write_record(folder, record)
+
+
+def _load(path: Path, record: RunRecord) -> Stored:
+    try:
+        stored = read_tensors(path)
     except FileNotFoundError:
+        if record.status == "complete":
+            raise RunError(
+                f"There is no {path.name} in {path.parent}, though the run is complete. "
+                f"{_again(path.parent)}"
+            ) from None
         raise RunError(
             f"No {path.name} in {path.parent}: the run stopped before its first validation. "
             f"Continue it with: modeval train --out {path.parent} --resume"
         ) from None
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{path} is damaged or cut short ({error}). Train again.") from None
+    except DamagedError as error:
+        raise RunError(f"{path} is damaged or cut short: {error}. {_again(path.parent)}") from None
+    run = stored.words.get("modeval.run", record.digest)
+    if run != record.digest:
+        raise RunError(
+            f"{path} is of another run (digest {run}, {RUN} says {record.digest}). The folder "
+            "mixes two runs; train again."
+        )
+    return stored
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors atomically."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic.whole_file(path, UNWRITTEN, also=(SafetensorError,)) as temporary:
-        save_file(plain, temporary)
+def _again(folder: Path) -> str:
+    if (folder / STATE).is_file():
+        return f"Make it again from {STATE} with: modeval train --out {folder} --resume"
+    return "Put the right file back, or train again."
+
+
+def _step(stored: Stored) -> int | None:
+    """Return the step that weights are of; None for those of version 0.1, which do not say."""
+    step = stored.words.get("modeval.step", "")
+    return int(step) if step.isdecimal() else None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -174,17 +261,57 @@ def write_record(folder: Path, record: RunRecord) -> None:
         "data": record.data,
         "diverged": list(record.diverged),
         "versions": dict(record.versions),
+        "engines": [list(each) for each in record.engines],
     }
     write_text(folder / RUN, json.dumps(values, indent=2) + "\n")
 
 
-def start_folder(folder: Path, spec: RunSpec) -> None:
-    """Make a run folder and write its specification."""
+def is_empty(folder: Path) -> bool:
+    """Tell whether there is nothing to lose: no folder, or what a run left that never began."""
+    if not folder.exists():
+        return True
+    beginnings = {SPEC, LOG} if not (folder / RUN).exists() else set()
+    return folder.is_dir() and all(
+        path.name in beginnings or path.name.endswith(atomic.PARTIAL) for path in folder.iterdir()
+    )
+
+
+@contextlib.contextmanager
+def alone(folder: Path, *, resume: bool) -> Iterator[None]:
+    """Hold a run folder for this process, from before it is looked at until all is written.
+
+    A folder that is made for it and stays empty is removed again.
+
+    Raises:
+        RunError: another process holds it, or it cannot be made.
+    """
+    new = not folder.exists()
+    if new and resume:
+        raise RunError(f"Nothing to resume at {folder}: there is no run. Drop --resume.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"Cannot make {folder}: {error.strerror}. Choose another --out.") from None
+        raise RunError(
+            f"Cannot make {folder}: {atomic.reason(error)}. Choose another --out."
+        ) from None
+    try:
+        with atomic.locked(folder) as mine:
+            if not mine:
+                raise RunError(
+                    f"Another process trains into {folder}. Wait for it, or choose another --out."
+                )
+            yield
+    finally:
+        if new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def start_folder(folder: Path, spec: RunSpec) -> None:
+    """Write the specification of a run into its folder, and begin its log."""
+    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / SPEC, to_toml(spec))
+    write_text(folder / LOG, "")
 
 
 def append_log(folder: Path, entry: Mapping[str, Any]) -> None:
@@ -193,15 +320,22 @@ def append_log(folder: Path, entry: Mapping[str, Any]) -> None:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Read the log; a last line cut short by a kill is left out."""
+    """Read the log; what a kill or a damaged disk made of a line is left out, with what follows.
+
+    Lines of a run have steps that grow, so what no longer grows is of a writer that died.
+    """
     path = folder / LOG
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    entries = []
-    for line in lines:
+    content = path.read_bytes() if path.is_file() else b""
+    entries: list[dict[str, Any]] = []
+    for line in content.splitlines():
         try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
+            entry = json.loads(line)
+            grows = entry["step"] > (entries[-1]["step"] if entries else -1)
+        except (ValueError, TypeError, KeyError, RecursionError):
             break
+        if not grows:
+            break
+        entries.append(entry)
     return entries
 
 

@@ -11,9 +11,10 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -104,21 +105,38 @@ def train(
     Raises:
         RunError: when the folder belongs to another run, is complete already, or cannot be written.
     """
-    record = _open(spec, folder, resume=resume, dataset=dataset)
+    with files.alone(folder, resume=resume):
+        record = _open(spec, folder, resume=resume, dataset=dataset)
+        return _train(
+            spec, folder, record, device=device, engine=engine, dataset=dataset, watch=watch
+        )
+
+
+def _train(
+    spec: RunSpec,
+    folder: Path,
+    record: RunRecord | None,
+    *,
+    device: torch.device,
+    engine: Engine,
+    dataset: Dataset | None,
+    watch: Callable[[Progress], None],
+) -> RunRecord:
     network = create(spec.data, spec.model, [model for _, model in spec.train.seeds]).to(device)
-    chosen: Engine = record.engine if record is not None else engine  # type: ignore[assignment]
-    stepper = Stepper(network, spec.data.objective, clip=spec.clip, engine=chosen)
+    stepper = _stepper(network, spec, engine, record)
     memory = _begin(network, device)
     if record is None:
         record = _new_record(spec, stepper.engine, dataset)
         files.start_folder(folder, spec)
-        files.rewind_log(folder, -1)
         files.write_record(folder, record)
     elif (folder / files.STATE).is_file():
-        memory = _restore(folder, stepper, device)
-        files.rewind_log(folder, memory.step)
+        memory = _restore(folder, record, stepper, device)
+    record = _on_engine(record, stepper.engine, memory.step)
+    files.rewind_log(folder, memory.step)
     stream = Stream(spec.data, spec.train.seeds, spec.train.batch, device)
     session = _Session(spec, folder, record, stepper, memory, stream, watch)
+    if memory.step:  # what a death within the last checkpoint left behind
+        _checkpoint(session, again=True)
     with _interruptions() as interrupted:
         _run(session, _source(stream, dataset, memory.step), interrupted)
     if memory.step < spec.train.steps:
@@ -231,7 +249,7 @@ def _open(
     spec: RunSpec, folder: Path, *, resume: bool, dataset: Dataset | None
 ) -> RunRecord | None:
     """Return the record to continue, or None for a fresh start; refuse what would destroy a run."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if files.is_empty(folder):
         if resume:
             raise RunError(f"Nothing to resume at {folder}: there is no run. Drop --resume.")
         return None
@@ -246,6 +264,8 @@ def _open(
             "--data."
         )
     _check_same(spec, folder, record, dataset)
+    if record.status == "complete" and resume and not files.is_whole(folder, record):
+        return record  # its weights are made again from the state
     if record.status == "complete":
         raise RunError(f"{folder} is complete already. Score it with: modeval score {folder}")
     if not resume:
@@ -300,9 +320,9 @@ def _begin(network: Network, device: torch.device) -> Memory:
     )
 
 
-def _checkpoint(session: _Session) -> None:
+def _checkpoint(session: _Session, *, again: bool = False) -> None:
     """Write what resuming needs in one piece; then what readers want, made from it."""
-    folder, stepper, memory = session.folder, session.stepper, session.memory
+    stepper, memory = session.stepper, session.memory
     last = stepper.network.state_dict()
     state = {f"optimiser.{name}": tensor for name, tensor in stepper.state().items()}
     state |= {f"last.{name}": tensor for name, tensor in last.items()}
@@ -314,36 +334,72 @@ def _checkpoint(session: _Session) -> None:
         "memory.best_loss": memory.best_loss,
         "memory.diverged": memory.diverged,
     }
-    files.write_tensors(folder / files.STATE, state)
-    files.write_tensors(folder / "last.safetensors", last)
-    files.write_tensors(folder / "best.safetensors", memory.best)
     marks = _diverged(memory.diverged)
-    files.write_record(folder, replace(session.record, step=memory.step, diverged=marks))
+    record = replace(session.record, status="running", step=memory.step, diverged=marks)
+    files.write_checkpoint(session.folder, record, state, again=again)
 
 
-def _restore(folder: Path, stepper: Stepper, device: torch.device) -> Memory:
+def _stepper(network: Network, spec: RunSpec, engine: Engine, record: RunRecord | None) -> Stepper:
+    """Return what computes the steps: by the engine asked for, else by the one the run began with.
+
+    A run goes on where that one cannot be had: its numbers then differ in their last digits.
+    """
+
+    def by(name: Engine) -> Stepper:
+        return Stepper(network, spec.data.objective, clip=spec.clip, engine=name)
+
+    if record is None or engine not in ("auto", record.engine):
+        return by(engine)
+    try:
+        return by(cast("Engine", record.engine))
+    except RunError as error:
+        stepper = by("auto")
+        stepper.engine_note = f"the run began on {record.engine}, which cannot be had here: {error}"
+        return stepper
+
+
+def _on_engine(record: RunRecord, engine: str, step: int) -> RunRecord:
+    """Note from which step on another engine computes."""
+    if record.engine == engine:
+        return record
+    before = record.engines or ((0, record.engine),)
+    return replace(record, engine=engine, engines=(*before, (step, engine)))
+
+
+def _restore(folder: Path, record: RunRecord, stepper: Stepper, device: torch.device) -> Memory:
     path = folder / files.STATE
-    state = {name: tensor.to(device) for name, tensor in files.load_tensors(path).items()}
+    state = {name: value.to(device) for name, value in files.read_state(folder, record).items()}
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {name[len(prefix) :]: state[name] for name in state if name.startswith(prefix)}
 
-    memory = part("memory.")
+    memory, best = part("memory."), part("best.")
     try:
         stepper.network.load_state_dict(part("last."))
         stepper.load_state(part("optimiser."))
+        begun = _begin(stepper.network, device)
+        _check_shapes(begun.best, best)
+        _check_shapes(
+            {name: getattr(begun, name) for name in ("loss_sum", "best_loss", "diverged")}, memory
+        )
         return Memory(
             step=int(memory["step"]),
             loss_sum=memory["loss_sum"],
             loss_count=int(memory["loss_count"]),
             best_loss=memory["best_loss"],
-            best=part("best."),
+            best=best,
             diverged=memory["diverged"],
         )
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError, ValueError) as error:
         raise RunError(
             f"{path} does not fit the run's {files.SPEC} ({error}). Train into another folder."
         ) from None
+
+
+def _check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    for name, tensor in expected.items():
+        if found[name].shape != tensor.shape:
+            raise ValueError(f"{name} is {tuple(found[name].shape)}, not {tuple(tensor.shape)}")
 
 
 def _source(stream: Stream, dataset: Dataset | None, start: int) -> Iterator[Batch]:

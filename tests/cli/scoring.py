@@ -16,6 +16,7 @@ from modeval.evaluate import reference_weights
 from modeval.nn import create
 from modeval.score.files import SCHEMA
 from modeval.spec import DataSpec, ModelSpec, RunSpec, TrainSpec
+from modeval.tensors import write_tensors
 from modeval.train import files
 
 app = typer.Typer(rich_markup_mode="rich")
@@ -76,7 +77,7 @@ def write_run(folder: Path, seeds: int = 2) -> Path:
     )
     files.write_record(folder, record)
     network = create(spec.data, spec.model, range(seeds))
-    files.write_tensors(folder / "last.safetensors", network.state_dict())
+    write_tensors(folder / "last.safetensors", network.state_dict(), files.UNWRITTEN)
     return folder
 
 

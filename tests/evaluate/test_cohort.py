@@ -18,6 +18,7 @@ from modeval.metrics import adaptation_from_marginals, conditional
 from modeval.metrics.table import METRICS
 from modeval.nn import create
 from modeval.spec import DataSpec, ModelSpec, RunSpec, TrainSpec, from_dict, without_unread
+from modeval.tensors import write_tensors
 from modeval.train import files
 
 SMALL = {"encoder": 8, "width": 16}
@@ -227,4 +228,4 @@ def write_run(
         versions={},
     )
     files.write_record(folder, record)
-    files.write_tensors(folder / "last.safetensors", network.state_dict())
+    write_tensors(folder / "last.safetensors", network.state_dict(), files.UNWRITTEN)

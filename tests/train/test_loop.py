@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from modeval import tensors
 from modeval.errors import RunError
 from modeval.spec import DataSpec, ModelSpec, RunSpec, TrainSpec, seed_grid, to_toml
 from modeval.train import files, loop, stream
@@ -163,23 +164,23 @@ def test_folders_that_are_not_this_run_are_refused(tmp_path):
 
 def test_a_full_disk_is_one_clear_error_and_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch):
     folder = tmp_path / "run"
-    save, calls = files.save_file, []
+    save, calls = tensors.save_file, []
 
-    def full(tensors, path):
+    def full(content, path, metadata):
         calls.append(path)
         if len(calls) == 4:  # the first file of the second checkpoint
             Path(path).write_bytes(b"half")
             raise OSError(28, "No space left on device")
-        save(tensors, path)
+        save(content, path, metadata)
 
-    monkeypatch.setattr(files, "save_file", full)
+    monkeypatch.setattr(tensors, "save_file", full)
     with pytest.raises(RunError, match="the disk is full"):
         run(spec(), folder)
     assert sorted(path.name for path in folder.iterdir()) == [
         "best.safetensors", "last.safetensors", "log.jsonl", "run.json", "spec.toml",
         "state.safetensors",
     ]  # fmt: skip
-    monkeypatch.setattr(files, "save_file", save)
+    monkeypatch.setattr(tensors, "save_file", save)
     run(spec(), folder, resume=True)
     run(spec(), tmp_path / "whole")
     cut, whole = (load_file(path / "last.safetensors") for path in (folder, tmp_path / "whole"))
@@ -190,7 +191,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_the_last_checkpoint_whole(tmp
     ("damage", "message"),
     [
         (lambda folder: (folder / "last.safetensors").write_bytes(b"short"), "damaged or cut"),
-        (lambda folder: (folder / "last.safetensors").unlink(), "before its first validation"),
+        (lambda folder: (folder / "last.safetensors").unlink(), "though the run is complete"),
         (lambda folder: (folder / "run.json").write_text("{"), "damaged"),
         (lambda folder: (folder / "run.json").write_text('{"format": 99}'), "format 99"),
         (
