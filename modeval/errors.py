@@ -24,6 +24,10 @@ class RunError(ModevalError):
     """A run folder is missing, damaged, incomplete, or belongs to another run."""
 
 
+class StoppedError(RunError):
+    """A run was stopped by its user or a scheduler before its end; it can go on."""
+
+
 class CheckpointError(ModevalError):
     """A checkpoint cannot be read, or is not what its path and shapes claim."""
 

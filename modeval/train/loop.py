@@ -21,7 +21,7 @@ from torch import Tensor
 
 from modeval.data import Dataset
 from modeval.data import batches as dataset_batches
-from modeval.errors import RunError
+from modeval.errors import RunError, StoppedError
 from modeval.nn import Network, create
 from modeval.spec import Engine, RunSpec, TrainSpec, run_differences
 from modeval.train import files
@@ -141,7 +141,7 @@ def _train(
         _run(session, _source(stream, dataset, memory.step), interrupted)
     if memory.step < spec.train.steps:
         _checkpoint(session)
-        raise RunError(
+        raise StoppedError(
             f"Stopped after step {memory.step} of {spec.train.steps}; nothing is lost. Repeat the "
             "command with --resume to go on."
         )

@@ -1,0 +1,1 @@
+"""Sweeps: many cohorts from one grid, on one machine or on many."""

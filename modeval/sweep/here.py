@@ -1,0 +1,38 @@
+"""A worker on this machine: train with an engine, score as ``modeval score`` does."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from modeval.score.files import write_scorecard
+from modeval.sweep.plan import Cohort
+from modeval.sweep.run import Worker
+from modeval.train.files import is_run, read_record
+from modeval.train.loop import Progress, train
+from modeval.train.step import Engine
+
+
+def worker(
+    *,
+    device: torch.device,
+    engine: Engine = "auto",
+    precision: float = 0.005,
+    begun: Callable[[Cohort], None] = lambda _cohort: None,
+    ended: Callable[[Cohort, str], None] = lambda _cohort, _error: None,
+    watch: Callable[[Progress], None] = lambda _progress: None,
+) -> Worker:
+    """Return what trains and scores cohorts here."""
+
+    def train_into(cohort: Cohort, folder: Path, resume: bool) -> None:  # noqa: FBT001 - as it is called
+        begins = not (resume and is_run(folder))
+        if not begins and read_record(folder).status == "complete":
+            return
+        train(cohort.spec, folder, device=device, engine=engine, resume=not begins, watch=watch)
+
+    def score_into(folder: Path, card: Path) -> None:
+        from modeval.pipeline.score import score  # noqa: PLC0415 - loads what training does not need
+
+        write_scorecard(card, score([folder], precision=precision, device=device))
+
+    return Worker(train=train_into, score=score_into, begun=begun, ended=ended)

@@ -1,0 +1,205 @@
+"""What a sweep is to do: a numbered list of cohorts in a folder, and how far each has come.
+
+    sweep.json          the grid, and each cohort with its number, folder, spec and expected time
+    runs/NAME/          run folders
+    cards/NAME.json     the scorecard of a cohort that is done
+    failed/NAME.json    why a cohort could not be trained or scored
+    claims/NAME/        held by the worker that is at it, for as long as it lives
+
+All of it may lie on a file system that several machines share.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from modeval import atomic
+from modeval.errors import RunError, SpecError
+from modeval.spec import RunSpec, read_spec, to_dict
+from modeval.spec.sweep import unfold
+
+FORMAT = 1
+FILE = "sweep.json"
+PARTS = ("runs", "cards", "failed", "claims")
+UNWRITTEN = atomic.Fault(
+    RunError, "Nothing of the sweep is lost; free some space and repeat the command."
+)
+
+State = Literal["done", "failed", "running", "stopped", "waiting"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cohort:
+    """One run of a sweep.
+
+    Attributes:
+        number: its place in the list, from 1; never changes once it is given.
+        name: of its folder and files: model, rules and digest.
+        spec: what it trains.
+        seconds: how long it should take here, if that was measured.
+    """
+
+    number: int
+    name: str
+    spec: RunSpec
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """A planned sweep.
+
+    Attributes:
+        folder: where it lies.
+        name: of the grid.
+        grid: the grid as it was given last.
+        cohorts: all that were ever asked for, in order of their numbers.
+    """
+
+    folder: Path
+    name: str
+    grid: Mapping[str, Any]
+    cohorts: tuple[Cohort, ...]
+
+    def run_folder(self, cohort: Cohort) -> Path:
+        """Return where a cohort is trained."""
+        return self.folder / "runs" / cohort.name
+
+    def card(self, cohort: Cohort) -> Path:
+        """Return its scorecard."""
+        return self.folder / "cards" / f"{cohort.name}.json"
+
+    def failure(self, cohort: Cohort) -> Path:
+        """Return the file that says why it failed."""
+        return self.folder / "failed" / f"{cohort.name}.json"
+
+    def claim(self, cohort: Cohort) -> Path:
+        """Return the folder that its worker holds."""
+        return self.folder / "claims" / cohort.name
+
+
+def plan(grid: Mapping[str, Any], folder: Path) -> Sweep:
+    """Plan a grid into a folder; cohorts that the folder has already keep number and results.
+
+    Raises:
+        SpecError: the grid is none, or the folder holds something else.
+    """
+    asked = unfold(grid)
+    known = read_sweep(folder).cohorts if (folder / FILE).is_file() else ()
+    if not known and folder.exists() and any(folder.iterdir()):
+        raise SpecError(f"{folder} holds something that is no sweep. Choose another --out.")
+    digests = {cohort.spec.digest for cohort in known}
+    new = [run for run in asked.runs if run.digest not in digests]
+    cohorts = [
+        Cohort(number=number, name=_name(run), spec=run)
+        for number, run in enumerate(new, len(known) + 1)
+    ]
+    return Sweep(folder=folder, name=asked.name, grid=grid, cohorts=(*known, *cohorts))
+
+
+def _name(run: RunSpec) -> str:
+    return f"{run.name}-{run.data.task}-r{run.data.rules}-{run.digest}"
+
+
+def write_sweep(sweep: Sweep) -> None:
+    """Write the list, whole or not at all, and the folders of its parts."""
+    sweep.folder.mkdir(parents=True, exist_ok=True)
+    for part in PARTS:
+        (sweep.folder / part).mkdir(exist_ok=True)
+    form = {
+        "format": FORMAT,
+        "name": sweep.name,
+        "grid": sweep.grid,
+        "cohorts": [
+            {
+                "number": cohort.number,
+                "name": cohort.name,
+                "seconds": cohort.seconds,
+                "spec": to_dict(cohort.spec),
+            }
+            for cohort in sweep.cohorts
+        ],
+    }
+    atomic.write_text(sweep.folder / FILE, json.dumps(form, indent=1) + "\n", UNWRITTEN)
+
+
+def read_sweep(folder: Path) -> Sweep:
+    """Read a planned sweep.
+
+    Raises:
+        RunError: there is none, or it is damaged or of another version.
+    """
+    path = folder / FILE
+    try:
+        form = json.loads(path.read_text(encoding="utf-8"))
+        if form["format"] != FORMAT:
+            raise RunError(
+                f"{path} has format {form['format']!r}; this modeval reads format {FORMAT}. Use "
+                "the modeval that wrote it."
+            )
+        cohorts = tuple(_cohort(entry, str(path)) for entry in form["cohorts"])
+        return Sweep(folder=folder, name=form["name"], grid=form["grid"], cohorts=cohorts)
+    except FileNotFoundError:
+        raise RunError(
+            f"No sweep at {folder}: {FILE} is missing. Plan one with: modeval sweep plan grid.toml "
+            f"--out {folder}"
+        ) from None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise RunError(
+            f"{path} is damaged ({error}). Plan the same grid into the same folder again; what is "
+            "done is kept."
+        ) from None
+
+
+def _cohort(entry: Mapping[str, Any], where: str) -> Cohort:
+    seconds = entry["seconds"]
+    return Cohort(
+        number=int(entry["number"]),
+        name=_plain_name(str(entry["name"])),
+        spec=read_spec(entry["spec"], where=f"{where}: "),
+        seconds=None if seconds is None else float(seconds),
+    )
+
+
+def _plain_name(name: str) -> str:
+    """Refuse a name that leads out of the folder."""
+    if not name or Path(name).name != name:
+        raise ValueError(f"{name!r} is no name of a cohort")
+    return name
+
+
+def with_seconds(sweep: Sweep, seconds: Sequence[float | None]) -> Sweep:
+    """Return the sweep with expected times."""
+    pairs = zip(sweep.cohorts, seconds, strict=True)
+    return replace(sweep, cohorts=tuple(replace(each, seconds=took) for each, took in pairs))
+
+
+def state_of(sweep: Sweep, cohort: Cohort) -> State:
+    """Tell how far a cohort has come."""
+    if sweep.card(cohort).is_file():
+        return "done"
+    if is_claimed(sweep, cohort):
+        return "running"
+    if sweep.failure(cohort).is_file():
+        return "failed"
+    return "stopped" if sweep.run_folder(cohort).is_dir() else "waiting"
+
+
+def is_claimed(sweep: Sweep, cohort: Cohort) -> bool:
+    """Tell whether a living worker holds a cohort."""
+    claim = sweep.claim(cohort)
+    if not claim.is_dir():
+        return False
+    with atomic.locked(claim) as free:
+        return not free
+
+
+def share(cohorts: Sequence[Cohort], number: int, of: int) -> list[Cohort]:
+    """Return the cohorts of shard ``number`` (from 1) of ``of``.
+
+    >>> [len(share([None] * 5, number, 2)) for number in (1, 2)]
+    [3, 2]
+    """
+    return list(cohorts[number - 1 :: of])
