@@ -24,6 +24,7 @@ from modeval.cli.plot import plot_command
 from modeval.cli.record import record_command
 from modeval.cli.report import report_command
 from modeval.cli.score import score_command
+from modeval.cli.sweep import sweep
 from modeval.cli.trace import trace
 from modeval.cli.train import train_command
 from modeval.errors import ModevalError
@@ -58,6 +59,7 @@ def main(
 app.command("demo")(demo_command)
 app.command("generate", cls=SettingsCommand)(generate_command)
 app.command("train", cls=SettingsCommand)(train_command)
+app.add_typer(sweep, name="sweep")
 app.command("record")(record_command)
 app.command("import")(import_command)
 app.add_typer(trace, name="trace")

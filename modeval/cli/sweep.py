@@ -8,15 +8,16 @@ import typer
 
 from modeval.cli.output import choose_device, let_threads_sleep, progress_bar, stderr, stdout
 from modeval.errors import SpecError, nearest
+from modeval.spec import Engine
 
 if TYPE_CHECKING:
     from modeval.sweep.plan import State, Sweep
 
-Engines = Literal["auto", "eager", "compiled", "fused"]
+
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the sweep.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
-Engine = Annotated[Engines, typer.Option(help="How steps are computed.")]
+EngineOption = Annotated[Engine, typer.Option(help="How steps are computed.")]
 STATES: "tuple[State, ...]" = ("done", "running", "stopped", "failed", "waiting")
 
 sweep = typer.Typer(
@@ -29,7 +30,7 @@ sweep = typer.Typer(
 def plan_command(
     grid: Annotated[
         str,
-        typer.Argument(metavar="GRID", help="File of the grid, or paper-mlp or paper."),
+        typer.Argument(metavar="GRID", help="File of the grid, or demo, paper-mlp or paper."),
     ],
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder of the sweep.")],
@@ -41,7 +42,7 @@ def plan_command(
         bool, typer.Option(help="Measure on this machine how long it will take.")
     ] = True,
     device: Device = "auto",
-    engine: Engine = "auto",
+    engine: EngineOption = "auto",
 ) -> None:
     """Unfold a grid into a numbered list of cohorts, and say what they will cost here.
 
@@ -105,7 +106,7 @@ def _changed(grid: dict[str, Any], settings: list[str]) -> dict[str, Any]:
     return grid
 
 
-def _seconds(planned: "Sweep", device: str, engine: Engines) -> list[float]:
+def _seconds(planned: "Sweep", device: str, engine: Engine) -> list[float]:
     let_threads_sleep()
     from modeval.sweep.cost import expected_seconds, steps_per_second
 
@@ -129,7 +130,7 @@ def run_command(
     ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Try failed cohorts again.")] = False,
     device: Device = "auto",
-    engine: Engine = "auto",
+    engine: EngineOption = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Train and score what is left of a sweep. Several workers may do this at once."""
@@ -255,7 +256,7 @@ def submit_command(
         ),
     ] = None,
     device: Device = "auto",
-    engine: Engine = "auto",
+    engine: EngineOption = "auto",
 ) -> None:
     """Submit workers to a cluster as one job array, through submitit (extra slurm)."""
     from modeval.sweep.plan import read_sweep

@@ -37,6 +37,13 @@ _PAPER: dict[str, Any] = {
 _CAPACITIES = ((32, 128), (64, 256), (128, 512), (256, 1024), (512, 2048))
 
 NAMED: dict[str, dict[str, Any]] = {
+    "demo": {
+        "name": "demo",
+        "models": list(PAPER),
+        "seeds": {"tasks": 2, "models": 2},
+        "data": {"rules": [2, 4, 8]},
+        "train": {"steps": 300, "learning_rate": 1e-3, "validate_every": 50},
+    },
     "paper-mlp": {
         "name": "paper-mlp",
         **_PAPER,
@@ -61,7 +68,7 @@ NAMED: dict[str, dict[str, Any]] = {
         ],
     },
 }
-"""Grids by name, at full length: those of arXiv 2206.02713."""
+"""Grids by name: a small one, and those of arXiv 2206.02713 at full length."""
 
 
 @dataclass(frozen=True, slots=True)

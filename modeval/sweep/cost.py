@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from modeval.nn import count_parameters, create
-from modeval.spec import RunSpec
-from modeval.train.step import Engine, Stepper
+from modeval.spec import Engine, RunSpec
+from modeval.train.step import Stepper
 from modeval.train.stream import Stream, batches
 
 TRIALS = 12

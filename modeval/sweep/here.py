@@ -5,12 +5,15 @@ from pathlib import Path
 
 import torch
 
+from modeval.evaluate.cohort import evaluate
+from modeval.evaluate.runs import load_run
+from modeval.score.cohorts import score
 from modeval.score.files import write_scorecard
+from modeval.spec import Engine
 from modeval.sweep.plan import Cohort
 from modeval.sweep.run import Worker
 from modeval.train.files import is_run, read_record
 from modeval.train.loop import Progress, train
-from modeval.train.step import Engine
 
 
 def worker(
@@ -31,8 +34,8 @@ def worker(
         train(cohort.spec, folder, device=device, engine=engine, resume=not begins, watch=watch)
 
     def score_into(folder: Path, card: Path) -> None:
-        from modeval.pipeline.score import score  # noqa: PLC0415 - loads what training does not need
-
-        write_scorecard(card, score([folder], precision=precision, device=device))
+        subject = load_run(folder, "last")
+        evaluation = evaluate(subject, precision=precision, device=device)
+        write_scorecard(card, score(subject, evaluation, precision=precision))
 
     return Worker(train=train_into, score=score_into, begun=begun, ended=ended)
