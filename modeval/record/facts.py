@@ -1,7 +1,9 @@
 """What happened while a model was recorded that whoever reads the counts must know."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from modeval.record.experts import Watch
 from modeval.record.frames import PREFILL, Frame, Labelling
 from modeval.record.generation import Generation
 
@@ -50,3 +52,20 @@ class Facts:
             "on.": self.unheard,
         }
         return tuple(text for text, holds in said.items() if holds)
+
+
+def inferred(watches: Iterable[Watch]) -> tuple[str, ...]:
+    """Return what must be known of routers that are read as the K largest of their logits."""
+    mine = [watch for watch in watches if watch.inferred]
+    notes = []
+    for agreed, ending in (
+        (True, "their experts were given as many tokens in each call"),
+        (False, "nothing confirms that nothing else decides"),
+    ):
+        names = [watch.router.name for watch in mine if watch.agreed == agreed]
+        if names:
+            shown = f"{', '.join(names[:3])}{', ...' if names[3:] else ''}"
+            notes.append(
+                f"{len(names)} routers are read as the largest of their logits ({shown}): {ending}."
+            )
+    return tuple(notes)

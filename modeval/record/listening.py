@@ -20,6 +20,7 @@ from modeval.errors import TraceError
 from modeval.record.calls import Calls
 from modeval.record.counter import Counter, Pending
 from modeval.record.coverage import Seen
+from modeval.record.experts import Watch, note, watch
 from modeval.record.facts import Facts
 from modeval.record.frames import (
     TRAIN,
@@ -35,7 +36,7 @@ from modeval.record.frames import (
 )
 from modeval.record.generation import Generation
 from modeval.record.labels import Labeller
-from modeval.record.readers import Choice, Router
+from modeval.record.readers import Choice, Router, selected, settled
 from modeval.record.routers import clean_name
 
 
@@ -47,12 +48,13 @@ class Listener:
         seen: what happened at each so far.
         active: whether it listens.
         facts: what happened that whoever reads the counts must know.
+        watches: experts whose rows are compared with what their router is read to have chosen.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        routers: Sequence[Router],
+        routers: list[Router],
         labeller: Labeller,
         counter: Counter,
         *,
@@ -63,6 +65,7 @@ class Listener:
         self.seen = [Seen(router.choices) for router in routers]
         self.active = False
         self.facts = Facts()
+        self.watches: dict[int, Watch] = {}
         self._model, self._labeller, self._blocks = model, labeller, blocks
         self._counter, self._ended = counter, ended
         self.calls = Calls(self._keep, self._let_go, self._take_back)
@@ -98,6 +101,8 @@ class Listener:
             if callable(getattr(module, "generate", None)):
                 exits.enter_context(self.generation.around(module))
         for number, router in enumerate(self.routers):
+            if router.read is selected and router.found != "class":
+                self.watches[number] = watch(router, keep, lambda: self._deaf)
             keep(router.parent.register_forward_pre_hook(functools.partial(self._reach, number)))
             if router.split is not None:
                 block = router.split[0]
@@ -216,6 +221,9 @@ class Listener:
         with torch.no_grad():
             choice = router.read(router, output)
             chosen, weight = _flat(router, choice)
+        router = self.routers[number] = settled(router, choice, first=seen.calls == 0)
+        if choice.inferred and number in self.watches:
+            note(self.watches[number], chosen)
         _refuse_capture(router, chosen)
         place = self._place(router, chosen)
         seen.calls += 1

@@ -6,7 +6,7 @@ class has a *reader* that takes from its output the modules that were really use
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from modeval.errors import TraceError
 
 BIASES = ("e_score_correction_bias", "expert_bias", "balancing_bias", "score_bias", "router_bias")
+WIDEST = 1 << 15  # modules that a trace can number
 CHOICE_NAMES = ("top_k", "num_experts_per_tok", "num_selected_experts", "moe_topk", "moe_top_k")
 
 
@@ -27,10 +28,14 @@ class Choice:
         chosen: ``(..., K)`` numbers of the modules used for each token; -1 where fewer were.
         weight: ``(..., K)`` their weights on any scale (they are divided by their sum later), or
             nothing when they are not known.
+        modules: number of modules M, where the output has a value for each of them.
+        inferred: whether nothing says what was chosen, so that the K largest logits are taken.
     """
 
     chosen: Int[Tensor, "*rows choices"]
     weight: Float[Tensor, "*rows choices"] | None = None
+    modules: int | None = None
+    inferred: bool = False
 
 
 Reader = Callable[["Router", Any], Choice]
@@ -48,7 +53,9 @@ class Router:
         name: qualified name of the module; wrappers (compile, FSDP) are left out of it.
         module: the module whose call tells the choices.
         parent: the module that calls it.
-        modules: number of modules M it chooses from, of its configuration or its weights.
+        modules: number of modules M it chooses from, of its configuration, its experts or its
+            weights; 0 while only its first output can say it.
+        told: whether the user said so.
         choices: number of modules K chosen for each token; unknown until it has run when nothing
             says it.
         read: reader of its output, or of its arguments.
@@ -67,6 +74,7 @@ class Router:
     read: Reader
     where: Literal["output", "arguments"] = "output"
     found: Literal["class", "registry", "experts", "name", "pattern"] = "class"
+    told: bool = False
     capacity: Literal["before", "after"] = "before"
     split: tuple[nn.Module, bool] | None = None
 
@@ -97,10 +105,14 @@ def any_selected(router: Router, output: Any) -> Choice:
     found = chosen[0]
     real = [part for part in parts if part.is_floating_point()]
     same = [part for part in real if part.shape == found.shape]
+    tables = [part for part in real if part.shape[:-1] == found.shape[:-1] != part.shape]
+    wide = {part.shape[-1] for part in tables if part.shape[-1] >= found.shape[-1]}
+    modules = router.modules or (wide.pop() if len(wide) == 1 else None)
     if same:
-        return Choice(found, same[0])
-    table = [part for part in real if part.shape == (*found.shape[:-1], router.modules)]
-    return Choice(found, table[-1].gather(-1, found.long()) if len(table) == 1 else None)
+        return Choice(found, same[0], modules)
+    table = [part for part in tables if part.shape[-1] == modules]
+    weight = table[-1].gather(-1, found.long()) if len(table) == 1 else None
+    return Choice(found, weight, modules)
 
 
 def probabilities_first(router: Router, output: Any) -> Choice:
@@ -175,7 +187,7 @@ def product_keys(router: Router, output: Any) -> Choice:
 def dense(weight: Float[Tensor, "*rows modules"]) -> Choice:
     """Read weights of all modules, largest first; a module whose weight is zero was not chosen."""
     share, chosen = weight.sort(-1, descending=True)
-    return Choice(torch.where(share > 0, chosen, -1), share)
+    return Choice(torch.where(share > 0, chosen, -1), share, weight.shape[-1])
 
 
 def by_user(function: UserReader) -> Reader:
@@ -200,6 +212,28 @@ def by_user(function: UserReader) -> Reader:
         )
 
     return read
+
+
+def settled(router: Router, choice: Choice, *, first: bool) -> Router:
+    """Return a router with the number of modules that its output shows.
+
+    Raises:
+        TraceError: nothing says how many there are, or the output has another number than was said.
+    """
+    shown = choice.modules
+    if not router.modules and shown is None:
+        raise TraceError(
+            f"Router {router.name} ({type(router.module).__name__}) does not say how many modules "
+            "it chooses from. Say it: modeval.record(model, routers=..., modules=8)."
+        )
+    if shown is None or shown == router.modules:
+        return router
+    if router.told or not first:
+        raise TraceError(
+            f"Router {router.name} gives values of {shown} modules, and there were said to be "
+            f"{router.modules}. Correct modules=, or the function that reads its output."
+        )
+    return replace(router, modules=shown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,8 +302,9 @@ READERS: dict[str, Entry] = {
 
 
 def _read_logits(router: Router, parts: list[Tensor]) -> Choice:
-    tables = [p for p in parts if p.is_floating_point() and p.shape[-1] == router.modules]
-    bias = _biased(router.module, router.parent)
+    real = [part for part in parts if part.is_floating_point()]
+    tables = [part for part in real if part.shape[-1] == (router.modules or part.shape[-1])]
+    bias = _biased(router.module, router.parent, modules_of=router.modules)
     if not tables or bias or router.choices is None:
         because = f"{bias} takes part in the choice" if bias else "it holds no chosen modules"
         raise TraceError(
@@ -277,11 +312,19 @@ def _read_logits(router: Router, parts: list[Tensor]) -> Choice:
             f"{_describe(parts)}, and {because}. Say what it means: modeval.record(model, "
             f"routers={{{router.name!r}: lambda output: output[2]}})."
         )
-    return best_of_softmax(router, tables[-1])
+    choice = best_of_softmax(router, tables[-1])
+    return replace(choice, modules=tables[-1].shape[-1], inferred=True)
 
 
 def _largest(router: Router, table: Tensor) -> Choice:
-    weight, chosen = table.topk(_choices(router), dim=-1)
+    number, modules = _choices(router), table.shape[-1]
+    if number > modules:
+        raise TraceError(
+            f"Router {router.name} chooses {number} of {modules} modules, as it seems: the number "
+            "of choices was found in the wrong place. Say what is chosen: modeval.record(model, "
+            f"routers={{{router.name!r}: function}})."
+        )
+    weight, chosen = table.topk(number, dim=-1)
     return Choice(chosen, weight)
 
 
@@ -296,7 +339,8 @@ def _choices(router: Router) -> int:
 
 
 def _widths(router: Router) -> Iterable[int]:
-    return range(1, router.modules + 1) if router.choices is None else (router.choices,)
+    widest = router.modules or WIDEST
+    return range(1, widest + 1) if router.choices is None else (router.choices,)
 
 
 def _whole(part: Any) -> bool:
@@ -326,14 +370,20 @@ def _describe(answer: Any) -> str:
     return type(answer).__name__
 
 
-def _biased(*modules: nn.Module) -> str:
-    """Return the name of what biases or groups the choice, so that logits alone do not tell it."""
+def _biased(*modules: nn.Module, modules_of: int) -> str:
+    """Return the name of what biases or groups the choice, so that logits alone do not tell it.
+
+    A bias of the choice is a tensor of one number for each module, other than the bias of the
+    logits themselves; a group is whatever is called one.
+    """
     for module in modules:
-        tensors = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
-        for name in tensors:
-            if name.rpartition(".")[2] in BIASES:
+        tensors = [*module.named_parameters(), *module.named_buffers()]
+        for name, tensor in tensors:
+            last = name.rpartition(".")[2]
+            each = "bias" in last and last != "bias" and tensor.numel() == modules_of
+            if last in BIASES or each:
                 return name
-        groups = getattr(module, "n_group", getattr(module, "num_group", None))
-        if isinstance(groups, int) and groups > 1:
-            return f"a limit to {groups} groups"
+        for name, value in vars(module).items():
+            if "group" in name and isinstance(value, int) and value > 1:
+                return f"a limit to {value} groups ({name})"
     return ""

@@ -38,6 +38,7 @@ from torch import nn
 from modeval.errors import TraceError
 from modeval.record.counter import Counter
 from modeval.record.coverage import Coverage, check_coverage, coverage_of
+from modeval.record.facts import inferred
 from modeval.record.labels import Labeller, LabelSource
 from modeval.record.listening import Listener
 from modeval.record.ranks import reduce_counts
@@ -146,7 +147,6 @@ class Recording:
 
     Attributes:
         model: the model that is recorded.
-        routers: the routers that are listened to.
         labels: names of the rules, empty without.
     """
 
@@ -167,7 +167,7 @@ class Recording:
         group: Any = None,
     ) -> None:
         self.model = model
-        self.routers = tuple(routers)
+        self._routers = list(routers)
         self.labels = names
         self._missing = tuple(missing)
         self._phase, self._notes = phase, notes
@@ -175,11 +175,11 @@ class Recording:
         self._labeller = Labeller(names, label_from, group, stray=partial)
         self._stream = None if trace is None else Stream(trace, self._header)
         write = None if self._stream is None else self._stream.write
-        self._counter = Counter(self.routers, self._labeller.rules, blocks, write)
+        self._counter = Counter(self._routers, self._labeller.rules, blocks, write)
         self._exits = contextlib.ExitStack()
         self._listener = Listener(
             model,
-            self.routers,
+            self._routers,
             self._labeller,
             self._counter,
             blocks=blocks,
@@ -203,6 +203,11 @@ class Recording:
             TraceError: a label is not among those of the recording.
         """
         self._labeller.give(labels, documents, mask)
+
+    @property
+    def routers(self) -> tuple[Router, ...]:
+        """Return the routers that are listened to."""
+        return tuple(self._routers)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -247,7 +252,10 @@ class Recording:
 
     def header(self) -> TraceHeader:
         """Return what the rows of this recording's trace mean."""
-        return self._header().noted(*self._listener.facts.notes())
+        return self._header().noted(*self._notes_at_end())
+
+    def _notes_at_end(self) -> tuple[str, ...]:
+        return (*self._listener.facts.notes(), *inferred(self._listener.watches.values()))
 
     def _header(self) -> TraceHeader:
         """Return the header without what is only known at the end."""
@@ -334,7 +342,7 @@ class Recording:
             return
         skipped = [layer.name for layer in self.coverage().layers if layer.status == "not run"]
         note = f"{len(skipped)} layers did not run: {', '.join(skipped[:4])}"
-        stream.close(complete=True, notes=[*self._listener.facts.notes(), *[note] * bool(skipped)])
+        stream.close(complete=True, notes=[*self._notes_at_end(), *[note] * bool(skipped)])
 
     def _check(self) -> None:
         """Refuse a recording in which something is missing or strange."""

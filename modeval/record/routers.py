@@ -121,7 +121,7 @@ def _by_class(named: Mapping[str, nn.Module]) -> list[Router]:
                 name=name,
                 module=module,
                 parent=parent,
-                modules=_find_modules(name, module, parent, entry.modules),
+                modules=_find_modules(module, parent, entry.modules) or _rows(module),
                 choices=choices,
                 read=entry.read,
                 capacity=entry.capacity,
@@ -248,7 +248,8 @@ def _generic(
         name=name,
         module=module,
         parent=parent,
-        modules=modules or _find_modules(name, module, parent, "num_experts"),
+        modules=modules or _find_modules(module, parent, "num_experts"),
+        told=bool(modules),
         choices=_find_choices(module, parent),
         read=selected,
         found=found,
@@ -276,9 +277,16 @@ def _by_pattern(
             if isinstance(patterns, Mapping):
                 yield replace(router, read=by_user(patterns[pattern]))
             elif entry is not None and entry.read is not None:
-                yield replace(router, read=entry.read, choices=entry.choices or router.choices)
+                yield _refuse_unknown(
+                    replace(
+                        router,
+                        read=entry.read,
+                        choices=entry.choices or router.choices,
+                        modules=router.modules or _rows(named[name]),
+                    )
+                )
             else:
-                yield router
+                yield _refuse_unknown(router)
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -290,8 +298,8 @@ def _likely(named: Mapping[str, nn.Module]) -> str:
     return f"Modules of this model: {', '.join(likely[:8])}{', ...' if likely[8:] else ''}."
 
 
-def _find_modules(name: str, module: nn.Module, parent: nn.Module, attribute: str) -> int:
-    """Return M: an attribute, the experts' own number, or the shape of the router's weights."""
+def _find_modules(module: nn.Module, parent: nn.Module, attribute: str) -> int:
+    """Return M: an attribute, the experts' own number, or the outputs of a linear router; or 0."""
     value: Any = module
     for part in attribute.split("."):
         value = getattr(value, part, None)
@@ -301,12 +309,32 @@ def _find_modules(name: str, module: nn.Module, parent: nn.Module, attribute: st
         number = getattr(holder, "num_experts", getattr(holder, "num_local_experts", None))
         if isinstance(number, int):
             return number
+    experts = getattr(parent, "experts", None)
+    number = _count(experts) if isinstance(experts, nn.Module) else 0
+    return number or getattr(module, "out_features", 0)
+
+
+def _count(experts: nn.Module) -> int:
+    """Return how many experts a module holds: as its children, or as slices of its tensors."""
+    if isinstance(experts, (nn.ModuleList, nn.ModuleDict)):
+        return len(experts)
+    banks = {part.shape[0] for part in experts.parameters(recurse=False) if part.ndim > 2}  # noqa: PLR2004
+    return banks.pop() if len(banks) == 1 else 0
+
+
+def _rows(module: nn.Module) -> int:
+    """Return M of a router class that is known to keep its weights as ``(M, width)``."""
     matrices = [weight for weight in module.parameters() if weight.ndim == 2]  # noqa: PLR2004
-    if len(matrices) == 1:
-        return int(matrices[0].shape[0])
+    return int(matrices[0].shape[0]) if len(matrices) == 1 else 0
+
+
+def _refuse_unknown(router: Router) -> Router:
+    """Refuse a router of which nothing, not even its first output, will say how many it has."""
+    if router.modules or any(True for _ in router.module.parameters()):
+        return router
     raise TraceError(
-        f"Router {name} ({type(module).__name__}) does not say how many modules it chooses from. "
-        "Say it: modeval.record(model, routers=..., modules=8)."
+        f"Router {router.name} ({type(router.module).__name__}) does not say how many modules it "
+        "chooses from. Say it: modeval.record(model, routers=..., modules=8)."
     )
 
 
@@ -317,7 +345,10 @@ def _find_choices(module: nn.Module, parent: nn.Module) -> int | None:
         getattr(module, "config", None),
         getattr(parent, "config", None),
     ):
+        own = isinstance(holder, nn.Module)
         for name in (*CHOICE_NAMES, "top_k_experts"):
+            if name == "top_k" and not own:
+                continue  # a configuration means by it how tokens are sampled
             number = getattr(holder, name, None)
             if isinstance(number, int) and not isinstance(number, bool):
                 return number
