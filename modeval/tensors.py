@@ -6,6 +6,7 @@ header. Files without one, of other programs and of modeval 0.1, are read withou
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 from modeval import atomic
 
 CHECKSUM = "modeval.sha256"
+HASH = re.compile(r"[0-9a-f]{64}")
 
 
 class DamagedError(Exception):
@@ -72,6 +74,8 @@ def read_tensors(path: Path) -> Stored:
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise DamagedError(f"no whole safetensors file ({error})") from None
     expected = words.pop(CHECKSUM, None)
+    if expected is None and any(map(HASH.fullmatch, words.values())):
+        raise DamagedError("it is not what was written (its checksum has lost its name)")
     if expected is not None and checksum(tensors, words) != expected:
         raise DamagedError("it is not what was written (its checksum differs)")
     return Stored(tensors, words)

@@ -282,12 +282,16 @@ def _write_part(path: Path, chunk: TraceChunk, header: TraceHeader) -> None:
 
 def _read_part(part: Part, columns: Sequence[str], rows: int) -> Iterator[dict[str, NDArray[Any]]]:
     arrow = import_arrow()
+    found = 0
     try:
         with arrow.parquet.ParquetFile(part.path, page_checksum_verification=True) as file:
             for batch in file.iter_batches(batch_size=rows, columns=list(columns)):
+                found += len(batch)
                 yield {name: _to_numpy(batch.column(name), name, part.path) for name in columns}
     except (arrow.ArrowException, OSError) as error:
         raise TraceError(f"{part.path} is damaged: {_first_line(error)}.") from None
+    if found != part.rows:
+        raise TraceError(f"{part.path} is damaged: it gives {found} of its {part.rows} rows.")
 
 
 def _to_numpy(column: Any, name: str, path: Path) -> NDArray[Any]:
