@@ -19,6 +19,7 @@ from modeval.evaluate.reference_folders import (
     find_models,
     load_usable,
     missing,
+    readable,
 )
 from modeval.evaluate.runs import damaged_run, load_run
 from modeval.evaluate.subject import Evaluation, Subject
@@ -255,8 +256,8 @@ def _cohort_jobs(
         for folder in dict.fromkeys(found.runs)
         if _has_wanted(folder, asked)
     ]
-    left_out: list[str] = []
-    for group in cohorts(list(dict.fromkeys(found.models))):
+    folders, left_out = readable(list(dict.fromkeys(found.models)))
+    for group in cohorts(folders):
         members = [folder for folder in group if asked.wanted(folder.seeds)]
         reasons = [missing(folder, asked.selection) for folder in members]
         left_out += [reason for reason in reasons if reason]

@@ -43,7 +43,6 @@ from modeval.types import Batch, RoutingCounts
 
 STREAM = 0x6D6F6465
 """Where the evaluation stream starts: a number that no training stream is seeded with."""
-LENGTHS = (3, 5, 10, 20, 30)
 SHIFT = 2.0
 BLOCKS = 32
 STUDENT = 2.04
@@ -285,8 +284,8 @@ def _conditions(data: DataSpec, *, routed: bool) -> list[_Condition]:
         ]
     if data.task == "binary":
         return [main, _Condition(length, SHIFT, (length,))]
-    others = tuple(sorted({*LENGTHS} - {length}))
-    every = tuple(sorted({*LENGTHS, length}))
+    every = data.tested_lengths
+    others = tuple(each for each in every if each != length)
     if data.task == "series":
         # What comes later does not change what was: one run of the longest gives all lengths.
         return [

@@ -191,11 +191,10 @@ def _model(
         # Its heads are counted together there, and for each rule in a specification.
         heads = max(1, heads // data.rules)
         modules = 1
-    if key == "gt-modular" and modules != data.rules:
-        raise CheckpointError(
-            f"{path} names {modules} modules for {data.rules} rules; GT_Modular sends rule r to "
-            "module r and has as many. Put the checkpoint into the folder of its own model."
-        )
+    if key == "gt-modular":
+        # It sends rule r to module r. The reference's MLP takes no notice of --num-rules, which its
+        # name says all the same: --gt-rules 4 alone writes GT_Rules_4/GT_Modular_32_128_2_0.
+        modules = data.rules
     choices = {**MODELS[key], "modules": 0 if modules == data.rules else modules}
     if key == "monolithic":
         choices["modules"] = 1
@@ -220,11 +219,24 @@ def _key(path: Path, model: str, variant: str, data: DataSpec) -> str:
     )
 
 
-def cohorts(folders: Sequence[Path]) -> list[list[ModelFolder]]:
+def readable(paths: Sequence[Path]) -> tuple[list[ModelFolder], list[str]]:
+    """Read what paths say; of those that say nothing or the impossible, return the reasons."""
+    folders: list[ModelFolder] = []
+    reasons: list[str] = []
+    for path in paths:
+        try:
+            folders.append(parse(path))
+        except CheckpointError as error:
+            reasons.append(str(error))
+        except SpecError as error:
+            reasons.append(f"{path}: {error}")
+    return folders, reasons
+
+
+def cohorts(folders: Sequence[ModelFolder]) -> list[list[ModelFolder]]:
     """Group model folders that differ in seeds only, each group in order of its seeds."""
     groups: dict[str, list[ModelFolder]] = {}
-    for path in folders:
-        folder = parse(path)
+    for folder in folders:
         groups.setdefault(folder.cohort, []).append(folder)
     return [sorted(group, key=lambda folder: folder.seeds) for group in groups.values()]
 

@@ -364,10 +364,10 @@ def _losses(subject: Subject, evaluation: Evaluation, usable: list[int]) -> list
 
 
 def _loss_values(subject: Subject, loss: Loss) -> list[tuple[str, Tensor, Tensor | None]]:
-    """Name a loss; the headline of sequences is the trained length, and 30 with inputs x2."""
+    """Name a loss; the headline of sequences is the trained length, or the longest with x2."""
     shifted = loss.factor != 1
     place = "out_of_distribution" if shifted else "in_distribution"
-    headline = 30 if shifted else subject.data.length
+    headline = max(subject.data.tested_lengths, default=0) if shifted else subject.data.length
     values: list[tuple[str, Tensor, Tensor | None]] = [("loss", loss.mean(), _loss_error(loss))]
     if subject.data.objective == "classification":
         values.append(("error_rate", loss.error_rate(), None))

@@ -80,6 +80,27 @@ class DataSpec:
         return self.task != "binary"
 
     @property
+    def tested_lengths(self) -> tuple[int, ...]:
+        """Lengths at which a model of sequences is tested, as the reference does; none elsewhere.
+
+        The last one, with inputs x2, is the headline of what lies out of distribution. The
+        reference stops at 50; a model trained at that length or beyond is tested at three times its
+        own as well, so that the headline is longer than what it was trained on.
+
+        >>> DataSpec(task="sets", length=10).tested_lengths
+        (3, 5, 10, 20, 30)
+        >>> DataSpec(task="series", length=20).tested_lengths
+        (10, 20, 30, 40, 50)
+        >>> DataSpec(task="series", length=50).tested_lengths
+        (10, 20, 30, 40, 50, 150)
+        """
+        if not self.sequence:
+            return ()
+        usual = (3, 5, 10, 20, 30) if self.length == 10 else (10, 20, 30, 40, 50)  # noqa: PLR2004
+        beyond = {3 * self.length} if self.length >= usual[-1] else set()
+        return tuple(sorted({*usual, self.length} | beyond))
+
+    @property
     def features(self) -> int:
         """Width of the inputs beside the rule."""
         per_rule = {"nearest": 4, "product": 6}[self.search]

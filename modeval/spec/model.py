@@ -45,7 +45,7 @@ class ModelSpec:
             of the state (recurrent).
         heads: attention heads of each module (``sets``).
         match: ``parameters`` narrows the modules so that totals stay near the monolithic model's,
-            as the paper does; ``width`` gives each module the full width.
+            as the paper does, to whole units; ``width`` gives each module the full width.
     """
 
     scorer: Scorer = "module"
@@ -78,18 +78,17 @@ def check_pair(data: DataSpec, model: ModelSpec) -> None:
         )
     if model.match == "parameters" and data.task == "binary":
         check(
-            model.width % modules == 0,
-            f"width = {model.width} does not divide into {modules} modules. Use --width "
-            f"{max(1, round(model.width / modules)) * modules}, or --match width.",
+            model.width >= modules,
+            f"width = {model.width} leaves no unit for each of {modules} modules. Use --width "
+            f"{modules} or more, or --match width.",
         )
     if data.task == "sets":
         heads = attention_heads(data, model)
         per_module = modules if model.match == "parameters" else 1
         check(
-            model.width % (heads * per_module) == 0,
-            f"width = {model.width} does not divide into {heads} heads x {per_module} modules. "
-            f"Use --width {max(1, round(model.width / (heads * per_module))) * heads * per_module}"
-            ", or --match width.",
+            model.width >= heads * per_module,
+            f"width = {model.width} leaves nothing for each of {heads} heads x {per_module} "
+            f"modules. Use --width {heads * per_module} or more, or --match width.",
         )
 
 

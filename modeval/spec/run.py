@@ -8,7 +8,7 @@ from modeval.errors import SpecError
 from modeval.spec.data import DataSpec, Task
 from modeval.spec.model import ModelSpec, check_pair
 from modeval.spec.plain import differences, digest, from_dict, sparse, to_dict
-from modeval.spec.settings import without_unread
+from modeval.spec.settings import refuse_unread, without_unread
 from modeval.spec.train import TrainSpec
 
 REFERENCE_CLIP: dict[Task, float] = {"binary": 0.0, "sets": 0.0, "series": 1.0}
@@ -29,6 +29,7 @@ class RunSpec:
 
     def __post_init__(self) -> None:
         check_pair(self.data, self.model)
+        refuse_unread(self.train, objective=self.data.objective)
         told = replace(self.train, clip=self.clip, validate_every=self.validate_every)
         object.__setattr__(self, "train", told)
 

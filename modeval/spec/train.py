@@ -8,6 +8,7 @@ from modeval.spec.settings import refuse_unread, setting
 
 Schedule = Literal["constant", "steps", "cosine"]
 Selection = Literal["last", "best"]
+BestBy = Literal["loss", "accuracy"]
 Engine = Literal["auto", "eager", "compiled", "fused"]
 
 
@@ -26,6 +27,8 @@ class TrainSpec:
             1 for ``series``, none for other tasks.
         validate_every: steps between validations (and checkpoints); if not given, a tenth of the
             steps, at most 1,000.
+        best_by: what the best checkpoint is chosen by, on validation samples: ``loss``, or of
+            classification ``accuracy``, as the reference does.
     """
 
     seeds: tuple[tuple[int, int], ...] = setting(((0, 0),), flag=False)
@@ -36,6 +39,7 @@ class TrainSpec:
     milestones: tuple[int, ...] = setting((), unit="steps", read_by={"schedule": ("steps",)})
     clip: float | None = setting(None, unit="norm")
     validate_every: int | None = setting(None, unit="steps")
+    best_by: BestBy = setting("loss", read_by={"objective": ("classification",)})
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -62,7 +62,7 @@ class Memory:
     step: int
     loss_sum: Tensor  # (S,) since the last validation
     loss_count: int
-    best_loss: Tensor  # (S,)
+    best_loss: Tensor  # (S,) of what the best checkpoint is chosen by
     best: dict[str, Tensor]
     diverged: Tensor  # (S,) int64, -1 while finite
 
@@ -212,11 +212,13 @@ def _validate(session: _Session, validation: Batch) -> None:
     with torch.no_grad():
         output = stepper.network(validation.inputs, validation.rule)
         loss = losses(output.prediction, validation.target, spec.data.objective)
+        wrong = (output.prediction >= 0) != (validation.target > 0)
     training = memory.loss_sum / memory.loss_count
     lost = ~(loss.isfinite() & training.isfinite())
     memory.diverged = torch.where(lost & (memory.diverged < 0), memory.step, memory.diverged)
-    improved = (loss < memory.best_loss) & ~lost
-    memory.best_loss = torch.where(improved, loss, memory.best_loss)
+    judged = wrong.flatten(1).float().mean(1) if spec.train.best_by == "accuracy" else loss
+    improved = (judged < memory.best_loss) & ~lost
+    memory.best_loss = torch.where(improved, judged, memory.best_loss)
     for name, tensor in stepper.network.state_dict().items():
         mask = improved.view(-1, *[1] * (tensor.dim() - 1))
         memory.best[name] = torch.where(mask, tensor, memory.best[name])

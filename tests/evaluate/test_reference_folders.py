@@ -11,13 +11,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from modeval.cli.score_sources import Asked, find_jobs
 from modeval.errors import CheckpointError, SpecError
 from modeval.evaluate import reference_folders
 from modeval.evaluate.cohort import evaluate, reference_batches
 from modeval.evaluate.subject import Subject
 from modeval.metrics import adaptation_from_marginals
 from modeval.metrics.table import METRICS
-from modeval.spec import DataSpec
+from modeval.nn import create
+from modeval.score.cohorts import score
+from modeval.spec import DataSpec, check_pair
 
 MLP_KINDS = ("Monolithic", "Modular", "Modular_joint", "Modular_operation-only", "GT_Modular")
 SEQUENCE_KINDS = ("Monolithic", "Modular", "Modular_operation-only", "GT_Modular")
@@ -40,8 +43,13 @@ def mlp_folder(root: Path, kind: str, rules: int, modules: int, seed: int = 0) -
     return root / "Regression" / "Logs" / "Data-Seed_1" / f"GT_Rules_{rules}" / name
 
 
+def groups_below(folder: Path) -> list[list[reference_folders.ModelFolder]]:
+    paths = list(reference_folders.find_models(folder))
+    return reference_folders.cohorts([reference_folders.parse(path) for path in paths])
+
+
 def load_one(folder: Path, **options: object) -> Subject:
-    [group] = reference_folders.cohorts(list(reference_folders.find_models(folder)))
+    [group] = groups_below(folder)
     [subject] = reference_folders.load(group, selection="last", **options)  # type: ignore[arg-type]
     return subject
 
@@ -115,7 +123,7 @@ def test_models_that_differ_in_seeds_only_become_one_cohort(tmp_path: Path) -> N
             model = plain.PlainMLP("Modular_joint", 2, 2, ENCODER, WIDTH)
             folder = tmp_path / "Regression" / "Logs" / f"Data-Seed_{task}" / "GT_Rules_2"
             folders.append(save(model, folder / f"Modular_joint_{ENCODER}_{WIDTH}_2_{seed}"))
-    [group] = reference_folders.cohorts(list(reference_folders.find_models(tmp_path)))
+    [group] = groups_below(tmp_path)
     [subject] = reference_folders.load(group, selection="last")
     assert subject.seeds == ((0, 0), (0, 1), (1, 0), (1, 1))
     assert subject.network is not None
@@ -127,6 +135,68 @@ def test_a_scorer_of_another_width_is_taken_as_it_is(tmp_path: Path) -> None:
     model.scorer = plain.two(WIDTH + 2 + 4, 5, 1)
     subject = load_one(save(model, mlp_folder(tmp_path, "Modular", 4, 4)))
     assert_same(model, subject, torch.randn(9, 2), torch.arange(9) % 4)
+
+
+def test_gt_modular_has_as_many_modules_as_rules_whatever_its_name_says(tmp_path: Path) -> None:
+    """``main.py --gt-rules 4 --model GT_Modular`` leaves ``--num-rules`` at 2, and names that."""
+    model = plain.PlainMLP("GT_Modular", 4, 4, ENCODER, WIDTH)
+    subject = load_one(save(model, mlp_folder(tmp_path, "GT_Modular", 4, 2)))
+    assert (subject.data.rules, subject.model.modules) == (4, 0)
+    assert_same(model, subject, torch.randn(40, 2), torch.arange(40) % 4)
+
+
+def test_a_folder_that_cannot_be_read_is_marked_and_stops_nothing_else(tmp_path: Path) -> None:
+    good = save(
+        plain.PlainMLP("Modular_joint", 4, 4, ENCODER, WIDTH),
+        mlp_folder(tmp_path, "Modular_joint", 4, 4),
+    )
+    for stray in ("Modular_joint_32_128_4", "GT_Modular_joint_8_64_4_0", "Modular_joint_0_64_4_0"):
+        (good.parent / stray).mkdir()
+    (tmp_path / "GT_Rules_4" / good.name).mkdir(parents=True)
+    jobs, left_out, _ = find_jobs([str(tmp_path)], Asked())
+    assert [job.kind for job in jobs] == ["modarch"]
+    assert len(left_out) == 4
+    for stray, reason in (
+        ("Modular_joint_32_128_4", "has 3 numbers in its name"),
+        ("GT_Modular_joint_8_64_4_0", "no GT_Modular_joint for an MLP"),
+        ("Modular_joint_0_64_4_0", "encoder = 0"),
+        (f"GT_Rules_4/{good.name}", "not in the reference's layout"),
+    ):
+        assert any(stray in text and reason in text for text in left_out)
+    [card] = jobs[0].run()
+    assert [member.status for member in card.models[0].members] == ["ok"]
+
+
+@pytest.mark.parametrize("rules", [3, 5, 6])
+def test_rules_that_do_not_divide_the_width_are_cut_as_the_reference_cuts(
+    rules: int, tmp_path: Path
+) -> None:
+    model = plain.PlainMLP("Modular_joint", rules, rules, ENCODER, WIDTH)
+    subject = load_one(save(model, mlp_folder(tmp_path, "Modular_joint", rules, rules)))
+    check_pair(subject.data, subject.model)
+    assert_same(model, subject, torch.randn(40, 2), torch.arange(40) % rules)
+    made = create(subject.data, subject.model, [0])
+    assert subject.network is not None
+    assert [p.shape for p in made.parameters()] == [p.shape for p in subject.network.parameters()]
+
+
+@pytest.mark.parametrize(
+    ("trained", "tested"),
+    [(10, (3, 5, 10, 20, 30)), (20, (10, 20, 30, 40, 50)), (40, (10, 20, 30, 40, 50))],
+)
+def test_sequences_are_tested_at_the_lengths_of_the_reference(
+    trained: int, tested: tuple[int, ...], tmp_path: Path
+) -> None:
+    model = plain.PlainRecurrent("GT_Modular", 2, 2, ENCODER, WIDTH, DIMENSION, 1)
+    folder = tmp_path / f"Sequence_{trained}_Order_1_Dim_{DIMENSION}" / "Data-Seed_0"
+    subject = load_one(save(model, folder / "GT_Rules_2" / f"GT_Modular_{ENCODER}_{WIDTH}_2_0"))
+    assert subject.data.tested_lengths == tested
+    card = score(subject, evaluate(subject, precision=0.2))
+    names = {entry.metric: entry for entry in card.scores if entry.seed is None}
+    shifted = {f"loss_at_length_{length}_x2" for length in tested}
+    assert shifted == {name for name in names if name.endswith("_x2") and name.startswith("loss")}
+    assert names["in_distribution_loss"].length == trained
+    assert names["out_of_distribution_loss"].length == tested[-1]
 
 
 # --- objective -----------------------------------------------------------------------------------
@@ -236,7 +306,6 @@ def test_a_seed_with_weights_that_are_not_finite_is_marked(tmp_path: Path) -> No
         ("Other/Data-Seed_0/GT_Rules_2/Modular_joint_8_64_2_0", "does not tell the family"),
         ("Logs/Data-Seed_0/GT_Rules_2/Modular_joint_8_64_2", "3 numbers"),
         ("Logs/Data-Seed_0/GT_Rules_2/Monolithic_joint_8_64_2_0", "no Monolithic_joint"),
-        ("Logs/Data-Seed_0/GT_Rules_2/GT_Modular_8_64_4_0", "4 modules for 2 rules"),
     ],
 )
 def test_paths_outside_the_layout_are_refused(path: str, message: str, tmp_path: Path) -> None:

@@ -78,8 +78,12 @@ def test_seed_grids_run_through_the_task_seeds_first():
         (TrainSpec, {"seeds": [[0, 0, 0]]}, "takes 2 numbers"),
         (TrainSpec, {"learning_rate": float("inf")}, "learning_rate = inf"),
         (RunSpec, {"data": 3}, "must be a table"),
-        (RunSpec, {"data": {"rules": 3}}, "does not divide into 3 modules. Use --width 129"),
-        (RunSpec, {"data": {"task": "sets", "rules": 3}}, "2 heads x 3 modules"),
+        (RunSpec, {"model": {"width": 3}}, "leaves no unit for each of 4 modules. Use --width 4"),
+        (
+            RunSpec,
+            {"data": {"task": "sets"}, "model": {"width": 7}},
+            "2 heads x 4 modules. Use --width 8 or more",
+        ),
     ],
 )
 def test_impossible_values_are_refused_with_advice(kind, values, message):
@@ -102,6 +106,7 @@ def test_impossible_values_are_refused_with_advice(kind, values, message):
         ("data", "length", 5, "binary", "Drop --length, or use --task sets or series."),
         ("model", "heads", 4, "binary", "Drop --heads, or use --task sets."),
         ("model", "heads", 4, "series", "Drop --heads, or use --task sets."),
+        ("train", "best_by", "accuracy", "binary", "Drop --best-by, or use --objective class"),
         ("train", "milestones", [5], "binary", "Drop --milestones, or use --schedule steps."),
     ],
 )
@@ -147,6 +152,15 @@ def test_parameter_matching_narrows_modules_as_the_paper_does(task, widths):
     model = ModelSpec(**MODELS["modular"])
     found = [hidden_width(DataSpec(task=task, rules=rules), model) for rules in (2, 4, 8, 16, 32)]
     assert found == widths
+
+
+@pytest.mark.parametrize(("task", "hidden"), [("binary", 42), ("sets", 40), ("series", 73)])
+def test_a_width_that_the_rules_do_not_divide_is_cut_to_whole_units_as_the_reference_does(
+    task, hidden
+):
+    run = RunSpec(data=DataSpec(task=task, rules=3))
+    assert hidden_width(run.data, run.model) == hidden
+    assert head_width(DataSpec(task="sets", rules=3), run.model) == 128 // 6
 
 
 def test_width_matching_gives_each_module_the_full_width():

@@ -105,6 +105,38 @@ def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, stop):
     assert logs[0] == logs[1]
 
 
+@pytest.mark.parametrize("task", ["binary", "sets", "series"])
+def test_any_number_of_rules_is_trained_at_the_usual_width(tmp_path, task):
+    odd = RunSpec(data=DataSpec(task=task, rules=3), train=TrainSpec(steps=1, batch=4))
+    assert run(odd, tmp_path / "run").status == "complete"
+
+
+def test_the_best_of_a_classifier_is_that_of_most_hits_when_asked_for(tmp_path):
+    """The reference chooses by accuracy; loss and accuracy do not agree on every validation."""
+    for best_by in ("loss", "accuracy"):
+        asked = RunSpec(
+            data=DataSpec(rules=2, objective="classification"),
+            model=spec().model,
+            train=TrainSpec(
+                learning_rate=0.1, steps=40, batch=16, validate_every=1, best_by=best_by
+            ),
+        )
+        run(asked, tmp_path / best_by)
+    assert hits(tmp_path / "accuracy") >= hits(tmp_path / "loss")
+    assert hits(tmp_path / "accuracy") != hits(tmp_path / "loss")
+
+
+def hits(folder):
+    """Return the mean accuracy of the best checkpoint on the samples it was chosen on."""
+    run_spec = files.read_run(folder)
+    place = stream.Stream(run_spec.data, run_spec.train.seeds, run_spec.train.batch, CPU)
+    batch = stream.validation_batch(place, loop.VALIDATION_SAMPLES)
+    network = files.read_network(folder, "best")
+    with torch.no_grad():
+        prediction = network(batch.inputs, batch.rule).prediction
+    return float(((prediction >= 0) == (batch.target > 0)).float().mean())
+
+
 def test_the_best_weights_are_kept_for_each_seed_on_its_own(tmp_path):
     run(spec(learning_rate=0.5, steps=20, validate_every=1), tmp_path / "run")
     log = files.read_log(tmp_path / "run")
