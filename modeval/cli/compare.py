@@ -93,10 +93,11 @@ def compare_paths(paths: list[Path], *, models: list[str] | None = None) -> "Com
     """
     from dataclasses import replace
 
+    from modeval.score.chosen import only_models
     from modeval.score.compare import compare
 
-    cards = [(str(path), _only(_card(path), models or [], path)) for path in paths]
-    comparison = compare(cards)
+    whole = [(str(path), _card(path)) for path in paths]
+    comparison = compare(only_models(whole, models or []))
     if not comparison.lineages:
         reasons = "; ".join(comparison.notes)
         raise SpecError(
@@ -122,23 +123,6 @@ def _card(path: Path) -> "Scorecard":
     for card in cards[1:]:
         whole += card
     return whole
-
-
-def _only(card: "Scorecard", patterns: list[str], path: Path) -> "Scorecard":
-    from dataclasses import replace
-
-    from modeval.gate.policy_check import covers
-
-    if not patterns:
-        return card
-    kept = tuple(
-        model for model in card.models if any(covers(pattern, model) for pattern in patterns)
-    )
-    if not kept:
-        names = ", ".join(model.id for model in card.models)
-        asked = " ".join(f"--model {pattern}" for pattern in patterns)
-        raise SpecError(f"{asked}: no such model in {path}, which has {names}.")
-    return replace(card, models=kept)
 
 
 def _metrics(comparison: "Comparison", asked: list[str]) -> list[str] | None:

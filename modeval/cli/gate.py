@@ -15,7 +15,6 @@ from modeval.errors import SpecError
 if TYPE_CHECKING:
     from modeval.gate.policy import Policy
     from modeval.gate.verdicts import GateResult
-    from modeval.score.scorecard import Scorecard
 
 PYPROJECT = Path("pyproject.toml")
 SUMMARY = "GITHUB_STEP_SUMMARY"
@@ -213,6 +212,7 @@ def gate_files(
         ModevalError: a file cannot be read, or the policy cannot be checked.
     """
     from modeval.gate.gate import gate
+    from modeval.score.chosen import only_models
     from modeval.score.files import read_scorecard
 
     for path in scorecards:
@@ -221,10 +221,8 @@ def gate_files(
                 f"{path} is a folder; a gate checks scorecards. Make one: modeval score {path} "
                 "--json scorecard.json"
             )
-    cards = [
-        (str(path), _only(read_scorecard(path), models or [])) for path in dict.fromkeys(scorecards)
-    ]
-    _check_models(cards, models or [])
+    whole = [(str(path), read_scorecard(path)) for path in dict.fromkeys(scorecards)]
+    cards = only_models(whole, models or [])
     baseline = None if policy.baseline is None else read_scorecard(Path(policy.baseline))
     return gate(cards, policy, baseline)
 
@@ -271,34 +269,6 @@ def _policy(
         raise SpecError(f"--on {on}: expected value or bound.")
     changed = tuple(replace(each, on=on) for each in found.requirements)  # type: ignore[arg-type]
     return replace(found, requirements=changed)
-
-
-def _only(card: "Scorecard", patterns: list[str]) -> "Scorecard":
-    """Return a scorecard with the models that match one of the patterns, if there are any."""
-    from dataclasses import replace
-
-    from modeval.gate.policy_check import covers
-
-    if not patterns:
-        return card
-    kept = tuple(
-        model for model in card.models if any(covers(pattern, model) for pattern in patterns)
-    )
-    return replace(card, models=kept)
-
-
-def _check_models(cards: "list[tuple[str, Scorecard]]", patterns: list[str]) -> None:
-    """Refuse patterns that match nothing, and scorecards of which nothing is left."""
-    from modeval.score.files import read_scorecard
-
-    for path, card in cards:
-        if card.models:
-            continue
-        names = [each.id for each in read_scorecard(Path(path)).models]
-        asked = " ".join(f"--model {pattern}" for pattern in patterns)
-        raise SpecError(
-            f"{asked}: no such model in {path}, which has {', '.join(names) or 'none'}."
-        )
 
 
 # --- outputs -------------------------------------------------------------------------------------

@@ -46,10 +46,10 @@ from modeval.gate.claims import Item, claims
 from modeval.gate.drop import against_baseline
 from modeval.gate.limits import within_limit
 from modeval.gate.policy import Comparison, Policy
-from modeval.gate.policy_check import covers, require_possible
+from modeval.gate.policy_check import require_possible
 from modeval.gate.verdicts import SEVERITY, Asked, GateResult, Judged, Verdict, verdict_of
 from modeval.score.derived import with_profiles
-from modeval.score.scorecard import Scorecard
+from modeval.score.scorecard import Scorecard, is_named
 
 JUDGES: dict[Comparison, Callable[[Asked, Sequence[Item]], list[Judged]]] = {
     "max": within_limit,
@@ -100,7 +100,7 @@ def _check(card: Scorecard, policy: Policy, baseline: Scorecard | None) -> tuple
         verdict
         for requirement in policy.requirements
         for model in card.models
-        if covers(requirement.model, model)
+        if is_named(requirement.model, model)
         for verdict in _verdicts(Asked(card, model, requirement, policy, baseline))
     )
 

@@ -2,12 +2,11 @@
 
 import re
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 from modeval.errors import SpecError, nearest
 from modeval.gate.policy import Policy, Requirement
 from modeval.metrics import METRICS, metric_of
-from modeval.score.scorecard import LOSS_TITLES, ModelRecord, Scorecard
+from modeval.score.scorecard import LOSS_TITLES, ModelRecord, Scorecard, is_named
 
 LENGTHS = re.compile(r"(loss|error_rate)_at_length_\d+(_x[\d.]+)?")
 DIRECTIONS = {"max": "lower", "min": "higher"}
@@ -44,12 +43,6 @@ def require_possible(policy: Policy, cards: Sequence[Scorecard]) -> None:
             f"The baseline {policy.baseline} would not be used. Say what may not get worse, as "
             "--max-drop alignment_score=0.05, or leave the baseline out."
         )
-
-
-def covers(pattern: str, model: ModelRecord) -> bool:
-    """Tell whether a pattern names a model, by its id or its title, whatever their case."""
-    names = (model.id.lower(), model.title.lower())
-    return any(fnmatchcase(name, pattern.lower()) for name in names)
 
 
 def direction(metric: str, cards: Sequence[Scorecard]) -> str | None:
@@ -137,7 +130,7 @@ def _check_range(requirement: Requirement, cards: Sequence[Scorecard]) -> None:
         metric.bounds(rules, modules, model.prior)
         for card in cards
         for model in card.models
-        if covers(requirement.model, model)
+        if is_named(requirement.model, model)
         for rules, modules in _sizes(model)
     ]
     if not ends:
@@ -172,7 +165,7 @@ def _check_chance(requirement: Requirement, cards: Sequence[Scorecard]) -> None:
         size
         for card in cards
         for model in card.models
-        if covers(requirement.model, model)
+        if is_named(requirement.model, model)
         for size in _sizes(model)
     }
     levels = [(metric.chance(*size), metric.ideal(*size)) for size in sizes]
@@ -186,7 +179,7 @@ def _check_chance(requirement: Requirement, cards: Sequence[Scorecard]) -> None:
 
 def _check_model(requirement: Requirement, cards: Sequence[Scorecard]) -> None:
     models = [model for card in cards for model in card.models]
-    if not any(covers(requirement.model, model) for model in models):
+    if not any(is_named(requirement.model, model) for model in models):
         names = [model.id for model in models]
         offered = ", ".join(dict.fromkeys(names)) or "none"
         raise SpecError(

@@ -1,11 +1,19 @@
 """Scorecards on disk: JSON, written whole or not at all."""
 
 import json
+import stat
 from pathlib import Path
+from typing import Any
 
 from modeval import atomic
 from modeval.errors import ScorecardError
-from modeval.score.scorecard import Scorecard, from_dict_form, to_dict_form
+from modeval.score.checks import check_scorecard
+from modeval.score.reading import from_dict_form
+from modeval.score.scorecard import Scorecard, to_dict_form
+
+LARGEST = 1 << 29
+"""Bytes of a scorecard at most: some two million scores."""
+EXAMPLE = "scorecard.json"
 
 SCHEMA = Path(__file__).with_name("scorecard.schema.json")
 """JSON Schema of the file."""
@@ -71,20 +79,68 @@ def _unwritten(flag: str) -> atomic.Fault:
 
 
 def read_scorecard(path: Path) -> Scorecard:
-    """Read a scorecard.
+    """Read a scorecard and check it as a whole.
 
     Raises:
-        ScorecardError: it is missing, damaged, or of a version that this modeval cannot read.
+        ScorecardError: it is missing, no regular file, damaged, edited so that its numbers do not
+            go together, or of a version that this modeval cannot read.
     """
+    text = _text(path)
     try:
-        form = json.loads(path.read_text(encoding="utf-8"))
+        form = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
+    except RecursionError:
+        raise ScorecardError(
+            f"{path} is no scorecard: it is nested too deeply. Score again with --json {path}"
+        ) from None
+    except ValueError as error:
+        raise ScorecardError(
+            f"{path} cannot be read as JSON: {str(error).splitlines()[0]}. Score again with --json "
+            f"{path}"
+        ) from None
+    card = from_dict_form(form, where=str(path))
+    check_scorecard(card, where=str(path))
+    return card
+
+
+def _text(path: Path) -> str:
+    """Return what a file or a pipe holds, up to a size that no scorecard has."""
+    try:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
+            raise ScorecardError(
+                f"{path} is no file. Name a scorecard, as modeval score RUN --json {EXAMPLE} "
+                "writes it."
+            )
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ScorecardError(
+                f"{path} holds more than {LARGEST >> 20} MiB, and no scorecard does. Name another "
+                "file."
+            )
+        return content.decode("utf-8")
     except FileNotFoundError:
         raise ScorecardError(
             f"No scorecard at {path}. Make one with: modeval score RUN --json {path}"
         ) from None
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except UnicodeDecodeError as error:
         raise ScorecardError(
-            f"{path} cannot be read as JSON: {reason}. Score again with --json {path}"
+            f"{path} cannot be read as JSON: {error}. Score again with --json {path}"
         ) from None
-    return from_dict_form(form, where=str(path))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ScorecardError(f"{path} cannot be read: {reason}.") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of which no name is there twice, as a reader could take either value."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is there twice in one object")
+    return made
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number of a scorecard")

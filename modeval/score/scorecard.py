@@ -14,15 +14,17 @@ in this folder:
     activations                A for each model, layer and seed
     coactivations              modules chosen together, for each model, layer and seed
 
-No number in it is NaN or infinite: what could not be computed is null, and a note says why.
+No number in it is NaN or infinite: what could not be computed is null, and a note says why. It is
+read by :mod:`modeval.score.reading` and checked as a whole by :mod:`modeval.score.checks`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
+from functools import cached_property
 from itertools import chain
 from typing import Any, Literal
 
-from modeval.errors import ScorecardError
 from modeval.metrics.losses import LOSSES
 from modeval.trace.trace import Warned
 
@@ -307,7 +309,7 @@ class Coactivation:
     matrix: tuple[tuple[float, ...], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: the index of its scores is made once, and kept
 class Scorecard:
     """Scores of one or several models; see the fields of its parts."""
 
@@ -353,9 +355,46 @@ class Scorecard:
         over: Over | None = None,
     ) -> Score | None:
         """Return a score, by default over seeds, if it is there."""
-        wanted = (model, metric, seed, layer, over)
-        matches = (s for s in self.scores if (s.model, s.metric, s.seed, s.layer, s.over) == wanted)
-        return next(matches, None)
+        return self._index.get((model, metric, seed, layer, over))
+
+    @cached_property
+    def _index(self) -> dict[tuple[str, str, Seed | None, int | None, Over | None], Score]:
+        index: dict[tuple[str, str, Seed | None, int | None, Over | None], Score] = {}
+        for score in self.scores:
+            key = (score.model, score.metric, score.seed, score.layer, score.over)
+            index.setdefault(key, score)
+        return index
+
+    def only(self, patterns: Sequence[str]) -> "Scorecard":
+        """Return the part about models that match one of the patterns; all of it without any.
+
+        See :func:`is_named`. What is left may be empty: whoever asks says what that means.
+        """
+        if not patterns:
+            return self
+        models = tuple(
+            model for model in self.models if any(is_named(each, model) for each in patterns)
+        )
+        kept = {model.id for model in models}
+
+        def of_kept(entries: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(entry for entry in entries if entry.model in kept)
+
+        return replace(
+            self,
+            models=models,
+            scores=of_kept(self.scores),
+            findings=of_kept(self.findings),
+            profiles=of_kept(self.profiles),
+            activations=of_kept(self.activations),
+            coactivations=of_kept(self.coactivations),
+        )
+
+
+def is_named(pattern: str, model: ModelRecord) -> bool:
+    """Tell whether a pattern names a model, by its id or its title, whatever their case."""
+    names = (model.id.lower(), model.title.lower())
+    return any(fnmatchcase(name, pattern.lower()) for name in names)
 
 
 def layer_findings(card: Scorecard, model: ModelRecord) -> tuple[Finding, ...]:
@@ -398,95 +437,3 @@ def to_dict_form(card: Scorecard) -> dict[str, Any]:
 
 def _members(models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [member for model in models for member in model["members"]]
-
-
-def from_dict_form(form: Any, *, where: str) -> Scorecard:
-    """Read the JSON form.
-
-    Args:
-        form: what a JSON parser gave.
-        where: the file, for messages.
-
-    Raises:
-        ScorecardError: it is no scorecard, or of another version, or damaged.
-    """
-    if not isinstance(form, Mapping) or "scores" not in form or "format" not in form:
-        raise ScorecardError(
-            f"{where} is not a scorecard. Make one with: modeval score RUN --json {where}"
-        )
-    if form["format"] != FORMAT:
-        raise ScorecardError(
-            f"{where} has format {form['format']!r}; this modeval reads format {FORMAT}. Use the "
-            "modeval that wrote it, or score again."
-        )
-    try:
-        parts: dict[str, Any] = {
-            part: tuple(
-                read(entry) for entry in (form.get(part, ()) if part == "findings" else form[part])
-            )
-            for part, read in PARTS.items()
-        }
-        if "findings" not in form:
-            parts["findings"] = _first_findings(form["models"])
-        return Scorecard(**_plain(Scorecard, form, tuple(PARTS)), **parts)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ScorecardError(
-            f"{where} is damaged: {type(error).__name__} {error}. Score again."
-        ) from None
-
-
-def _plain(kind: type, entry: Mapping[str, Any], without: tuple[str, ...]) -> dict[str, Any]:
-    """Return the fields of a type from a mapping.
-
-    Others, of later versions, are passed over; those that earlier versions did not have get their
-    defaults, so that a baseline can be kept.
-    """
-    names = [
-        each.name
-        for each in fields(kind)
-        if each.name not in without and (each.name in entry or each.default is MISSING)
-    ]
-    return {name: _frozen(entry[name]) for name in names}
-
-
-def _frozen(value: Any) -> Any:
-    """Return lists as tuples."""
-    return tuple(_frozen(each) for each in value) if isinstance(value, list) else value
-
-
-def _reader(kind: Any) -> Callable[[Mapping[str, Any]], Any]:
-    """Return what reads an entry that names a seed."""
-
-    def read(entry: Mapping[str, Any]) -> Any:
-        seed = entry["seed"]
-        pair = None if seed is None else (int(seed["task"]), int(seed["model"]))
-        return kind(**_plain(kind, entry, ("seed",)), seed=pair)
-
-    return read
-
-
-def _model(entry: Mapping[str, Any]) -> ModelRecord:
-    members = tuple(map(_reader(Member), entry["members"]))
-    left_out = tuple(LeftOut(**_plain(LeftOut, each, ())) for each in entry.get("left_out", ()))
-    warnings = tuple(Warned(**_plain(Warned, each, ())) for each in entry.get("warnings", ()))
-    plain = _plain(ModelRecord, entry, ("members", "left_out", "warnings"))
-    return ModelRecord(**plain, members=members, left_out=left_out, warnings=warnings)
-
-
-def _first_findings(models: Sequence[Mapping[str, Any]]) -> tuple[Finding, ...]:
-    """Read the words of version 0.1, which stood beside each trace, one for each layer."""
-    return tuple(
-        Finding(model=model["id"], layer=layer if len(model["verdicts"]) > 1 else None, word=word)
-        for model in models
-        for layer, word in enumerate(model.get("verdicts", ()))
-    )
-
-
-PARTS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-    "models": _model,
-    "scores": _reader(Score),
-    "findings": _reader(Finding),
-    "profiles": _reader(Profile),
-    "activations": _reader(Activation),
-    "coactivations": _reader(Coactivation),
-}

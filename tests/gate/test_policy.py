@@ -14,8 +14,8 @@ from modeval.gate.policy import (
     merge,
     parse_name,
 )
-from modeval.gate.policy_check import covers, require_possible
-from modeval.score.scorecard import Profile
+from modeval.gate.policy_check import require_possible
+from modeval.score.scorecard import Profile, is_named
 
 CARD = cohort_card({"collapse_worst": [0.1] * 3, "alignment_score": [0.8] * 3})
 PROFILE = Profile(model="olmo", metric="module_share", axis="module", layer=0, values=(0.5, 0.5))
@@ -208,8 +208,8 @@ def test_models_that_are_not_there_are_named():
     wanted = Requirement(metric="collapse_worst", comparison="max", limit=0.1, model="modula")
     with pytest.raises(SpecError, match="did you mean modular"):
         require_possible(Policy(requirements=(wanted,)), [CARD])
-    assert covers("MOD*", CARD.models[0])
-    assert not covers("mono*", CARD.models[0])
+    assert is_named("MOD*", CARD.models[0])
+    assert not is_named("mono*", CARD.models[0])
 
 
 # --- files ---------------------------------------------------------------------------------------

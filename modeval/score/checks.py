@@ -1,0 +1,220 @@
+"""What the values of a scorecard must be together, or it is refused whole.
+
+A scorecard is what a gate believes, so it is checked when it is read: every name is known, nothing
+is there twice, every number lies within the bounds of its metric, faces the metric's own direction
+and agrees with the numbers that it is made of. What is merely absent, or null with a reason, is
+not an error here: the gate judges it.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import version
+
+from modeval.errors import ScorecardError, nearest
+from modeval.metrics.profile_table import PROFILES
+from modeval.score.score_checks import (
+    CLOSE,
+    FaultError,
+    Known,
+    check_scores,
+    direction_faults,
+    place_faults,
+)
+from modeval.score.scorecard import (
+    LEVEL,
+    Activation,
+    Coactivation,
+    Finding,
+    Member,
+    ModelRecord,
+    Profile,
+    Scorecard,
+)
+
+SHARES = 1e-3
+"""How far shares may add up to something else than 1, in matrices that others recorded."""
+RELEASE = re.compile(r"(\d+(?:\.\d+)*)[\w.+-]*")
+
+
+def check_scorecard(card: Scorecard, *, where: str) -> None:
+    """Refuse a scorecard whose values do not go together.
+
+    Raises:
+        ScorecardError: names the first entry that is wrong, and why.
+    """
+    try:
+        _check_head(card)
+        models = {model.id: _known(model) for model in card.models}
+        _check_unique("models", [model.id for model in card.models])
+        check_scores(card.scores, models)
+        for entries, name in (
+            (card.profiles, "profiles"),
+            (card.findings, "findings"),
+            (card.activations, "activations"),
+            (card.coactivations, "coactivations"),
+        ):
+            _check_entries(entries, name, models)
+    except FaultError as fault:
+        raise ScorecardError(
+            f"{where} is damaged or was edited: {fault}. Score again: modeval score RUN "
+            f"--json {where}"
+        ) from None
+
+
+def _check_head(card: Scorecard) -> None:
+    if card.dataset is not None and not isinstance(card.dataset.get("digest"), str):
+        raise FaultError("dataset has no digest")
+    if not math.isclose(card.level, LEVEL):
+        raise FaultError(f"level is {card.level:g}, where intervals are of {LEVEL:g}")
+    if card.precision is not None and card.precision <= 0:
+        raise FaultError(f"precision is {card.precision:g}")
+    if not card.modeval:
+        return
+    mine, its = _release(version("modeval-cli")), _release(card.modeval)
+    if its is None:
+        raise FaultError(f"modeval is {card.modeval!r}, which is no version")
+    if mine is not None and its > mine:
+        raise FaultError(
+            f"it was written by modeval {card.modeval}, which is newer than this one "
+            f"({version('modeval-cli')}): update modeval"
+        )
+
+
+def _release(text: str) -> tuple[int, ...] | None:
+    found = RELEASE.fullmatch(text)
+    return tuple(int(part) for part in found[1].split(".")) if found else None
+
+
+def _check_unique(name: str, keys: Sequence[object]) -> None:
+    seen: set[object] = set()
+    for at, key in enumerate(keys):
+        if key in seen:
+            raise FaultError(f"{name}[{at}]: {_words(key)} is there twice")
+        seen.add(key)
+
+
+def _words(key: object) -> str:
+    parts = key if isinstance(key, tuple) else (key,)
+    return ", ".join(str(part) for part in parts if part is not None)
+
+
+# --- models --------------------------------------------------------------------------------------
+
+
+def _known(model: ModelRecord) -> Known:
+    for fault in (*_size_faults(model), *_member_faults(model.members)):
+        raise FaultError(f"model {model.id}: {fault}")
+    told = model.data.get("rules")
+    rules = len(model.rules) or (told if isinstance(told, int) and told > 0 else 0)
+    seeds = frozenset(member.seed for member in model.members if member.seed is not None)
+    return Known(model, rules, seeds)
+
+
+def _size_faults(model: ModelRecord) -> Iterator[str]:
+    counts = model.layer_modules
+    if min((model.modules, *counts)) < 1:
+        yield "a layer has fewer than one module"
+    if len(counts) not in (0, len(model.layers)):
+        yield f"it has {len(model.layers)} layers, but modules of {len(counts)}"
+    if counts and max(counts) != model.modules:
+        yield f"modules is {model.modules}, but its layers have up to {max(counts)}"
+    for name, given in (("layers", model.layers), ("rules", model.rules)):
+        if len({*given}) < len(given):
+            yield f"a name is twice in {name}"
+
+
+def _member_faults(members: Sequence[Member]) -> Iterator[str]:
+    if not members:
+        yield "it has no members, so nothing was measured"
+    seeds = [member.seed for member in members]
+    if len({*seeds}) < len(seeds):
+        yield "a seed is there twice"
+    if None in seeds and len(seeds) > 1:
+        yield "some members have a seed and some have none"
+    if any(member.precision is not None and member.precision < 0 for member in members):
+        yield "a precision is below 0"
+
+
+# --- entries beside the scores -------------------------------------------------------------------
+
+Entry = Profile | Finding | Activation | Coactivation
+
+
+def _check_entries(entries: Sequence[Entry], name: str, models: dict[str, Known]) -> None:
+    keys = [
+        (entry.model, getattr(entry, "metric", None), entry.layer, entry.seed) for entry in entries
+    ]
+    _check_unique(name, keys)
+    for at, (entry, key) in enumerate(zip(entries, keys, strict=True)):
+        for fault in _entry_faults(entry, models.get(entry.model)):
+            raise FaultError(f"{name}[{at}] ({_words(key)}): {fault}")
+
+
+def _entry_faults(entry: Entry, known: Known | None) -> Iterator[str]:
+    if known is None:
+        yield "there is no such model"
+        return
+    yield from place_faults(entry.layer, None, known)
+    if entry.seed is not None and entry.seed not in known.seeds:
+        yield "the model has no such seed"
+    modules = known.modules(entry.layer)
+    match entry:
+        case Profile():
+            yield from _profile_faults(entry, known.rules, modules)
+        case Finding():
+            yield from _finding_faults(entry, known.rules, modules)
+        case Activation():
+            yield from _matrix_faults(entry.matrix, len(entry.prior) or known.rules, modules)
+            yield from _share_faults((*entry.matrix, *filter(None, [entry.prior])))
+        case Coactivation():
+            yield from _matrix_faults(entry.matrix, len(entry.modules), len(entry.modules))
+            yield from _index_faults(entry.modules, modules, "module")
+
+
+def _profile_faults(entry: Profile, rules: int, modules: int) -> Iterator[str]:
+    row = PROFILES.get(entry.metric)
+    if row is None:
+        yield (
+            f"there is no number {entry.metric!a} for each {entry.axis}"
+            f"{nearest(entry.metric, list(PROFILES))}"
+        )
+        return
+    if entry.axis != row.axis:
+        yield f"it is a number for each {entry.axis}, expected each {row.axis}"
+    yield from direction_faults(entry.better, row.better)
+    wanted = modules if row.axis == "module" else rules
+    if wanted and len(entry.values) != wanted:
+        yield f"it has {len(entry.values)} numbers for {wanted} {row.axis}s"
+    low, high = row.bounds(rules or len(entry.values), modules)
+    slack = CLOSE * (1 + (high if math.isfinite(high) else 0.0))
+    for value in entry.values:
+        if value is not None and not low - slack <= value <= high + slack:
+            yield f"{value:.4g} is outside {row.bounds}"
+
+
+def _finding_faults(entry: Finding, rules: int, modules: int) -> Iterator[str]:
+    yield from _index_faults([entry.rule], rules, "rule")
+    yield from _index_faults([entry.module], modules, "module")
+    if entry.p_adjusted is not None and not 0 < entry.p_adjusted <= 1:
+        yield f"p is {entry.p_adjusted:g}, and no test gives that"
+
+
+def _index_faults(indices: Iterable[int | None], count: int, what: str) -> Iterator[str]:
+    for index in indices:
+        if index is not None and not 0 <= index < count:
+            yield f"there is no {what} {index}"
+
+
+def _matrix_faults(matrix: Sequence[Sequence[float]], rows: int, columns: int) -> Iterator[str]:
+    if (rows and len(matrix) != rows) or any(len(row) != columns for row in matrix):
+        yield f"its matrix is not one of {rows} rows of {columns} numbers"
+    if any(not -CLOSE <= value <= 1 + CLOSE for row in matrix for value in row):
+        yield "a share is below 0 or above 1"
+
+
+def _share_faults(rows: Iterable[Sequence[float]]) -> Iterator[str]:
+    for row in rows:
+        total = math.fsum(row)
+        if not math.isclose(total, 1, abs_tol=SHARES):
+            yield f"shares add up to {total:.6g}, expected 1"

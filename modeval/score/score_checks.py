@@ -1,0 +1,276 @@
+"""What scores of a scorecard must be: each by itself, and means beside what they are means of."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from modeval.errors import nearest
+from modeval.metrics.losses import LOSSES
+from modeval.metrics.metric import Better, Metric
+from modeval.metrics.table import METRICS, metric_of
+from modeval.score.scorecard import ModelRecord, Score, Seed
+
+CLOSE = 1e-6
+"""How far numbers that are made of others may lie from them: rounding, and no more."""
+
+
+class FaultError(Exception):
+    """Something that cannot be; the text says where and what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A model, and what its entries are held against.
+
+    Attributes:
+        model: the model.
+        rules: number of its rules; 0 where they are not known.
+        seeds: its seeds; empty for a trace.
+    """
+
+    model: ModelRecord
+    rules: int
+    seeds: frozenset[Seed]
+
+    @property
+    def several(self) -> bool:
+        """Whether entries must say which layer they are of."""
+        return len(self.model.layers) > 1
+
+    def modules(self, layer: int | None) -> int:
+        """Return the number of modules of a layer; the largest of all where none is named."""
+        counts = self.model.layer_modules
+        one = counts and (layer is not None or len(counts) == 1)
+        return counts[layer or 0] if one else self.model.modules
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a score over seeds or over layers is made of."""
+
+    seeds: Sequence[Score]
+    layers: Sequence[Score]
+    known: Known
+
+
+def check_scores(scores: Sequence[Score], models: Mapping[str, Known]) -> None:
+    """Refuse scores that cannot be, or that do not go together.
+
+    Raises:
+        FaultError: names the first.
+    """
+    seen: set[object] = set()
+    seeds: dict[object, list[Score]] = defaultdict(list)
+    layers: dict[object, list[Score]] = defaultdict(list)
+    for at, score in enumerate(scores):
+        key = (score.model, score.metric, score.layer, score.over, score.seed)
+        if key in seen:
+            _refuse(at, score, "it is there twice")
+        seen.add(key)
+        for fault in _faults(score, models.get(score.model), models):
+            _refuse(at, score, fault)
+        if score.seed is not None:
+            seeds[key[:4]].append(score)
+        if score.over is None and score.layer is not None:
+            layers[score.model, score.metric, score.seed].append(score)
+    for at, score in enumerate(scores):
+        parts = _Parts(
+            seeds[score.model, score.metric, score.layer, score.over],
+            layers[score.model, score.metric, score.seed],
+            models[score.model],
+        )
+        for fault in _made_wrongly(score, parts):
+            _refuse(at, score, fault)
+
+
+def _refuse(at: int, score: Score, fault: str) -> None:
+    parts = (
+        f"{ascii(score.metric)[1:-1]} of {score.model}",
+        "" if score.layer is None else f"layer {score.layer}",
+        f"{score.over} of the layers" if score.over else "",
+        "" if score.seed is None else f"seed {score.seed[0]}/{score.seed[1]}",
+    )
+    raise FaultError(f"scores[{at}] ({', '.join(part for part in parts if part)}): {fault}")
+
+
+# --- one score by itself -------------------------------------------------------------------------
+
+
+def _faults(score: Score, known: Known | None, models: Mapping[str, Known]) -> Iterator[str]:
+    metric = _metric(score.metric)
+    if known is None:
+        yield f"there is no model {score.model!r}{nearest(score.model, list(models))}"
+        return
+    if metric is None:
+        yield f"there is no such metric{nearest(score.metric, [*METRICS, *LOSSES])}"
+        return
+    yield from direction_faults(score.better, metric.better)
+    yield from place_faults(score.layer, score.over, known)
+    if score.seed is not None and score.seed not in known.seeds:
+        yield "the model has no such seed"
+    yield from _interval_faults(score)
+    yield from _test_faults(score)
+    if score.seeds < 0 or (score.samples or 0) < 0:
+        yield "a number of seeds or samples is below 0"
+    yield from _bounds_faults(score, metric, known)
+
+
+@cache
+def _metric(name: str) -> Metric | None:
+    return metric_of(name)
+
+
+def direction_faults(given: str | None, better: Better) -> Iterator[str]:
+    """Yield what is wrong with the direction of an entry."""
+    if given != (None if better == "neither" else better):
+        yield f"better is {given}, where the metric's own direction is {better}"
+
+
+def place_faults(layer: int | None, over: str | None, known: Known) -> Iterator[str]:
+    """Yield what is wrong with the layer that an entry says it is of."""
+    count = max(len(known.model.layers), 1)
+    if layer is not None and not 0 <= layer < count:
+        yield f"the model has {count} layers, and this is of layer {layer}"
+    elif over == "mean" and layer is not None:
+        yield "a mean over layers is of no layer"
+    elif known.several and layer is None and over != "mean":
+        yield f"the model has {count} layers, and this does not say which it is of"
+    elif not known.several and (layer, over) != (None, None):
+        yield "the model has one layer, so its entries name none"
+
+
+def _interval_faults(score: Score) -> Iterator[str]:
+    low, high, value = score.low, score.high, score.value
+    if score.error is not None and score.error < 0:
+        yield f"its error is {score.error:.4g}"
+    if low is None or high is None:
+        if low is not high:
+            yield "its interval has one end"
+        return
+    slack = CLOSE * (abs(low) + abs(high) + 1)
+    if low > high:
+        yield f"the ends of its interval are exchanged, {low:.4g} and {high:.4g}"
+    elif value is None:
+        yield "it has an interval and no value"
+    elif not low - slack <= value <= high + slack:
+        yield f"its interval {low:.4g} to {high:.4g} does not hold its value {value:.4g}"
+
+
+def _test_faults(score: Score) -> Iterator[str]:
+    plain, adjusted = score.p_value, score.p_adjusted
+    for p_value in (plain, adjusted):
+        if p_value is not None and not 0 < p_value <= 1:
+            yield f"p is {p_value:g}, and no test gives that"
+    if plain is not None and adjusted is not None and adjusted < plain * (1 - CLOSE):
+        yield "its corrected p is smaller than the plain one"
+    low, high = score.null_low, score.null_high
+    if low is not None and high is not None and low > high:
+        yield "the ends of what permuted labels give are exchanged"
+
+
+def _bounds_faults(score: Score, metric: Metric, known: Known) -> Iterator[str]:
+    """Yield values that the metric cannot have with this many rules and modules.
+
+    A value that is corrected for few samples may lie below what its formula can give, so what is
+    checked is the value before.
+    """
+    if metric.labels and not known.rules:
+        return
+    low, high = _ends(metric, known, score)
+    slack = CLOSE * (1 + (high if math.isfinite(high) else 0.0))
+    corrected = score.plug_in is not None
+    for name, value in (
+        ("plug_in" if corrected else "value", score.plug_in if corrected else score.value),
+        ("chance", score.chance),
+        ("chance_hash", score.chance_hash),
+        ("chance_permuted", score.chance_permuted),
+    ):
+        if value is not None and not low - slack <= value <= high + slack:
+            yield (
+                f"its {name} {value:.4g} is outside {metric.bounds}, here {low:.4g} to {high:.4g}"
+            )
+    if score.plug_in is None or score.value is None:
+        return
+    if abs(score.value - score.plug_in) > high - low + slack:
+        yield f"it is corrected from {score.plug_in:.4g} to {score.value:.4g}"
+
+
+def _ends(metric: Metric, known: Known, score: Score) -> tuple[float, float]:
+    counts = {known.modules(score.layer)}
+    if score.over == "mean":
+        counts = {*known.model.layer_modules} or counts
+    if len(counts) == 1:
+        return _bounds(metric.name, known.rules or 1, counts.pop(), known.model.prior)
+    ends = [_bounds(metric.name, known.rules or 1, one, known.model.prior) for one in counts]
+    return min(low for low, _ in ends), max(high for _, high in ends)
+
+
+@cache
+def _bounds(name: str, rules: int, modules: int, prior: str) -> tuple[float, float]:
+    metric = _metric(name)
+    if metric is None:
+        raise ValueError("only known metrics have bounds")
+    return metric.bounds(rules, modules, "empirical" if prior == "empirical" else "uniform")
+
+
+# --- scores that are made of others --------------------------------------------------------------
+
+
+def _made_wrongly(score: Score, parts: _Parts) -> Iterator[str]:
+    if score.value is None:
+        return
+    if score.seed is None and parts.known.seeds:
+        yield from _mean_of_seeds(score, score.value, parts.seeds)
+    if score.over is not None:
+        yield from OVER[score.over](score, score.value, parts)
+
+
+def _mean_of_seeds(score: Score, value: float, seeds: Sequence[Score]) -> Iterator[str]:
+    """Hold a mean over seeds against its seeds: their mean, or the mean of the means of tasks."""
+    tasks: dict[int, list[float]] = defaultdict(list)
+    for each in seeds:
+        if each.value is not None and each.seed is not None:
+            tasks[each.seed[0]].append(each.value)
+    values = [one for task in tasks.values() for one in task]
+    if not values:
+        yield "it is a mean over seeds, and none of them is there"
+        return
+    if score.seeds != len(values):
+        yield f"it says it is of {score.seeds} seeds, and {len(values)} are there"
+    plain = math.fsum(values) / len(values)
+    nested = math.fsum(math.fsum(task) / len(task) for task in tasks.values()) / len(tasks)
+    if not (_close(value, plain) or _close(value, nested)):
+        yield f"it is {value:.6g}, and the mean of its seeds is {plain:.6g}"
+
+
+def _mean_of_layers(_score: Score, value: float, parts: _Parts) -> Iterator[str]:
+    values = [each.value for each in parts.layers if each.value is not None]
+    if not values or len(values) < len(parts.known.model.layers):
+        return
+    mean = math.fsum(values) / len(values)
+    if not _close(value, mean):
+        yield f"it is {value:.6g}, and the mean of its layers is {mean:.6g}"
+
+
+def _worst_layer(score: Score, value: float, parts: _Parts) -> Iterator[str]:
+    values = {each.layer: each.value for each in parts.layers if each.value is not None}
+    if not values:
+        return
+    own = values.get(score.layer)
+    if own is None or not _close(value, own):
+        yield f"it is {value:.6g}, and that layer has {'none' if own is None else f'{own:.6g}'}"
+    worst = min(values.values()) if score.better == "higher" else max(values.values())
+    if score.better is not None and not _close(value, worst):
+        yield f"it is {value:.6g}, and a layer is worse: {worst:.6g}"
+
+
+OVER: dict[str, Callable[[Score, float, _Parts], Iterator[str]]] = {
+    "mean": _mean_of_layers,
+    "worst": _worst_layer,
+}
+
+
+def _close(one: float, two: float) -> bool:
+    return math.isclose(one, two, rel_tol=CLOSE, abs_tol=CLOSE)
