@@ -86,7 +86,7 @@ def test_the_examples_of_the_help_run(folder):
     [
         ("compare main.json --model modular", "There is nothing to compare"),
         ("compare main.json none.json", "No scorecard at none.json"),
-        ("compare main.json scorecard.json --model modula", "which has modular, other"),
+        ("compare main.json scorecard.json --model modula", "did you mean modular"),
         ("compare main.json scorecard.json --metric alignment", "did you mean alignment_score"),
         ("compare main.json scorecard.json --json .", "is a folder"),
         ("compare main.json none.counts.safetensors", "There is nothing at none"),

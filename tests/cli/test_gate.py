@@ -191,7 +191,7 @@ def test_models_are_named_by_pattern(folder):
     assert code_of("gate both.json --max collapse_worst=0.2") == Exit.USER_ERROR
     assert code_of("gate both.json --max collapse_worst=0.2 --model 'gt-*'") == Exit.OK
     result = run("gate both.json --max collapse_worst=0.2 --model other")
-    assert "which has gt-modular, monolithic" in str(result.exception)
+    assert "There are gt-modular, monolithic" in str(result.exception)
 
 
 def test_failed_seeds_are_left_out_on_purpose_only(folder):
