@@ -11,6 +11,7 @@ from modeval.cli.bench.app import bench
 from modeval.cli.compare import compare_command
 from modeval.cli.demo import demo_command
 from modeval.cli.exits import Exit
+from modeval.cli.findings import findings_command
 from modeval.cli.flags import SettingsCommand
 from modeval.cli.gate import gate_command
 from modeval.cli.generate import generate_command
@@ -68,6 +69,7 @@ app.command("compare")(compare_command)
 app.command("gate")(gate_command)
 app.command("report")(report_command)
 app.command("plot")(plot_command)
+app.command("findings")(findings_command)
 app.command("log")(log_command)
 app.command("metrics")(metrics_command)
 app.command("help")(help_command)

@@ -32,6 +32,7 @@ COMMANDS = [
     ["trace", "convert"],
     ["report"],
     ["plot"],
+    ["findings"],
     ["log"],
     ["metrics"],
     ["help"],
