@@ -5,9 +5,10 @@ console draws, no character of it acts on the terminal, and no line of it is a c
 """
 
 import codecs
+import os
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -35,6 +36,22 @@ class PlainConsole(Console):
                 yield segment
             else:
                 yield Segment(text, segment.style)
+
+    def on_broken_pipe(self) -> None:
+        """Go on when nobody reads any more, so that the command ends with its own exit code."""
+        self.quiet = True
+        leave_pipe(sys.stderr if self.stderr else sys.stdout)
+
+
+def leave_pipe(stream: IO[str]) -> None:
+    """Send what is still written to a closed pipe nowhere, as when ``| head`` has read enough."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, stream.fileno())
+    except (OSError, ValueError):  # a stream without a file has no pipe either
+        return
+    finally:
+        os.close(nowhere)
 
 
 def fit_streams() -> None:

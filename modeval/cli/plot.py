@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modeval.cli.options import with_examples
-from modeval.cli.output import stderr
-from modeval.cli.report import check_output, read_cards
-from modeval.errors import RunError, ScorecardError, SpecError
+from modeval.cli.output import check_target, deliver, tell_written
+from modeval.cli.report import check_output, choose, read_cards
+from modeval.errors import RunError, ScorecardError, SpecError, nearest
 
 if TYPE_CHECKING:
     from modeval.report.paper_figures import Curves, Style
@@ -72,7 +72,9 @@ def plot_command(
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="TEXT", help="Draw models with this in their name. Repeatable."),
+        typer.Option(
+            metavar="PATTERN", help="Draw only models whose id or title matches. Repeatable."
+        ),
     ] = None,
     layer: Annotated[
         int | None, typer.Option(min=0, help="Layer of a heat map, counted from 0.")
@@ -88,7 +90,6 @@ def plot_command(
     inches = _inches(width)
     check_output(out, paths, "--out")
     from modeval.report.paper_figures import FORMATS, KINDS, Style
-    from modeval.score.files import check_writable, write_bytes
 
     suffix = out.suffix.lower().removeprefix(".")
     if kind not in (*KINDS, CURVES):
@@ -98,12 +99,11 @@ def plot_command(
             f"--out {out}: expected a name that ends in "
             f"{', '.join(f'.{each}' for each in FORMATS)}. Use --out {out.with_suffix('.pdf')}"
         )
-    check_writable(out, flag="--out", example=f"{kind}.pdf")
+    check_target(out, flag="--out", example=f"{kind}.pdf")
     style = Style(width=inches, title=title, metrics=tuple(metric or ()), layer=layer)
     content = _figure(kind, paths, tuple(model or ()), style, suffix, dpi)
-    write_bytes(out, content, flag="--out")
-    if not quiet:
-        stderr().print(f"Wrote {out}", style="green", markup=False, highlight=False, soft_wrap=True)
+    if deliver(out, content, flag="--out") and not quiet:
+        tell_written(out)
 
 
 plot_command.__doc__ = with_examples(plot_command, EXAMPLES)
@@ -150,31 +150,28 @@ def _inches(width: str) -> float:
 def _only_entries(paths: Sequence[Path], wanted: Sequence[str]) -> "list[Entry]":
     from modeval.report.scorecard_views import entries
 
-    found = entries(read_cards(paths), [path.name for path in paths])
-    kept = [entry for entry in found if _named(entry.name, wanted)]
-    if not kept:
-        raise _no_model(wanted, [entry.name for entry in found])
-    return kept
+    cards = choose(read_cards(paths), paths, wanted)
+    found = entries(cards, [path.name for path in paths])
+    if not found:
+        raise ScorecardError("The scorecards hold no model. Score one: modeval score RUN")
+    return found
 
 
 def _only_curves(found: "Sequence[Curves]", wanted: Sequence[str]) -> "list[Curves]":
-    kept = [each for each in found if _named(each.name, wanted)]
-    if not kept:
-        raise _no_model(wanted, [each.name for each in found])
-    return kept
+    from fnmatch import fnmatchcase
 
-
-def _named(name: str, wanted: Sequence[str]) -> bool:
-    return not wanted or any(text.lower() in name.lower() for text in wanted)
-
-
-def _no_model(wanted: Sequence[str], there: Sequence[str]) -> ScorecardError:
-    if not there:
-        return ScorecardError("The scorecards hold no model. Score one: modeval score RUN")
-    return ScorecardError(
-        f"--model {' --model '.join(wanted)}: no model has this in its name; there are "
-        f"{', '.join(dict.fromkeys(there))}."
-    )
+    names = list(dict.fromkeys(each.name for each in found))
+    for pattern in wanted:
+        if not any(fnmatchcase(name.lower(), pattern.lower()) for name in names):
+            raise SpecError(
+                f"--model {pattern}: no such model{nearest(pattern, names)}. There are "
+                f"{', '.join(names)}; * stands for any letters."
+            )
+    return [
+        each
+        for each in found
+        if not wanted or any(fnmatchcase(each.name.lower(), each_.lower()) for each_ in wanted)
+    ]
 
 
 def read_curves(paths: Sequence[Path]) -> "list[Curves]":

@@ -1,17 +1,21 @@
-"""``modeval report``: read scorecards again, in the terminal or in a browser."""
+"""``modeval report``: read scorecards again, in the terminal, in a browser or in a paper."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from modeval.cli.options import with_examples
-from modeval.cli.output import stderr, stdout
-from modeval.errors import ScorecardError
+from modeval.cli.output import STDOUT, check_target, deliver, stdout, tell_written
+from modeval.errors import ScorecardError, SpecError
 
 if TYPE_CHECKING:
+    from modeval.report.scorecard_views import Entry
     from modeval.score.scorecard import Scorecard
+
+Format = Literal["text", "md", "csv", "latex", "html", "json"]
 
 EXAMPLES = """
 [bold]Examples[/]
@@ -22,8 +26,23 @@ EXAMPLES = """
   The same as a page with pictures, in one file that loads nothing:
   [cyan]modeval report scorecard.json --html report.html[/]
 
-  Several at once, models of the same task beside each other:
+  Before and after, beside each other:
   [cyan]modeval report main.json scorecard.json --html report.html[/]
+
+  A table for a paper, and every score for a spreadsheet:
+  [cyan]modeval report scorecard.json --format latex[/]
+  [cyan]modeval report scorecard.json --format csv --table scores --out scores.csv[/]
+
+[bold]Tables[/]
+
+  [cyan]glance[/]    the scores that matter most (usual)
+  [cyan]findings[/]  what came out, in words
+  [cyan]scores[/]    every score with interval and chance
+  [cyan]layers[/]    layer by layer
+  [cyan]seeds[/]     seed by seed
+  [cyan]rules[/]     scores against the number of rules
+  [cyan]experts[/]   which experts get most of each label
+  [cyan]load[/]      the share of each expert
 """
 
 
@@ -35,33 +54,46 @@ def report_command(
         ),
     ],
     *,
+    form: Annotated[
+        Format, typer.Option("--format", "-f", help="How a table is written; html is the page.")
+    ] = "text",
+    table: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which table, see below.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Write to a file; - prints it."),
+    ] = None,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a page instead of printing.")
+        Path | None, typer.Option(metavar="FILE", help="Short for --format html --out FILE.")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Only models whose id or title matches. Repeatable."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
-    r"""Show saved scorecards: what was measured, what came out, what cannot be claimed.
+    r"""Show saved scorecards: what came out, who does what, what to do, and the numbers.
 
-    Without --html it prints what modeval score printed, and of traces the map of rules and modules
-    in the lowest, a median and the highest layer. The page needs
-    pip install "modeval-cli\[report]"; it sorts its tables, has light and dark colours and can be
-    sent as it is.
+    Without --format it prints what modeval score printed, and the map of rules and modules. The
+    page needs pip install "modeval-cli\[report]"; it sorts its tables, has light and dark colours
+    and can be sent as it is.
     """
-    if html is None:
-        _print(paths, read_cards(paths), quiet=quiet)
+    if html is not None:
+        form, out = "html", html
+    if form == "text" and table is not None:
+        form = "md"
+    flag = "--html" if html is not None else "--out"
+    if out is not None:
+        check_output(out, paths, flag)
+        check_target(out, flag=flag, example=f"report.{'txt' if form == 'text' else form}")
+    cards = choose(read_cards(paths), paths, model or [])
+    if form == "text":
+        _print(paths, cards, out, quiet=quiet)
         return
-    from modeval.score.files import check_writable, write_text
-
-    check_output(html, paths, "--html")
-    check_writable(html, flag="--html", example="report.html")
-    cards = read_cards(paths)
-    from modeval.report.html import render
-
-    write_text(html, render(cards, [str(path) for path in paths]), flag="--html")
-    if not quiet:
-        stderr().print(
-            f"Wrote {html}", style="green", markup=False, highlight=False, soft_wrap=True
-        )
+    content = _content(form, table, cards, paths)
+    if deliver(out or STDOUT, content, flag=flag) and out is not None and not quiet:
+        tell_written(out)
 
 
 report_command.__doc__ = with_examples(report_command, EXAMPLES)
@@ -80,6 +112,22 @@ def read_cards(paths: Sequence[Path]) -> "list[Scorecard]":
     return [read_scorecard(path) for path in paths]
 
 
+def choose(
+    cards: "Sequence[Scorecard]", paths: Sequence[Path], patterns: Sequence[str]
+) -> "list[Scorecard]":
+    """Keep the models that a pattern names, by id or title; the same in every command.
+
+    Raises:
+        SpecError: a pattern names no model of any scorecard.
+    """
+    from modeval.score.chosen import only_models
+
+    if not patterns:
+        return list(cards)
+    named = [(str(path), card) for path, card in zip(paths, cards, strict=True)]
+    return [card for _, card in only_models(named, patterns)]
+
+
 def check_output(out: Path, sources: Sequence[Path], flag: str) -> None:
     """Refuse to write over what is read."""
     if any(path.exists() and out.exists() and path.samefile(out) for path in sources):
@@ -89,16 +137,50 @@ def check_output(out: Path, sources: Sequence[Path], flag: str) -> None:
         )
 
 
-def _print(paths: Sequence[Path], cards: "Sequence[Scorecard]", *, quiet: bool) -> None:
-    from modeval.report.terminal.maps import render_maps
+def entries_of(cards: "Sequence[Scorecard]", paths: Sequence[Path]) -> "list[Entry]":
+    """List the models of scorecards, each under a name of its own."""
+    from modeval.report.scorecard_views import entries
+
+    return entries(cards, [str(path) for path in paths])
+
+
+def _content(
+    form: str, table: str | None, cards: "Sequence[Scorecard]", paths: Sequence[Path]
+) -> str:
+    if form == "html":
+        from modeval.report.html import render
+
+        if table is not None:
+            raise SpecError(
+                "--table and --format html: the page holds all tables. Leave --table out, or use "
+                "--format md."
+            )
+        return render(cards, [str(path) for path in paths])
+    from modeval.report.table_formats import FORMATS, tables_of
+
+    return FORMATS[form](tables_of(table or "glance", entries_of(cards, paths)))
+
+
+def _print(
+    paths: Sequence[Path], cards: "Sequence[Scorecard]", out: Path | None, *, quiet: bool
+) -> None:
+    from modeval.report.terminal.maps import render_trace_maps
     from modeval.report.terminal.scores import render
 
-    if quiet:
-        return
     console = stdout()
-    for path, card in zip(paths, cards, strict=True):
-        if len(cards) > 1:
-            console.rule()  # without a title: it would cut a long path short
-            console.print(str(path), style="bold", markup=False, highlight=False, soft_wrap=True)
-        for part in (*render(card), *render_maps(card, width=console.width)):
-            console.print(part)
+    written = out is not None and out != STDOUT
+    if quiet and not written:
+        return
+    with console.capture() if written else nullcontext() as captured:
+        for path, card in zip(paths, cards, strict=True):
+            if len(cards) > 1:
+                console.rule()  # without a title: it would cut a long path short
+                console.print(
+                    str(path), style="bold", markup=False, highlight=False, soft_wrap=True
+                )
+            for part in (*render(card, str(path)), *render_trace_maps(card)):
+                console.print(part, highlight=False)
+    if captured is not None and out is not None:
+        deliver(out, captured.get(), flag="--out")
+        if not quiet:
+            tell_written(out)

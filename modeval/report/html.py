@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from modeval.errors import DependencyError, ScorecardError
-from modeval.report import page_charts, scorecard_views, tables
+from modeval.metrics.table import shown_in
+from modeval.report import page_charts, routing_views, scorecard_views, tables
+from modeval.report.brief import brief
 from modeval.report.scorecard_views import Entry, Group
 from modeval.report.tables import Table
 from modeval.report.words import (
     CHANCE,
     cautions,
     count,
-    headline,
     is_trace,
     measured,
     metric_title,
@@ -27,29 +28,6 @@ from modeval.score.scorecard import Scorecard
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-
-FIRST = (
-    "collapse_avg",
-    "collapse_worst",
-    "alignment_distance",
-    "alignment_score",
-    "inverse_mutual_information",
-    "adaptation_distance",
-    "in_distribution_loss",
-    "out_of_distribution_loss",
-    "in_distribution_error_rate",
-    "out_of_distribution_error_rate",
-    "hard_gap",
-)
-"""Scores that are shown at once; the others are folded away."""
-FIRST_OF_LAYERS = (
-    "alignment_score",
-    "mutual_information",
-    "collapse_worst",
-    "effective_share",
-    "dead_fraction",
-    "softness",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +189,7 @@ def _title(found: Sequence[Entry]) -> str:
 
 
 def _brief(group: Group) -> tuple[str, list[tuple[Entry, str]], Table]:
-    lines = [(entry, headline(entry.card, entry.record)) for entry in group.entries]
+    lines = [(entry, brief(entry).sentence) for entry in group.entries]
     return group.title, lines, tables.glance_table(group.entries, "At a glance")
 
 
@@ -293,7 +271,7 @@ def _scores(group: Group, number: _Numbers) -> tuple[Panel, Table, list[Table]]:
         known = [score for score in scored if score is not None and score.value is not None]
         if not known:
             continue
-        figures[metric in FIRST].append(
+        figures[metric in shown_in("table")].append(
             Figure(
                 title=metric_title(metric),
                 picture=page_charts.strip_chart(group.entries, metric, number()),
@@ -322,7 +300,7 @@ def _layers(entry: Entry, number: _Numbers) -> Panel:
             score for score in scorecard_views.by_layer(entry, metric) if score.value is not None
         ]
         if scores:
-            figures[metric in FIRST_OF_LAYERS].append(
+            figures[metric in shown_in("layers")].append(
                 Figure(
                     title=metric_title(metric),
                     picture=page_charts.layer_chart(scores, labels, metric, number()),
@@ -356,7 +334,7 @@ def _maps(group: Group, number: _Numbers) -> list[Panel]:
 
 
 def _brightest(entries: Sequence[Entry]) -> tuple[float, bool]:
-    return scorecard_views.brightest(
+    return routing_views.brightest(
         np.array(each.matrix)
         for entry in entries
         for each in entry.card.activations
@@ -372,14 +350,14 @@ def _single_maps(title: str, entries: Sequence[Entry], number: _Numbers) -> Pane
     key = page_charts.colour_key(most, uniform, number(), clipped=clipped)
     first, rest = [], []
     for entry in entries:
-        matrices = scorecard_views.activations(entry)
-        mean = scorecard_views.mean_map(matrices)
+        matrices = routing_views.activations(entry)
+        mean = routing_views.mean_map(matrices)
         over = f"mean of {mean.averaged} seeds" if mean.averaged > 1 else ""
         first.append(_map_figure(entry, mean, most, entry.name, number, remark=over))
         rest += [
             _map_figure(
                 entry,
-                scorecard_views.ordered_map(each),
+                routing_views.ordered_map(each),
                 most,
                 f"{entry.name}, {scorecard_views.seed_name(each.seed)}",
                 number,
@@ -414,12 +392,12 @@ def _layered_maps(entry: Entry, number: _Numbers) -> Panel:
     remarks = {layer: word for word, layer in told} if metric else {}
     order = [layer for _, layer in told] + [n for n in range(len(short)) if n not in shown]
     for layer in order:
-        found = scorecard_views.activations(entry, layer)
+        found = routing_views.activations(entry, layer)
         if found:
             figures[layer in shown].append(
                 _map_figure(
                     entry,
-                    scorecard_views.mean_map(found),
+                    routing_views.mean_map(found),
                     most,
                     f"Layer {short[layer]}",
                     number,
@@ -439,7 +417,7 @@ def _layered_maps(entry: Entry, number: _Numbers) -> Panel:
 
 def _map_figure(
     entry: Entry,
-    found: scorecard_views.Map,
+    found: routing_views.Map,
     most: float,
     title: str,
     number: _Numbers,
@@ -447,7 +425,7 @@ def _map_figure(
     remark: str = "",
     written: bool = True,
 ) -> Figure:
-    rules = scorecard_views.rule_names(entry.record, found.matrix.shape[0])
+    rules = routing_views.rule_names(entry.record, found.matrix.shape[0])
     named = f"{entry.name}, {title}" if title != entry.name else title
     return Figure(
         title=title,
@@ -461,7 +439,7 @@ def _map_figure(
 def _loads(group: Group, number: _Numbers) -> list[Panel]:
     figures = []
     for entry in group.entries:
-        shares = scorecard_views.shares(entry)
+        shares = routing_views.shares(entry)
         if entry.record.modules > 1 and shares.size:
             picture = page_charts.load_chart(shares, f"Load: {entry.name}", number())
             figures.append(Figure(title=entry.name, picture=picture))
@@ -473,7 +451,7 @@ def _loads(group: Group, number: _Numbers) -> list[Panel]:
 def _layered_loads(entry: Entry, number: _Numbers) -> list[Panel]:
     told, metric = scorecard_views.telling_layers(entry)
     labels, _ = scorecard_views.layer_names(entry.record.layers)
-    every = [scorecard_views.shares(entry, layer) for layer in range(len(labels))]
+    every = [routing_views.shares(entry, layer) for layer in range(len(labels))]
     figures = [
         Figure(
             title=f"Layer {labels[layer]}",
@@ -492,7 +470,7 @@ def _layered_loads(entry: Entry, number: _Numbers) -> list[Panel]:
 
 
 def _together(entry: Entry, number: _Numbers) -> list[Panel]:
-    found = scorecard_views.coactivations(entry)
+    found = routing_views.coactivations(entry)
     if not found:
         return []
     most = max(max(map(max, each.matrix)) for each in found)
@@ -507,7 +485,7 @@ def _together(entry: Entry, number: _Numbers) -> list[Panel]:
         title = f"{name}, {scorecard_views.seed_name(each.seed)}" if each.seed else name
         full = title if each.layer is None else f"{entry.name}, {title}"
         picture = page_charts.together_map(
-            scorecard_views.square(each), each.modules, most, f"Chosen together: {full}", number()
+            routing_views.square(each), each.modules, most, f"Chosen together: {full}", number()
         )
         open_ = each.layer is None or each.layer in remarks
         remark = "" if len(remarks) == len(short) else remarks.get(each.layer, "")
@@ -526,7 +504,7 @@ def _together(entry: Entry, number: _Numbers) -> list[Panel]:
 
 def _together_words(entry: Entry, shown: int) -> str:
     busiest = f"The {shown} busiest of {entry.record.modules} modules. "
-    chance = scorecard_views.together_chance(entry)
+    chance = routing_views.together_chance(entry)
     level = f"Choices that are even and independent give {chance:.3f} everywhere." if chance else ""
     return ((busiest if shown < entry.record.modules else "") + level).strip()
 
@@ -534,7 +512,7 @@ def _together_words(entry: Entry, shown: int) -> str:
 def _terms(found: Sequence[Entry]) -> list[tuple[str, str]]:
     """Return style and title of the terms of the budget that occur."""
     occurring = {
-        term for entry in found for row in scorecard_views.budgets(entry) for term in row.terms
+        term for entry in found for row in routing_views.budgets(entry) for term in row.terms
     }
     return [
         (term.replace("_", "-"), text)
@@ -545,17 +523,17 @@ def _terms(found: Sequence[Entry]) -> list[tuple[str, str]]:
 
 def _budgets(group: Group, number: _Numbers) -> list[Panel]:
     single = [entry for entry in group.entries if not entry.layered]
-    rows = [budget for entry in single for budget in scorecard_views.budgets(entry)]
+    rows = [budget for entry in single for budget in routing_views.budgets(entry)]
     panels = [_budget_panel(rows, group.title, "Model", number)] if rows else []
     for entry in group.entries:
         if entry not in single:
-            rows = scorecard_views.budgets(entry)
+            rows = routing_views.budgets(entry)
             panels += [_budget_panel(rows, entry.name, "Layer", number)] if rows else []
     return panels
 
 
 def _budget_panel(
-    rows: Sequence[scorecard_views.Budget], title: str, first: str, number: _Numbers
+    rows: Sequence[routing_views.Budget], title: str, first: str, number: _Numbers
 ) -> Panel:
     terms = [term for term in page_charts.TERM_TITLES if any(term in row.terms for row in rows)]
     table = tables.filled(
@@ -573,7 +551,7 @@ def _budget_panel(
     picture = page_charts.budget_chart(rows, f"Entropy budget: {title}", number())
     undivided = (
         "These scorecards do not tell input distraction from softness."
-        if scorecard_views.UNDIVIDED in terms
+        if routing_views.UNDIVIDED in terms
         else ""
     )
     figure = Figure(title="", picture=picture, text=undivided, table=table)

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeval.report import svg
-from modeval.report.scorecard_views import BUDGET, UNDIVIDED, Budget, Floats, Map, dots, overall
+from modeval.report.routing_views import BUDGET, UNDIVIDED, Budget, Floats, Map
 from modeval.report.scorecard_views import Entry as Model
+from modeval.report.scorecard_views import dots, overall
 from modeval.report.words import beside_chance, interval, metric_title, number
 from modeval.score.scorecard import Score
 

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeval.errors import DependencyError, ScorecardError, SpecError
-from modeval.report import scorecard_views
-from modeval.report.scorecard_views import BUDGET, UNDIVIDED, Entry, Group
+from modeval.report import routing_views, scorecard_views
+from modeval.report.routing_views import BUDGET, UNDIVIDED
+from modeval.report.scorecard_views import Entry, Group
 from modeval.report.svg import shorten
 from modeval.report.words import is_trace, metric_title
 from modeval.score.scorecard import Score
@@ -522,7 +523,7 @@ def _curve(panel: "Axes", curves: Curves, place: int, handles: dict[str, Any]) -
 
 # --- heat maps -----------------------------------------------------------------------------------
 
-_Titled = tuple[str, scorecard_views.Map, list[str]]
+_Titled = tuple[str, routing_views.Map, list[str]]
 
 
 def _heatmap(entries: Sequence[Entry], style: Style) -> "Figure":
@@ -556,11 +557,11 @@ def _draw_maps(
     figure: "Figure",
     grid: NDArray[Any],
     rows: Sequence[tuple[str, Sequence[_Titled]]],
-    maps: Sequence[scorecard_views.Map],
+    maps: Sequence[routing_views.Map],
 ) -> None:
     from matplotlib.colors import PowerNorm  # noqa: PLC0415 - an extra
 
-    most, larger = scorecard_views.brightest(each.matrix for each in maps)
+    most, larger = routing_views.brightest(each.matrix for each in maps)
     norm = PowerNorm(0.5, vmin=0.0, vmax=most)
     tasks = {title for title, _ in rows}
     image: Any = None
@@ -611,13 +612,13 @@ def _maps_of(entry: Entry, style: Style) -> list[_Titled]:
     short, _ = scorecard_views.layer_names(record.layers)
     made = []
     for layer in layers:
-        matrices = scorecard_views.activations(entry, layer)
+        matrices = routing_views.activations(entry, layer)
         if matrices and len(matrices[0].matrix) > 1:  # one row is load
-            found = scorecard_views.mean_map(matrices)
+            found = routing_views.mean_map(matrices)
             title = entry.name if layer is None else f"layer {short[layer]}"
             count = found.matrix.shape[0]
             rules = (
-                scorecard_views.rule_names(record, count)
+                routing_views.rule_names(record, count)
                 if record.rules
                 else [str(n) for n in range(count)]
             )
@@ -713,23 +714,20 @@ def _budget(entries: Sequence[Entry], style: Style) -> "Figure":
     return figure
 
 
-def _stacks(group: Group) -> Iterator[tuple[str, list[scorecard_views.Budget]]]:
+def _stacks(group: Group) -> Iterator[tuple[str, list[routing_views.Budget]]]:
     """Yield title and rows of each panel: models with one layer together, others on their own."""
     single = [
-        row
-        for entry in group.entries
-        if not entry.layered
-        for row in scorecard_views.budgets(entry)
+        row for entry in group.entries if not entry.layered for row in routing_views.budgets(entry)
     ]
     if single:
         yield _short_task(group), single
     for entry in group.entries:
-        rows = scorecard_views.budgets(entry) if entry.layered else []
+        rows = routing_views.budgets(entry) if entry.layered else []
         if rows:
             yield entry.name, rows
 
 
-def _stack(panel: "Axes", rows: Sequence[scorecard_views.Budget], handles: dict[str, Any]) -> None:
+def _stack(panel: "Axes", rows: Sequence[routing_views.Budget], handles: dict[str, Any]) -> None:
     start = np.zeros(len(rows))
     for term in (*BUDGET, UNDIVIDED):
         if not any(term in row.terms for row in rows):

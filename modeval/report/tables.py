@@ -5,19 +5,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modeval.metrics import METRICS
+from modeval.metrics.table import METRICS, shown_in
+from modeval.report.routing_views import Map, rule_names, tastes
 from modeval.report.scorecard_views import (
     Entry,
-    Map,
+    against_rules,
     by_layer,
     by_seed,
+    layer_names,
     metrics_of,
     overall,
-    rule_names,
     seed_name,
     worst,
 )
-from modeval.report.words import interval, metric_title, number
+from modeval.report.words import Vocabulary, interval, metric_title, number, percent, span
 from modeval.score.scorecard import Score, layer_findings
 
 ARROWS = {"lower": "lower is better", "higher": "higher is better", None: ""}
@@ -34,10 +35,12 @@ class Cell:
     Attributes:
         text: what is read.
         key: what it is sorted by; nothing sorts last.
+        ends: of its interval, where it has one.
     """
 
     text: str
     key: float | str | None = None
+    ends: tuple[float, float] | None = None
 
     @property
     def numeric(self) -> bool:
@@ -96,21 +99,22 @@ def filled(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]])
     )
 
 
+def scored(score: Score | None) -> Cell:
+    """Return a cell of a score with its interval."""
+    if score is None or score.value is None:
+        return Cell("" if score is None else "failed")
+    ends = None if score.low is None or score.high is None else (score.low, score.high)
+    return Cell(interval(score), float(score.value), ends)
+
+
 def _range(low: float | None, high: float | None) -> Cell:
-    return value(low, f"{number(low)} to {number(high)}" if high is not None else None)
+    if low is None or high is None:
+        return Cell("")
+    return Cell(span(low, high), float(low), (low, high))
 
 
 # --- scores --------------------------------------------------------------------------------------
 
-GLANCE = (
-    "alignment_score",
-    "inverse_mutual_information",
-    "collapse_worst",
-    "effective_share",
-    "dead_fraction",
-    "in_distribution_loss",
-    "out_of_distribution_loss",
-)
 CHANCE_ROWS: dict[str, Callable[[Score], str]] = {
     "uniform routing": lambda s: "" if s.chance is None else number(s.chance),
     "hashed routing": lambda s: "" if s.chance_hash is None else number(s.chance_hash),
@@ -136,7 +140,7 @@ def glance_table(entries: Sequence[Entry], caption: str) -> Table:
     metrics = [
         metric
         for metric in metrics_of(entries)
-        if metric in GLANCE and any(overall(entry, metric) for entry in entries)
+        if metric in shown_in("glance") and any(overall(entry, metric) for entry in entries)
     ]
     scores: list[tuple[str, list[Score | None]]] = []
     lowest: list[tuple[str, list[Score | None]]] = []
@@ -146,10 +150,7 @@ def glance_table(entries: Sequence[Entry], caption: str) -> Table:
         if any(low):
             scores[-1] = (f"{entry.name}, mean of layers", scores[-1][1])
             lowest.append((f"{entry.name}, worst layer of each", low))
-    rows = [
-        (words(name), *(value(s.value, interval(s)) if s else Cell("") for s in found))
-        for name, found in scores + lowest
-    ]
+    rows = [(words(name), *(scored(s) for s in found)) for name, found in scores + lowest]
     titles = (metric_title(metric) + _arrow(entries, metric) for metric in metrics)
     of_mean = ", mean of layers" if lowest else ""
     columns = list(zip(*(found for _, found in scores), strict=True))
@@ -269,6 +270,40 @@ def map_table(entry: Entry, found: Map, title: str) -> Table:
             )
     caption = f"{title}: the {STRONGEST} strongest modules of each rule"
     return Table(caption, ("Rule", "Module", "Share", "Times uniform"), tuple(listed))
+
+
+# --- who does what -------------------------------------------------------------------------------
+
+
+def tastes_table(entry: Entry, known: Vocabulary) -> Table:
+    """Return which modules get most of each rule, layer by layer."""
+    names, _ = layer_names(entry.record.layers)
+    layers: list[tuple[str, int | None]] = [("", None)]
+    if entry.layered:
+        layers = [(name, layer) for layer, name in enumerate(names)]
+    rows = []
+    for name, layer in layers:
+        for taste in tastes(entry, layer, most=STRONGEST):
+            listed = ", ".join(
+                f"{module} ({percent(share)})"
+                for module, share in zip(taste.modules, taste.shares, strict=True)
+            )
+            said = f"spread over many; most to {listed}" if taste.even else listed
+            rows.append((words(taste.rule), words(name), words(said)))
+    titles = (known.rule.capitalize(), "Layer", f"{known.modules.capitalize()} that get most of it")
+    return filled(f"{known.modules.capitalize()} of each {known.rule}: {entry.name}", titles, rows)
+
+
+def rules_table(entries: Sequence[Entry], metric: str) -> Table:
+    """Return a score of each model against the number of rules."""
+    lines = against_rules(entries, metric)
+    counts = sorted({count for line in lines.values() for count, _ in line})
+    rows = [
+        (words(name), *(scored(dict(line).get(count)) for count in counts))
+        for name, line in lines.items()
+    ]
+    columns = ("Model", *(f"{count} rules" for count in counts))
+    return Table(metric_title(metric), columns, tuple(rows))
 
 
 # --- meaning -------------------------------------------------------------------------------------

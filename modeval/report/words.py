@@ -4,23 +4,21 @@ Every report says these, whatever its format. Each function takes a scorecard an
 and returns plain text.
 """
 
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import torch
-
-from modeval.metrics import METRICS, metric_of, verdicts
-from modeval.score.inference.multiple import holm
-from modeval.score.scorecard import FINDINGS, ModelRecord, Score, Scorecard, layer_findings
+from modeval.metrics.table import METRICS, metric_of, shown_in
+from modeval.score.scorecard import ModelRecord, Score, Scorecard
 
 SAMPLES_PER_CELL = 50
 """Samples for each pair of rule and module below which information is biased upwards."""
 FEW_SEEDS = 5
 """Seeds below which a bootstrap interval is narrower than it says."""
 SIGNIFICANT = 0.05
-HEADLINES = ("alignment_score", "effective_share")
-TELLING = ("alignment_score", "inverse_mutual_information")
-"""Scores that tell of rules."""
+TELLING = tuple(
+    name for name in reversed(shown_in("glance")) if name in METRICS and METRICS[name].labels
+)
+"""Scores at a glance that tell of rules."""
 
 CHANCE = {
     "chance": "uniform routing: every sample spread evenly over the modules",
@@ -36,6 +34,38 @@ def is_trace(record: ModelRecord) -> bool:
     return record.origin == "trace"
 
 
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What a field calls the things that are routed to, and what routing may follow.
+
+    Attributes:
+        module: one thing that is routed to.
+        rule: one component of the data.
+    """
+
+    module: str
+    rule: str
+
+    @property
+    def modules(self) -> str:
+        """Several of them."""
+        return f"{self.module}s"
+
+    @property
+    def rules(self) -> str:
+        """Several of them."""
+        return f"{self.rule}s"
+
+
+EXPERTS = Vocabulary("expert", "domain")
+MODULES = Vocabulary("module", "rule")
+
+
+def vocabulary(record: ModelRecord) -> Vocabulary:
+    """Return experts and domains for language models, modules and rules for the study of both."""
+    return EXPERTS if is_trace(record) else MODULES
+
+
 def metric_title(name: str) -> str:
     """Return the title of a metric or loss.
 
@@ -47,24 +77,49 @@ def metric_title(name: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """Write a number with three digits that matter.
+    """Write a number with three digits that matter; every report writes numbers so.
 
-    >>> number(0.25), number(0.00123), number(1234.5), number(None)
-    ('0.250', '1.2e-3', '1,234', 'unknown')
+    >>> [number(value) for value in (0.25, 0.00123, 0.0000123, 12.34, 1234.5, 0.0, 1.0, None)]
+    ['0.250', '0.0012', '1.2e-5', '12.3', '1,234', '0', '1', 'unknown']
     """
     if value is None:
         return "unknown"
-    if value != 0 and abs(value) < 0.01:  # noqa: PLR2004 - below, fixed notation loses digits
+    size = abs(value)
+    if size < 1e-12 or abs(size - 1) < 1e-9:  # noqa: PLR2004 - 0 and 1 but for rounding
+        return f"{value:.0f}".replace("-0", "0")
+    if size < 1e-4:  # noqa: PLR2004 - zeros that nobody counts
         mantissa, _, exponent = f"{value:.1e}".partition("e")
         return f"{mantissa}e{int(exponent)}"
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"  # noqa: PLR2004
+    if size < 0.01:  # noqa: PLR2004 - three places would lose digits
+        return f"{value:.4f}"
+    if size < 10:  # noqa: PLR2004
+        return f"{value:.3f}" if size < 1 else f"{value:.2f}"
+    return f"{value:.1f}" if size < 100 else f"{value:,.0f}"  # noqa: PLR2004
+
+
+def percent(share: float) -> str:
+    """Write a share of a whole.
+
+    >>> percent(0.254), percent(0.0382), percent(0.0), percent(1.0)
+    ('25 %', '3.8 %', '0 %', '100 %')
+    """
+    digits = 1 if 0 < abs(share) < 0.0995 else 0  # noqa: PLR2004 - two digits that matter
+    return f"{share:.{digits}%}".replace("%", " %")
 
 
 def interval(score: Score) -> str:
     """Write a value with its interval, where it has one."""
-    if score.low is None or score.high is None:
-        return number(score.value)
-    return f"{number(score.value)} [{number(score.low)}, {number(score.high)}]"
+    ends = span(score.low, score.high)
+    return f"{number(score.value)} {ends}" if ends else number(score.value)
+
+
+def span(low: float | None, high: float | None) -> str:
+    """Write an interval or a range; every report writes them so.
+
+    >>> span(0.1, 0.25), span(None, None)
+    ('[0.100, 0.250]', '')
+    """
+    return "" if low is None or high is None else f"[{number(low)}, {number(high)}]"
 
 
 def count(amount: int, noun: str) -> str:
@@ -76,95 +131,11 @@ def count(amount: int, noun: str) -> str:
     return f"{amount:,} {noun}" + "s" * (amount != 1)
 
 
-# --- what came out -------------------------------------------------------------------------------
-
-
-def headline(card: Scorecard, record: ModelRecord) -> str:
-    """Say in a sentence or two what the routing of a model does."""
-    if record.modules == 1:
-        return "There is a single module, so there is no routing to judge." + _losses(card, record)
-    found = verdict_words(card, record)
-    if not found:
-        return "Nothing could be scored of its routing."
-    return f"{_verdict(record, found)} {_figures(card, record)}".strip()
-
-
-def verdict_words(card: Scorecard, record: ModelRecord) -> tuple[str, ...]:
-    """Return the finding of each layer, or of each seed: keys of ``FINDINGS`` of scorecards.
-
-    Seeds are judged in the light of what permuted labels give, as layers are: information that is
-    small but real is ``faint``, and information that labels at random have too is ``unproven``.
-    """
-    if kept := layer_findings(card, record):
-        return tuple(finding.word for finding in kept)
-    words, chances = [], []
-    for each in card.activations:
-        if each.model == record.id and each.prior:
-            prior = torch.tensor(each.prior, dtype=torch.float64)
-            matrix = torch.tensor(each.matrix, dtype=torch.float64)
-            words.append(str(verdicts(prior.unsqueeze(-1) * matrix).item()))
-            chances.append(card.find(record.id, "inverse_mutual_information", each.seed))
-    p = [score.p_value for score in chances if score is not None and score.p_value is not None]
-    if not words or len(p) < len(words):
-        return tuple(words)
-    real = (holm(torch.tensor(p, dtype=torch.float64)) <= SIGNIFICANT).tolist()
-    proven, unproven = {"blind": "faint"}, {"specialist": "unproven", "partial": "unproven"}
-    return tuple(
-        (proven if sure else unproven).get(word, word)
-        for word, sure in zip(words, real, strict=True)
-    )
-
-
-def _verdict(record: ModelRecord, found: Sequence[str]) -> str:
-    """Give the verdicts, the most frequent first: how many layers or seeds, and what they do."""
-    counted = Counter(found).most_common()
-    noun = "layer" if is_trace(record) else "seed"
-    whole = count(len(found), noun)
-    if len(counted) == 1:
-        meaning = _meaning(record, found[0])
-        every = {1: "", 2: f"In both {noun}s "}.get(len(found), f"In all {whole} ")
-        return _capital(f"{every}{meaning}.")
-    parts = (f"In {times} of {whole} {_meaning(record, word)}." for word, times in counted)
-    return " ".join(parts)
-
-
-def _meaning(record: ModelRecord, word: str) -> str:
-    if word == "collapsed" and is_trace(record) and len(record.rules) < 2:  # noqa: PLR2004
-        return "few modules do all the work"  # of rules nothing is known
-    return FINDINGS[word]
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _figures(card: Scorecard, record: ModelRecord) -> str:
-    """Give the figure that decides, chance beside it: alignment, or load where labels lack."""
-    for metric in HEADLINES:
-        score = card.find(record.id, metric) or card.find(record.id, metric, over="mean")
-        if score is None or score.value is None:
-            continue
-        text = f"{metric_title(metric)} {interval(score)}"
-        if score.over == "mean":
-            text += f" in the mean over layers{_worst_layer(card, record, metric)}"
-        beside = beside_chance(score)
-        return f"{text} ({beside})." if beside else f"{text}."
-    return ""
-
-
-def _worst_layer(card: Scorecard, record: ModelRecord, metric: str) -> str:
-    for score in card.scores:
-        if (score.model, score.metric, score.over) == (record.id, metric, "worst"):
-            name = record.layers[score.layer] if score.layer is not None else "unknown"
-            return f", {number(score.value)} in the worst, {name}"
-    return ""
-
-
 def beside_chance(score: Score) -> str:
     """Name the chance levels of a score; empty for losses."""
     parts = []
     if score.null_low is not None and score.null_high is not None:
-        parts.append(f"permuted labels {number(score.null_low)} to {number(score.null_high)}")
+        parts.append(f"permuted labels {span(score.null_low, score.null_high)}")
     if score.chance is not None:
         parts.append(f"uniform routing {number(score.chance)}")
     if score.chance_hash is not None:
@@ -172,11 +143,8 @@ def beside_chance(score: Score) -> str:
     return ", ".join(parts)
 
 
-def _losses(card: Scorecard, record: ModelRecord) -> str:
-    score = card.find(record.id, "in_distribution_loss")
-    if score is None or score.value is None:
-        return ""
-    return f" Its loss in distribution is {interval(score)}."
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 # --- what was measured ---------------------------------------------------------------------------
@@ -213,7 +181,9 @@ def measured(card: Scorecard, record: ModelRecord) -> list[tuple[str, str]]:
         facts.append(("Data folder", f"{card.dataset['folder']} ({card.dataset['digest']})"))
     reached = [m.precision for m in record.members if m.precision is not None]
     if reached:
-        facts.append(("Certainty of A", f"±{max(reached):.4f} for its least certain entry (95 %)"))
+        sure = f"±{number(max(reached))} for its least certain entry (95 %)"
+        exact = "exact: the router sees the rule alone"
+        facts.append(("Certainty of A", sure if max(reached) > 0 else exact))
     facts += [
         ("Read from", "; ".join(dict.fromkeys(member.source for member in record.members))),
         ("Digest", record.digest),
@@ -410,9 +380,14 @@ def _about_permuted(record: ModelRecord, own: Sequence[Score]) -> list[str]:
     return [where + text if where else _capital(text)]
 
 
+def p_of(score: Score) -> float | None:
+    """Return the p value of a score against permuted labels, corrected where it was."""
+    return score.p_value if score.p_adjusted is None else score.p_adjusted
+
+
 def _significant(score: Score) -> bool | None:
     """Tell whether a score is more than permuted labels give; None: it was not tried."""
-    p = score.p_value if score.p_adjusted is None else score.p_adjusted
+    p = p_of(score)
     return None if p is None else p <= SIGNIFICANT
 
 
@@ -439,7 +414,7 @@ def _about_samples(card: Scorecard, record: ModelRecord) -> list[str]:
         for score in card.scores
         if score.model == record.id and score.metric in METRICS and score.samples is not None
     ]
-    marked = {score.layer: score.note for score in own if "few samples" in score.note}
+    marked = {score.layer: score.note for score in own if score.few_samples}
     if marked:
         where = f"In {count(len(marked), 'layer')}: " if len(marked) > 1 else ""
         first = next(iter(marked.values()))

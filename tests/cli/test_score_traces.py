@@ -93,15 +93,16 @@ def test_a_trace_is_scored_layer_by_layer(tmp_path: Path) -> None:
         (2, None),
     ]
     for wanted in (
-        "3 rules (a, b, c) · 3 layers of 6 modules, 2 chosen",
+        "a · 3 layers of 6 experts, 2 chosen · 3 domains",
+        "labels: a, b, c",
         "2,400 tokens of 60 documents",
         "prefill and decode",
         "a warning of [its] recorder",
         "permuted labels",
         "layer: model.layers.*.gate",
-        "blind",
+        "not specialised",
     ):
-        assert wanted in output, wanted
+        assert wanted in " ".join(output.split()), wanted
     assert max(map(len, output.splitlines())) <= 80
 
 
@@ -140,10 +141,10 @@ def test_traces_counts_and_runs_are_scored_together(tmp_path: Path) -> None:
 def test_many_layers_are_summed_up(tmp_path: Path) -> None:
     trace = write_trace(tmp_path / "deep.trace", layers=30, documents=12)
     output = run(trace, "--json", tmp_path / "card.json")
-    for wanted in ("lowest 0", "median", "highest", "worst", "▁", "█"):
+    for wanted in ("lowest alignment", "median", "highest", "worst", "▁", "█"):
         assert wanted in output, wanted
-    assert "note: in 30 of 30 layers, few samples: worth" in output
-    assert len(output.splitlines()) < 50
+    assert "note: in 30 of 30 layers few samples: worth" in " ".join(output.split())
+    assert len(output.splitlines()) < 80
     assert len(models(tmp_path / "card.json")[0]["layers"]) == 30
 
 
@@ -280,7 +281,7 @@ def test_a_model_folder_and_text_are_recorded_and_scored(tmp_path: Path) -> None
     assert found["rules"] == ["code", "law", "poems"]
     assert found["title"] == "model"
     assert (found["data"]["phase"], found["data"]["documents"]) == ("prefill", 36)
-    assert "3 rules (code, law, poems)" in output
+    assert "labels: code, law, poems" in " ".join(output.split())
     with pytest.raises(ModevalError, match="has no 'label'"):
         run(model, "--data", texts)
 

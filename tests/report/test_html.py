@@ -19,7 +19,7 @@ import report_cards as cards
 from scipy.optimize import linear_sum_assignment
 
 from modeval.errors import DependencyError, ScorecardError
-from modeval.report import html, page_charts, scorecard_views, svg
+from modeval.report import html, page_charts, routing_views, scorecard_views, svg
 from modeval.report.words import cautions
 from modeval.score.scorecard import Scorecard
 
@@ -217,7 +217,7 @@ def test_what_cannot_be_claimed_is_said(reports):
     assert "its weights are not finite" in failed
     assert "There are no labels" in Page(reports["no labels"]).text
     assert "nothing is said of other seeds" in Page(reports["trace"]).text
-    assert "no routing to judge" in Page(reports["monolithic"]).text
+    assert "No routing" in Page(reports["monolithic"]).text
 
 
 def test_few_samples_and_unknown_circumstances_are_cautioned():
@@ -261,7 +261,7 @@ def test_modules_are_ordered_as_an_independent_solver_matches_them():
     card = cards.cohort(rules=5, modules=7, strength=3.0)
     for each in card.activations:
         matrix = np.array(each.matrix)
-        found = scorecard_views.ordered_map(each)
+        found = routing_views.ordered_map(each)
         rows, columns = linear_sum_assignment(-matrix)
         assert [found.modules[place] for place in found.matched] == columns[rows.argsort()].tolist()
         assert found.matched == (0, 1, 2, 3, 4)
@@ -270,23 +270,23 @@ def test_modules_are_ordered_as_an_independent_solver_matches_them():
 
 
 def test_with_more_rules_than_modules_some_rules_have_none():
-    found = scorecard_views.ordered_map(cards.cohort(rules=6, modules=3).activations[0])
+    found = routing_views.ordered_map(cards.cohort(rules=6, modules=3).activations[0])
     assert sorted(found.matched) == [-1, -1, -1, 0, 1, 2]
 
 
 def test_the_mean_map_is_of_ordered_seeds():
     card = cards.cohort(strength=9.0)
-    mean = scorecard_views.mean_map(card.activations)
+    mean = routing_views.mean_map(card.activations)
     assert mean.averaged == 3
     assert np.diag(mean.matrix).min() > 0.95  # unordered, private columns would cancel out
 
 
 def test_the_budget_sums_to_log_m():
     entry = entry_of(cards.trace())
-    rows = scorecard_views.budgets(entry)
+    rows = routing_views.budgets(entry)
     assert len(rows) == 5
     for row in rows:
-        assert set(row.terms) == set(scorecard_views.BUDGET)
+        assert set(row.terms) == set(routing_views.BUDGET)
         assert sum(row.terms.values()) == pytest.approx(row.total)
         assert row.total == pytest.approx(np.log(8))
     picture = page_charts.budget_chart(rows, "Budget", "name")
@@ -300,8 +300,8 @@ def test_the_budget_sums_to_log_m():
 
 def test_a_budget_that_is_not_divided_says_so(reports):
     entry = entry_of(cards.cohort())
-    [row] = scorecard_views.budgets(entry)
-    assert set(row.terms) == {"imbalance", "rule_specialization", scorecard_views.UNDIVIDED}
+    [row] = routing_views.budgets(entry)
+    assert set(row.terms) == {"imbalance", "rule_specialization", routing_views.UNDIVIDED}
     assert sum(row.terms.values()) == pytest.approx(np.log(4))
     assert "do not tell input distraction from softness" in Page(reports["paper"]).text
     assert "do not tell input distraction from softness" not in Page(reports["trace"]).text
@@ -310,8 +310,8 @@ def test_a_budget_that_is_not_divided_says_so(reports):
 def test_load_is_that_of_the_profile_and_of_the_matrix():
     entry = entry_of(cards.trace())
     for layer in range(5):
-        [share] = scorecard_views.shares(entry, layer)
-        [each] = scorecard_views.activations(entry, layer)
+        [share] = routing_views.shares(entry, layer)
+        [each] = routing_views.activations(entry, layer)
         np.testing.assert_allclose(share, np.array(each.prior) @ np.array(each.matrix), atol=1e-12)
 
 
@@ -326,7 +326,7 @@ def test_the_layers_shown_are_the_lowest_the_median_and_the_highest():
 
 def test_numbers_in_cells_can_be_read_on_their_colour():
     entry = entry_of(cards.cohort(rules=8, modules=8))
-    found = scorecard_views.mean_map(entry.card.activations)
+    found = routing_views.mean_map(entry.card.activations)
     picture = page_charts.heat_map(found, [str(n) for n in range(8)], 1.0, "A", "name")
     cells = re.findall(r'fill="#([0-9a-f]{6})".*?class="in-(dark|light)"', picture)
     assert len(cells) == 64

@@ -9,7 +9,7 @@ import pytest
 import report_cards as cards
 
 from modeval.errors import DependencyError, ScorecardError, SpecError
-from modeval.report import scorecard_views
+from modeval.report import routing_views, scorecard_views
 from modeval.report.paper_figures import (
     COLOURS,
     KINDS,
@@ -185,8 +185,8 @@ def test_bars_of_the_budget_end_at_one(deep):
 def test_a_heat_map_shows_the_layer_that_is_asked_for(deep):
     figure = draw("heatmap", deep, Style(layer=2))
     shown = figure.axes[0].get_images()[0].get_array()
-    [each] = scorecard_views.activations(deep[0], 2)
-    np.testing.assert_array_equal(shown, scorecard_views.ordered_map(each).matrix)
+    [each] = routing_views.activations(deep[0], 2)
+    np.testing.assert_array_equal(shown, routing_views.ordered_map(each).matrix)
     rules = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert rules == ["domain 0", "domain 1", "domain 2"]
 

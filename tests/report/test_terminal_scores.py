@@ -1,11 +1,11 @@
-"""What the terminal shows of a scorecard."""
+"""What the terminal shows of a scorecard, and in which order."""
 
 import io
 
-import torch
+import report_cards as cards
 from rich.console import Console
 
-from modeval.report.terminal.scores import draw, matched_order, render
+from modeval.report.terminal.scores import render
 from modeval.report.words import number
 from modeval.score.scorecard import Activation, Member, ModelRecord, Score, Scorecard
 from modeval.spec import DataSpec, ModelSpec, to_dict
@@ -30,7 +30,7 @@ def model_of(name: str, *, failed: bool = False, modules: int = 2, rules: int = 
     )
 
 
-def card_of(*models: ModelRecord) -> Scorecard:
+def card_of(*models: ModelRecord, metrics=("alignment_distance", "loss_at_length_30_x2")):
     scores = [
         Score(
             model=model.id,
@@ -43,7 +43,7 @@ def card_of(*models: ModelRecord) -> Scorecard:
             better="lower",
         )
         for model in models
-        for metric in ("alignment_distance", "loss_at_length_30_x2")
+        for metric in metrics
     ]
     activations = [
         Activation(model=model.id, seed=seed, matrix=((0.0, 1.0), (0.9, 0.1)))
@@ -59,71 +59,94 @@ def card_of(*models: ModelRecord) -> Scorecard:
     )
 
 
-def shown(card: Scorecard, width: int = 80) -> str:
+def shown(card: Scorecard, width: int = 80, source: str = "") -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    for part in render(card):
-        console.print(part)
+    for part in render(card, source):
+        console.print(part, highlight=False)
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
 def test_values_intervals_chance_and_directions_are_shown() -> None:
-    text = shown(card_of(model_of("Modular"), model_of("Other")))
+    text = shown(card_of(model_of("Modular"), model_of("Other")), width=120)
     for wanted in (
-        "2 rules · linear operations on two numbers · regression",
+        "2 rules · linear operations on two numbers · regression · 2 seeds",
         "Alignment distance ↓",
-        "Loss, length 30 x2 ↓",
+        "Loss at length 30, inputs x2 ↓",
         "0.250",
-        ".125\N{EN DASH}.375",
-        "0.500",
-        "0.300",
-        "2 seeds",
-        "95% interval over seeds",
+        "[0.125, 0.375]",
+        "(0.500, 0.300)",
+        "the 95 % interval over seeds",
         "note: folder holds [nothing]",
     ):
         assert wanted in text
 
 
 def test_failed_seeds_are_named() -> None:
-    text = shown(card_of(model_of("Modular", failed=True)), width=200)
-    assert "1 of 2 seeds" in text
+    text = shown(card_of(model_of("Modular", failed=True), model_of("Other")), width=200)
+    assert "Modular, 1 of 2 seeds" in " ".join(text.split())
     assert "failed: Modular, task seed 7, model seed 9: its weights are not finite" in text
 
 
 def test_four_models_fit_a_terminal_of_80_columns() -> None:
     names = ("Monolithic", "Modular", "Modular-op", "GT-Modular")
     lines = shown(card_of(*(model_of(name) for name in names))).splitlines()
-    assert any("Alignment distance ↓" in line and line.count("0.250") == 4 for line in lines)
+    assert any(line.count("0.250") == 4 for line in lines)
+    assert any(line.count("[0.125, 0.375]") == 4 for line in lines)
 
 
-def test_models_of_different_tasks_stand_in_different_tables() -> None:
-    text = shown(card_of(model_of("a"), model_of("b", rules=4), model_of("c")))
-    assert text.count("Alignment distance") == 2
-    assert text.index("2 rules") < text.index("4 rules")
+def test_tasks_stand_in_tables_of_their_own_in_the_order_of_their_numbers() -> None:
+    models = [model_of(f"m{rules}", rules=rules) for rules in (16, 2, 8, 4)]
+    text = shown(card_of(*models))
+    places = [text.index(f"{rules} rules · ") for rules in (2, 4, 8, 16)]
+    assert places == sorted(places)
+
+
+def test_scores_stand_against_the_number_of_rules_where_there_are_several():
+    text = shown(cards.paper())
+    first = text.splitlines()[0]
+    assert first.split()[:2] == ["Alignment", "score"]
+    assert "2 rules" in first
+    assert "8 rules" in first
+
+
+def test_a_loss_stands_in_one_row_though_it_has_two_names():
+    metrics = ("in_distribution_loss", "loss_at_length_10")
+    text = shown(card_of(model_of("Modular"), metrics=metrics), width=120)
+    assert "Loss in distribution" in text
+    assert "length 10" not in text
 
 
 def test_a_single_module_has_no_map() -> None:
     text = shown(card_of(model_of("Monolithic", modules=1)))
-    assert "rows rules" not in text
-    assert "losses only" in text
+    assert "percent of a row" not in text
+    assert "No routing, there is a single module" in text
 
 
-def test_the_map_puts_modules_in_the_order_of_their_rules() -> None:
-    matrix = torch.tensor([[0.0, 1.0, 0.0], [0.9, 0.1, 0.0]])
-    assert matched_order(matrix) == [1, 0, 2]
-    assert draw(matrix[:, [1, 0, 2]]).plain.splitlines()[:2] == ["██    ", "░░██  "]
+def test_the_first_screen_of_a_trace_answers_three_questions():
+    text = shown(cards.trace(), source="card.json")
+    first = " ".join(text.splitlines()[:24])
+    assert "specialised" in first.lower()
+    assert "domain 0  expert" in first
+    assert "Next: " in first
+    assert first.index("specialised") < first.index("domain 0") < first.index("Next: ")
+    assert text.index("Next: ") < text.index("95 % interval") < text.index("transformers 5.23")
 
 
-def test_the_map_shows_low_shares_and_says_what_its_shades_mean() -> None:
-    first, *_, legend = draw(torch.tensor([[0.039, 0.041, 0.17, 0.37, 0.65]])).plain.splitlines()
-    assert first == "  ░░▒▒▓▓██"
-    assert legend == "░ from 4%  ▒ 16%  ▓ 36%  █ 64%"
+def test_what_to_type_next_names_the_file():
+    assert "modeval gate card.json" in " ".join(
+        shown(cards.cohort(strength=30.0), source="card.json").split()
+    )
 
 
-def test_numbers_keep_three_digits() -> None:
-    assert [number(value) for value in (0.0, 0.0042, 0.1234, 12.3, 1234.5)] == [
-        "0.000",
-        "4.2e-3",
+def test_numbers_keep_three_digits_and_their_leading_zero() -> None:
+    values = (0.0, 0.0042, 0.1234, 12.3, 1234.5, 0.99999999999, -0.5, 3e-7)
+    assert [number(value) for value in values] == [
+        "0",
+        "0.0042",
         "0.123",
-        "12.300",
+        "12.3",
         "1,234",
+        "1",
+        "-0.500",
+        "3.0e-7",
     ]

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import report_cards as cards
 
-from modeval.report import scorecard_views, words
+from modeval.report import brief, routing_views, scorecard_views, words
 from modeval.report.html import render
-from modeval.score.scorecard import FINDINGS
+from modeval.score.scorecard import FINDINGS, Finding
 
 
 def only(card):
@@ -22,6 +22,11 @@ def with_p(card, p):
     return replace(card, scores=tuple(scores))
 
 
+def brief_of(card):
+    [entry] = scorecard_views.entries([card], ["card.json"])
+    return brief.brief(entry)
+
+
 @pytest.mark.parametrize(
     ("strength", "p", "word"),
     [
@@ -31,50 +36,69 @@ def with_p(card, p):
         (0.0, 0.005, "faint"),
         (0.0, 0.4, "blind"),
         (0.0, None, "blind"),
+        (0.0, 0.02, "blind"),  # .02 is .06 for one of three
     ],
 )
-def test_seeds_are_judged_in_the_light_of_permuted_labels(strength, p, word):
-    card, record = only(with_p(cards.cohort(strength=strength), p))
-    assert words.verdict_words(card, record) == (word,) * 3
-    assert words.headline(card, record).startswith(f"In all 3 seeds {FINDINGS[word]}. Alignment")
+def test_seeds_of_old_scorecards_are_judged_in_the_light_of_permuted_labels(strength, p, word):
+    found = brief_of(with_p(cards.cohort(strength=strength), p))
+    assert found.findings == (word,) * 3
+    assert found.verdict == f"{brief.MEANINGS[word][0]} in all 3 seeds"
 
 
-def test_p_values_of_seeds_are_corrected_for_their_number():
-    card, record = only(with_p(cards.cohort(strength=0.0), 0.02))
-    assert words.verdict_words(card, record) == ("blind",) * 3  # .02 is .06 for one of three
+def test_a_finding_that_is_on_the_scorecard_is_taken_as_it_stands():
+    card = cards.cohort(strength=30.0)
+    kept = [Finding(model=card.models[0].id, seed=(n, 0), word="collapsed") for n in range(3)]
+    found = brief_of(replace(card, findings=tuple(kept)))
+    assert found.verdict == "Collapsed in all 3 seeds"
+    assert "stronger balance loss" in found.advice[0]
 
 
-def test_headlines_count_seeds_as_people_do():
-    beginnings = {1: "Modules tell", 2: "In both seeds modules", 3: "In all 3 seeds modules"}
-    for seeds, beginning in beginnings.items():
-        assert words.headline(*only(cards.cohort(seeds=seeds))).startswith(beginning)
+def test_every_finding_has_a_meaning_and_advice():
+    assert set(brief.MEANINGS) == set(brief.ADVICE) == set(brief.GRAVE) == set(FINDINGS)
 
 
-def test_a_headline_names_chance_and_the_worst_layer():
-    card, record = only(cards.trace())
-    text = words.headline(card, record)
-    worst = scorecard_views.worst(scorecard_views.entries([card], ["a"])[0], "alignment_score")
-    for wanted in (
-        "mean over layers",
-        record.layers[worst.layer],
-        words.number(worst.value),
-        "permuted labels",
-        "uniform routing 0.000",
-        "hashed routing",
-    ):
-        assert wanted in text
+def test_findings_count_seeds_as_people_do():
+    endings = {1: "specialised", 2: "in both seeds", 3: "in all 3 seeds"}
+    for seeds, ending in endings.items():
+        assert brief_of(cards.cohort(seeds=seeds)).verdict.endswith(ending)
+
+
+def test_a_trace_says_what_is_known_and_what_chance_knows():
+    card = cards.trace()
+    found = brief_of(card)
+    told = card.find(card.models[0].id, "homogeneity", over="mean")
+    assert f"The expert tells {words.percent(told.value)} [" in found.figures
+    assert f"permuted labels {words.percent(told.chance_permuted)}" in found.figures
+    assert "of the experts are in effective use" in found.figures
+
+
+def test_dead_experts_are_named_by_layer_and_number():
+    card = cards.trace(layers=2)
+    dead = replace(
+        card,
+        profiles=tuple(
+            replace(each, values=(0.0, *each.values[1:]))
+            if (each.metric, each.layer) == ("module_share", 1)
+            else each
+            for each in card.profiles
+        ),
+    )
+    [entry] = scorecard_views.entries([dead], [""])
+    assert 0 in brief.dead_modules(entry)["1"]
+    assert "dead: " in brief.brief(entry).figures
 
 
 def test_without_labels_nothing_is_said_of_rules():
     card, record = only(cards.trace(labelled=False))
-    text = words.headline(card, record)
-    assert "rule" not in text
-    assert "Effective share of modules" in text
+    found = brief_of(card)
+    assert "rule" not in found.sentence
+    assert "domain" not in found.sentence
+    assert "effective use" in found.figures
     assert "There are no labels: load can be told, specialisation cannot." in words.cautions(
         card, record
     )
     assert 'id="maps"' not in render([card], ["a"])
-    for row in scorecard_views.budgets(scorecard_views.entries([card], ["a"])[0]):
+    for row in routing_views.budgets(scorecard_views.entries([card], ["a"])[0]):
         assert row.terms["rule_specialization"] == 0
         assert sum(row.terms.values()) == pytest.approx(row.total)
 

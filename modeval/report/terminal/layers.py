@@ -2,236 +2,207 @@
 
 from collections.abc import Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from modeval.metrics import METRICS
-from modeval.report import words
-from modeval.report.scorecard_views import layer_names
-from modeval.score.scorecard import (
-    FINDINGS,
-    Finding,
-    ModelRecord,
-    Over,
-    Score,
-    Scorecard,
-    layer_findings,
+from modeval.metrics.table import shown_in
+from modeval.report import scorecard_views, words
+from modeval.report.brief import MEANINGS, findings
+from modeval.report.scorecard_views import Entry
+from modeval.report.terminal.findings import (
+    finding_lines,
+    finding_word,
+    layers_counted,
 )
+from modeval.report.terminal.grid import Cell, Column, Grid, Prose
+from modeval.report.words import number, span, vocabulary
+from modeval.score.scorecard import Score
 
 LINES = 24
 """Layers up to which each has a line of its own."""
 BARS = "▁▂▃▄▅▆▇█"
-STYLES = {
-    "specialist": "green",
-    "partial": "green",
-    "faint": "yellow",
-    "unproven": "yellow",
-    "untested": "yellow",
-    "blind": "red",
-    "collapsed": "red",
-    "unlabelled": "",
-}
 TOLD = "homogeneity"
-COLUMNS = {
-    TOLD: ("told", "share of what could be known of the rule that the module tells"),
-    "alignment_score": ("aligned", "from chance, 0, to a module for each rule, 1"),
-    "effective_share": ("in use", "share of the modules that is in effective use"),
-    "dead_fraction": ("dead", "share of the modules that gets next to no work"),
-    "imbalance_ratio": ("busiest", "work of the busiest module, over the mean"),
-}
-"""Metrics that have a column: its heading, and what it says."""
+"""What the finding rests on: it has its interval and its chance level beside it."""
 
 
-def render_trace(card: Scorecard, model: ModelRecord) -> list[RenderableType]:
+def render_trace(entry: Entry) -> list[RenderableType]:
     """Return everything that the terminal shows of one trace, in order."""
-    names, pattern = layer_names(model.layers)
-    if len(names) == 1:
-        names, pattern = ["1"], names[0]
-    metrics = [name for name in COLUMNS if _layer_score(card, model, name, 0) is not None]
-    shown: list[RenderableType] = [Text(model.title, style="bold")]
-    shown += [Text(line, style="dim") for line in _measured(model)]
-    shown += [Text(""), Text(words.headline(card, model))]
+    names, pattern = _names(entry)
+    metrics = _metrics(entry)
+    title = f"{layers_counted(entry)}{_labels(entry)}"
+    shown: list[RenderableType] = [Prose(f"{entry.name} · {title}", head=len(entry.name))]
+    shown += [*finding_lines(entry), Text("")]
     every = list(range(len(names)))
     few = len(every) <= LINES
-    if few:
-        rows = [(names[place], place) for place in every]
-    else:
-        rows = _worst_median_best(card, model, metrics[0], names)
-    shown += [Text(""), _table(card, model, metrics, rows), Text("")]
+    rows = [(names[place], place) for place in every]
     if not few:
-        shown += [*(_bars(card, model, name) for name in metrics), Text("")]
-    return [
-        *shown,
-        *_legend(metrics, pattern, layer_findings(card, model)),
-        *_few(card, model),
-        Text(""),
+        rows = [(f"{word}: {names[place]}", place) for word, place in _telling(entry)]
+    shown += [_table(entry, metrics, rows), Text("")]
+    if not few:
+        shown += [*(_course(entry, name) for name in metrics), Text("")]
+    return [*shown, *_legend(entry, metrics, pattern), *_marks(entry), *_measured(entry), Text("")]
+
+
+def _names(entry: Entry) -> tuple[list[str], str]:
+    names, pattern = scorecard_views.layer_names(entry.record.layers)
+    return (names, pattern) if len(names) > 1 else (["1"], "")
+
+
+def _metrics(entry: Entry) -> list[str]:
+    """Return the metrics that have a column, what the finding rests on first."""
+    there = scorecard_views.metrics_of([entry])
+    wanted = sorted(shown_in("columns"), key=lambda name: name != TOLD)
+    return [name for name in wanted if name in there]
+
+
+def _labels(entry: Entry) -> str:
+    rules = entry.record.rules
+    return (
+        f" · {words.count(len(rules), vocabulary(entry.record).rule)}"
+        if len(rules) > 1
+        else " · no labels"
+    )
+
+
+def _telling(entry: Entry) -> list[tuple[str, int]]:
+    told, _ = scorecard_views.telling_layers(entry)
+    return told
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+def _table(entry: Entry, metrics: Sequence[str], rows: Sequence[tuple[str, int]]) -> Grid:
+    """Return a line for each layer, and their mean and worst."""
+    layers = [place if entry.layered else None for _, place in rows]
+    titles = [title for title, _ in rows] + (["mean", "worst"] if entry.layered else [])
+    words_ = findings(entry)
+    cells: list[Cell] = [finding_word(words_[place]) for _, place in rows]
+    columns = [
+        Column("layer", tuple(titles), right=False),
+        Column("finding", tuple(_padded(cells, len(titles))), right=False),
     ]
+    for name in metrics:
+        scores = [entry.card.find(entry.record.id, name, layer=layer) for layer in layers]
+        if entry.layered:
+            scores += [scorecard_views.overall(entry, name), scorecard_views.worst(entry, name)]
+        columns += _columns(name, scores, _heading(entry, name))
+    return Grid(tuple(columns), sections=(len(rows),) if entry.layered else ())
 
 
-# --- what was measured ---------------------------------------------------------------------------
+def _padded(cells: list[Cell], length: int) -> list[Cell]:
+    return [*cells, *[""] * (length - len(cells))]
 
 
-def _measured(model: ModelRecord) -> list[str]:
+def _heading(entry: Entry, name: str) -> str:
+    known = vocabulary(entry.record)
+    if name == TOLD:
+        return f"known of the {known.rule}"
+    return words.metric_title(name).lower().replace("module", known.module)
+
+
+def _columns(name: str, scores: Sequence[Score | None], heading: str) -> list[Column]:
+    """Return the columns of one metric and of its chance; of what the finding rests on, more."""
+    values = Column(heading, tuple("" if s is None else number(s.value) for s in scores))
+    intervals = tuple("" if s is None else span(s.low, s.high) for s in scores)
+    chance = tuple("" if s is None else _optional(s.chance_permuted) for s in scores)
+    further = [Column("permuted labels", chance)]
+    if name == TOLD:
+        tested = Column("p", tuple(_p(score) for score in scores))
+        further = [Column("95 % interval", intervals), *further, tested]
+    known = [column for column in further if any(column.cells)]
+    return [values, *(Column(c.heading, c.cells, style="dim", joined=True) for c in known)]
+
+
+def _optional(value: float | None) -> str:
+    return "" if value is None else number(value)
+
+
+def _p(score: Score | None) -> str:
+    p = None if score is None else words.p_of(score)
+    return "" if p is None else f"{p:.3f}" if p >= 0.001 else "<0.001"  # noqa: PLR2004
+
+
+def _course(entry: Entry, metric: str) -> Text:
+    """Draw one metric of all layers, from the first to the last, between its least and largest."""
+    values = [score.value or 0.0 for score in scorecard_views.by_layer(entry, metric)]
+    low, high = min(values), max(values)
+    room = high - low or 1.0
+    drawn = "".join(BARS[int((value - low) / room * (len(BARS) - 1))] for value in values)
+    text = Text(f"{_heading(entry, metric)}, first layer to last: ")
+    text.append(drawn, style="cyan")
+    return text.append(f"  {span(low, high)}", style="dim")
+
+
+# --- what to know --------------------------------------------------------------------------------
+
+
+def _legend(entry: Entry, metrics: Sequence[str], pattern: str) -> list[RenderableType]:
+    """Say what the columns and the findings mean that do not say it themselves."""
+    known = vocabulary(entry.record)
+    lines = []
+    if TOLD in metrics:
+        lines.append(
+            f"known of the {known.rule}: share of what could be known of it that the "
+            f"{known.module} tells; permuted labels: the same with labels exchanged between "
+            "documents; p: that they tell as much, corrected over layers"
+        )
+    if "alignment_score" in metrics:
+        lines.append(
+            f"alignment score: 0 for even routing, 1 when each {known.rule} has its own "
+            f"{known.module}"
+        )
+    others = list(dict.fromkeys(findings(entry)))
+    if len(others) > 1:
+        lines += [
+            f"{MEANINGS[word][0].lower()}: "
+            + MEANINGS[word][1].format(
+                module=known.module, modules=known.modules, rule=known.rule, rules=known.rules
+            )
+            for word in others
+        ]
+    if pattern:
+        lines.append(f"layer: {pattern}")
+    return [Prose(line, dim=True) for line in lines]
+
+
+def _marks(entry: Entry) -> list[RenderableType]:
+    """Say in how many layers samples are few, and what was not scored."""
+    whole = scorecard_views.overall(entry, TOLD)
+    told = scorecard_views.by_layer(entry, TOLD) or ([whole] if whole is not None else [])
+    few = [score for score in told if score.few_samples]
+    lines = []
+    if few:
+        where = f"in {len(few)} of {len(told)} layers " if len(told) > 1 else ""
+        lines.append(f"note: {where}{few[0].note or 'few samples'}")
+    lines += [
+        f"left out: {each.kind} {each.name}: {each.why}".replace(" :", ":")
+        for each in entry.record.left_out
+    ]
+    return [Text(line, style="yellow") for line in lines]
+
+
+def _measured(entry: Entry) -> list[RenderableType]:
     """Return what the scores are of, in a few lines."""
-    data, about = model.data, model.model
-    source = " · ".join(str(about[key]) for key in ("model", "engine", "format") if about[key])
-    choices = sorted({value for value in about["choices"] if value})
-    chosen = f", {' or '.join(map(str, choices))} chosen" if choices else ""
-    sizes = sorted(set(model.layer_modules))
-    modules = " or ".join(map(str, sizes)) if len(sizes) < 4 else f"{sizes[0]} to {sizes[-1]}"  # noqa: PLR2004
-    labelled = len(model.rules) > 1
-    rules = f"{len(model.rules)} rules ({_some(model.rules)})" if labelled else "no labels"
-    documents = data["documents"]
+    record = entry.record
+    data, about = record.data, record.model
+    source = " · ".join(str(about[key]) for key in ("model", "engine", "format") if about.get(key))
+    documents = data.get("documents")
     of = f" of {words.count(documents, 'document')}" if documents else ""
-    phase = "prefill and decode" if data["phase"] == "mixed" else f"phase {data['phase']}"
-    capacity = f"choices {data['capacity']} tokens are dropped"
+    phase = data.get("phase")
+    capacity = data.get("capacity", "unknown")
     facts = [
-        phase,
-        f"padding {data['padding']}",
-        capacity if data["capacity"] != "unknown" else "",
-        "by weight" if model.view == "weight" else "by choice",
-    ]
-    return [
         source,
-        f"{rules} · {words.count(len(model.layers), 'layer')} of {modules} modules{chosen}",
-        f"{words.count(int(data['tokens']), 'token')}{of} · " + " · ".join(filter(None, facts)),
+        f"{words.count(int(data['tokens']), 'token')}{of}" if data.get("tokens") else "",
+        "prefill and decode" if phase == "mixed" else f"phase {phase}",
+        f"padding {data.get('padding')}",
+        "" if capacity == "unknown" else f"choices {capacity} tokens are dropped",
+        "by weight" if record.view == "weight" else "by choice",
     ]
+    labels = f"labels: {_some(record.rules)}" if len(record.rules) > 1 else ""
+    return [Prose(" · ".join(filter(None, (*facts, labels))), dim=True)]
 
 
 def _some(names: Sequence[str], most: int = 6) -> str:
     more = f", {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-# --- layers --------------------------------------------------------------------------------------
-
-
-def _layer_score(
-    card: Scorecard, model: ModelRecord, metric: str, place: int, over: Over | None = None
-) -> Score | None:
-    """Return the score of one layer; a model of one layer has no number for it."""
-    layer = place if len(model.layers) > 1 else None
-    return card.find(model.id, metric, layer=layer, over=over)
-
-
-def _table(
-    card: Scorecard, model: ModelRecord, metrics: Sequence[str], rows: Sequence[tuple[str, int]]
-) -> RenderableType:
-    """Return a line for each layer, and their mean and worst."""
-    tested = TOLD in metrics
-    table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)
-    table.add_column("layer", overflow="fold")
-    for name in metrics:
-        table.add_column(COLUMNS[name][0], justify="right", no_wrap=True)
-        if name == TOLD:
-            table.add_column(" 95 %", style="dim", no_wrap=True)
-            table.add_column("chance", justify="right", style="dim", no_wrap=True)
-            table.add_column("p", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    findings = layer_findings(card, model)
-    for title, place in rows:
-        scores = [_layer_score(card, model, name, place) for name in metrics]
-        word = findings[place].word
-        table.add_row(title, *_cells(scores, tested=tested), Text(f" {word}", style=STYLES[word]))
-    if len(model.layers) > 1:
-        table.add_section()
-        means = [card.find(model.id, name, over="mean") for name in metrics]
-        table.add_row("mean", *_cells(means, tested=tested), "")
-        worst = [_worst(card, model, name) for name in metrics]
-        table.add_row("worst", *_cells(worst, tested=tested), "")
-    return table
-
-
-def _cells(scores: Sequence[Score | None], *, tested: bool) -> list[str]:
-    cells = []
-    for number, score in enumerate(scores):
-        if score is None:
-            cells.append("")
-            continue
-        cells.append(_short(score.value))
-        if tested and number == 0:
-            known = score.low is not None
-            cells.append(f" {_short(score.low)} {_short(score.high)}" if known else "")
-            cells.append(_short(score.chance_permuted))
-            p = score.p_value if score.p_adjusted is None else score.p_adjusted
-            cells.append("" if p is None else f"{p:.3f}".lstrip("0") if p < 1 else "1")
-    return cells
-
-
-def _short(value: float | None) -> str:
-    """Write a number in five places.
-
-    >>> _short(0.1234), _short(0.00012), _short(1.5), _short(0.9999), _short(0.0)
-    ('.123', '1e-4', '1.5', '1', '0')
-    """
-    if value is None:
-        return ""
-    if value == 0:
-        return "0"
-    if abs(value) < 0.001:  # noqa: PLR2004 - three places would show nothing
-        return f"{value:.0e}".replace("e-0", "e-")
-    rounded = f"{value:.3f}"
-    return rounded.replace("0.", ".", 1) if rounded.startswith("0.") else f"{value:.3g}"
-
-
-def _worst(card: Scorecard, model: ModelRecord, metric: str) -> Score | None:
-    wanted = (model.id, metric, "worst")
-    return next((s for s in card.scores if (s.model, s.metric, s.over) == wanted), None)
-
-
-def _values(card: Scorecard, model: ModelRecord, metric: str) -> list[float]:
-    scores = (_layer_score(card, model, metric, place) for place in range(len(model.layers)))
-    return [score.value or 0.0 for score in scores if score is not None]
-
-
-def _worst_median_best(
-    card: Scorecard, model: ModelRecord, metric: str, names: Sequence[str]
-) -> list[tuple[str, int]]:
-    """Return the layers that stand for all, by the first column."""
-    values = _values(card, model, metric)
-    order = sorted(range(len(values)), key=values.__getitem__)
-    if METRICS[metric].better == "lower":
-        order.reverse()
-    places = (order[0], order[len(order) // 2], order[-1])
-    kinds = ("lowest", "median", "highest")
-    return [(f"{kind} {names[place]}", place) for kind, place in zip(kinds, places, strict=True)]
-
-
-def _bars(card: Scorecard, model: ModelRecord, metric: str) -> Text:
-    """Draw one metric of all layers, from the first to the last, between its least and largest."""
-    values = _values(card, model, metric)
-    low, high = min(values), max(values)
-    room = high - low or 1.0
-    drawn = "".join(BARS[int((value - low) / room * (len(BARS) - 1))] for value in values)
-    text = Text(f"{COLUMNS[metric][0]:>8} ")
-    text.append(drawn, style="cyan")
-    return text.append(f"  {_short(low)} to {_short(high)}", style="dim")
-
-
-def _few(card: Scorecard, model: ModelRecord) -> list[RenderableType]:
-    """Say in how many layers samples are few, and of the first how few."""
-    scores = (_layer_score(card, model, TOLD, place) for place in range(len(model.layers)))
-    noted = [score.note for score in scores if score is not None and score.note]
-    if not noted:
-        return []
-    where = f"in {len(noted)} of {len(model.layers)} layers, " if len(model.layers) > 1 else ""
-    return [Text(f"note: {where}{noted[0]}", style="yellow")]
-
-
-def _legend(
-    metrics: Sequence[str], pattern: str, findings: Sequence[Finding]
-) -> list[RenderableType]:
-    """Say what the columns and the words mean."""
-    lines = [f"{COLUMNS[name][0]}: {COLUMNS[name][1]}" for name in metrics]
-    if TOLD in metrics:
-        lines.append(
-            "chance: told when the labels of documents are permuted; p: that chance tells as "
-            "much, corrected over layers"
-        )
-    words = dict.fromkeys(finding.word for finding in findings)
-    lines += [f"{word}: {FINDINGS[word]}" for word in words]
-    if pattern:
-        lines.append(f"layer: {pattern}")
-    return [Text("\n".join(lines), style="dim")]

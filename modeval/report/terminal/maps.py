@@ -1,84 +1,212 @@
-"""Maps of traces for the terminal: which rule goes to which module, in a few telling layers."""
+"""Maps for terminals: which rule goes to which module, in numbers or, where many, in shades."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from rich.console import RenderableType
+from rich.columns import Columns
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Group as Stack
+from rich.measure import Measurement
 from rich.text import Text
 
-from modeval.report import scorecard_views
-from modeval.report.scorecard_views import Entry, Floats, Map
-from modeval.report.terminal.scores import COLOURS, SHADES
-from modeval.report.words import is_trace
+from modeval.report import routing_views, scorecard_views
+from modeval.report.routing_views import Floats, Map
+from modeval.report.scorecard_views import Entry
+from modeval.report.words import count, is_trace, percent, vocabulary
 from modeval.score.scorecard import Scorecard
 
 NAME = 18
 """Letters of a rule's name."""
+NUMBERED = 4
+"""Terminal columns of a cell that holds a number of percent."""
+WIDE = 2
+"""Terminal columns of a cell of two shades."""
+SHADES = " ░▒▓█"
+"""From 0 to the brightest share on the scale of square roots, so that small ones show too."""
+COLOURS = (
+    "#440154",
+    "#482777",
+    "#3e4a89",
+    "#31688e",
+    "#26828e",
+    "#1f9e89",
+    "#35b779",
+    "#6dcd59",
+    "#b4de2c",
+    "#fde725",
+)
+"""Likewise; after the palette viridis, which also reads well without colour vision."""
+DARK = 5
+"""Colours on which letters are white."""
 
 
-def render_maps(card: Scorecard, *, width: int) -> list[RenderableType]:
-    """Return the maps of the traces of a scorecard: the lowest, a median and the highest layer.
-
-    Args:
-        card: the scorecard.
-        width: columns of the terminal; where there are more modules, neighbours share a column
-            and the largest share is shown.
-    """
+def render_trace_maps(card: Scorecard) -> list[RenderableType]:
+    """Return the maps of the traces of a scorecard: the lowest, a median and the highest layer."""
     shown: list[RenderableType] = []
     for entry in scorecard_views.entries([card], [""]):
         if is_trace(entry.record) and len(entry.record.rules) > 1:
-            shown += _of_model(entry, width)
+            told, metric = scorecard_views.telling_layers(entry)
+            layers: list[tuple[str, int | None]] = list(told) or [("", None)]
+            shown += side_by_side(
+                [(entry, layer, word if metric else "") for word, layer in layers]
+            )
     return shown
 
 
-def _of_model(entry: Entry, width: int) -> list[RenderableType]:
-    told: list[tuple[str, int | None]] = list(scorecard_views.telling_layers(entry)[0]) or [
-        ("", None)
-    ]
+def side_by_side(wanted: Sequence[tuple[Entry, int | None, str]]) -> list[RenderableType]:
+    """Return maps of models or layers on one scale, as many abreast as the terminal is wide.
+
+    Args:
+        wanted: model, number of its layer, and a word on why that layer.
+    """
     found = [
-        (word, layer, scorecard_views.mean_map(matrices))
-        for word, layer in told
-        if (matrices := scorecard_views.activations(entry, layer))
+        (entry, layer, word, routing_views.mean_map(matrices))
+        for entry, layer, word in wanted
+        if (matrices := routing_views.activations(entry, layer)) and len(matrices[0].matrix) > 1
     ]
     if not found:
         return []
-    most, larger = scorecard_views.brightest(each.matrix for _, _, each in found)
-    shown: list[RenderableType] = []
-    for word, layer, each in found:
-        name = entry.name if layer is None else f"{entry.name}, {entry.record.layers[layer]}"
-        remark = f" · {word}" if layer is not None and word != entry.record.layers[layer] else ""
-        shown += [
-            Text.assemble((name, "bold"), (remark, "dim")),
-            draw_map(
-                each, scorecard_views.rule_names(entry.record, len(each.matrix)), most, width=width
-            ),
-        ]
-    merged = math.ceil(entry.record.modules / _room(width))
-    columns = f"{merged} modules a column" if merged > 1 else "columns modules"
-    legend = f"{columns}, those of the rules first; {_legend(most, larger)}"
-    return [*shown, Text(legend, "dim"), Text("")]
+    most, larger = routing_views.brightest(each.matrix for *_, each in found)
+    pictures = [
+        Picture(
+            found=each,
+            rules=tuple(routing_views.rule_names(entry.record, len(each.matrix))),
+            most=most,
+            module=vocabulary(entry.record).module,
+        )
+        for entry, *_, each in found
+    ]
+    drawn = [
+        Stack(_heading(entry, layer, word, each), picture, Text(""))
+        for (entry, layer, word, each), picture in zip(found, pictures, strict=True)
+    ]
+    widest = max(picture.numbered_width for picture in pictures)
+    return [Columns(drawn, padding=(0, 3)), Legend(most, larger, widest), Text("")]
 
 
-def draw_map(found: Map, rules: list[str], most: float, *, width: int) -> Text:
-    """Draw a map as coloured shades behind the names of the rules."""
-    room = _room(width)
-    matrix = _narrowed(found.matrix, room)
-    wide = 2 if 2 * matrix.shape[1] <= room else 1
-    text = Text()
-    for rule, row in zip(rules, matrix.tolist(), strict=True):
-        name = rule if len(rule) <= NAME else rule[: NAME - 1] + "…"
-        text.append(f"{name:>{NAME}} ")
-        for share in row:
-            level = math.sqrt(min(max(share / most, 0.0), 1.0))
-            shade = SHADES[min(int(level * len(SHADES)), len(SHADES) - 1)]
-            colour = COLOURS[min(int(level * len(COLOURS)), len(COLOURS) - 1)]
-            text.append(shade * wide, style=f"{colour} on {COLOURS[0]}")
-        text.append("\n")
-    return text
+def _heading(entry: Entry, layer: int | None, word: str, found: Map) -> Text:
+    name = entry.name if layer is None else f"{entry.name}, {entry.record.layers[layer]}"
+    remarks = [word, f"mean of {found.averaged} seeds" if found.averaged > 1 else ""]
+    remark = "".join(f" · {each}" for each in remarks if each)
+    return Text.assemble((name, "bold"), (remark, "dim"))
 
 
-def _room(width: int) -> int:
-    return max(width - NAME - 2, 10)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A map: a row for each rule, a column for each module.
+
+    Attributes:
+        found: shares, and the numbers of the modules.
+        rules: names of the rows.
+        most: share that gets the brightest colour.
+        module: what a module is called.
+    """
+
+    found: Map
+    rules: tuple[str, ...]
+    most: float
+    module: str = "module"
+
+    @property
+    def numbered_width(self) -> int:
+        """Terminal columns that it needs to show numbers."""
+        return self._name + 1 + NUMBERED * len(self.found.modules)
+
+    @property
+    def _name(self) -> int:
+        return min(max(map(len, (*self.rules, self.module))), NAME)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        """Return how wide it is."""
+        lines = self.text(options.max_width, colours=False).plain.splitlines()
+        width = max(map(len, lines), default=1)
+        return Measurement(width, width)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw it; on terminals without colours shades and numbers tell it."""
+        coloured = console.color_system is not None and not console.no_color
+        yield self.text(options.max_width, colours=coloured)
+
+    def text(self, width: int, *, colours: bool) -> Text:
+        """Return the picture, at most so wide; neighbours share a column where it must be."""
+        name = self._name
+        room = max(width - name - 1, 8)
+        count_ = self.found.matrix.shape[1]
+        cell = next((size for size in (NUMBERED, WIDE) if size * count_ <= room), 1)
+        matrix = _narrowed(self.found.matrix, room)
+        text = Text()
+        for rule, row in zip(self.rules, matrix.tolist(), strict=True):
+            text.append(f"{_cut(rule, name):>{name}} ")
+            for share in row:
+                text.append(*self._cell(share, cell, colours=colours))
+            text.append("\n")
+        return text.append(self._foot(name, cell, matrix.shape[1]), style="dim")
+
+    def _cell(self, share: float, size: int, *, colours: bool) -> tuple[str, str]:
+        level = math.sqrt(min(max(share / self.most, 0.0), 1.0))
+        shade = SHADES[min(int(level * len(SHADES)), len(SHADES) - 1)]
+        place = min(int(level * len(COLOURS)), len(COLOURS) - 1)
+        letters = f"{100 * share:3.0f} " if size == NUMBERED else shade * size
+        if not colours:
+            return letters, ""
+        if size == NUMBERED:
+            return letters, f"{'white' if place < DARK else 'black'} on {COLOURS[place]}"
+        return " " * size, f"on {COLOURS[place]}"
+
+    def _foot(self, name: int, cell: int, columns: int) -> str:
+        """Name the modules: by their numbers where there is room."""
+        modules = self.found.modules
+        if self.found.averaged > 1:
+            words = f"{self.module}s of the rules in order"
+        elif cell == NUMBERED:
+            return f"{self.module:>{name}} " + "".join(f"{number:3} " for number in modules)
+        elif columns < len(modules):
+            merged = math.ceil(len(modules) / columns)
+            words = f"{count(merged, self.module)} a column, those of the rules first"
+        else:
+            words = f"{self.module}s {', '.join(map(str, modules[:3]))} and so on"
+        return f"{'':{name}} {words}" if len(words) <= cell * columns else words
+
+
+@dataclass(frozen=True, slots=True)
+class Legend:
+    """What colours and shades mean.
+
+    Attributes:
+        most: brightest share.
+        larger: whether there are larger ones.
+        widest: terminal columns from which all maps show numbers, which need no shades.
+    """
+
+    most: float
+    larger: bool
+    widest: int
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw it as the map is drawn."""
+        if console.color_system is None or console.no_color:
+            if self.widest <= options.max_width:
+                yield Text("numbers are percent of a row", style="dim")
+                return
+            levels = [(place / len(SHADES)) ** 2 * self.most for place in range(1, len(SHADES))]
+            shades = zip(SHADES[1:], levels, strict=True)
+            parts = "  ".join(f"{shade} from {percent(level)}" for shade, level in shades)
+            yield Text(f"percent of a row; {parts}{self._end}", style="dim")
+            return
+        text = Text("percent of a row: 0 ", style="dim")
+        for colour in COLOURS:
+            text.append("  ", style=f"on {colour}")
+        yield text.append(f" {percent(self.most)}{self._end}")
+
+    @property
+    def _end(self) -> str:
+        return " or more" if self.larger else ""
+
+
+def _cut(name: str, room: int) -> str:
+    return name if len(name) <= room else name[: room - 1] + "…"
 
 
 def _narrowed(matrix: Floats, room: int) -> Floats:
@@ -88,10 +216,3 @@ def _narrowed(matrix: Floats, room: int) -> Floats:
         return matrix
     starts = np.arange(0, columns, math.ceil(columns / room))
     return np.maximum.reduceat(matrix, starts, axis=1)
-
-
-def _legend(most: float, larger: bool) -> str:  # noqa: FBT001 - what the map was drawn with
-    levels = [(place / len(SHADES)) ** 2 * most for place in range(1, len(SHADES))]
-    parts = [f"{shade} {level:.2g}" for shade, level in zip(SHADES[1:], levels, strict=True)]
-    end = f" (brightest {most:.2g} or more)" if larger else ""
-    return f"share of a rule from {'  '.join(parts)}{end}"

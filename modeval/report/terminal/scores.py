@@ -1,136 +1,128 @@
-"""Scorecards for the terminal: a table of scores beside chance, and a map of who does what."""
+"""Scorecards for the terminal: what came out and what to do, then scores, then maps."""
 
-import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-import torch
-from rich.box import SIMPLE_HEAD
-from rich.columns import Columns
-from rich.console import Group, RenderableType
-from rich.padding import Padding
-from rich.table import Table
+from rich.console import RenderableType
 from rich.text import Text
-from torch import Tensor
 
-from modeval.metrics import METRICS, match
+from modeval.metrics.table import metric_of
+from modeval.report import scorecard_views
+from modeval.report.brief import ADVICE, GRAVE, MEANINGS, brief
+from modeval.report.scorecard_views import Entry, Group
+from modeval.report.terminal.findings import STYLES, advice_lines
+from modeval.report.terminal.grid import Column, Grid, Prose
 from modeval.report.terminal.layers import render_trace
-from modeval.report.words import number, task
-from modeval.score.cohorts import FURTHER_METRICS
-from modeval.score.scorecard import LOSS_TITLES, Member, ModelRecord, Score, Scorecard
-from modeval.spec import MODEL_TITLES
+from modeval.report.terminal.maps import side_by_side
+from modeval.report.words import MODULES, count, is_trace, metric_title, number, percent, span
+from modeval.score.scorecard import Member, ModelRecord, Score, Scorecard
 
-SHADES = " ░▒▓█"
-"""From 0 to 1 on the scale of square roots, so that shares of a few percent show as well."""
-COLOURS = (
-    "#440154",
-    "#482777",
-    "#3e4a89",
-    "#31688e",
-    "#26828e",
-    "#1f9e89",
-    "#35b779",
-    "#6dcd59",
-    "#b4de2c",
-    "#fde725",
-)
-"""Likewise; after the palette viridis, which also reads well without colour vision."""
 ARROWS = {"lower": "↓", "higher": "↑", None: ""}
-SHORT = {
-    "inverse_mutual_information": "Inverse information",
-    "in_distribution_loss": "Loss",
-    "out_of_distribution_loss": "Loss, shifted",
-    "in_distribution_error_rate": "Error rate",
-    "out_of_distribution_error_rate": "Error rate, shifted",
-    "hard_gap": "Loss added if hard",
-}
-"""Titles that must fit beside four models on 80 columns."""
-TITLES = {name: metric.title for name, metric in METRICS.items()} | LOSS_TITLES | SHORT
-GROUP = 4
-"""Models side by side in one table."""
 
 
-def render(card: Scorecard) -> list[RenderableType]:
-    """Return everything that the terminal shows of a scorecard, in order."""
+def render(card: Scorecard, source: str = "") -> list[RenderableType]:
+    """Return everything that the terminal shows of a scorecard, in order.
+
+    Args:
+        card: the scorecard.
+        source: its file, to name commands that can be typed; empty where it was not written.
+    """
     shown: list[RenderableType] = []
-    cohorts = [model for model in card.models if model.origin != "trace"]
-    for models in _by_task(cohorts):
-        shown.append(Text(task(models[0]), style="bold"))
-        shown += [
-            score_table(card, models[start : start + GROUP])
-            for start in range(0, len(models), GROUP)
-        ]
-        maps = [heat_map(card, model) for model in models if _matrices(card, model)]
-        if maps:
-            shown += [Columns(maps, padding=(0, 3)), Text("")]
-    for model in card.models:
-        if model.origin == "trace":
-            shown += render_trace(card, model)
+    grouped = scorecard_views.groups(scorecard_views.entries([card], [source]))
+    trained = [group for group in grouped if not is_trace(group.entries[0].record)]
+    shown += _against_rules(trained)
+    for group in grouped:
+        if group in trained:
+            shown += _cohorts(group)
+        else:
+            shown += [part for entry in group.entries for part in render_trace(entry)]
     return [*shown, *notes(card)]
 
 
-def _by_task(models: Iterable[ModelRecord]) -> list[list[ModelRecord]]:
-    groups: dict[str, list[ModelRecord]] = {}
-    for model in models:
-        groups.setdefault(f"{dict(model.data)}{model.modules * (model.modules > 1)}", [])
-    for model in models:
-        same = [key for key in groups if key.startswith(str(dict(model.data)))]
-        groups[same[0]].append(model)
-    return [sorted(group, key=_place) for group in groups.values() if group]
+# --- cohorts -------------------------------------------------------------------------------------
 
 
-def _place(model: ModelRecord) -> int:
-    """Order the models of the paper as the paper does, and others after them."""
-    titles = list(MODEL_TITLES.values())
-    return titles.index(model.title) if model.title in titles else len(titles)
+def _cohorts(group: Group) -> list[RenderableType]:
+    seeds = {_seeds(entry.record) for entry in group.entries}
+    title = f"{group.title} · {seeds.pop()}" if len(seeds) == 1 else group.title
+    shown: list[RenderableType] = [Text(title, style="bold")]
+    shown += [*_findings(group), Text(""), score_table(group.entries, named=len(seeds) > 0)]
+    maps = [(entry, None, "") for entry in group.entries if not entry.layered]
+    return [*shown, Text(""), *side_by_side(maps)]
+
+
+def _seeds(record: ModelRecord) -> str:
+    good = sum(member.status == "ok" for member in record.members)
+    every = len(record.members)
+    return f"{good} of {every} seeds" if good < every else count(every, "seed")
+
+
+def _findings(group: Group) -> list[RenderableType]:
+    """Return a line for each model, what the words mean, and what to do."""
+    lines: list[RenderableType] = []
+    seen: list[str] = []
+    for entry in group.entries:
+        found = brief(entry)
+        styles = {STYLES[word] for word in found.findings}
+        style = styles.pop() if len(styles) == 1 else ""
+        meaning = "" if found.findings else f", {found.meaning}"
+        text = f"{entry.name}: {found.verdict}{meaning}. {found.figures}".rstrip()
+        lines.append(Prose(text, len(entry.name) + 1, f"bold {style}".strip(), indent="  "))
+        seen += found.findings
+    words = [word for word in GRAVE if word in seen]
+    for word in words:
+        title, meaning = MEANINGS[word]
+        said = meaning.format(
+            module=MODULES.module, modules=MODULES.modules, rule=MODULES.rule, rules=MODULES.rules
+        )
+        lines.append(Prose(f"{title}: {said}.", dim=True))
+    if words:
+        gravest = next(e for e in group.entries if words[0] in brief(e).findings)
+        lines += advice_lines(brief(gravest).advice if len(ADVICE[words[0]]) else ())
+    return lines
 
 
 # --- scores --------------------------------------------------------------------------------------
 
 
-def score_table(card: Scorecard, models: Iterable[ModelRecord]) -> RenderableType:
-    """Return scores over seeds, models side by side, intervals under them, chance beside them."""
-    models = list(models)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=0)
-    table.add_column("", no_wrap=True)
-    for model in models:
-        table.add_column(_heading(model), justify="right", no_wrap=True)
-    table.add_column("\nuniform\nrouting", justify="right", style="dim")
-    table.add_column("\nhashed\nrouting", justify="right", style="dim")
-    for name in _names(card, models):
-        scores = [card.find(model.id, name) for model in models]
-        first = next(score for score in scores if score is not None)
-        table.add_row(
-            f"{_title(name)} {ARROWS[first.better]}",
-            *(_cell(score) for score in scores),
-            *_chance(scores),
-        )
-    return table
+def score_table(entries: Sequence[Entry], *, named: bool = False) -> Grid:
+    """Return scores over seeds, models side by side, intervals and chance levels under them.
+
+    Args:
+        entries: models of one task.
+        named: whether each heading says its number of seeds.
+    """
+    rows = _rows(entries)
+    titles = []
+    for name, scores in rows:
+        better = next((score.better for score in scores if score is not None), None)
+        text = Text(f"{metric_title(name)} {ARROWS[better]}".rstrip())
+        titles.append(text.append(_chance(scores), style="dim"))
+    columns = [Column("", tuple(titles), right=False)]
+    for place, entry in enumerate(entries):
+        modules = entry.record.modules
+        heading = entry.name + (f", {_seeds(entry.record)}" if named else "")
+        if modules not in (1, scorecard_views.rule_count(entry.record)):
+            heading += f", {count(modules, 'module')}"
+        columns.append(Column(heading, tuple(_cell(scores[place]) for _, scores in rows)))
+    return Grid(tuple(columns))
 
 
-def _heading(model: ModelRecord) -> str:
-    good = sum(member.status == "ok" for member in model.members)
-    every = len(model.members)
-    seeds = f"{good} of {every} seeds" if good < every else f"{every} seed{'s' * (every > 1)}"
-    rules = model.data["rules"]
-    modules = f", {model.modules} modules" if model.modules not in (1, rules) else ""
-    first, hyphen, rest = model.title.rpartition("-")  # two lines: four models fit on 80 columns
-    return f"{first}{hyphen}\n{rest}\n{seeds}{modules}"
-
-
-def _names(card: Scorecard, models: list[ModelRecord]) -> list[str]:
-    """Return the metrics that some of the models have, in order, but for the further ones."""
-    wanted = {model.id for model in models}
-    names = dict.fromkeys(score.metric for score in card.scores if score.model in wanted)
-    return [name for name in names if name not in FURTHER_METRICS]
-
-
-def _title(name: str) -> str:
-    if name in TITLES:
-        return TITLES[name]
-    kind, _, place = name.partition("_at_length_")
-    length, _, factor = place.partition("_")
-    what = {"loss": "Loss", "error_rate": "Error rate"}.get(kind, kind)
-    return f"{what}, length {length}" + (f" {factor}" if factor else "") if place else name
+def _rows(entries: Sequence[Entry]) -> list[tuple[str, list[Score | None]]]:
+    """Return the metrics that have a row, in order, each number once."""
+    rows: list[tuple[str, list[Score | None]]] = []
+    seen = []
+    for name in scorecard_views.metrics_of(entries):
+        row = metric_of(name)
+        if row is None or not ("table" in row.shown or row.tells == "loss"):
+            continue
+        scores = [scorecard_views.overall(entry, name) for entry in entries]
+        values = [None if s is None else (s.value, s.low, s.high) for s in scores]
+        twice = row.tells == "loss" and values in seen  # at one length it is the loss of all
+        if twice or not any(score is not None for score in scores):
+            continue
+        seen += [values] if row.tells == "loss" else []
+        rows.append((name, scores))
+    return rows
 
 
 def _cell(score: Score | None) -> Text:
@@ -139,92 +131,51 @@ def _cell(score: Score | None) -> Text:
     if score.value is None:
         return Text("failed", style="red")
     text = Text(number(score.value))
-    if score.low is not None and score.high is not None:
-        text.append(f"\n{_short(score.low)}\N{EN DASH}{_short(score.high)}", style="dim")
-    return text
+    ends = span(score.low, score.high)
+    return text.append(f"\n{ends}", style="dim") if ends else text
 
 
-def _short(value: float) -> str:
-    """Write an end of an interval in four or five characters, so that four models fit abreast."""
-    size = abs(value)
-    if size >= 1:
-        return f"{value:.2f}" if size < 10 else f"{value:.4g}"  # noqa: PLR2004
-    if value != 0 and size < 0.01:  # noqa: PLR2004 - below, fixed notation loses digits
-        return f"{value:.0e}".replace("e-0", "e-")
-    return f"{value:.3f}".replace("0.", ".", 1).replace("1.000", "1.00")
+def _chance(scores: Sequence[Score | None]) -> str:
+    """Write the chance levels that the models share: even routing, then random maps."""
+    known = [score for score in scores if score is not None]
+    parts = []
+    for levels in ({score.chance for score in known}, {score.chance_hash for score in known}):
+        there = {number(level) for level in levels if level is not None}
+        if there:
+            parts.append(there.pop() if len(there) == 1 else "varies")
+    return f"\n({', '.join(parts)})" if parts else ""
 
 
-def _chance(scores: list[Score | None]) -> tuple[str, str]:
-    """Return the chance levels, if they are the same for all models."""
-    uniform = {score.chance for score in scores if score and score.chance is not None}
-    hashed = {score.chance_hash for score in scores if score and score.chance_hash is not None}
-    return tuple(  # type: ignore[return-value]
-        number(levels.pop()) if len(levels) == 1 else ("varies" if levels else "")
-        for levels in (uniform, hashed)
-    )
+# --- against the number of rules -----------------------------------------------------------------
 
 
-# --- activation maps -----------------------------------------------------------------------------
+def _against_rules(grouped: Sequence[Group]) -> list[RenderableType]:
+    """Return tables of the glance metrics against the number of rules, where there are several."""
+    kinds: dict[str, list[Group]] = {}
+    for group in grouped:
+        kinds.setdefault(group.kind, []).append(group)
+    shown: list[RenderableType] = []
+    for several in kinds.values():
+        entries = [entry for group in several for entry in group.entries]
+        if len(several) > 1:
+            for metric in scorecard_views.metrics_of(entries):
+                row = metric_of(metric)
+                if row is not None and {"headline"} & set(row.shown) and row.labels:
+                    shown += [_rule_table(entries, metric), Text("")]
+    return shown
 
 
-def _matrices(card: Scorecard, model: ModelRecord) -> list[Tensor]:
-    return [
-        torch.tensor(each.matrix, dtype=torch.float64)
-        for each in card.activations
-        if each.model == model.id
-    ]
-
-
-def heat_map(card: Scorecard, model: ModelRecord) -> RenderableType:
-    """Draw A: a row for each rule, a column for each module, modules in the order of their rules.
-
-    Over several seeds it is the mean of the ordered matrices. A bright diagonal says that each
-    rule has a module of its own; a bright column, that one module does everything.
-    """
-    matrices = _matrices(card, model)
-    mean = torch.stack([matrix[:, matched_order(matrix)] for matrix in matrices]).mean(0)
-    seeds = f", mean of {len(matrices)} seeds" if len(matrices) > 1 else ""
-    title = Text(f"{model.title}{seeds}", style="bold")
-    return Padding(Group(title, draw(mean)), (0, 0, 1, 0))
-
-
-def matched_order(matrix: Tensor) -> list[int]:
-    """Return the modules in the order of the rules they are matched with, the others after them.
-
-    >>> matched_order(torch.tensor([[0.1, 0.2, 0.7], [0.6, 0.3, 0.1]]))
-    [2, 0, 1]
-    """
-    module, _ = match(matrix)
-    first = [int(index) for index in module if index >= 0]
-    return first + [index for index in range(matrix.shape[1]) if index not in first]
-
-
-def draw(matrix: Tensor) -> Text:
-    """Draw a matrix of shares as coloured shades; without colour the shades tell it."""
-    text = Text()
-    for row in matrix.tolist():
-        for share in row:
-            level = math.sqrt(min(max(share, 0.0), 1.0))
-            shade = SHADES[min(int(level * len(SHADES)), len(SHADES) - 1)]
-            colour = COLOURS[min(int(level * len(COLOURS)), len(COLOURS) - 1)]
-            text.append(shade * 2, style=f"{colour} on {COLOURS[0]}")
-        text.append("\n")
-    text.append("rows rules, columns modules\n", style="dim")
-    return text.append(legend(), style="dim")
-
-
-def legend() -> str:
-    """Say from which share of a rule each shade is drawn.
-
-    >>> legend()
-    '░ from 4%  ▒ 16%  ▓ 36%  █ 64%'
-    """
-    shares = [(level / len(SHADES)) ** 2 for level in range(1, len(SHADES))]
-    first, *others = (f"{share:.0%}" for share in shares)
-    return "  ".join(
-        f"{shade} {share}"
-        for shade, share in zip(SHADES[1:], (f"from {first}", *others), strict=True)
-    )
+def _rule_table(entries: Sequence[Entry], metric: str) -> Grid:
+    lines = scorecard_views.against_rules(entries, metric)
+    rules = sorted({number_ for line in lines.values() for number_, _ in line})
+    scores = {name: dict(line) for name, line in lines.items()}
+    better = next(score.better for line in lines.values() for _, score in line)
+    title = f"{metric_title(metric)} {ARROWS[better]}"
+    columns = [Column(title, tuple(scores), right=False)]
+    for number_ in rules:
+        cells = tuple(_cell(scores[name].get(number_)) for name in scores)
+        columns.append(Column(count(number_, "rule"), cells))
+    return Grid(tuple(columns))
 
 
 # --- notes ---------------------------------------------------------------------------------------
@@ -239,28 +190,48 @@ def _who(model: ModelRecord, member: Member) -> str:
 
 def notes(card: Scorecard) -> list[RenderableType]:
     """Return what a reader must know: failed seeds, missing intervals, what was left out."""
-    lines = [f"[yellow]note:[/] {_plain(note)}" for note in card.notes]
+    lines = [Text.assemble(("note: ", "yellow"), note) for note in card.notes]
     for model in card.models:
         for member in model.members:
             if member.note:
                 word = "failed" if member.status == "failed" else "note"
-                lines.append(f"[yellow]{word}:[/] {_who(model, member)}: {_plain(member.note)}")
-    cohorts = [model for model in card.models if model.origin != "trace"]
-    if any(len(model.members) == 1 for model in cohorts):
-        lines.append("[dim]One seed gives no interval over seeds: train more with --seeds.[/]")
+                lines.append(
+                    Text.assemble((f"{word}: ", "yellow"), f"{_who(model, member)}: {member.note}")
+                )
+    return [*lines, *(Prose(line, dim=True) for line in _explanations(card))]
+
+
+def _explanations(card: Scorecard) -> list[str]:
+    cohorts = [model for model in card.models if not is_trace(model)]
+    lines = []
+    if any(score.chance is not None for score in card.scores if score.model in _ids(cohorts)):
+        lines.append(
+            "Under the name of a score, in round brackets, stands chance: even routing, then maps "
+            "that send each rule to a module at random."
+        )
     if any(len(model.members) > 1 for model in cohorts):
-        lines.append(f"[dim]Under a value stands its {card.level:.0%} interval over seeds.[/]")
-    names = {model.id for model in cohorts}
-    further = {score.metric for score in card.scores if score.model in names} & set(FURTHER_METRICS)
+        level = percent(card.level)
+        lines.append(f"In square brackets: the {level} interval over seeds.")
+    if any(len(model.members) == 1 for model in cohorts):
+        lines.append("One seed gives no interval over seeds: train more with --seeds.")
+    further = len(_further(card, cohorts))
     if further:
         lines.append(
-            f"[dim]{len(further)} further scores, of load and information, are in the scorecard: "
-            "--json writes it, modeval report shows it.[/]"
+            f"{count(further, 'further score')}, of load and information: modeval report SCORECARD "
+            "--format csv"
         )
-    if any(model.modules == 1 for model in cohorts):
-        lines.append("[dim]A single module has no routing, so it has losses only.[/]")
-    return [Text.from_markup(line) for line in lines]
+    return lines
 
 
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
+def _ids(models: Sequence[ModelRecord]) -> set[str]:
+    return {model.id for model in models}
+
+
+def _further(card: Scorecard, cohorts: Sequence[ModelRecord]) -> set[str]:
+    names = {score.metric for score in card.scores if score.model in _ids(cohorts)}
+    rows = {name: metric_of(name) for name in names}
+    return {
+        name
+        for name, row in rows.items()
+        if row is None or not ("table" in row.shown or row.tells == "loss")
+    }

@@ -1,0 +1,323 @@
+"""What a reader acts on: did it specialise, on what does that rest, and what to do next?
+
+The first lines of every report, whatever its format, as plain text.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from modeval.report import routing_views, scorecard_views
+from modeval.report.routing_views import Floats
+from modeval.report.scorecard_views import Entry
+from modeval.report.words import (
+    Vocabulary,
+    count,
+    interval,
+    is_trace,
+    number,
+    percent,
+    vocabulary,
+)
+from modeval.score.scorecard import ModelRecord, Score, layer_findings
+
+MEANINGS = {
+    "specialist": ("Specialised", "each {rule} has {modules} of its own"),
+    "partial": (
+        "Partly specialised",
+        "the {rule} decides in part which {modules} are used, but {rules} share them",
+    ),
+    "faint": (
+        "Hardly specialised",
+        "which {modules} are used depends on the {rule} more than chance would, but very little",
+    ),
+    "unproven": (
+        "Not proven",
+        "{modules} seem to follow the {rule}, but no more than when labels are permuted",
+    ),
+    "untested": (
+        "Not tested",
+        "{modules} seem to follow the {rule}, but nothing tells what chance would do",
+    ),
+    "blind": (
+        "Not specialised",
+        "routing does not follow the {rule}; the work is shared out over many {modules}",
+    ),
+    "collapsed": ("Collapsed", "few {modules} do nearly all the work, whatever the {rule}"),
+    "unlabelled": (
+        "Load is even",
+        "many {modules} share the work; without labels no more can be told",
+    ),
+}
+"""For each finding a verdict for people, and what it means."""
+UNLABELLED_COLLAPSE = "few {modules} do nearly all the work"
+GRAVE = (
+    "collapsed",
+    "unproven",
+    "untested",
+    "blind",
+    "faint",
+    "unlabelled",
+    "partial",
+    "specialist",
+)
+"""Findings, what most needs an answer first."""
+DIFFER = (
+    "Do not call these {modules} specialists. Hold them against the model before training, or "
+    "before a change: modeval compare BEFORE AFTER"
+)
+LOOSEN = "If {modules} should specialise, loosen what keeps the load even: the balance loss, say."
+MEND = (
+    "Mend the load first, for instance with a stronger balance loss or a lower rate for the "
+    "router; how far it specialises can be told afterwards."
+)
+LABEL = "Score text with labels to see who does what: modeval score MODEL --data TEXT"
+CHECK = (
+    "Check that it matters, since {modules} can be chosen often and do little: switch them off and "
+    "watch the loss."
+)
+KEEP = "Keep it so: modeval gate {source} --no-policy --min {metric}={floor}"
+MORE_SAMPLES = "Score several documents or samples of each {rule}, so that labels can be permuted."
+ADVICE: dict[str, tuple[str, ...]] = {
+    "specialist": (CHECK, KEEP),
+    "partial": ("See which {rules} share {modules}: modeval report {source}", KEEP),
+    "faint": (DIFFER,),
+    "unproven": ("Score more labelled documents: chance shrinks with their number.",),
+    "untested": (MORE_SAMPLES,),
+    "blind": (LOOSEN,),
+    "collapsed": (MEND,),
+    "unlabelled": (LABEL,),
+}
+"""For each finding what to do next."""
+UNEVEN = 0.9
+"""Effective share of the modules of a cohort below which its load is worth a sentence."""
+DEAD = 0.1
+"""Share of an even share below which a module is dead, as in dead_fraction."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Brief:
+    """The answer to a reader's three questions.
+
+    Attributes:
+        findings: a word for each layer or each seed, keys of :data:`MEANINGS`.
+        verdict: what came out, in a few words.
+        meaning: what that means.
+        figures: the numbers it rests on, chance beside them.
+        advice: what to do next.
+    """
+
+    findings: tuple[str, ...]
+    verdict: str
+    meaning: str
+    figures: str
+    advice: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """All of it but the advice."""
+        return " ".join(filter(None, (f"{self.verdict}: {self.meaning}.", self.figures)))
+
+
+def brief(entry: Entry) -> Brief:
+    """Say what the routing of a model does, what that rests on, and what to do."""
+    record = entry.record
+    words = vocabulary(record)
+    found = findings(entry)
+    if record.modules == 1 or not found:
+        single = record.modules == 1
+        return Brief(
+            findings=(),
+            verdict="No routing" if single else "Not known",
+            meaning=(
+                "there is a single module, which the others are compared with"
+                if single
+                else "nothing could be scored of its routing"
+            ),
+            figures=_loss(entry),
+            advice=(),
+        )
+    counted = sorted(Counter(found).items(), key=lambda pair: (-pair[1], GRAVE.index(pair[0])))
+    told = _told(entry, words)
+    return Brief(
+        findings=found,
+        verdict=_verdict(record, counted, len(found)),
+        meaning=_meaning(record, counted[0][0], words),
+        figures=" ".join(filter(None, (told, _load(entry, words)))),
+        advice=_advice(entry, counted[0][0] if len(counted) == 1 else _gravest(found), words),
+    )
+
+
+def findings(entry: Entry) -> tuple[str, ...]:
+    """Return the finding of each layer, or of each seed: keys of :data:`MEANINGS`."""
+    kept = layer_findings(entry.card, entry.record)
+    return tuple(str(each.word) for each in kept) if kept else _judged_again(entry)
+
+
+def _gravest(found: Sequence[str]) -> str:
+    return next((word for word in GRAVE if word in found), "")
+
+
+# --- what came out -------------------------------------------------------------------------------
+
+
+def _verdict(record: ModelRecord, counted: Sequence[tuple[str, int]], whole: int) -> str:
+    """Give the verdicts, the most frequent first: of how many layers or seeds."""
+    noun = "layer" if is_trace(record) else "seed"
+    (word, times), *others = counted
+    title = MEANINGS[word][0]
+    if not others:
+        where = {1: "", 2: f" in both {noun}s"}.get(whole, f" in all {count(whole, noun)}")
+        return title + where
+    rest = ", ".join(f"{MEANINGS[other][0].lower()} in {times}" for other, times in others)
+    return f"{title} in {times} of {count(whole, noun)}, {rest}"
+
+
+def _meaning(record: ModelRecord, word: str, words: Vocabulary) -> str:
+    text = MEANINGS[word][1]
+    if word == "collapsed" and is_trace(record) and len(record.rules) < 2:  # noqa: PLR2004
+        text = UNLABELLED_COLLAPSE  # of labels nothing is known
+    return _filled(text, words)
+
+
+def _filled(text: str, words: Vocabulary, **further: str) -> str:
+    names = {"module": words.module, "modules": words.modules}
+    return text.format(**names, rule=words.rule, rules=words.rules, **further)
+
+
+# --- the numbers ---------------------------------------------------------------------------------
+
+
+def _told(entry: Entry, words: Vocabulary) -> str:
+    """Give the figure that decides, chance beside it; empty without labels."""
+    told = scorecard_views.overall(entry, "homogeneity")
+    if told is not None and told.value is not None and is_trace(entry.record):
+        ends = "" if told.low is None else f" {_shares(told.low, told.high)}"
+        beside = _beside(told)
+        return (
+            f"The {words.module} tells {percent(told.value)}{ends} of what could be known of the "
+            f"{words.rule}{beside}."
+        )
+    score = scorecard_views.overall(entry, "alignment_score")
+    if score is None or score.value is None or scorecard_views.rule_count(entry.record) < 2:  # noqa: PLR2004
+        return ""
+    parts = [_level("uniform routing", score.chance), _level("random maps", score.chance_hash)]
+    beside = ", ".join(filter(None, parts))
+    return f"Alignment score {interval(score)}" + (f" ({beside})." if beside else ".")
+
+
+def _shares(low: float, high: float | None) -> str:
+    return f"[{percent(low)}, {percent(high if high is not None else low)}]"
+
+
+def _beside(score: Score) -> str:
+    if score.chance_permuted is None:
+        return ""
+    return f", permuted labels {percent(score.chance_permuted)}"
+
+
+def _level(name: str, value: float | None) -> str:
+    return "" if value is None else f"{name} {number(value)}"
+
+
+def _load(entry: Entry, words: Vocabulary) -> str:
+    """Say how evenly the work is shared, and which modules are dead."""
+    used = scorecard_views.overall(entry, "effective_share")
+    if used is None or used.value is None:
+        return ""
+    dead = dead_modules(entry)
+    text = f"{percent(used.value)} of the {words.modules} are in effective use"
+    if not is_trace(entry.record):
+        return f"{text}." if used.value < UNEVEN else ""
+    return f"{text}, none is dead." if not dead else f"{text}; dead: {_listed(dead)}."
+
+
+def dead_modules(entry: Entry) -> dict[str, list[int]]:
+    """Return the numbers of the modules that get less than a tenth of an even share, by layer."""
+    labels, _ = scorecard_views.layer_names(entry.record.layers)
+    layers: list[tuple[str, int | None]] = [("", None)]
+    if entry.layered:
+        layers = [(label, layer) for layer, label in enumerate(labels)]
+    found: dict[str, list[int]] = {}
+    for label, layer in layers:
+        shares = routing_views.shares(entry, layer)
+        if len(shares) == 1:
+            idle = [n for n, share in enumerate(shares[0] * shares.shape[1]) if share < DEAD]
+            if idle:
+                found[label] = idle
+    return found
+
+
+def _listed(dead: dict[str, list[int]], most: int = 4) -> str:
+    parts = []
+    for label, numbers in list(dead.items())[:most]:
+        where = f"layer {label}: " if label else ""
+        more = f" and {len(numbers) - most} more" if len(numbers) > most else ""
+        parts.append(where + ", ".join(map(str, numbers[:most])) + more)
+    rest = f"; {len(dead) - most} more layers" if len(dead) > most else ""
+    return "; ".join(parts) + rest
+
+
+def _loss(entry: Entry) -> str:
+    score = scorecard_views.overall(entry, "in_distribution_loss")
+    return "" if score is None or score.value is None else f"Its loss is {interval(score)}."
+
+
+# --- what to do ----------------------------------------------------------------------------------
+
+
+def _advice(entry: Entry, word: str, words: Vocabulary) -> tuple[str, ...]:
+    source = entry.source or "SCORECARD"
+    score = scorecard_views.overall(entry, "alignment_score")
+    floor = ""
+    if score is not None and score.value is not None:
+        low = score.value if score.low is None else score.low
+        floor = f"{math.floor(low * 100) / 100:g}"
+    return tuple(
+        _filled(text, words, source=source, metric="alignment_score", floor=floor)
+        for text in ADVICE[word]
+        if floor or "{floor}" not in text
+    )
+
+
+# --- scorecards of version 0.1 -------------------------------------------------------------------
+
+SPECIALIST, BLIND, BALANCED, SIGNIFICANT = 0.75, 0.1, 0.5, 0.05
+"""Bounds of version 0.1, whose scorecards of cohorts name no findings."""
+
+
+def _judged_again(entry: Entry) -> tuple[str, ...]:
+    """Return the findings that version 0.1 took from activation matrices and p values."""
+    found = [each for each in routing_views.activations(entry) if each.prior]
+    tested = [
+        entry.card.find(entry.record.id, "inverse_mutual_information", each.seed) for each in found
+    ]
+    p = [score.p_value for score in tested if score is not None and score.p_value is not None]
+    known = len(p) == len(found)
+    ranks = sorted(range(len(p)), key=p.__getitem__)
+    real: dict[int, bool] = {}
+    for rank, place in enumerate(ranks):  # Holm: once one is not, none after it is
+        sure = (len(p) - rank) * p[place] <= SIGNIFICANT
+        real[place] = sure and all(real.values())
+    return tuple(
+        _word_of(np.array(each.prior), np.array(each.matrix), real[place] if known else None)
+        for place, each in enumerate(found)
+    )
+
+
+def _word_of(prior: Floats, matrix: Floats, real: bool | None) -> str:  # noqa: FBT001 - three states
+    rules, modules = matrix.shape
+    usage = prior @ matrix
+    entropy = routing_views.entropy(usage)
+    most = max(math.log(min(rules, modules)), 1e-300)
+    told = float(entropy - prior @ routing_views.entropy(matrix)) / most
+    spread = (math.exp(float(entropy)) - 1) / max(modules - 1, 1)
+    if told >= BLIND:
+        word = "specialist" if told >= SPECIALIST else "partial"
+        return "unproven" if real is False else word
+    if spread < BALANCED:
+        return "collapsed"
+    return "faint" if real else "blind"
