@@ -18,6 +18,7 @@ from torch import Tensor
 
 from modeval.errors import DataError, DependencyError
 
+SHOWN = 60  # characters of a wrong row that an error shows
 SORTED = 64  # batches whose documents are sorted by length together
 TEXT_FILES = (".txt", ".md", ".text")
 
@@ -91,7 +92,9 @@ def _read_folder(folder: Path, text: str, label: str | None) -> Iterator[Documen
     files = [
         path
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix in (".jsonl", ".parquet", *TEXT_FILES)
+        if path.is_file()
+        and path.suffix in (".jsonl", ".parquet", *TEXT_FILES)
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
     if not files:
         raise DataError(
@@ -118,14 +121,14 @@ def _read_file(path: Path, text: str, label: str | None, name: str) -> Iterator[
 
 def _decode(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as UTF-8 text: {error}.") from None
 
 
 def _json_lines(path: Path) -> Iterator[Any]:
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield _json(line, path, number)
@@ -184,7 +187,7 @@ def _rows(
 ) -> Iterator[Document]:
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
-            raise DataError(f"{path}, row {number} is {row!r}: expected an object.")
+            raise DataError(f"{path}, row {number} is {_short(row)}: expected an object.")
         for column in (text, label):
             if column is not None and column not in row:
                 raise DataError(
@@ -192,12 +195,32 @@ def _rows(
                     "Name the columns with --text and --label."
                 )
         content, value = row[text], name if label is None else row[label]
+        label_name = str(value)
         if not isinstance(content, str) or not isinstance(value, (str, int)):
             raise DataError(
                 f"{path}, row {number}: expected a string in {text!r} and a name or number in "
                 f"{label!r}, found {type(content).__name__} and {type(value).__name__}."
             )
-        yield Document(content, str(value))
+        for column, value in ((text, content), (label, label_name)):
+            _refuse_surrogates(value, f"{path}, row {number}: {column!r}")
+        yield Document(content, label_name)
+
+
+def _short(row: Any) -> str:
+    shown = repr(row)
+    return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]} ..."
+
+
+def _refuse_surrogates(value: str, where: str) -> None:
+    """Refuse half of a pair of UTF-16, which is in no text and no tokenizer can read."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where} holds {value[error.start]!r}, half of a character, at {error.start}: "
+            "expected text. Leave the row out, or replace what is no character: "
+            'text.encode("utf-8", "replace").decode().'
+        ) from None
 
 
 def label_names(documents: Sequence[Document]) -> tuple[str, ...]:

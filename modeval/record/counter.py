@@ -50,6 +50,7 @@ class Counter:
         self._waiting = 0
         self._mark: int | None = None
         self._spilled = self._torn = False
+        self._broken: dict[int, tuple[Tensor, Tensor]] = {}
 
     def add(self, pending: Pending) -> None:
         """Let the choices of a call wait; add them up, and what waits with them, when too many."""
@@ -90,11 +91,44 @@ class Counter:
                 tally = self._tally(*key)
                 rows = [tally.layers.index(layer) for layer in layers]
                 add_choices(tally, rows, cell, chosen, weight)
+            for entry in pending:
+                self._look(entry)
         if self._write is not None:
+            self.refuse_broken()
             self._write(pending)
+
+    def _look(self, pending: Pending) -> None:
+        """Count the tokens whose weights are no numbers, and keep their first document."""
+        if pending.weight is None:
+            return
+        place = pending.place
+        broken = ~pending.weight.isfinite().all(-1) & (place.cell < self._blocks * self._rules)
+        last = torch.iinfo(torch.int64).max
+        number, first = broken.sum(), torch.where(broken, place.document, last).amin()
+        if pending.layer in self._broken:
+            before = self._broken[pending.layer]
+            number, first = number + before[0], torch.minimum(first, before[1])
+        self._broken[pending.layer] = number, first
+
+    def refuse_broken(self) -> None:
+        """Refuse routers whose weights are no numbers: what they chose means nothing.
+
+        Raises:
+            TraceError: names the first such layer, and the first document.
+        """
+        for layer, (number, first) in sorted(self._broken.items()):
+            if int(number):
+                document = f"document {int(first)}" if int(first) >= 0 else "an unknown document"
+                raise TraceError(
+                    f"Router {self.routers[layer].name} gave weights that are no numbers (NaN or "
+                    f"infinite) for {int(number)} tokens, first in {document}: the model overflows "
+                    "or is damaged, and what it chose means nothing. Check its weights, or run it "
+                    "in float32."
+                )
 
     def groups(self, phase: int | None = None) -> tuple[LayerGroup, ...]:
         """Return the counts, one entry for each number of modules that layers have."""
+        self.refuse_broken()
         sizes = sorted({router.modules for router in self.routers})
         return tuple(self._group_of(size, phase) for size in sizes)
 
@@ -117,6 +151,7 @@ class Counter:
                 f"A call failed after more than {PENDING} of its choices were counted, and they "
                 "cannot be taken back. Record again, with smaller batches."
             )
+        self.refuse_broken()
         for _, _, number in self._tallies:
             if phase not in ("mixed", PHASES[number]):
                 raise TraceError(

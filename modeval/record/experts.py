@@ -23,7 +23,7 @@ Hook = Callable[[RemovableHandle], None]
 
 @dataclass(slots=True)
 class Watch:
-    """One router that is read by its logits, and the experts beside it.
+    """One router whose choices are in doubt, and the experts beside it.
 
     Attributes:
         router: the router.
@@ -60,9 +60,9 @@ def watch(router: Router, keep: Hook, deaf: Callable[[], bool]) -> Watch:
     return seen
 
 
-def note(seen: Watch, chosen: Int[Tensor, "rows choices"]) -> None:
-    """Keep what a router is read to have chosen by its logits."""
-    seen.inferred = True
+def note(seen: Watch, chosen: Int[Tensor, "rows choices"], *, inferred: bool) -> None:
+    """Keep what a router is read to have chosen, perhaps by its logits."""
+    seen.inferred = seen.inferred or inferred
     if seen.rows:
         seen.chosen.append(chosen)
 
@@ -100,15 +100,15 @@ def _end(
 
 
 def _experts(router: Router) -> Iterator[nn.Module]:
-    lists = [
-        child
-        for child in router.parent.children()
-        if isinstance(child, (nn.ModuleList, nn.ModuleDict))
-        and len(child) > 1
-        and len(child) == (router.modules or len(child))
-    ]
-    if len(lists) == 1:
-        yield from lists[0].children()
+    lists = []
+    for child in router.parent.children():
+        if isinstance(child, (nn.ModuleList, nn.ModuleDict)) and len(child) > 1:
+            parts = list(child.children())  # a dropout may stand beside the experts
+            parts = [part for part in parts if type(part) is type(parts[0])]
+            lists.append(parts)
+    fitting = [parts for parts in lists if len(parts) == (router.modules or len(parts))]
+    if len(fitting) == 1:
+        yield from fitting[0]
 
 
 def compare(seen: Watch) -> None:
@@ -127,11 +127,13 @@ def compare(seen: Watch) -> None:
     tokens = len(chosen)
     for number, (mine, rows) in enumerate(zip(counts, seen.rows, strict=True)):
         if rows not in (mine, tokens):
+            between = (
+                "a bias, noise, a capacity or a choice by the experts comes between. Say what is "
+                f"chosen: modeval.record(model, routers={{{seen.router.name!r}: function}}), or "
+                "name with routers= a module that returns it"
+            )
             raise TraceError(
-                f"Expert {number} of {seen.router.name} was given {rows} tokens, and the largest "
-                f"logits of its router choose it for {mine}: a bias, noise, a capacity or a choice "
-                "by the experts comes between. Say what is chosen: modeval.record(model, "
-                f"routers={{{seen.router.name!r}: function}}), or name with routers= a module that "
-                "returns it."
+                f"Expert {number} of {seen.router.name} was given {rows} tokens, and what was read "
+                f"of its router chooses it for {mine}: {seen.router.doubt or between}."
             )
     seen.agreed = seen.agreed or counts == seen.rows

@@ -72,20 +72,29 @@ def load(
     transformers = _transformers()
     if dtype not in DTYPES:
         raise SpecError(f"--dtype {dtype!r}: expected one of {', '.join(DTYPES)}.")
-    options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    options = {key: value for key, value in options.items() if value}
+    # Said outright: when nothing is said, transformers asks whoever sits there.
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    options |= {"revision": revision} if revision else {}
     try:
         config = transformers.AutoConfig.from_pretrained(name, **options)
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
         kind = _kind(transformers, config)
         placing = {"device_map": device_map} if device_map else {}
         with _silence(transformers) if quiet else contextlib.nullcontext():
-            model = kind.from_pretrained(name, dtype=dtype, **placing, **options)
+            model, report = kind.from_pretrained(
+                name, dtype=dtype, output_loading_info=True, **placing, **options
+            )
     except Exception as error:  # noqa: BLE001 - whatever a damaged or foreign folder makes it raise
+        if "trust_remote_code" in str(error) and not trust_remote_code:
+            raise CheckpointError(
+                f"Model {name} comes with code of its own, which is not run unless you say so: "
+                "--trust-remote-code. Read that code first."
+            ) from None
         raise CheckpointError(
             f"Model {name} cannot be loaded: {_first_line(error)}. Expected a folder with "
             "config.json, weights and a tokenizer, or the id of a model on the hub."
         ) from None
+    _refuse_random(name, report)
     if device is not None and not device_map:
         model = model.to(device)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -95,6 +104,18 @@ def load(
         return ids
 
     return Loaded(model.eval(), tokenize, pad or 0, bool(config.is_encoder_decoder))
+
+
+def _refuse_random(name: str, report: Any) -> None:
+    """Refuse a model of which weights were drawn at random, as the checkpoint has none."""
+    missing = sorted(map(str, report.get("missing_keys", ())))
+    missing += sorted(str(key) for key in report.get("mismatched_keys", ()))
+    if missing:
+        raise CheckpointError(
+            f"Model {name} lacks {len(missing)} of its weights, and they were drawn at random: "
+            f"{', '.join(missing[:4])}{', ...' if missing[4:] else ''}. Routing through them means "
+            "nothing: expected a whole checkpoint of this architecture."
+        )
 
 
 @contextlib.contextmanager

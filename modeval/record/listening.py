@@ -37,7 +37,7 @@ from modeval.record.frames import (
 from modeval.record.generation import Generation
 from modeval.record.labels import Labeller
 from modeval.record.readers import Choice, Router, selected, settled
-from modeval.record.routers import clean_name
+from modeval.record.routers import is_a, named_modules
 
 
 class Listener:
@@ -101,7 +101,7 @@ class Listener:
             if callable(getattr(module, "generate", None)):
                 exits.enter_context(self.generation.around(module))
         for number, router in enumerate(self.routers):
-            if router.read is selected and router.found != "class":
+            if router.doubt or (router.read is selected and router.found != "class"):
                 self.watches[number] = watch(router, keep, lambda: self._deaf)
             keep(router.parent.register_forward_pre_hook(functools.partial(self._reach, number)))
             if router.split is not None:
@@ -222,8 +222,8 @@ class Listener:
             choice = router.read(router, output)
             chosen, weight = _flat(router, choice)
         router = self.routers[number] = settled(router, choice, first=seen.calls == 0)
-        if choice.inferred and number in self.watches:
-            note(self.watches[number], chosen)
+        if number in self.watches and (choice.inferred or router.doubt):
+            note(self.watches[number], chosen, inferred=choice.inferred)
         _refuse_capture(router, chosen)
         place = self._place(router, chosen)
         seen.calls += 1
@@ -294,17 +294,10 @@ def _whole_tensor(part: Tensor) -> Tensor:
 
 def _stacks(model: nn.Module, routers: Sequence[Router]) -> list[nn.Module]:
     """Return the modules whose calls are frames: the model, and models within it that route."""
-    named = {clean_name(name): module for name, module in model.named_modules()}
-    if type(model).__name__ == "DistributedDataParallel":
-        inner = model.get_submodule("module")
-        named = {clean_name(name): module for name, module in inner.named_modules()}
-    stacks = [named[""]]
-    for name, module in named.items():
-        routes = any(router.name.startswith(f"{name}.") for router in routers)
-        if name and routes and _is_pretrained(module):
+    mine = {id(router.module) for router in routers}
+    stacks = [dict(named_modules(model))[""]]
+    for module in stacks[0].modules():
+        routes = any(id(part) in mine for part in module.modules())
+        if routes and is_a(module, "PreTrainedModel") and module is not stacks[0]:
             stacks.append(module)
     return stacks
-
-
-def _is_pretrained(module: nn.Module) -> bool:
-    return any(kind.__name__ == "PreTrainedModel" for kind in type(module).__mro__)

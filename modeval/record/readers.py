@@ -16,6 +16,11 @@ from torch import Tensor, nn
 from modeval.errors import TraceError
 
 BIASES = ("e_score_correction_bias", "expert_bias", "balancing_bias", "score_bias", "router_bias")
+NLLB = (
+    "transformers 5 gives the experts of NLLB a mask where their numbers belong, so that experts 0 "
+    "and 1 compute all. Record its routers alone if you want to know what they would choose: "
+    "routers={'router': lambda output: output[1]}"
+)
 WIDEST = 1 << 15  # modules that a trace can number
 CHOICE_NAMES = ("top_k", "num_experts_per_tok", "num_selected_experts", "moe_topk", "moe_top_k")
 
@@ -62,6 +67,8 @@ class Router:
         where: whether ``read`` looks at the module's output or at its arguments.
         found: how it was found.
         capacity: whether choices are those before or after tokens were dropped.
+        doubt: why its experts may compute something else than it chose, so that the tokens they
+            are given are looked at; empty where there is no such doubt.
         split: a block around it that sends it a part of the tokens only: those whose type in the
             block's argument ``moe_mm_token_type_ids`` is text (False) or an image (True).
     """
@@ -76,6 +83,7 @@ class Router:
     found: Literal["class", "registry", "experts", "name", "pattern"] = "class"
     told: bool = False
     capacity: Literal["before", "after"] = "before"
+    doubt: str = ""
     split: tuple[nn.Module, bool] | None = None
 
 
@@ -247,6 +255,7 @@ class Entry:
         modules: attribute (dotted) that holds M.
         choices: K when no attribute tells it.
         capacity: whether choices are those before or after tokens were dropped.
+        doubt: why its experts may compute something else than it chose.
     """
 
     read: Reader | None = selected
@@ -254,6 +263,7 @@ class Entry:
     modules: str = "num_experts"
     choices: int | None = None
     capacity: Literal["before", "after"] = "before"
+    doubt: str = ""
 
 
 # Those that return (logits, weights, chosen): 66 of the 78 of transformers 5.24.
@@ -291,7 +301,7 @@ READERS: dict[str, Entry] = {
     "JetMoeTopKGating": Entry(last_logits),
     "Llama4Router": Entry(scores_and_logits),
     "LongcatFlashTopkRouter": Entry(modules="n_routed_experts"),
-    "NllbMoeTop2Router": Entry(nonzero_of_two, choices=2, capacity="after"),
+    "NllbMoeTop2Router": Entry(nonzero_of_two, choices=2, capacity="after", doubt=NLLB),
     "SwitchTransformersTop1Router": Entry(marks, choices=1, capacity="after"),
     "ZayaRouter": Entry(skipping),
     "GraniteMoeTopKGating": Entry(last_logits),

@@ -30,6 +30,13 @@ from modeval.record.readers import (
     selected,
 )
 
+HOLDERS = (
+    "DataParallel",
+    "DeepSpeedEngine",
+    "DistributedDataParallel",
+    "FullyShardedDataParallel",
+)
+ADAPTED = "base_model.model."  # where PEFT keeps the model that it adapts
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 ROUTER_NAMES = ("gate", "router", "wg", "gating", "moe_gate", "gate_network")
 INDEX_NAMES = ("index", "indices", "selected_experts", "topk_ids", "expert_ids")
@@ -73,7 +80,7 @@ def find_routers(
     >>> [(router.name, router.modules) for router in found.routers]
     [('gate', 4)]
     """
-    named = dict(_named_modules(model))
+    named = dict(named_modules(model))
     if patterns is not None:
         return Found(tuple(_by_pattern(named, patterns, modules)), ())
     routers = _by_class(named)
@@ -96,12 +103,33 @@ def clean_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
-def _named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Iterate over the modules of a model by names that are the same however it is wrapped."""
     inner = model
-    if type(model).__name__ in ("DistributedDataParallel", "DataParallel"):
-        inner = model.get_submodule("module")
+    while type(inner).__name__ in HOLDERS:
+        inner = inner.get_submodule("module")
+    adapted = is_a(inner, "PeftModel")
     for name, module in inner.named_modules():
-        yield clean_name(name), module
+        clean = clean_name(name)
+        if adapted and clean.startswith(ADAPTED):
+            clean = clean.removeprefix(ADAPTED)
+        elif adapted and clean == ADAPTED.rstrip("."):
+            continue
+        yield clean, module
+
+
+def is_a(module: nn.Module, kind: str) -> bool:
+    """Return whether a module is of a class of that name, or of one that derives from it."""
+    return any(parent.__name__ == kind for parent in type(module).__mro__)
+
+
+def core_of(module: nn.Module) -> nn.Module:
+    """Return the module that adapters (of PEFT) are put around."""
+    while True:
+        inner = module._modules.get("base_layer", module._modules.get("original_module"))  # noqa: SLF001 - no other module is asked
+        if inner is None:
+            return module
+        module = inner
 
 
 def _parent(named: Mapping[str, nn.Module], name: str) -> nn.Module:
@@ -114,17 +142,18 @@ def _by_class(named: Mapping[str, nn.Module]) -> list[Router]:
         entry = _entry(module)
         if entry is None or entry.read is None or _within(name, routers):
             continue
-        parent = _parent(named, name)
-        choices = entry.choices or _find_choices(module, parent)
+        parent, core = _parent(named, name), core_of(module)
+        choices = entry.choices or _find_choices(core, parent)
         routers.append(
             Router(
                 name=name,
                 module=module,
                 parent=parent,
-                modules=_find_modules(module, parent, entry.modules) or _rows(module),
+                modules=_find_modules(core, parent, entry.modules) or _rows(core),
                 choices=choices,
                 read=entry.read,
                 capacity=entry.capacity,
+                doubt=entry.doubt,
                 split=_split(named, name),
             )
         )
@@ -140,7 +169,7 @@ def _split(named: Mapping[str, nn.Module], name: str) -> tuple[nn.Module, bool] 
 
 def _entry(module: nn.Module) -> Entry | None:
     """Return the entry of a class or of one it derives from (quantised and patched classes)."""
-    for kind in type(module).__mro__:
+    for kind in type(core_of(module)).__mro__:
         if kind.__name__ in READERS:
             return READERS[kind.__name__]
     return None
@@ -158,7 +187,7 @@ def _by_registry(named: Mapping[str, nn.Module], known: Sequence[Router]) -> lis
     return [
         _generic(named, name, module, "registry")
         for name, module in named.items()
-        if isinstance(module, kinds) and not _entry(module) and not _within(name, known)
+        if isinstance(core_of(module), kinds) and not _entry(module) and not _within(name, known)
     ]
 
 
@@ -185,7 +214,7 @@ def _beside_experts(named: Mapping[str, nn.Module], known: Sequence[Router]) -> 
     for block in _without_router(named, known):
         prefix = f"{block}." if block else ""
         experts = named[f"{prefix}experts"]
-        if _index_argument(experts):
+        if _index_argument(core_of(experts)):
             router = _generic(named, f"{prefix}experts", experts, "experts")
             routers.append(replace(router, read=_arguments, where="arguments"))
             continue
@@ -206,7 +235,7 @@ def _without_router(named: Mapping[str, nn.Module], routers: Sequence[Router]) -
     missing = []
     for name, module in named.items():
         block, _, last = name.rpartition(".")
-        if last != "experts" or not _holds_many(module):
+        if last != "experts" or not _holds_many(core_of(module)):
             continue
         prefix = f"{block}." if block else ""
         if not any(router.name.startswith(prefix) for router in routers):
@@ -248,9 +277,9 @@ def _generic(
         name=name,
         module=module,
         parent=parent,
-        modules=modules or _find_modules(module, parent, "num_experts"),
+        modules=modules or _find_modules(core_of(module), parent, "num_experts"),
         told=bool(modules),
-        choices=_find_choices(module, parent),
+        choices=_find_choices(core_of(module), parent),
         read=selected,
         found=found,
     )
@@ -282,7 +311,7 @@ def _by_pattern(
                         router,
                         read=entry.read,
                         choices=entry.choices or router.choices,
-                        modules=router.modules or _rows(named[name]),
+                        modules=router.modules or _rows(core_of(named[name])),
                     )
                 )
             else:
@@ -310,7 +339,7 @@ def _find_modules(module: nn.Module, parent: nn.Module, attribute: str) -> int:
         if isinstance(number, int):
             return number
     experts = getattr(parent, "experts", None)
-    number = _count(experts) if isinstance(experts, nn.Module) else 0
+    number = _count(core_of(experts)) if isinstance(experts, nn.Module) else 0
     return number or getattr(module, "out_features", 0)
 
 

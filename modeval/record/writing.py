@@ -12,6 +12,7 @@ from modeval.record.counter import Pending
 from modeval.record.device_counts import normalise
 from modeval.record.frames import Place
 from modeval.record.readers import Router
+from modeval.record.routers import is_a
 from modeval.trace.files import TraceWriter
 from modeval.trace.trace import Source, TraceHeader, make_chunk
 
@@ -105,8 +106,7 @@ def _wide(values: Tensor, keep: Any, width: int, fill: float) -> Any:
 
 
 def _engine(model: nn.Module) -> str:
-    library = type(model).__module__.partition(".")[0]
-    if library == "transformers":
+    if any(is_a(module, "PreTrainedModel") for module in model.modules()):
         return f"transformers {getattr(sys.modules['transformers'], '__version__', '')}".strip()
     return "torch"
 

@@ -1,6 +1,7 @@
 """``modeval record`` as its user types it, on a tiny model made here."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 from modeval.cli.bench.record import bench_record_command
 from modeval.cli.record import record_command
-from modeval.errors import CheckpointError, DataError, SpecError
+from modeval.errors import CheckpointError, DataError, SpecError, TraceError
 from modeval.trace.files import open_trace
 from modeval.trace.fold import fold
 
@@ -99,6 +100,65 @@ def test_mistakes_are_named(folder, data, tmp_path: Path) -> None:
     error = failure("record", folder, "-d", data, "--label", "domain", "--dtype", "int3", *out)
     assert isinstance(error, SpecError)
     assert "--dtype 'int3': expected one of auto" in str(error)
+
+
+def test_half_a_character_in_the_text_is_named(folder, tmp_path: Path) -> None:
+    data = tmp_path / "s.jsonl"
+    data.write_text('{"text": "fine", "label": "b"}\n{"text": "bad \\ud800 x", "label": "a"}\n')
+    error = failure("record", folder, "-d", data, "-o", tmp_path / "s.trace")
+    assert isinstance(error, DataError)
+    assert "row 2: 'text' holds '\\ud800', half of a character, at 4" in str(error)
+    assert not (tmp_path / "s.trace").exists()
+
+
+def test_weights_that_were_drawn_at_random_refuse_the_recording(
+    folder, data, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file  # noqa: PLC0415
+
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    weights = load_file(broken / "model.safetensors")
+    lost = next(name for name in weights if "gate" in name)
+    del weights[lost]
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    error = failure(
+        "record", broken, "-d", data, "--label", "domain", "-o", tmp_path / "r.trace", "-q"
+    )
+    assert isinstance(error, CheckpointError)
+    assert "lacks 1 of its weights, and they were drawn at random: model.layers." in str(error)
+
+
+def test_code_that_comes_with_a_model_is_not_run_unasked(folder, data, tmp_path: Path) -> None:
+    remote = tmp_path / "remote"
+    shutil.copytree(folder, remote)
+    config = json.loads((remote / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
+    config["model_type"] = "evil"
+    (remote / "config.json").write_text(json.dumps(config))
+    (remote / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: ...\n")
+    error = failure(
+        "record", remote, "-d", data, "--label", "domain", "-o", tmp_path / "r.trace", "-q"
+    )
+    assert isinstance(error, CheckpointError)
+    assert "--trust-remote-code" in str(error)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_that_are_no_numbers_are_named(folder, data, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file  # noqa: PLC0415
+
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    weights = load_file(broken / "model.safetensors")
+    gate = next(name for name in weights if "1" in name and "gate.weight" in name)
+    weights[gate].fill_(float("nan"))
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    error = failure(
+        "record", broken, "-d", data, "--label", "domain", "-o", tmp_path / "n.trace", "-q"
+    )
+    assert isinstance(error, TraceError)
+    assert "Router model.layers.1.mlp.gate gave weights that are no numbers" in str(error)
 
 
 @pytest.mark.slow

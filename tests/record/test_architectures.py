@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from modeval.errors import TraceError
 from modeval.record.readers import BIASES, READERS
 from modeval.record.recording import record
 from modeval.trace.files import concatenate, read_trace
@@ -149,20 +150,6 @@ CASES = [
         choices=1,
         seq2seq=True,
     ),
-    Case(
-        "nllb-moe",
-        {
-            "encoder_layers": 2,
-            "decoder_layers": 2,
-            "encoder_sparse_step": 2,
-            "decoder_sparse_step": 2,
-            "encoder_ffn_dim": 32,
-            "decoder_ffn_dim": 32,
-            "encoder_attention_heads": 4,
-            "decoder_attention_heads": 4,
-        },
-        seq2seq=True,
-    ),
     Case("jetmoe", {"kv_channels": 8}, layers=4),
     Case("ernie4_5_moe"),
     Case("glm4_moe"),
@@ -233,6 +220,22 @@ CASES = [
     Case("solar_open"),
     Case("zaya", {"num_experts_per_tok": 1, "router_hidden_size": 8}, choices=1),
 ]
+
+
+NLLB = Case(
+    "nllb-moe",
+    {
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_sparse_step": 2,
+        "decoder_sparse_step": 2,
+        "encoder_ffn_dim": 32,
+        "decoder_ffn_dim": 32,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+    },
+    seq2seq=True,
+)
 
 
 def build(case: Case) -> nn.Module:
@@ -433,6 +436,18 @@ def test_recorded_choices_are_those_the_experts_were_given(case: Case, tmp_path)
         for name, part in group.counts.tensors().items():
             torch.testing.assert_close(part, folded.counts.tensors()[name], rtol=1e-6, atol=1e-6)
         group.counts.softness()
+
+
+def test_routers_whose_experts_compute_something_else_are_refused() -> None:
+    """The experts of NLLB take a mask for numbers of experts, in transformers 5.0 to 5.24."""
+    model, inputs = build(NLLB), batch(NLLB)
+    message = r"Expert \d of model.encoder.* a mask where their numbers belong"
+    with pytest.raises(TraceError, match=message), torch.no_grad(), record(model):
+        model(**inputs)
+    choices = {"router": lambda output: output[1]}
+    with torch.no_grad(), record(model, routers=choices) as recording:
+        model(**inputs)
+    assert recording.coverage().recorded == 2
 
 
 def _block_of(seen: dict[str, Sets], router: str) -> Sets:

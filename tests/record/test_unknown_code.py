@@ -1,6 +1,6 @@
 """Routers that nothing is known of: what is read is what the experts got, or it is refused."""
 
-# ruff: noqa: SIM117 - what must fail is the whole recording
+# ruff: noqa: PT012, SIM117 - what must fail is the whole recording
 import pytest
 import torch
 from torch import nn
@@ -52,7 +52,7 @@ def run(block: nn.Module, rows: int = 200):
 
 @pytest.mark.parametrize("rule", ["noise", "capacity", "expert choice"])
 def test_what_comes_between_logits_and_experts_is_noticed(rule: str) -> None:
-    with pytest.raises(TraceError, match=r"Expert \d of 0\.gate was given \d+ tokens, and the"):
+    with pytest.raises(TraceError, match=r"Expert \d of 0\.gate was given \d+ tokens, and what"):
         run(Block(rule))
 
 
@@ -160,3 +160,22 @@ def test_how_tokens_are_sampled_is_not_how_many_experts_are_chosen() -> None:
     block.top_k = 50
     with pytest.raises(TraceError, match="chooses 50 of 4 modules, as it seems"):
         run(block)
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_routers_that_give_no_numbers_are_named(tmp_path, *, written: bool) -> None:
+    table = nn.Embedding(9, 8)
+    model = nn.Sequential(table, nn.Linear(8, EXPERTS), nn.Linear(EXPERTS, EXPERTS))
+    table.weight.data[3] = float("nan")
+    read = {"[12]": lambda out: out.softmax(-1)}
+    ids = torch.tensor([[1, 2], [4, 3], [3, 3]])
+    message = r"Router 1 gave weights that are no numbers .* for 2 tokens, first in document 5"
+    path = tmp_path / "live.trace" if written else None
+    with pytest.raises(TraceError, match=message):
+        with torch.no_grad(), record(model, routers=read, trace=path) as recording:
+            recording.label(None, documents=[4, 5, 6], mask=[[1, 1], [1, 1], [1, 0]])
+            model(ids)
+    with torch.no_grad(), record(model, routers=read) as recording:  # padding may hold anything
+        recording.label(None, mask=[[1, 1], [1, 0], [0, 0]])
+        model(ids)
+    assert recording.counts().samples[0].sum() == 3
