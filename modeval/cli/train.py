@@ -306,21 +306,27 @@ def train_all(
     records: list["RunRecord"] = []
     with progress_bar(quiet=quiet) as bar:
         for request in requests:
-            going_on = resume and is_run(request.folder)
-            if going_on and several:
-                kept = read_record(request.folder)
-                if kept.status == "complete":
-                    records.append(kept)
-                    continue
-            record = _train_one(request, machine, bar, resume=going_on if several else resume)
+            before = read_record(request.folder) if is_run(request.folder) else None
+            going_on = resume and (before is not None or not several)
+            record = _train_one(request, machine, bar, resume=going_on)
             records.append(record)
             if not quiet:
-                seeds = len(request.spec.train.seeds)
-                models = "1 model" if seeds == 1 else f"{seeds} models"
+                done = before is not None and before.status == "complete" and before == record
                 bar.console.print(
-                    f"Wrote {request.folder} ({models}).", markup=False, highlight=False
+                    _complete(request.folder) if done else _written(request.folder, record),
+                    markup=False,
+                    highlight=False,
                 )
     return records
+
+
+def _written(folder: Path, record: "RunRecord") -> str:
+    models = len(record.diverged)
+    return f"Wrote {folder} ({'1 model' if models == 1 else f'{models} models'})."
+
+
+def _complete(folder: Path) -> str:
+    return f"{folder} is complete already: nothing was trained. Score it: modeval score {folder}"
 
 
 def check_finite(requests: list[Request], records: list["RunRecord"]) -> None:
@@ -328,7 +334,7 @@ def check_finite(requests: list[Request], records: list["RunRecord"]) -> None:
     lost = [
         f"{request.folder}: seed (task {task}, model {model}) diverged by step {step}"
         for request, record in zip(requests, records, strict=True)
-        for (task, model), step in zip(request.spec.train.seeds, record.diverged, strict=True)
+        for (task, model), step in zip(_seeds_of(request), record.diverged, strict=True)
         if step is not None
     ]
     if lost:
@@ -338,15 +344,18 @@ def check_finite(requests: list[Request], records: list["RunRecord"]) -> None:
         )
 
 
+def _seeds_of(request: Request) -> tuple[tuple[int, int], ...]:
+    """Return the seeds of a run as its folder says: a resumed one may have more than asked for."""
+    from modeval.train.files import read_run
+
+    return read_run(request.folder).train.seeds
+
+
 def _as_json(requests: list[Request], records: list["RunRecord"]) -> str:
     """Return what came of each run, as run.json says it, beside its folder and its seeds."""
     runs = [
         {"folder": str(request.folder), "name": request.spec.name, **asdict(record)}
-        | {
-            "seeds": [
-                dict(zip(("task", "model"), s, strict=True)) for s in request.spec.train.seeds
-            ]
-        }
+        | {"seeds": [dict(zip(("task", "model"), s, strict=True)) for s in _seeds_of(request)]}
         for request, record in zip(requests, records, strict=True)
     ]
     return json.dumps(runs, indent=2)
@@ -377,7 +386,7 @@ def _train_one(
             f"({progress.engine}){lost}",
         )
 
-    return train(
+    record = train(
         request.spec,
         request.folder,
         device=machine.device,
@@ -386,6 +395,8 @@ def _train_one(
         dataset=machine.dataset,
         watch=watch,
     )
+    bar.update(task, total=record.step, completed=record.step)
+    return record
 
 
 def _open_data(folder: Path | None) -> "Dataset | None":

@@ -53,6 +53,7 @@ class RunRecord:
         data: digest of the data folder that was trained on; empty for the stream.
         diverged: for each seed the step at which its loss stopped being finite, or null.
         versions: of modeval and torch.
+        former: digests of the run before it was asked for more steps or seeds.
     """
 
     digest: str
@@ -63,6 +64,7 @@ class RunRecord:
     diverged: tuple[int | None, ...]
     versions: Mapping[str, str]
     engines: tuple[tuple[int, str], ...] = ()
+    former: tuple[str, ...] = ()
 
 
 def is_run(folder: Path) -> bool:
@@ -74,7 +76,8 @@ def find_runs(folder: Path) -> list[Path]:
     """Return the run folders at or below ``folder``, in order of their names."""
     if is_run(folder):
         return [folder]
-    return sorted(path.parent for path in folder.rglob(RUN) if is_run(path.parent))
+    runs = (path.parent for path in folder.rglob(RUN) if is_run(path.parent))
+    return sorted(run for run in runs if not run.name.startswith("."))
 
 
 def read_record(folder: Path) -> RunRecord:
@@ -97,6 +100,7 @@ def read_record(folder: Path) -> RunRecord:
             diverged=tuple(values["diverged"]),
             versions=dict(values["versions"]),
             engines=tuple((int(step), str(name)) for step, name in values.get("engines", ())),
+            former=tuple(str(name) for name in values.get("former", ())),
         )
     except FileNotFoundError:
         raise RunError(
@@ -114,7 +118,8 @@ def read_run(folder: Path) -> RunSpec:
     """
     record, values = read_record(folder), load_toml(folder / SPEC)
     spec = read_spec(values, where=f"{folder / SPEC}: ")
-    if record.digest not in {digest_on(name, record.data) for name in digests(values)}:
+    names = {digest_on(name, record.data) for name in digests(values)}
+    if not names & {record.digest, *record.former}:
         raise RunError(
             f"{folder / SPEC} was changed after the run began (digest mismatch with {RUN}). Put "
             "the settings back, or train into another folder."
@@ -225,7 +230,7 @@ def _load(path: Path, record: RunRecord) -> Stored:
     except DamagedError as error:
         raise RunError(f"{path} is damaged or cut short: {error}. {_again(path.parent)}") from None
     run = stored.words.get("modeval.run", record.digest)
-    if run != record.digest:
+    if run not in (record.digest, *record.former):
         raise RunError(
             f"{path} is of another run (digest {run}, {RUN} says {record.digest}). The folder "
             "mixes two runs; train again."
@@ -262,6 +267,7 @@ def write_record(folder: Path, record: RunRecord) -> None:
         "diverged": list(record.diverged),
         "versions": dict(record.versions),
         "engines": [list(each) for each in record.engines],
+        "former": list(record.former),
     }
     write_text(folder / RUN, json.dumps(values, indent=2) + "\n")
 

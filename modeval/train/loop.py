@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import TypedDict, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -24,7 +24,8 @@ from modeval.data import batches as dataset_batches
 from modeval.errors import RunError, StoppedError
 from modeval.nn import Network, create
 from modeval.spec import Engine, RunSpec, TrainSpec, run_differences
-from modeval.train import files
+from modeval.text import brief
+from modeval.train import extend, files
 from modeval.train.files import RunRecord
 from modeval.train.step import Stepper, losses
 from modeval.train.stream import Stream, batches, validation_batch
@@ -80,6 +81,15 @@ class _Session:
     watch: Callable[[Progress], None]
 
 
+class _Options(TypedDict):
+    """How a run is trained, whichever run it is."""
+
+    device: torch.device
+    engine: Engine
+    dataset: Dataset | None
+    watch: Callable[[Progress], None]
+
+
 def learning_rate(train: TrainSpec, step: int) -> float:
     """Return the rate of step ``step`` (the first is 0)."""
     if train.schedule == "steps":
@@ -102,14 +112,55 @@ def train(
 ) -> RunRecord:
     """Train a cohort into a run folder, from the start or from its last checkpoint.
 
+    With ``resume`` a run may be asked for more steps or more seeds than it was begun with; see
+    :mod:`modeval.train.extend`. A run that is complete is left as it is.
+
     Raises:
-        RunError: when the folder belongs to another run, is complete already, or cannot be written.
+        RunError: when the folder belongs to another run, or cannot be written.
     """
+    options: _Options = {"device": device, "engine": engine, "dataset": dataset, "watch": watch}
     with files.alone(folder, resume=resume):
-        record = _open(spec, folder, resume=resume, dataset=dataset)
-        return _train(
-            spec, folder, record, device=device, engine=engine, dataset=dataset, watch=watch
-        )
+        if not (resume and files.is_run(folder)):
+            return _train_into(spec, folder, resume=resume, **options)
+        held = files.read_run(folder)
+        spec = extend.adopt(spec, held)
+        if spec == held:  # go on with whatever was begun
+            spec = extend.pending(folder) or spec
+        extend.finish_adding(folder)
+        held = files.read_run(folder)
+        new = extend.missing_seeds(spec, held, folder)
+        before = _with_seeds(spec, held.train.seeds) if new else spec
+        record = _train_into(before, folder, resume=True, **options)
+        return _add(spec, folder, new, record, **options) if new else record
+
+
+def _train_into(
+    spec: RunSpec, folder: Path, *, resume: bool, **options: Unpack[_Options]
+) -> RunRecord:
+    record = _open(spec, folder, resume=resume, dataset=options["dataset"])
+    if record is not None and record.status == "complete" and files.is_whole(folder, record):
+        return record
+    return _train(spec, folder, record, **options)
+
+
+def _add(
+    spec: RunSpec,
+    folder: Path,
+    seeds: tuple[tuple[int, int], ...],
+    record: RunRecord,
+    **options: Unpack[_Options],
+) -> RunRecord:
+    """Train seeds that a run does not have yet, by its engine, and put them among its own."""
+    extend.begin_adding(spec, folder)
+    below = folder / extend.ADDING
+    if options["engine"] == "auto":
+        options["engine"] = cast("Engine", record.engine)
+    train(_with_seeds(spec, seeds), below, resume=files.is_run(below), **options)
+    return extend.join(folder)
+
+
+def _with_seeds(spec: RunSpec, seeds: tuple[tuple[int, int], ...]) -> RunSpec:
+    return replace(spec, train=replace(spec.train, seeds=seeds))
 
 
 def _train(
@@ -265,11 +316,11 @@ def _open(
             f"{folder} was trained on a data set folder (digest {record.data}). Name it again with "
             "--data."
         )
-    _check_same(spec, folder, record, dataset)
-    if record.status == "complete" and resume and not files.is_whole(folder, record):
-        return record  # its weights are made again from the state
+    longer = _check_same(spec, folder, record, dataset, resume=resume)
+    if longer:
+        return extend.lengthen(spec, folder, record)
     if record.status == "complete":
-        raise RunError(f"{folder} is complete already. Score it with: modeval score {folder}")
+        return record
     if not resume:
         raise RunError(
             f"{folder} holds this run, stopped at step {record.step}. Continue it with --resume, "
@@ -278,20 +329,34 @@ def _open(
     return record
 
 
-def _check_same(spec: RunSpec, folder: Path, record: RunRecord, dataset: Dataset | None) -> None:
-    """Refuse to go on with another run than the folder's; name each setting that differs."""
+def _check_same(
+    spec: RunSpec, folder: Path, record: RunRecord, dataset: Dataset | None, *, resume: bool
+) -> bool:
+    """Refuse to go on with another run than the folder's; name each setting that differs.
+
+    Returns:
+        Whether it is the same run for more steps.
+    """
+    settings = run_differences(spec, files.read_run(folder))
+    here, there = settings.get("train.steps", (0, 0))
+    longer = resume and here > there
+    if longer:
+        del settings["train.steps"]
     differing = [
-        f"{name} is {its} there and {mine} here"
-        for name, (mine, its) in run_differences(spec, files.read_run(folder)).items()
+        f"{name} is {brief(its, 60)} there and {brief(mine, 60)} here"
+        for name, (mine, its) in settings.items()
     ]
     if dataset is not None and dataset.digest != record.data:
         held = f"data {record.data}" if record.data else "the endless stream"
         differing.append(f"it was trained on {held}, not on data {dataset.digest}")
     if differing:
+        more = {"train.steps", "train.seeds"}
+        again = ", or add --resume for more" if settings.keys() <= more and not resume else ""
         raise RunError(
             f"{folder} holds another run: {'; '.join(differing)}. Choose another --out, or repeat "
-            f"the settings in its {files.SPEC}."
+            f"the settings in its {files.SPEC}{again}."
         )
+    return longer
 
 
 def _digest(spec: RunSpec, dataset: Dataset | None) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -138,12 +139,74 @@ def test_what_came_of_each_run_as_json(tmp_path):
     assert first["seeds"] == [{"task": 0, "model": 0}, {"task": 1, "model": 0}]
 
 
-def test_resuming_takes_the_settings_from_the_folder_and_refuses_others(tmp_path):
+def test_the_same_command_twice_trains_once(tmp_path):
+    command = ["train", "--out", tmp_path / "run", *SMALL, "--steps", 3, "--seeds", 2]
+    assert modeval(*command).exit_code == 0
+    before = (tmp_path / "run" / "state.safetensors").stat().st_mtime_ns
+    for again in (
+        command,
+        [*command, "--resume"],
+        ["train", "--out", tmp_path / "run", "--resume"],
+    ):
+        result = modeval(*again)
+        assert result.exit_code == 0, result.output
+        assert "is complete already: nothing was trained" in " ".join(result.stderr.split())
+    assert (tmp_path / "run" / "state.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_run_goes_on_for_longer_and_with_more_seeds(tmp_path):
     run = tmp_path / "run"
     assert modeval("train", "--out", run, *SMALL, "--steps", 3, "--seeds", 2).exit_code == 0
-    assert "complete already" in failure("train", "--out", run, "--resume")
-    assert "holds another run" in failure("train", "--out", run, "--resume", "--steps", 9)
+    longer = modeval("train", "--out", run, "--resume", "--steps", 5, "--seeds", 3, "--json", "-q")
+    assert longer.exit_code == 0, longer.output
+    [record] = json.loads(longer.stdout)
+    assert (record["step"], record["status"], len(record["seeds"])) == (5, "complete", 3)
+    assert files.read_network(run).seeds == 3
+    result = modeval("train", "--out", run, *SMALL, "--steps", 9, "--seeds", 3, "--resume")
+    assert result.exit_code == 0, result.output
+    assert files.read_record(run).step == 9
+
+
+def test_several_runs_go_on_together(tmp_path):
+    two = ["train", "--out", tmp_path / "two", "--model", "modular", "gt-modular"]
+    assert modeval(*two, *SMALL, "--steps", 3).exit_code == 0
+    assert modeval("train", "--out", tmp_path / "two", "--resume", "--steps", 4).exit_code == 0
+    steps = [files.read_record(folder).step for folder in files.find_runs(tmp_path)]
+    assert steps == [4, 4]
+
+
+def test_what_differs_from_a_run_is_named_by_setting(tmp_path):
+    run = tmp_path / "run"
+    assert modeval("train", "--out", run, *SMALL, "--steps", 3, "--seeds", 2).exit_code == 0
+    for arguments, message in (
+        (["--resume", "--batch", 8], "train.batch is 16 there and 8 here"),
+        (["--resume", "--steps", 2], "train.steps is 3 there and 2 here"),
+        (["--resume", "--lr", 1], "train.learning_rate is 0.0001 there and 1.0 here"),
+        (["--resume", "--seeds", 1], "train.seeds is [[0, 0], [1, 0]] there and [[0, 0]] here"),
+        ([*SMALL, "--steps", 9, "--seeds", 2], "or add --resume for more"),
+    ):
+        assert message in failure("train", "--out", run, *arguments)
     assert "Nothing to resume" in failure("train", "--out", tmp_path / "no", "--resume")
+
+
+def test_missing_parents_of_a_run_are_made(tmp_path):
+    out = tmp_path / "a" / "b" / "run"
+    assert modeval("train", "--out", out, *SMALL, "--steps", 1).exit_code == 0
+    assert files.read_record(out).status == "complete"
+    (tmp_path / "file").touch()
+    assert "Cannot make" in failure("train", "--out", tmp_path / "file" / "run", *SMALL)
+
+
+def test_a_flag_that_denies_the_name_of_the_model_is_refused(tmp_path):
+    message = failure("train", "--out", tmp_path / "x", "--model", "modular-op", "--scorer", "none")
+    assert "--model modular-op stands for scorer rule, and --scorer says none" in message
+
+
+def test_models_are_named_by_commas_spaces_or_again(tmp_path):
+    for names in (["modular,gt-modular"], ["modular", "gt-modular"], ["modular gt-modular"]):
+        result = modeval("train", "--out", tmp_path / "x", "--model", *names, *SMALL, "--steps", 1)
+        assert result.exit_code == 0, result.output
+        assert len(files.find_runs(tmp_path / "x")) == 2
 
 
 def test_resuming_a_run_on_a_data_folder_asks_for_that_folder(tmp_path):
@@ -153,4 +216,72 @@ def test_resuming_a_run_on_a_data_folder_asks_for_that_folder(tmp_path):
     made = modeval("train", "--out", run, "--data", data, *SMALL[2:], "--steps", 3)
     assert made.exit_code == 0, made.output
     assert "with --data" in failure("train", "--out", run, "--resume")
-    assert "complete already" in failure("train", "--out", run, "--data", data, "--resume")
+    again = modeval("train", "--out", run, "--data", data, "--resume", "--steps", 5)
+    assert again.exit_code == 0, again.output
+    assert files.read_record(run).step == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--lr", "fast"], "--learning-rate fast: expected a number"),
+        (["--seeds", "1,2,3"], "it counts, --seeds 3 stands for the seeds 0, 1 and 2"),
+        (["--rules", "2,4"], "--rules 2,4: expected a whole number"),
+        (["--model", "moduler"], 'Did you mean "modular"?'),
+        (["--engine", "fusde"], 'Did you mean "fused"?'),
+        (["--task", "sets", "--operation", "named"], "Drop --operation, or use --task binary"),
+        (["--task", "series", "--search", "product"], "Drop --search, or use --task sets"),
+        (["--heads", "4"], "Drop --heads, or use --task sets"),
+        (["--best-by", "accuracy"], "or use --objective classification"),
+    ],
+)
+def test_what_new_users_mistype_ends_with_what_to_type(tmp_path, arguments, message):
+    assert message in failure("train", "--out", tmp_path / "run", *arguments)
+
+
+@pytest.mark.parametrize("name", ["train", "generate"])
+def test_the_reference_clip_is_said_where_users_look(name, readme):
+    help_text = " ".join(modeval(name, "--help").stdout.replace("│", " ").split())
+    assert ("1 for series, none for other tasks" in help_text) == (name == "train")
+    assert "clip the gradient of each seed at norm 1" in " ".join(readme.split())
+
+
+def test_progress_on_a_terminal_names_each_model_once(tmp_path):
+    """Lines printed beside a live bar must go through its own console, or it is drawn again."""
+    small = ["--rules", "2", "--encoder", "4", "--width", "8", "--engine", "eager", "--steps", "3"]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "modeval",
+            "train",
+            "--out",
+            tmp_path / "x",
+            "--model",
+            "all",
+            *small,
+        ],
+        capture_output=True,
+        check=True,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120", "FORCE_COLOR": "1"},
+    )
+    shown = on_a_terminal(done.stderr.decode())
+    for title in ("Monolithic", "Modular-op", "GT-Modular"):
+        assert shown.count(title) == 1
+    assert shown.count("Wrote ") == 4
+
+
+def on_a_terminal(stream):
+    """Return what stands on a terminal in the end: what is drawn goes over what was there."""
+    lines, row = [""], 0
+    for part in re.split(r"(\n|\r|\x1b\[[\d;?]*[A-Za-z])", stream):
+        if part == "\n":
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        elif part == "\x1b[1A":
+            row -= 1
+        elif part == "\x1b[2K":
+            lines[row] = ""
+        elif not part.startswith(("\x1b", "\r")):
+            lines[row] += part
+    return "\n".join(lines)

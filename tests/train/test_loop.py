@@ -187,10 +187,12 @@ def test_folders_that_are_not_this_run_are_refused(tmp_path):
     with pytest.raises(RunError, match="not a run of modeval"):
         run(spec(), tmp_path / "foreign")
     run(spec(), tmp_path / "run")
-    with pytest.raises(RunError, match="complete already"):
-        run(spec(), tmp_path / "run")
-    with pytest.raises(RunError, match="another run"):
-        run(spec(steps=13), tmp_path / "run", resume=True)
+    with pytest.raises(RunError, match=r"train\.steps is 12 there and 13 here.* --resume for more"):
+        run(spec(steps=13), tmp_path / "run")
+    with pytest.raises(RunError, match=r"train\.steps is 12 there and 11 here"):
+        run(spec(steps=11), tmp_path / "run", resume=True)
+    with pytest.raises(RunError, match=r"train\.batch is 16 there and 8 here"):
+        run(spec(batch=8), tmp_path / "run", resume=True)
     assert (tmp_path / "foreign" / "thesis.tex").read_text() == "years of work"
 
 

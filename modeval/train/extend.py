@@ -1,0 +1,195 @@
+"""A run that goes on for longer, or with more seeds, than it was begun with.
+
+More steps: the run goes on from its last checkpoint. What comes of it is what would have come of
+training for so long at once, to the last bit, where no rate depends on the number of steps
+(``cosine`` does, and is refused). The best checkpoint has one candidate more where the former end
+lay between two validations.
+
+More seeds: those that are new are trained as a cohort of their own below the run's folder, up to
+the step where the others are, and joined with them. A seed is what it would be in one large cohort:
+to the last bit with the fused engine, to rounding with the others.
+
+Both give the run another digest. ``run.json`` keeps the former ones, so that whatever a kill left
+between two files is still known as the run's own; a join that was killed is done again.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modeval.errors import RunError
+from modeval.spec import RunSpec, load_toml, read_spec, to_toml
+from modeval.train import files
+from modeval.train.files import RunRecord
+
+ADDING, TARGET = ".adding", "adding.toml"
+"""Below a run's folder: the new seeds while they are trained, and the spec that is to be."""
+
+Pair = tuple[int, int]
+
+
+def adopt(spec: RunSpec, held: RunSpec) -> RunSpec:
+    """Return the spec with the validations of the run, unless others were asked for.
+
+    How often a run is validated follows from its steps if nothing is said; a longer run keeps to
+    what it began with.
+    """
+    if spec.validate_every == _usual(spec) and held.validate_every == _usual(held):
+        return replace(spec, train=replace(spec.train, validate_every=held.validate_every))
+    return spec
+
+
+def _usual(spec: RunSpec) -> int:
+    return replace(spec, train=replace(spec.train, validate_every=None)).validate_every
+
+
+def missing_seeds(spec: RunSpec, held: RunSpec, folder: Path) -> tuple[Pair, ...]:
+    """Return the seeds that are asked for and not in the run yet.
+
+    Raises:
+        RunError: the run has seeds that are not asked for.
+    """
+    lost = [pair for pair in held.train.seeds if pair not in spec.train.seeds]
+    new = tuple(pair for pair in spec.train.seeds if pair not in held.train.seeds)
+    if lost and new:
+        named = ", ".join(f"(task {task}, model {model})" for task, model in lost[:3])
+        raise RunError(
+            f"{folder} holds seeds that are not among those asked for: {named}. Ask for seeds that "
+            "hold all of them, with --task-seeds and --model-seeds."
+        )
+    return new
+
+
+def lengthen(spec: RunSpec, folder: Path, record: RunRecord) -> RunRecord:
+    """Have a run folder say that its run goes on for longer.
+
+    Raises:
+        RunError: the rate of its steps depends on their number.
+    """
+    if spec.train.schedule == "cosine":
+        raise RunError(
+            f"{folder} was trained with a rate that falls to zero at its last step (schedule "
+            "cosine), so a longer run is another one. Choose another --out."
+        )
+    longer = _renamed(record, files.digest_on(spec.digest, record.data))
+    files.write_record(folder, longer)
+    files.write_text(folder / files.SPEC, to_toml(spec))
+    return longer
+
+
+def _renamed(record: RunRecord, digest: str) -> RunRecord:
+    former = dict.fromkeys((*record.former, record.digest))
+    former.pop(digest, None)
+    return replace(record, digest=digest, former=tuple(former), status="running")
+
+
+# --- more seeds ----------------------------------------------------------------------------------
+
+
+def begin_adding(spec: RunSpec, folder: Path) -> None:
+    """Note what is to become of a run before its new seeds are trained.
+
+    Raises:
+        RunError: other seeds are being added already.
+    """
+    path = folder / TARGET
+    if not path.is_file():  # what lies there was joined, and a kill left it
+        shutil.rmtree(folder / ADDING, ignore_errors=True)
+    elif read_spec(load_toml(path)) != spec:
+        raise RunError(
+            f"{folder} is about to get other seeds, which {path} names. Repeat the command that "
+            f"was interrupted, or remove {folder / ADDING} and {path}."
+        )
+    files.write_text(path, to_toml(spec))
+
+
+def pending(folder: Path) -> RunSpec | None:
+    """Return the spec of a run that is about to get more seeds; None where none are added."""
+    path = folder / TARGET
+    return read_spec(load_toml(path)) if path.is_file() else None
+
+
+def finish_adding(folder: Path) -> None:
+    """Join the new seeds of a run with the others, if they are trained and it was not done."""
+    added = folder / ADDING
+    trained = files.is_run(added) and files.read_record(added).status == "complete"
+    if trained and (folder / TARGET).is_file():
+        join(folder)
+
+
+def join(folder: Path) -> RunRecord:
+    """Put the trained seeds below a run's folder among its own.
+
+    Every step may be repeated: a kill loses nothing.
+    """
+    target = read_spec(load_toml(folder / TARGET))
+    record = files.read_record(folder)
+    joined = _renamed(record, files.digest_on(target.digest, record.data))
+    state, log = files.read_state(folder, record), files.read_log(folder)
+    if len(state["memory.diverged"]) < len(target.train.seeds):
+        added = folder / ADDING
+        kept = files.read_run(folder).train.seeds
+        order = _order(target, (*kept, *files.read_run(added).train.seeds))
+        others = files.read_state(added, files.read_record(added))
+        state = _stacked(state, others, order, folder)
+        log = _merged(log, files.read_log(added), order, len(kept))
+    marks = tuple(int(mark) if mark >= 0 else None for mark in state["memory.diverged"])
+    joined = replace(joined, diverged=marks, step=int(state["memory.step"]))
+    files.write_record(folder, joined)
+    files.write_text(folder / files.LOG, "".join(json.dumps(entry) + "\n" for entry in log))
+    files.write_checkpoint(folder, joined, state)
+    files.write_text(folder / files.SPEC, to_toml(target))
+    done = replace(joined, status="complete")
+    files.write_record(folder, done)
+    (folder / TARGET).unlink()
+    shutil.rmtree(folder / ADDING, ignore_errors=True)
+    return done
+
+
+def _order(target: RunSpec, held: Sequence[Pair]) -> list[int]:
+    places = {pair: index for index, pair in enumerate(held)}
+    return [places[pair] for pair in target.train.seeds]
+
+
+def _stacked(
+    one: dict[str, Tensor], two: dict[str, Tensor], order: list[int], folder: Path
+) -> dict[str, Tensor]:
+    """Stack the tensors of two cohorts that are at one step along their axis of seeds."""
+    if int(one["memory.step"]) != int(two["memory.step"]):
+        raise RunError(
+            f"The seeds in {folder} are at step {int(one['memory.step'])}, the new ones at step "
+            f"{int(two['memory.step'])}. Remove {folder / ADDING} and add them again."
+        )
+    return {
+        name: torch.cat([tensor, two[name]])[order] if tensor.ndim else tensor
+        for name, tensor in one.items()
+    }
+
+
+def _merged(
+    one: list[dict[str, Any]], two: list[dict[str, Any]], order: list[int], seeds: int
+) -> list[dict[str, Any]]:
+    """Join the lines of two logs; what one of them did not measure at a step is null."""
+    lines = {entry["step"]: [entry, None] for entry in one}
+    for entry in two:
+        lines.setdefault(entry["step"], [None, None])[1] = entry
+    sizes = (seeds, len(order) - seeds)
+    merged = []
+    for _, pair in sorted(lines.items()):
+        known = next(entry for entry in pair if entry is not None)
+        merged.append(dict(known))
+        for name, value in known.items():
+            if isinstance(value, list):
+                parts = [
+                    [None] * size if entry is None else entry[name]
+                    for entry, size in zip(pair, sizes, strict=True)
+                ]
+                both = [*parts[0], *parts[1]]
+                merged[-1][name] = [both[index] for index in order]
+    return merged
