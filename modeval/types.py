@@ -51,6 +51,34 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Noise:
+    """Chance in training; at evaluation there is none.
+
+    Attributes:
+        uniform: ``(S, N, C)``, or ``(S, N, T, C)`` for sequences: numbers from 0 to 1, C for each
+            sample or position, drawn from the generator of each seed.
+        progress: ``()`` the share of training that is done, from 0 to 1, for what is annealed.
+    """
+
+    uniform: Float[Tensor, "seeds samples *positions columns"]
+    progress: Float[Tensor, ""]
+
+    def flat(self) -> "Noise":
+        """Return the noise with positions as samples."""
+        return Noise(self.uniform.flatten(1, -2), self.progress)
+
+    def at(self, step: int) -> "Noise":
+        """Return the noise of one position of a sequence."""
+        return Noise(self.uniform[:, :, step], self.progress)
+
+    def of(self, layer: int, layers: int) -> "Noise":
+        """Return the part of one layer."""
+        if self.uniform.shape[-1] == 0:
+            return self
+        return Noise(self.uniform.chunk(layers, -1)[layer], self.progress)
+
+
+@dataclass(frozen=True, slots=True)
 class RoutingCounts:
     """What was routed where: the sufficient statistic of every static metric.
 
@@ -199,6 +227,21 @@ class RoutingCounts:
                 "out softness and input_distraction, or record the choices of single samples."
             )
         return mean
+
+
+def shares(weight: Float[Tensor, "*n modules"]) -> Float[Tensor, "*n modules"]:
+    """Return routing weights as shares of a sample: ``|w| / sum |w|``, rows of nothing staying so.
+
+    Gatings that scale (Switch), drop (capacity) or do not normalise (hypernetworks) give other rows
+    than shares; rows that sum to 1 are left as they are, to the bit.
+
+    >>> shares(torch.tensor([[0.25, 0.75], [0.4, 0.0], [0.0, 0.0], [1.0, -3.0]])).tolist()
+    [[0.25, 0.75], [1.0, 0.0], [0.0, 0.0], [0.25, 0.75]]
+    """
+    size = weight.abs()
+    total = size.sum(-1, keepdim=True)
+    whole = (total - 1).abs() < 1e-5  # noqa: PLR2004 - rounding of a softmax
+    return torch.where(whole | (total == 0), size, size / total.clamp(min=1e-30))
 
 
 # --- refusals ------------------------------------------------------------------------------------

@@ -178,8 +178,8 @@ def read_curves(paths: Sequence[Path]) -> "list[Curves]":
     """Read the logs of runs at or below folders."""
     import numpy as np
 
-    from modeval.evaluate.runs import title_of
     from modeval.report.paper_figures import Curves
+    from modeval.spec import title_of
     from modeval.train.files import read_log, read_run
 
     folders = [run for path in paths for run in _runs(path)]

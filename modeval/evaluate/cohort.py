@@ -9,12 +9,10 @@ Evaluation has its own stream of random numbers, the same for each member and ea
 are compared on the same inputs.
 """
 
-import copy
 import functools
 import math
 import operator
 from dataclasses import dataclass, replace
-from typing import cast
 
 import numpy as np
 import torch
@@ -35,11 +33,12 @@ from modeval.evaluate.subject import (
     Subject,
 )
 from modeval.metrics.adaptation import rule_probes
+from modeval.nn.bank import Bank
 from modeval.nn.linear import StackedLinear
-from modeval.nn.network import Network
-from modeval.nn.routing import FixedScorer, Gating, TableScorer
+from modeval.nn.network import Network, Output
+from modeval.nn.scorers import BY_RULE
 from modeval.spec import DataSpec, Objective
-from modeval.types import Batch, RoutingCounts
+from modeval.types import Batch, RoutingCounts, shares
 
 STREAM = 0x6D6F6465
 """Where the evaluation stream starts: a number that no training stream is seeded with."""
@@ -347,7 +346,7 @@ def _tally(bench: _Bench, condition: _Condition, batch: Batch, weight: Tensor | 
     return _Sums(
         batch.rule.shape[1],
         tuple(_loss(data, condition, length, each, wrong) for length in condition.lengths),
-        _count(batch.rule, output.weight, data.rules) if condition.routed else None,
+        _count(batch.rule, output, bench.network, data.rules) if condition.routed else None,
     )
 
 
@@ -389,16 +388,23 @@ def _loss(data: DataSpec, condition: _Condition, length: int, each: Tensor, wron
     )
 
 
-def _count(rule: Tensor, weight: Tensor, rules: int) -> RoutingCounts:
-    """Count routing as one layer; consecutive samples, whole sequences, form a block."""
+def _count(rule: Tensor, output: Output, network: Network, rules: int) -> RoutingCounts:
+    """Count routing of each layer; consecutive samples, whole sequences, form a block.
+
+    What multiplied module outputs is counted as shares of a sample. A sample that no module took
+    adds to the samples and to no mass.
+    """
     positions = rule[0, 0].numel()
     block = torch.arange(rule.shape[1], device=rule.device) * BLOCKS // rule.shape[1]
+    weight = torch.stack([shares(each.weight.flatten(1, -2)) for each in output.routed], 1)
+    number = torch.arange(weight.shape[-1], device=weight.device)
     return count(
         rule.flatten(1).unsqueeze(1),
-        weight.flatten(1, -2).unsqueeze(1),
+        weight,
         rules=rules,
         block=block.repeat_interleave(positions),
         blocks=BLOCKS,
+        chosen=torch.where(weight > 0, number, -1) if network.sparse else None,
     )
 
 
@@ -424,30 +430,34 @@ def _hardened(bench: _Bench) -> Loss:
     data = bench.data
     condition = _Condition(data.length, 1.0, (data.length,))
     batch = bench.batch(condition, _blocks_of(HARDENED / (data.length if data.sequence else 1)))
-    hard = copy.copy(bench.network)
-    soft_gating = cast("Gating", bench.network.gating)
-    hard.gating = lambda logits: _all_on_largest(soft_gating(logits))  # type: ignore[assignment]
     soft_loss, soft_wrong, hard_loss, hard_wrong = (
         part
-        for network in (bench.network, hard)
+        for route in (None, on_largest)
         for part in sample_losses(
-            network(batch.inputs, batch.rule).prediction, batch.target, data.objective
+            bench.network(batch.inputs, batch.rule, route=route).prediction,
+            batch.target,
+            data.objective,
         )
     )
     return _loss(data, condition, data.length, hard_loss - soft_loss, hard_wrong - soft_wrong)
 
 
-def _all_on_largest(weight: Tensor) -> Tensor:
-    return F.one_hot(weight.argmax(-1), weight.shape[-1]).to(weight.dtype)
+def on_largest(weight: Tensor, layer: int) -> Tensor:
+    """Route each sample to the module with the largest share alone; what none took stays so."""
+    del layer  # the same for all
+    part = shares(weight)
+    hard = F.one_hot(part.argmax(-1), part.shape[-1]).to(weight.dtype)
+    return hard * (part.sum(-1, keepdim=True) > 0)
 
 
 def exact_from_activation(network: Network, data: DataSpec) -> bool:
     """Tell whether module shares under any rule shares p are exactly ``p A``.
 
     They are when weights depend on a sample's own rule and on inputs that do not depend on the
-    rule; a position of a sequence may also look at the rules of the others.
+    rule; a position of a sequence may also look at the rules of the others, and gatings with room
+    for so many samples look at the whole batch.
     """
-    return not data.sequence or isinstance(network.scorer, TableScorer | FixedScorer)
+    return not network.batchwise and (not data.sequence or network.looks_at in BY_RULE)
 
 
 def _shifted(bench: _Bench) -> Shifted:
@@ -461,19 +471,21 @@ def _shifted(bench: _Bench) -> Shifted:
         batch = draw(
             data, bench.tasks, bench.generators, samples=each * len(part), rule_probabilities=part
         )
-        weight = bench.network(batch.inputs, batch.rule).weight
+        routed = bench.network(batch.inputs, batch.rule).routed
         shape = (len(batch.rule), len(part), -1)
         shown = F.one_hot(batch.rule.view(shape), data.rules).double().mean(2)
         rules.append(shown)
-        modules.append(weight.reshape(*shape, weight.shape[-1]).double().mean(2))
-    return Shifted(torch.cat(rules, 1), torch.cat(modules, 1))
+        weight = torch.stack([shares(layer.weight.flatten(1, -2)) for layer in routed], 1)
+        modules.append(weight.unflatten(2, shape[1:]).double().mean(3))
+    return Shifted(torch.cat(rules, 1), torch.cat(modules, 2))
 
 
 def _widest(network: Network) -> int:
     """Return the numbers that the widest layer holds for one sample or position."""
     widths = [
-        layer.weight[0].numel() // layer.weight.shape[-2]
+        weight[0].numel() // weight.shape[-2]
         for layer in network.modules()
-        if isinstance(layer, StackedLinear)
+        if isinstance(layer, StackedLinear | Bank)
+        for weight, _ in (layer.parts(),)
     ]
     return max(widths)

@@ -17,10 +17,12 @@ from torch import Tensor
 from modeval.errors import CheckpointError
 from modeval.nn.attention import AttentionNetwork
 from modeval.nn.build import FAMILIES, head_width, hidden_width
+from modeval.nn.layer import Choices
 from modeval.nn.linear import StackedMLP
 from modeval.nn.network import Network
-from modeval.nn.routing import FixedScorer, fixed, single_table
+from modeval.nn.scorers import FixedScorer, single_table
 from modeval.spec import DataSpec, ModelSpec, module_count
+from modeval.spec.gatings import Fixed
 
 State = dict[str, Tensor]
 Shape = tuple[int, ...]
@@ -287,10 +289,11 @@ def _single_attention(data: DataSpec, model: ModelSpec, heads: int, seeds: int) 
         modules=1,
         encoder=model.encoder,
         heads=heads,
-        head=_head(data, model, heads),
-        hidden=_attention_hidden(data, model),
-        scorer=FixedScorer(single_table(data.rules), seeds),
-        gating=fixed,
+        head=(head := _head(data, model, heads)),
+        experts=StackedMLP(
+            (seeds, 1), (head * (heads + 1), _attention_hidden(data, model), model.encoder)
+        ),
+        choices=Choices(FixedScorer(single_table(data.rules), seeds), Fixed()),
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from modeval.errors import RunError
 from modeval.evaluate.subject import Subject, Wanted, every_seed
 from modeval.nn import Network, build
-from modeval.spec import MODEL_TITLES, MODELS, ModelSpec, Selection
+from modeval.spec import Selection, title_of
 from modeval.train.files import read_network, read_record, read_run
 
 
@@ -69,14 +69,6 @@ def damaged_run(
         faults=(reason,) * len(seeds),
         selection=selection,
     )
-
-
-def title_of(model: ModelSpec) -> str:
-    """Return what people call a model."""
-    for name, choices in MODELS.items():
-        if choices["scorer"] == model.scorer:
-            return MODEL_TITLES[name]
-    return model.scorer
 
 
 def _fault(network: Network, index: int, diverged: int | None) -> str:

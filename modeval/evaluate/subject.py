@@ -106,11 +106,11 @@ class Shifted:
 
     Attributes:
         rules: ``(S, P, R)`` realised shares of the rules.
-        modules: ``(S, P, M)`` shares of the modules.
+        modules: ``(S, L, P, M)`` shares of the modules of each modular layer.
     """
 
     rules: Float64[Tensor, "seeds probes rules"]
-    modules: Float64[Tensor, "seeds probes modules"]
+    modules: Float64[Tensor, "seeds layers probes modules"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,8 +119,12 @@ class Evaluation:
 
     Attributes:
         losses: one for each condition.
-        counts: routing with axes ``(S, 1, B, R, M)``, blocks being runs of samples; nothing for
-            a model without routing.
+        counts: routing with axes ``(S, L, B, R, M)``: seeds, modular layers from input to output,
+            blocks (runs of consecutive samples, the same samples in each layer), rules, modules.
+            Mass is what multiplied module outputs, as shares of a sample: it sums to the number of
+            samples, less where no module took a sample (Switch, expert choice). Selections are the
+            modules above 0 where the gating is sparse, else the largest. Nothing for a model
+            without routing.
         half_width: ``(S,)`` half of the 95 % interval of the least certain entry of A.
         hardened: how much the loss grows when each sample goes to the module with the largest
             weight alone, measured on pairs.

@@ -7,6 +7,7 @@ the position itself, through an MLP of its own. The rest is as in the MLP family
 Source: Mittal, Bengio & Lajoie 2022 (arXiv 2206.02713), section 4 and appendix.
 """
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -14,19 +15,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from modeval.nn.linear import StackedLinear, StackedMLP, per_rule
-from modeval.nn.network import Network, Output
-from modeval.nn.routing import (
-    FixedScorer,
-    Gating,
-    Readout,
-    Scorer,
-    SharedScorer,
-    TableScorer,
-)
+from modeval.nn.bank import Experts
+from modeval.nn.layer import Choices, LayeredNetwork, ModularLayer, reported, run_bank
+from modeval.nn.linear import StackedLinear, StackedMLP, bias_of, per_rule, with_bias
+from modeval.nn.network import Output, Route
+from modeval.nn.scorers import Seen, not_seen
+from modeval.types import Noise
 
 
-class AttentionNetwork(Network):
+class AttentionNetwork(LayeredNetwork):
     """A cohort of attention networks made of modules; Monolithic has a single module."""
 
     def __init__(
@@ -39,9 +36,9 @@ class AttentionNetwork(Network):
         encoder: int,
         heads: int,
         head: int,
-        hidden: int,
-        scorer: Scorer,
-        gating: Gating,
+        experts: Experts,
+        choices: Choices,
+        layers: tuple[ModularLayer, ...] = (),
     ) -> None:
         super().__init__()
         self.seeds, self.rules, self.module_count = seeds, rules, modules
@@ -56,22 +53,48 @@ class AttentionNetwork(Network):
                 "position": StackedLinear((seeds,), encoder, modules * head),
             }
         )
-        self.experts = StackedMLP((seeds, modules), (head * (heads + 1), hidden, encoder))
+        self.experts = experts
         self.decoder = StackedMLP((seeds,), (encoder, encoder, 1))
-        self.scorer = scorer
-        self.gating = gating
+        self.route_by(choices, layers)
 
     def forward(
-        self, inputs: Float[Tensor, "seeds n positions features"], rule: Int64[Tensor, "seeds n t"]
+        self,
+        inputs: Float[Tensor, "seeds n positions features"],
+        rule: Int64[Tensor, "seeds n t"],
+        *,
+        noise: Noise | None = None,
+        route: Route | None = None,
     ) -> Output:
         """Predict at each position from the features and rules of all positions."""
-        shape, flat, flat_rule = rule.shape, inputs.flatten(1, 2), rule.flatten(1)
-        hidden = self._hidden(self._found(flat, rule))
-        readout = Readout(self.experts.readout.weight, _bias(self.experts.readout))
-        weight = self._weight(readout, hidden, flat, flat_rule)
-        mixed = readout.then(self.decoder.hidden).mix(hidden, weight)
-        prediction = self.decoder.readout(F.relu(mixed + _bias(self.decoder.hidden).unsqueeze(1)))
-        return Output(prediction.view(*shape, -1), weight.view(*shape, -1))
+        flat, flat_rule = inputs.flatten(1, 2), rule.flatten(1)
+        weight, bias = with_bias(self.experts.hidden.parts())
+        before = (self._found(flat, rule) @ weight + bias.unsqueeze(-2)).transpose(1, 2)
+        state = self._state_of(flat, flat_rule)
+        seen = Seen(flat, flat_rule, not_seen, state, not_seen, not_seen)
+        decoder = self.decoder
+        first = run_bank(
+            self.choices,
+            self.experts,
+            before,
+            seen,
+            self.chance_of(0, noise, route).flat(),
+            following=None if self.layers else decoder.hidden,
+        )
+        passed = self.pass_on(first, seen, noise, route)
+        last = passed[-1].output
+        if self.layers:
+            last = last @ decoder.hidden.weight
+        prediction = decoder.readout(F.relu(last + bias_of(decoder.hidden).unsqueeze(1)))
+        return Output(prediction.view(*rule.shape, -1), reported(passed, rule.shape))
+
+    def _state_of(self, inputs: Tensor, rule: Tensor) -> Callable[[], Tensor]:
+        """Return what gives the encoding of each position."""
+
+        def encoded() -> Tensor:
+            one_hot = F.one_hot(rule, self.rules).to(inputs.dtype)
+            return self.encoder(torch.cat((inputs, one_hot), -1))  # type: ignore[no-any-return]
+
+        return encoded
 
     def _found(
         self, inputs: Float[Tensor, "seeds n features"], rule: Int64[Tensor, "seeds s t"]
@@ -82,12 +105,12 @@ class AttentionNetwork(Network):
         units = inputs @ first.weight[:, :features] + per_rule(
             first.weight[:, features:], rule.flatten(1)
         )
-        units = F.relu(units + _bias(first).unsqueeze(1))
+        units = F.relu(units + bias_of(first).unsqueeze(1))
         layers = [cast("StackedLinear", layer) for layer in self.projections.values()]
         second = self.encoder.readout
         weight = torch.cat([layer.weight for layer in layers], -1)
-        bias = torch.cat([_bias(layer) for layer in layers], -1)
-        merged = _bias(second).unsqueeze(1) @ weight + bias.unsqueeze(1)
+        bias = torch.cat([bias_of(layer) for layer in layers], -1)
+        merged = bias_of(second).unsqueeze(1) @ weight + bias.unsqueeze(1)
         projected = units @ (second.weight @ weight) + merged
 
         stream = self.module_count * self.heads * self.head
@@ -104,18 +127,3 @@ class AttentionNetwork(Network):
         found = found.transpose(2, 3).reshape(seeds, samples * positions, self.module_count, -1)
         position = position.view(seeds, samples * positions, self.module_count, self.head)
         return torch.cat((found, position), -1).transpose(1, 2)
-
-    def _hidden(self, found: Tensor) -> Float[Tensor, "seeds n modules hidden"]:
-        return F.relu(self.experts.hidden(found)).transpose(1, 2)
-
-    def _weight(self, readout: Readout, hidden: Tensor, inputs: Tensor, rule: Tensor) -> Tensor:
-        if isinstance(self.scorer, TableScorer | FixedScorer):
-            return per_rule(self.gating(self.scorer(None)), rule)
-        if isinstance(self.scorer, SharedScorer):
-            return self.gating(self.scorer(hidden, readout, inputs, rule))
-        return self.gating(self.scorer(hidden))
-
-
-def _bias(layer: StackedLinear) -> Tensor:
-    assert layer.bias is not None  # noqa: S101 - every layer of this family has one
-    return layer.bias

@@ -2,27 +2,36 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
+from modeval.nn.aggregation import Value
 from modeval.nn.attention import AttentionNetwork
-from modeval.nn.linear import StackedLinear, StackedMLP, initialise
+from modeval.nn.bank import Experts, gates_bank, mlp_bank
+from modeval.nn.layer import Choices, ModularLayer
+from modeval.nn.linear import initialise
 from modeval.nn.mlp import MLPNetwork
 from modeval.nn.network import Network
 from modeval.nn.recurrent import RecurrentNetwork
-from modeval.nn.routing import (
+from modeval.nn.scorers import (
+    AttentionScorer,
     FixedScorer,
-    Gating,
+    FreeScorer,
+    InputScorer,
     ModuleScorer,
+    RuleScorer,
     Scorer,
     SharedScorer,
     TableScorer,
-    fixed,
+    hash_table,
+    map_table,
     oracle_table,
     single_table,
-    soft,
 )
 from modeval.spec import DataSpec, ModelSpec, attention_heads, check_pair, module_count
+from modeval.spec.gatings import Fixed
+from modeval.spec.model import GIVEN
 
 
 def build(data: DataSpec, model: ModelSpec, *, seeds: int) -> Network:
@@ -43,10 +52,11 @@ def hidden_width(data: DataSpec, model: ModelSpec) -> int:
 
     MLP: ``width / M``. Attention: the width at which M modules have the parameters of one with R
     times the heads. Recurrent: the state size that solves the same equation, a quadratic. With
-    ``match = "width"`` a module is as wide as Monolithic's. Source: SYSTEMS.md A.2.
+    ``match = "width"``, or where modules share a trunk, a module is as wide as Monolithic's.
+    Source: Mittal et al. 2022 and its code.
     """
     modules, width, encoder = module_count(data, model), model.width, model.encoder
-    matched = model.match == "parameters"
+    matched = model.match == "parameters" and not model.computation.shares
     if data.task == "binary":
         return width // modules if matched else width
     if data.task == "sets":
@@ -68,15 +78,129 @@ def head_width(data: DataSpec, model: ModelSpec) -> int:
     return model.width // (attention_heads(data, model) * shared_by)
 
 
+# --- scorers -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The place of a scorer in a network.
+
+    Attributes:
+        seeds: size of the cohort.
+        rules: of the task.
+        features: width of the raw inputs.
+        modules: of the layer.
+        logits: numbers for each module that the gating takes.
+        encoder: width of encodings, and of a scorer's own hidden layer.
+        state: width of what comes into the layer.
+        units: hidden units of a module.
+        outputs: width of a module's output.
+        rule_width: hidden width of a scorer on the one-hot rule; 0 where the rule is encoded.
+        bias: whether scorers on modules and rules have biases.
+        given: modules of each rule.
+    """
+
+    seeds: int
+    rules: int
+    features: int
+    modules: int
+    logits: int
+    encoder: int
+    state: int
+    units: int
+    outputs: int
+    rule_width: int = 0
+    bias: bool = True
+    given: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def numbers(self) -> int:
+        """Return how many numbers a scorer gives for a sample."""
+        return self.modules * self.logits
+
+
+def _by_rule(at: Place) -> Scorer:
+    if not at.rule_width:
+        return TableScorer(at.seeds, at.encoder, at.numbers)
+    return RuleScorer(at.seeds, at.rules, at.rule_width, at.numbers, bias=at.bias)
+
+
+SCORERS: dict[str, Callable[[Place], Scorer]] = {
+    "none": lambda at: FixedScorer(single_table(at.rules), at.seeds),
+    "oracle": lambda at: FixedScorer(oracle_table(at.rules, at.modules), at.seeds),
+    "hash": lambda at: FixedScorer(hash_table(at.rules, at.modules), at.seeds),
+    "map": lambda at: FixedScorer(map_table(at.given, at.modules), at.seeds),
+    "module": lambda at: ModuleScorer(
+        at.seeds, at.modules, at.units, logits=at.logits, bias=at.bias
+    ),
+    "shared": lambda at: SharedScorer(
+        at.seeds, at.outputs, at.features + at.rules, at.encoder, at.logits
+    ),
+    "attention": lambda at: AttentionScorer(at.seeds, at.state, at.outputs, at.encoder),
+    "input": lambda at: InputScorer(at.seeds, at.features, 0, at.encoder, at.numbers),
+    "both": lambda at: InputScorer(at.seeds, at.features, at.rules, at.encoder, at.numbers),
+    "rule": _by_rule,
+    "table": lambda at: FreeScorer(at.seeds, at.rules, at.numbers, shared=False),
+    "global": lambda at: FreeScorer(at.seeds, at.rules, at.numbers, shared=True),
+}
+"""The choices of the axis, and how each is built."""
+
+
+def _choices(model: ModelSpec, at: Place) -> Choices:
+    """Return how a layer routes."""
+    gating = Fixed() if model.scorer in GIVEN else model.gating
+    value = Value(at.seeds, at.outputs) if model.aggregation == "attend" else None
+    return Choices(SCORERS[model.scorer](at), gating, model.aggregation, value)
+
+
+def _place(data: DataSpec, model: ModelSpec, seeds: int, **sizes: int) -> Place:
+    return Place(
+        seeds=seeds,
+        rules=data.rules,
+        features=data.features,
+        modules=module_count(data, model),
+        logits=model.gating.logits,
+        encoder=model.encoder,
+        given=model.map,
+        **sizes,  # type: ignore[arg-type]
+    )
+
+
+def _layers(data: DataSpec, model: ModelSpec, seeds: int, width: int) -> tuple[ModularLayer, ...]:
+    """Return the modular layers after the first, around vectors of one width."""
+    modules = module_count(data, model)
+    whole = model.computation.shares or model.match == "width"
+    hidden = width if whole else max(1, width // modules)
+    layers = []
+    for _ in range(model.layers - 1):
+        experts = mlp_bank(seeds, modules, (width, hidden, width), model.computation)
+        at = _place(
+            *(data, model, seeds),
+            state=width,
+            units=_units(experts),
+            outputs=width,
+            rule_width=model.encoder,
+        )
+        layers.append(ModularLayer(experts, _choices(model, at)))
+    return tuple(layers)
+
+
+def _units(experts: Experts) -> int:
+    """Return the width that a module's readout reads."""
+    return experts.readout.parts()[0].shape[-2]
+
+
+# --- families ------------------------------------------------------------------------------------
+
+
 def _mlp(data: DataSpec, model: ModelSpec, seeds: int) -> Network:
     modules, hidden = module_count(data, model), hidden_width(data, model)
-    scorer, gating = _routing(
-        data,
-        model,
-        seeds,
-        rule=lambda: TableScorer(projection=StackedLinear((seeds,), model.encoder, modules)),
-        module=lambda: ModuleScorer(seeds, modules, hidden),
-        shared=lambda: SharedScorer(seeds, model.width, data.rules + 2, model.encoder),
+    experts = mlp_bank(seeds, modules, (3 * model.encoder, hidden, model.width), model.computation)
+    at = _place(
+        *(data, model, seeds),
+        state=3 * model.encoder,
+        units=_units(experts),
+        outputs=model.width,
     )
     return MLPNetwork(
         seeds,
@@ -84,26 +208,26 @@ def _mlp(data: DataSpec, model: ModelSpec, seeds: int) -> Network:
         modules=modules,
         encoder=model.encoder,
         width=model.width,
-        hidden=hidden,
-        scorer=scorer,
-        gating=gating,
+        experts=experts,
+        choices=_choices(model, at),
+        layers=_layers(data, model, seeds, model.width),
     )
 
 
 def _attention(data: DataSpec, model: ModelSpec, seeds: int) -> Network:
-    modules, hidden, head = (
+    modules, head, heads = (
         module_count(data, model),
-        hidden_width(data, model),
         head_width(data, model),
+        attention_heads(data, model),
     )
-    features = data.features + data.rules
-    scorer, gating = _routing(
-        data,
-        model,
-        seeds,
-        rule=lambda: TableScorer(mlp=StackedMLP((seeds,), (data.rules, head, modules))),
-        module=lambda: ModuleScorer(seeds, modules, hidden),
-        shared=lambda: SharedScorer(seeds, model.encoder, features, model.encoder),
+    widths = (head * (heads + 1), hidden_width(data, model), model.encoder)
+    experts = mlp_bank(seeds, modules, widths, model.computation)
+    at = _place(
+        *(data, model, seeds),
+        state=model.encoder,
+        units=_units(experts),
+        outputs=model.encoder,
+        rule_width=head,
     )
     return AttentionNetwork(
         seeds,
@@ -111,25 +235,28 @@ def _attention(data: DataSpec, model: ModelSpec, seeds: int) -> Network:
         features=data.features,
         modules=modules,
         encoder=model.encoder,
-        heads=attention_heads(data, model),
+        heads=heads,
         head=head,
-        hidden=hidden,
-        scorer=scorer,
-        gating=gating,
+        experts=experts,
+        choices=_choices(model, at),
+        layers=_layers(data, model, seeds, model.encoder),
     )
 
 
 def _recurrent(data: DataSpec, model: ModelSpec, seeds: int) -> Network:
     modules, state = module_count(data, model), hidden_width(data, model)
-    scorer, gating = _routing(
-        data,
-        model,
-        seeds,
-        rule=lambda: TableScorer(
-            mlp=StackedMLP((seeds,), (data.rules, state, modules), bias=False)
-        ),
-        module=lambda: ModuleScorer(seeds, modules, 8 * state, bias=False),
-        shared=lambda: SharedScorer(seeds, state, data.features + data.rules, model.encoder),
+    bias = model.scorer == "none"  # the paper's plain LSTM has biases, its module banks none
+    gates = [
+        gates_bank(seeds, modules, inputs, 4 * state, model.computation, bias=bias)
+        for inputs in (model.encoder, state)
+    ]
+    at = _place(
+        *(data, model, seeds),
+        state=state,
+        units=8 * state,
+        outputs=state,
+        rule_width=state,
+        bias=False,
     )
     return RecurrentNetwork(
         seeds,
@@ -139,30 +266,10 @@ def _recurrent(data: DataSpec, model: ModelSpec, seeds: int) -> Network:
         modules=modules,
         encoder=model.encoder,
         state=state,
-        bias=model.scorer == "none",  # the paper's plain LSTM has biases, its module banks none
-        scorer=scorer,
-        gating=gating,
+        gates=(gates[0], gates[1]),
+        choices=_choices(model, at),
+        layers=_layers(data, model, seeds, state),
     )
-
-
-def _routing(
-    data: DataSpec,
-    model: ModelSpec,
-    seeds: int,
-    *,
-    rule: Callable[[], Scorer],
-    module: Callable[[], Scorer],
-    shared: Callable[[], Scorer],
-) -> tuple[Scorer, Gating]:
-    """Return the scorer and the gating of a spec; learned scorers differ between families."""
-    modules = module_count(data, model)
-    learned = {"rule": rule, "module": module, "shared": shared}
-    if model.scorer in learned:
-        return learned[model.scorer](), soft
-    table = (
-        single_table(data.rules) if model.scorer == "none" else oracle_table(data.rules, modules)
-    )
-    return FixedScorer(table, seeds), fixed
 
 
 FAMILIES: dict[str, Callable[[DataSpec, ModelSpec, int], Network]] = {

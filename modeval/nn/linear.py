@@ -1,6 +1,7 @@
 """Linear maps stacked along leading axes: a cohort of seeds, and the modules of each seed."""
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -23,10 +24,20 @@ class StackedLinear(nn.Module):
         self.weight = nn.Parameter(torch.zeros(*stack, in_features, out_features))
         self.bias = nn.Parameter(torch.zeros(*stack, out_features)) if bias else None
 
+    def draw(self, generators: Sequence[torch.Generator]) -> None:
+        """Draw all parameters uniformly in ``±1/sqrt(fan in)``, as PyTorch's linear layers do."""
+        for parameter in self.parameters(recurse=False):
+            for member, generator in zip(parameter, generators, strict=True):
+                member.uniform_(-self.bound, self.bound, generator=generator)
+
     def forward(self, x: Float[Tensor, "*stack n in"]) -> Float[Tensor, "*stack n out"]:
         """Map the last axis of ``x``, whose leading axes are the stack."""
         y = x @ self.weight
         return y if self.bias is None else y + self.bias.unsqueeze(-2)
+
+    def parts(self) -> tuple[Tensor, Tensor | None]:
+        """Return the weight and the bias."""
+        return self.weight, self.bias
 
     def extra_repr(self) -> str:
         """Show the stack and the widths."""
@@ -38,11 +49,21 @@ class StackedMLP(nn.Module):
     """Two stacked linear maps with a rectifier between them."""
 
     def __init__(
-        self, stack: Sequence[int], widths: tuple[int, int, int], *, bias: bool = True
+        self,
+        stack: Sequence[int],
+        widths: tuple[int, int, int],
+        *,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.hidden = StackedLinear(stack, widths[0], widths[1], bias=bias)
         self.readout = StackedLinear(stack, widths[1], widths[2], bias=bias)
+
+    def rectified(
+        self, before: Float[Tensor, "seeds n modules hidden"]
+    ) -> Float[Tensor, "seeds n modules units"]:
+        """Return the hidden units of a bank of modules, given what its first layer says."""
+        return F.relu(before)
 
     def forward(self, x: Float[Tensor, "*stack n in"]) -> Float[Tensor, "*stack n out"]:
         """Map the last axis of ``x``, whose leading axes are the stack."""
@@ -56,18 +77,24 @@ class StackedMLP(nn.Module):
         return self.readout(F.relu(hidden))  # type: ignore[no-any-return]
 
 
+@runtime_checkable
+class Drawn(Protocol):
+    """A part of a network whose parameters start at random, or anywhere but at zero."""
+
+    def draw(self, generators: Sequence[torch.Generator]) -> None:
+        """Set the parameters of each seed, from its own generator alone."""
+
+
 def initialise(network: nn.Module, generators: Sequence[torch.Generator]) -> None:
     """Draw all parameters, those of each seed from its own generator.
 
-    Uniform in ``±1/sqrt(fan in)``, as PyTorch's linear layers do. Seed ``s`` of a cohort therefore
-    starts exactly where it starts alone.
+    Seed ``s`` of a cohort therefore starts exactly where it starts alone. Parts that do not say how
+    they are drawn stay at zero.
     """
     with torch.no_grad():
         for module in network.modules():
-            if isinstance(module, StackedLinear):
-                for parameter in module.parameters(recurse=False):
-                    for member, generator in zip(parameter, generators, strict=True):
-                        member.uniform_(-module.bound, module.bound, generator=generator)
+            if isinstance(module, Drawn):
+                module.draw(generators)
 
 
 def per_rule(
@@ -79,3 +106,15 @@ def per_rule(
     """
     chosen = F.one_hot(rule.flatten(1), table.shape[1]).to(table.dtype)
     return (chosen @ table).view(*rule.shape, table.shape[-1])
+
+
+def bias_of(layer: StackedLinear) -> Tensor:
+    """Return the bias of a layer that has one."""
+    return with_bias(layer.parts())[1]
+
+
+def with_bias(parts: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor]:
+    """Return the weight and the bias of a layer that has one."""
+    weight, bias = parts
+    assert bias is not None  # noqa: S101 - asked for only where layers are built with one
+    return weight, bias

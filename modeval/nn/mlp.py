@@ -16,37 +16,40 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from modeval.nn.linear import StackedLinear, StackedMLP, per_rule
-from modeval.nn.network import Network, Output
-from modeval.nn.routing import (
-    FixedScorer,
-    Gating,
-    ModuleScorer,
-    Readout,
-    Scorer,
-    SharedScorer,
-    TableScorer,
+from modeval.nn.bank import Bank, Experts
+from modeval.nn.layer import (
+    Choices,
+    LayeredNetwork,
+    ModularLayer,
+    needs_spare,
+    reported,
+    run_bank,
 )
+from modeval.nn.linear import StackedMLP, bias_of, per_rule, with_bias
+from modeval.nn.network import Output, Route
+from modeval.nn.scorers import Seen, not_seen
+from modeval.types import Noise
 
 
 @dataclass(frozen=True, slots=True)
 class MergedMLP:
-    """The network after all products of adjacent linear layers.
+    """The first layer of the modules after all products with the linear layers before it.
 
     Attributes:
         first: ``(S, 2E, M·H)`` from the rectified encodings of both numbers to the hidden units.
         offset: ``(S, R, M·H)`` what the rule adds to the hidden units before they are rectified.
-        readout: from hidden units to the decoder's hidden units.
-        table: ``(S, R, M)`` routing weights of each rule, where routing looks at nothing else.
     """
 
     first: Float[Tensor, "seeds two_encoder hidden"]
     offset: Float[Tensor, "seeds rules hidden"]
-    readout: Readout
-    table: Float[Tensor, "seeds rules modules"] | None
+
+    def __call__(self, numbers: Tensor, rule: Tensor, modules: int) -> Tensor:
+        """Return ``(S, N, M, H)``, the hidden units before the rectifier."""
+        hidden = numbers @ self.first + per_rule(self.offset, rule)
+        return hidden.view(*hidden.shape[:2], modules, -1)
 
 
-class MLPNetwork(Network):
+class MLPNetwork(LayeredNetwork):
     """A cohort of MLPs made of modules; Monolithic is the one with a single module."""
 
     def __init__(
@@ -56,65 +59,70 @@ class MLPNetwork(Network):
         rules: int,
         modules: int,
         encoder: int,
+        experts: Experts,
         width: int,
-        hidden: int,
-        scorer: Scorer,
-        gating: Gating,
+        choices: Choices,
+        layers: tuple[ModularLayer, ...] = (),
     ) -> None:
         super().__init__()
         self.seeds, self.rules, self.module_count = seeds, rules, modules
         self.encoder_number = StackedMLP((seeds,), (1, encoder, encoder))
         self.encoder_rule = StackedMLP((seeds,), (rules, encoder, encoder))
-        self.experts = StackedMLP((seeds, modules), (3 * encoder, hidden, width))
+        self.experts = experts
         self.decoder = StackedMLP((seeds,), (width, encoder, 1))
-        self.scorer = scorer
-        self.gating = gating
+        self.route_by(choices, layers)
 
-    def merged(self) -> MergedMLP:
+    def merged(
+        self,
+        encoding: Float[Tensor, "seeds rules encoder"],
+        weight: Float[Tensor, "seeds modules three_encoder hidden"],
+        bias: Float[Tensor, "seeds modules hidden"],
+    ) -> MergedMLP:
         """Multiply adjacent linear layers out."""
         second = self.encoder_number.readout
-        encoding = self.encoder_rule.table()
-        encoder = encoding.shape[-1]
         # (S, M, 3E, H) -> (S, 3E, M·H): modules side by side
-        first = self.experts.hidden.weight.transpose(1, 2).flatten(2)
-        one, two, rule = first.split(encoder, 1)
-        bias = _bias(self.experts.hidden).flatten(1).unsqueeze(1)
+        one, two, rule = weight.transpose(1, 2).flatten(2).split(encoding.shape[-1], 1)
         numbers = torch.cat((second.weight @ one, second.weight @ two), 1)
-        constant = bias + _bias(second).unsqueeze(1) @ (one + two)
-        table = None
-        if isinstance(self.scorer, TableScorer | FixedScorer):
-            table = self.gating(self.scorer(encoding))
-        return MergedMLP(
-            first=numbers,
-            offset=encoding @ rule + constant,
-            readout=self.readout().then(self.decoder.hidden),
-            table=table,
-        )
+        constant = bias.flatten(1).unsqueeze(1) + bias_of(second).unsqueeze(1) @ (one + two)
+        return MergedMLP(first=numbers, offset=encoding @ rule + constant)
 
-    def readout(self) -> Readout:
-        """Return the modules' last layer."""
-        return Readout(self.experts.readout.weight, _bias(self.experts.readout))
-
-    def forward(self, inputs: Float[Tensor, "seeds n 2"], rule: Int64[Tensor, "seeds n"]) -> Output:
+    def forward(
+        self,
+        inputs: Float[Tensor, "seeds n 2"],
+        rule: Int64[Tensor, "seeds n"],
+        *,
+        noise: Noise | None = None,
+        route: Route | None = None,
+    ) -> Output:
         """Predict from two numbers and the rule."""
-        merged = self.merged()
+        encoding, layer = self.encoder_rule.table(), self.experts.hidden
+        merged = self.merged(encoding, *with_bias(layer.parts()))
         numbers = inputs.unsqueeze(-1) * self.encoder_number.hidden.weight.unsqueeze(1)
-        numbers = F.relu(numbers + _bias(self.encoder_number.hidden)[:, None, None])
-        hidden = F.relu(numbers.flatten(2) @ merged.first + per_rule(merged.offset, rule))
-        hidden = hidden.unflatten(2, (self.module_count, -1))
-        weight = self._weight(merged, hidden, inputs, rule)
-        mixed = merged.readout.mix(hidden, weight) + _bias(self.decoder.hidden).unsqueeze(1)
-        return Output(self.decoder.readout(F.relu(mixed)), weight)
+        numbers = F.relu(numbers + bias_of(self.encoder_number.hidden)[:, None, None])
+        numbers = numbers.flatten(2)
 
-    def _weight(self, merged: MergedMLP, hidden: Tensor, inputs: Tensor, rule: Tensor) -> Tensor:
-        if merged.table is not None:
-            return per_rule(merged.table, rule)
-        if isinstance(self.scorer, SharedScorer):
-            return self.gating(self.scorer(hidden, self.readout(), inputs, rule))
-        assert isinstance(self.scorer, ModuleScorer)  # noqa: S101 - the last of the four
-        return self.gating(self.scorer(hidden))
+        def encoded() -> Tensor:
+            both = self.encoder_number.readout(numbers.view(len(numbers), -1, encoding.shape[-1]))
+            return torch.cat((both.view(*rule.shape, -1), per_rule(encoding, rule)), -1)
 
-
-def _bias(layer: StackedLinear) -> Tensor:
-    assert layer.bias is not None  # noqa: S101 - every layer of this family has one
-    return layer.bias
+        seen = Seen(inputs, rule, lambda: encoding, encoded, not_seen, not_seen)
+        shared = None
+        if needs_spare(self.choices) and isinstance(layer, Bank):
+            trunk = layer.shared.weight.unsqueeze(1), bias_of(layer.shared).unsqueeze(1)
+            shared = self.merged(encoding, *trunk)(numbers, rule, 1)
+        decoder = self.decoder
+        first = run_bank(
+            self.choices,
+            self.experts,
+            merged(numbers, rule, self.module_count),
+            seen,
+            self.chance_of(0, noise, route),
+            following=None if self.layers else decoder.hidden,
+            shared_before=shared,
+        )
+        passed = self.pass_on(first, seen, noise, route)
+        state = passed[-1].output
+        if self.layers:
+            state = state @ decoder.hidden.weight
+        prediction = decoder.readout(F.relu(state + bias_of(decoder.hidden).unsqueeze(1)))
+        return Output(prediction, reported(passed, rule.shape))

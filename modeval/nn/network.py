@@ -1,9 +1,48 @@
 """What every network of the package has in common."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from modeval.types import Noise
+
+LooksAt = Literal["nothing", "rule", "input", "module"]
+"""What routing looks at, from least to most: each may look at what stands before it, too."""
+
+Route = Callable[[Tensor, int], Tensor]
+"""A map of routing weights ``(S, ..., M)`` after gating, given the number of the layer.
+
+Hardening, knock-outs, shuffles and given routings are routes: the network stays as it is.
+
+>>> import torch
+>>> def without_first_module(weight, layer):
+...     return weight * torch.tensor([0.0, 1.0])
+>>> without_first_module(torch.tensor([0.3, 0.7]), 0).tolist()
+[0.0, 0.699...]
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """How one modular layer routed a batch.
+
+    Attributes:
+        weight: ``(S, N, M)`` or ``(S, N, T, M)``: routing weights, after gating and route.
+        score: gives the logits before gating, of the shape of the weights.
+        output: what the layer passes on: ``(S, N, D)`` or ``(S, N, T, D)``.
+    """
+
+    weight: Float[Tensor, "seeds samples *positions modules"]
+    score: Callable[[], Tensor]
+    output: Tensor
+
+    @property
+    def logits(self) -> Float[Tensor, "seeds samples *positions modules"]:
+        """Return the logits before gating; formed on demand, for few readers need them."""
+        return self.score().view_as(self.weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,11 +51,11 @@ class Output:
 
     Attributes:
         prediction: ``(S, N, D)`` or ``(S, N, T, D)``: values, or logits for classification.
-        weight: ``(S, N, M)`` or ``(S, N, T, M)``: routing weights.
+        routed: one for each modular layer, from input to output.
     """
 
     prediction: Float[Tensor, "seeds samples *positions outputs"]
-    weight: Float[Tensor, "seeds samples *positions modules"]
+    routed: tuple[Routed, ...]
 
 
 class Network(nn.Module):
@@ -24,13 +63,31 @@ class Network(nn.Module):
 
     Attributes:
         seeds: size S of the cohort.
-        module_count: number of modules M.
+        module_count: number of modules M of each modular layer.
+        layer_count: number of modular layers L.
+        looks_at: the most that the routing of any layer looks at.
+        chance: uniform numbers that training takes for each sample or position; -1 where routing is
+            the same in training and at evaluation, so that no :class:`Noise` is needed.
+        batchwise: whether a sample's routing depends on the others of its batch.
+        sparse: whether modules with weight 0 were not chosen, and the others were.
     """
 
     seeds: int
     module_count: int
+    layer_count: int = 1
+    looks_at: LooksAt = "module"
+    chance: int = -1
+    batchwise: bool = False
+    sparse: bool = False
 
-    def forward(self, inputs: Tensor, rule: Tensor) -> Output:
+    def forward(
+        self,
+        inputs: Tensor,
+        rule: Tensor,
+        *,
+        noise: Noise | None = None,
+        route: Route | None = None,
+    ) -> Output:
         """Predict, and say how each sample was routed."""
         raise NotImplementedError
 

@@ -11,17 +11,33 @@ The inputs of all steps are projected at once; only the product with the state i
 Source: Mittal, Bengio & Lajoie 2022 (arXiv 2206.02713), section 4 and appendix.
 """
 
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from modeval.nn.linear import StackedLinear, StackedMLP, per_rule
-from modeval.nn.network import Network, Output
-from modeval.nn.routing import FixedScorer, Gating, ModuleScorer, Scorer, SharedScorer, TableScorer
+from modeval.nn.bank import Bank
+from modeval.nn.layer import (
+    Choices,
+    LayeredNetwork,
+    ModularLayer,
+    Passed,
+    needs_spare,
+    reported,
+)
+from modeval.nn.linear import StackedLinear, StackedMLP, bias_of, per_rule
+from modeval.nn.network import Output, Route
+from modeval.nn.scorers import Chance, Made, Seen, Weighed, not_seen, weigh
+from modeval.types import Noise
+
+_Gates = tuple[Tensor, Tensor | None]
 
 
-class RecurrentNetwork(Network):
+class RecurrentNetwork(LayeredNetwork):
     """A cohort of recurrent networks made of modules; Monolithic is a single LSTM cell."""
 
     def __init__(
@@ -34,88 +50,177 @@ class RecurrentNetwork(Network):
         modules: int,
         encoder: int,
         state: int,
-        bias: bool,
-        scorer: Scorer,
-        gating: Gating,
+        gates: tuple[StackedLinear | Bank, StackedLinear | Bank],
+        choices: Choices,
+        layers: tuple[ModularLayer, ...] = (),
     ) -> None:
         super().__init__()
         self.seeds, self.rules, self.module_count, self.state = seeds, rules, modules, state
         self.encoder = StackedMLP((seeds,), (features + rules, encoder, encoder))
-        self.input_gates = StackedLinear((seeds, modules), encoder, 4 * state, bias=bias)
-        self.state_gates = StackedLinear((seeds, modules), state, 4 * state, bias=bias)
+        self.input_gates, self.state_gates = gates
         self.decoder = StackedMLP((seeds,), (state, state, outputs))
-        self.scorer = scorer
-        self.gating = gating
+        self.route_by(choices, layers)
 
     def forward(
-        self, inputs: Float[Tensor, "seeds n positions features"], rule: Int64[Tensor, "seeds n t"]
+        self,
+        inputs: Float[Tensor, "seeds n positions features"],
+        rule: Int64[Tensor, "seeds n t"],
+        *,
+        noise: Noise | None = None,
+        route: Route | None = None,
     ) -> Output:
         """Predict at each position from what came before and the rule of each position."""
+        first = self._scan(inputs, rule, self.chance_of(0, noise, route))
+        seen = Seen(inputs.flatten(1, 2), rule.flatten(1), not_seen, not_seen, not_seen, not_seen)
+        passed = self.pass_on(first, seen, noise, route)
+        prediction = self.decoder(passed[-1].output)
+        return Output(prediction.view(*rule.shape, -1), reported(passed, rule.shape))
+
+    def _scan(self, inputs: Tensor, rule: Tensor, chance: Chance) -> Passed:
+        """Run the cells over all positions."""
         seeds, samples, positions = rule.shape
-        projected = self._project(inputs, rule)  # (T, S, N, M, 4H)
-        table = None
-        if isinstance(self.scorer, TableScorer | FixedScorer):
-            rows = per_rule(self.gating(self.scorer(None)), rule.flatten(1))
-            table = rows.view(seeds, samples, positions, -1).movedim(2, 0)
-        recurrent, bias = _side_by_side(self.state_gates)
+        encoded = self._encoded(inputs, rule)
+        cells = _Cells(*(_side_by_side(layer) for layer in (self.input_gates, self.state_gates)))
+        projected = encoded(cells.input)  # (T, S, N, M, 4H)
+        shared = _shared(self) if needs_spare(self.choices) else None
+        shared_input = None if shared is None else encoded(shared.input)
+        ahead = self._routed_ahead(inputs, rule, chance)
         hidden = inputs.new_zeros(seeds, samples, self.state)
         cell = torch.zeros_like(hidden)
-        states, weights = [], []
+        states, routed = [], []
         for step in range(positions):
-            from_state = hidden @ recurrent
-            if bias is not None:
-                from_state = from_state + bias
-            from_state = from_state.view(seeds, samples, self.module_count, -1)
-            hidden_each, cell_each = _cell(projected[step], from_state, cell)
-            if table is not None:
-                weight = table[step]
-            elif isinstance(self.scorer, ModuleScorer):
-                # the module's own logit looks at both halves of its gates before they are added
-                seen = F.relu(torch.cat((projected[step], from_state), -1))
-                weight = self.gating(self.scorer(seen))
+            from_state = cells.from_state(hidden)
+            at = _Step(inputs[:, :, step], rule[:, :, step], projected[step], from_state, hidden)
+            if self.aggregation == "parameters":
+                weighed = ahead[step] if ahead else self._weighed(at, None, chance.at(step))
+                gates = _mixed(projected[step] + from_state, weighed.weight)
+                if shared is not None and shared_input is not None:
+                    spare = 1 - weighed.weight.sum(-1)[..., None, None]
+                    gates = gates + spare * (shared_input[step] + shared.from_state(hidden))
+                hidden_each, cell_each = _cell(gates, cell)
+                hidden, cell = hidden_each.squeeze(2), cell_each.squeeze(2)
             else:
-                weight = self._shared(hidden_each, inputs[:, :, step], rule[:, :, step])
-            hidden = (hidden_each * weight.unsqueeze(-1)).sum(2)
-            cell = (cell_each * weight.unsqueeze(-1)).sum(2)
+                hidden_each, cell_each = _cell(projected[step] + from_state, cell)
+                weighed = ahead[step] if ahead else self._weighed(at, hidden_each, chance.at(step))
+                weight = weighed.weight.unsqueeze(-1)
+                hidden = (hidden_each * weight).sum(2)
+                cell = (cell_each * weight).sum(2)
+                if self.value is not None:
+                    hidden = hidden @ self.value.weight
             states.append(hidden)
-            weights.append(weight)
-        prediction = self.decoder(torch.stack(states, 2).flatten(1, 2))
-        return Output(prediction.view(seeds, samples, positions, -1), torch.stack(weights, 2))
+            routed.append(weighed)
+        weight = torch.stack([each.weight for each in routed], 2).flatten(1, 2)
 
-    def _project(self, inputs: Tensor, rule: Tensor) -> Tensor:
-        """Return what the inputs of all steps add to the gates of all modules."""
+        def score() -> Tensor:
+            return torch.stack([each.score() for each in routed], 2).flatten(1, 2)
+
+        return Passed(torch.stack(states, 2).flatten(1, 2), Weighed(weight, score))
+
+    def _routed_ahead(
+        self, inputs: Tensor, rule: Tensor, chance: Chance
+    ) -> tuple[Weighed, ...] | None:
+        """Return the routing of each step, where it can be known before anything is computed."""
+        if self.choices.scorer.looks_at == "module":
+            return None
+        flat = Seen(inputs.flatten(1, 2), rule.flatten(1), not_seen, not_seen, not_seen, not_seen)
+        weighed = weigh(self.choices.scorer, self.gating, flat, chance.flat())
+        weights = weighed.weight.view(*rule.shape, -1).movedim(2, 0)
+
+        def score(step: int) -> Tensor:
+            return weighed.score().view(*rule.shape, -1)[:, :, step]
+
+        return tuple(
+            Weighed(weight, functools.partial(score, step)) for step, weight in enumerate(weights)
+        )
+
+    def _weighed(self, at: "_Step", outputs: Tensor | None, chance: Chance) -> Weighed:
+        """Route one step, where routing looks at what modules computed."""
+        seen = Seen(
+            at.inputs,
+            at.rule,
+            not_seen,
+            state=lambda: at.state,
+            # the module's own logit looks at both halves of its gates before they are added
+            hidden=lambda: F.relu(torch.cat((at.from_input, at.from_state), -1)),
+            outputs=not_seen if outputs is None else lambda: Made(outputs),
+        )
+        return weigh(self.choices.scorer, self.gating, seen, chance)
+
+    def _encoded(self, inputs: Tensor, rule: Tensor) -> Callable[[_Gates], Tensor]:
+        """Return what the inputs of all steps add to gates, as a function of the gates' layer."""
         seeds, samples, positions, features = inputs.shape
         first, second = self.encoder.hidden, self.encoder.readout
         flat = inputs.movedim(2, 1).flatten(1, 2)
         units = flat @ first.weight[:, :features]
         units = units + per_rule(first.weight[:, features:], rule.transpose(1, 2).flatten(1))
-        units = F.relu(units + _bias(first).unsqueeze(1))
-        weight, bias = _side_by_side(self.input_gates)
-        constant = _bias(second).unsqueeze(1) @ weight
-        gates = units @ (second.weight @ weight) + (constant if bias is None else constant + bias)
-        return gates.view(seeds, positions, samples, self.module_count, -1).movedim(1, 0)
+        units = F.relu(units + bias_of(first).unsqueeze(1))
 
-    def _shared(self, outputs: Tensor, inputs: Tensor, rule: Tensor) -> Tensor:
-        assert isinstance(self.scorer, SharedScorer)  # noqa: S101 - the last of the four
-        return self.gating(self.scorer.on_outputs(outputs, inputs, rule))
+        def onto(layer: _Gates) -> Tensor:
+            weight, bias = layer
+            constant = bias_of(second).unsqueeze(1) @ weight
+            added = constant if bias is None else constant + bias
+            gates = units @ (second.weight @ weight) + added
+            return gates.view(seeds, positions, samples, -1, 4 * self.state).movedim(1, 0)
+
+        return onto
 
 
-def _cell(from_input: Tensor, from_state: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """The gates of all modules side by side: ``(S, in, M·4H)`` and ``(S, 1, M·4H)``."""
+
+    input: _Gates
+    state: _Gates
+
+    def from_state(self, hidden: Tensor) -> Tensor:
+        """Return what the state adds to the gates of each module, ``(S, N, M, 4H)``."""
+        weight, bias = self.state
+        gates = hidden @ weight
+        if bias is not None:
+            gates = gates + bias
+        return gates.view(*gates.shape[:2], -1, 4 * hidden.shape[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What one step of the scan knows before it is routed."""
+
+    inputs: Tensor
+    rule: Tensor
+    from_input: Tensor
+    from_state: Tensor
+    state: Tensor
+
+
+def _cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     """Return the next hidden and cell state that each module proposes."""
     state = cell.shape[-1]
-    gates = from_input + from_state
     keep_in, forget, out = gates[..., : 3 * state].sigmoid().split(state, -1)
     proposal = gates[..., 3 * state :].tanh()
     next_cell = forget * cell.unsqueeze(2) + keep_in * proposal
     return out * next_cell.tanh(), next_cell
 
 
-def _side_by_side(layer: StackedLinear) -> tuple[Tensor, Tensor | None]:
+def _mixed(gates: Tensor, weight: Tensor) -> Tensor:
+    """Return the gates of the mixture of modules, as those of a single one."""
+    return (gates * weight.unsqueeze(-1)).sum(2, keepdim=True)
+
+
+def _side_by_side(layer: StackedLinear | Bank) -> _Gates:
     """Return a bank's weight as ``(S, in, M·out)`` and its bias as ``(S, 1, M·out)``."""
-    weight = layer.weight.transpose(1, 2).flatten(2)
-    return weight, None if layer.bias is None else layer.bias.flatten(1).unsqueeze(1)
+    weight, bias = layer.parts()
+    flat = weight.transpose(1, 2).flatten(2)
+    return flat, None if bias is None else bias.flatten(1).unsqueeze(1)
 
 
-def _bias(layer: StackedLinear) -> Tensor:
-    assert layer.bias is not None  # noqa: S101 - encoders have one
-    return layer.bias
+def _shared(network: RecurrentNetwork) -> _Cells | None:
+    """Return the gates that all modules share, as those of a single module."""
+    layers = (network.input_gates, network.state_gates)
+    trunks = [layer.shared for layer in layers if isinstance(layer, Bank)]
+    if len(trunks) < len(layers):
+        return None
+    return _Cells(*((each.weight, _row(each.bias)) for each in trunks))
+
+
+def _row(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.unsqueeze(1)

@@ -41,7 +41,7 @@ from modeval.score.scorecard import (
     Scorecard,
     Seed,
 )
-from modeval.spec import digest_of, module_count, to_dict
+from modeval.spec import digest_of, module_count, name_of, to_dict
 from modeval.types import RoutingCounts
 
 HASH_MAPS = 2000
@@ -155,7 +155,7 @@ def _record(subject: Subject, evaluation: Evaluation, precision: float | None) -
     if evaluation.half_width is not None:
         reached = [_finite(width) for width in evaluation.half_width.tolist()]
     kind = "-".join(str(part) for part in (subject.data.task, data["objective"]) if part)
-    name = subject.title.lower().replace(" (", "-").replace(" ", "-").replace(")", "")
+    name = name_of(subject.title)
     return ModelRecord(
         id=f"{name}-{kind}-r{subject.data.rules}-{subject.model.encoder}x{subject.model.width}",
         title=subject.title,
@@ -219,7 +219,7 @@ def _routing(
         function = METRICS[name].function
         if name == "adaptation_distance" and evaluation.shifted is not None:
             shifted = evaluation.shifted
-            values = adaptation_from_marginals(shifted.rules[usable], shifted.modules[usable])
+            values = adaptation_from_marginals(shifted.rules[usable], shifted.modules[usable, 0])
         else:
             values = function(joint)
         chance = _chance(name, rules, modules)

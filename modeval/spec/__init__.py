@@ -14,6 +14,8 @@ from modeval.spec.model import (
     attention_heads,
     check_pair,
     module_count,
+    name_of,
+    title_of,
 )
 from modeval.spec.plain import choices_of, differences, digest, from_dict, sparse, to_dict
 from modeval.spec.run import (
@@ -58,12 +60,14 @@ __all__ = [
     "from_dict",
     "load_toml",
     "module_count",
+    "name_of",
     "read_spec",
     "recorded_differences",
     "recorded_digests",
     "run_differences",
     "seed_grid",
     "sparse",
+    "title_of",
     "to_dict",
     "to_toml",
     "without_unread",

@@ -1,14 +1,28 @@
 """What to build: a network as a point in the space of modular models."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from modeval.spec.checks import check, check_choices, check_positive
+from modeval.spec.computations import Adapter, Computation, Full
 from modeval.spec.data import DataSpec
-from modeval.spec.settings import refuse_unread, setting
+from modeval.spec.gatings import Gating, NoisyTopK, Soft, TopK
+from modeval.spec.settings import default_of, refuse_unread, setting
 
-Scorer = Literal["none", "module", "shared", "rule", "oracle"]
+Scorer = Literal[
+    "none", "module", "shared", "attention", "input", "both", "rule", "table", "global", "oracle",
+    "hash", "map",
+]  # fmt: skip
+Aggregation = Literal["outputs", "parameters", "attend"]
 Match = Literal["parameters", "width"]
+
+GIVEN = ("none", "oracle", "hash", "map")
+"""Scorers whose rows are the routing itself."""
+LEARNED = ("module", "shared", "attention", "input", "both", "rule", "table", "global")
+"""Scorers that give logits, for a gating to make weights of."""
+AFTER_MODULES = ("module", "shared", "attention")
+"""Scorers that look at what modules computed."""
 
 MODELS: dict[str, dict[str, Any]] = {
     "monolithic": {"scorer": "none", "modules": 1},
@@ -36,9 +50,20 @@ class ModelSpec:
     ``series``.
 
     Attributes:
-        scorer: what gives the routing logits: ``module`` (each module its own), ``shared`` (one
-            scorer on a module's output and the input), ``rule`` (the rule only), ``oracle`` (the
-            ground truth itself), ``none`` (a single module that takes all: Monolithic).
+        scorer: what gives the routing logits. After the modules: ``module`` (each its own),
+            ``shared`` (one scorer on a module's output and the input), ``attention`` (of the input
+            over module outputs). Beside them: ``input``, ``both`` (input and rule), ``rule``,
+            ``table`` (free logits for each rule), ``global`` (free logits). Given: ``oracle`` (the
+            ground truth), ``hash`` (of the rule), ``map`` (see there), ``none`` (a single module
+            that takes all: Monolithic).
+        gating: how logits become weights, with settings of its own: ``soft``, ``top-k``,
+            ``gumbel``, ``switch``, ...
+        computation: what a module is made of, with settings of its own: ``full``, ``low-rank``,
+            ``masked``, ``adapter``, ...
+        aggregation: what is mixed: module ``outputs``; ``parameters`` (weights first, then one
+            pass); ``attend`` (outputs, then a value projection).
+        layers: modular layers, each with modules and a scorer of its own.
+        map: modules of each rule, as [[0], [1], [0, 1]], for the scorer ``map``.
         modules: number of modules M; 0 for as many as rules.
         encoder: width of the encoders (and of the attention stream).
         width: hidden width of the whole module bank (MLP), width of the queries (attention), size
@@ -49,6 +74,11 @@ class ModelSpec:
     """
 
     scorer: Scorer = "module"
+    gating: Gating = setting(Soft(), read_by={"scorer": LEARNED})
+    computation: Computation = setting(Full())
+    aggregation: Aggregation = "outputs"
+    layers: int = setting(1, unit="layers")
+    map: tuple[tuple[int, ...], ...] = setting((), flag=False, read_by={"scorer": ("map",)})
     modules: int = 0
     encoder: int = 32
     width: int = 128
@@ -57,26 +87,56 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_positive(self, "encoder", "width", "heads")
+        check_positive(self, "encoder", "width", "heads", "layers")
         check(self.modules >= 0, f"modules = {self.modules}: give 1 or more, or 0 for the rules.")
         check(
             self.scorer != "none" or self.modules == 1,
             f'scorer = "none" has nothing to choose by, so it takes modules = 1, not '
             f"{self.modules}. Use --model modular for several modules.",
         )
+        _check_axes(self)
+
+
+def _check_axes(model: ModelSpec) -> None:
+    """Refuse choices that make no sense together, whatever the task."""
+    check(
+        model.scorer != "none" or isinstance(model.computation, Full),
+        f'computation = "{model.computation.kind}" with scorer = "none": a single module has no '
+        "other one to share a trunk with. Use --computation full.",
+    )
+    check(
+        model.aggregation != "parameters" or model.scorer not in AFTER_MODULES,
+        f'aggregation = "parameters" with scorer = "{model.scorer}": parameters are mixed before '
+        "any module has computed what this scorer looks at. Use --scorer both, rule or input.",
+    )
+    check(
+        model.aggregation != "parameters" or not isinstance(model.computation, Adapter),
+        'aggregation = "parameters" with computation = "adapter": its bottleneck stands between '
+        "two layers and cannot be mixed with them. Use --computation parallel-adapter.",
+    )
+    check(
+        not isinstance(model.gating, NoisyTopK) or model.scorer != "attention",
+        'gating = "noisy-top-k" with scorer = "attention": it takes a second number for each '
+        "module, which scales the noise, and attention gives one. Use --gating top-k.",
+    )
+    check(
+        model.scorer != "map" or bool(model.map),
+        'scorer = "map" takes the modules of each rule: map = [[0], [1], [0, 1]] in the spec file.',
+    )
 
 
 def check_pair(data: DataSpec, model: ModelSpec) -> None:
     """Refuse a model that cannot be built for a task, and say what would fit."""
     refuse_unread(model, task=data.task)
     modules = module_count(data, model)
+    _check_task(data, model, modules)
     if model.scorer == "oracle":
         check(
             modules == data.rules,
             f"modules = {modules} with the oracle scorer: it sends rule r to module r, so it "
             f"takes one module for each of the {data.rules} rules. Drop --modules.",
         )
-    if model.match == "parameters" and data.task == "binary":
+    if model.match == "parameters" and data.task == "binary" and not model.computation.shares:
         check(
             model.width >= modules,
             f"width = {model.width} leaves no unit for each of {modules} modules. Use --width "
@@ -92,6 +152,40 @@ def check_pair(data: DataSpec, model: ModelSpec) -> None:
         )
 
 
+def _check_task(data: DataSpec, model: ModelSpec, modules: int) -> None:
+    """Refuse choices that make no sense for a task or for so many modules."""
+    gating = model.gating
+    if isinstance(gating, TopK | NoisyTopK):
+        check(
+            gating.k <= modules,
+            f"k = {gating.k} of {modules} modules: give k = {modules} or fewer, or more --modules.",
+        )
+    if data.task == "series":
+        check(
+            model.computation.cells,
+            f'computation = "{model.computation.kind}" with task = "series": it needs a hidden '
+            "layer, and recurrent cells have none. Use --computation low-rank.",
+        )
+    if data.task == "sets":
+        check(
+            model.aggregation != "parameters",
+            'aggregation = "parameters" with task = "sets": each module has heads of its own, and '
+            "what their softmax gives is no mixture of parameters. Use --task binary or series.",
+        )
+    if model.scorer == "map":
+        check(
+            len(model.map) == data.rules and all(model.map),
+            f"map has {len(model.map)} rows for {data.rules} rules: give each rule its modules.",
+        )
+        largest = max(number for row in model.map for number in row)
+        least = min(number for row in model.map for number in row)
+        check(
+            least >= 0 and largest < modules,
+            f"map names module {largest if largest >= modules else least}: there are {modules}, "
+            f"0 to {modules - 1}. Use --modules for more.",
+        )
+
+
 def module_count(data: DataSpec, model: ModelSpec) -> int:
     """Return M: what the spec says, or one module for each rule."""
     return model.modules or data.rules
@@ -100,3 +194,54 @@ def module_count(data: DataSpec, model: ModelSpec) -> int:
 def attention_heads(data: DataSpec, model: ModelSpec) -> int:
     """Return the heads of a module; the single module of Monolithic has those of R modules."""
     return model.heads * data.rules if model.scorer == "none" else model.heads
+
+
+def title_of(model: ModelSpec) -> str:
+    """Return what people call a model: its usual name, or the nearest one and what differs.
+
+    >>> title_of(ModelSpec(scorer="rule"))
+    'Modular-op'
+    >>> title_of(ModelSpec(scorer="rule", layers=2, gating=TopK()))
+    'Modular-op (top-k, 2 layers)'
+    """
+    chosen = _choices(model)
+    for name, choices in MODELS.items():
+        if chosen == _choices(ModelSpec(**choices)):
+            return MODEL_TITLES[name]
+    base = next(
+        (MODEL_TITLES[name] for name, same in MODELS.items() if same["scorer"] == model.scorer),
+        f"Modular-{model.scorer}",
+    )
+    changed = [_named(model.gating), _named(model.computation)]
+    changed += [model.aggregation] if model.aggregation != "outputs" else []
+    changed += [f"{model.layers} layers"] if model.layers > 1 else []
+    listed = ", ".join(text for text in changed if text)
+    if not listed:
+        return base
+    return f"{base[:-1]}, {listed})" if base.endswith(")") else f"{base} ({listed})"
+
+
+def name_of(title: str) -> str:
+    """Return a title as a part of an id: lower case, digits and hyphens.
+
+    >>> name_of("Modular-op (top-k, 2 layers)")
+    'modular-op-top-k-2-layers'
+    """
+    return re.sub(r"[^a-z0-9.]+", "-", title.lower()).strip("-")
+
+
+def _choices(model: ModelSpec) -> tuple[Any, ...]:
+    """Return the place of a model on the axes; sizes are no choices."""
+    return (model.scorer, model.gating, model.computation, model.aggregation, model.layers)
+
+
+def _named(choice: Gating | Computation) -> str:
+    """Return a choice and its settings, each only where it is not the default."""
+    settings = [
+        f"{entry.name} {getattr(choice, entry.name):g}"
+        for entry in fields(choice)
+        if entry.name != "kind" and getattr(choice, entry.name) != default_of(entry)
+    ]
+    if choice == type(choice)() and choice.kind in ("soft", "full"):
+        return ""
+    return " ".join([choice.kind, *settings])

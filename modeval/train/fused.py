@@ -23,19 +23,14 @@ from torch import Tensor, nn
 from modeval.native import KernelError, compiled
 from modeval.nn import Network
 from modeval.nn.attention import AttentionNetwork
+from modeval.nn.layer import LayeredNetwork
 from modeval.nn.linear import StackedLinear, StackedMLP
 from modeval.nn.mlp import MLPNetwork
 from modeval.nn.recurrent import RecurrentNetwork
-from modeval.nn.routing import (
-    FixedScorer,
-    Gating,
-    ModuleScorer,
-    Scorer,
-    TableScorer,
-    fixed,
-    soft,
-)
+from modeval.nn.scorers import FixedScorer, ModuleScorer, RuleScorer, Scorer, TableScorer
 from modeval.spec import Objective
+from modeval.spec.gatings import Fixed, Gate, Soft
+from modeval.spec.model import Aggregation
 from modeval.types import Batch
 
 __all__ = ("ATTENTION", "MLP", "RECURRENT", "Fused", "KernelError", "load")
@@ -86,20 +81,22 @@ def _without_biases(names: tuple[str, ...], of: tuple[str, ...]) -> tuple[str, .
 
 _NO_BIAS = _without_biases(_RECURRENT, _GATES)
 
-COMPUTED: dict[tuple[type, type, Gating], frozenset[tuple[str, ...]]] = {
-    (MLPNetwork, FixedScorer, fixed): frozenset({_MLP}),
-    (MLPNetwork, ModuleScorer, soft): frozenset({(*_MLP, *_LOGIT)}),
-    (MLPNetwork, TableScorer, soft): frozenset({(*_MLP, *_PROJECTION)}),
-    (AttentionNetwork, FixedScorer, fixed): frozenset({_ATTENTION}),
-    (AttentionNetwork, ModuleScorer, soft): frozenset({(*_ATTENTION, *_LOGIT)}),
-    (AttentionNetwork, TableScorer, soft): frozenset({(*_ATTENTION, *_SCORER_MLP)}),
-    (RecurrentNetwork, FixedScorer, fixed): frozenset({_RECURRENT, _NO_BIAS}),
-    (RecurrentNetwork, ModuleScorer, soft): frozenset({(*_NO_BIAS, _LOGIT[0])}),
-    (RecurrentNetwork, TableScorer, soft): frozenset(
+COMPUTED: dict[tuple[type, type, Gate, Aggregation], frozenset[tuple[str, ...]]] = {
+    (MLPNetwork, FixedScorer, Fixed(), "outputs"): frozenset({_MLP}),
+    (MLPNetwork, ModuleScorer, Soft(), "outputs"): frozenset({(*_MLP, *_LOGIT)}),
+    (MLPNetwork, TableScorer, Soft(), "outputs"): frozenset({(*_MLP, *_PROJECTION)}),
+    (AttentionNetwork, FixedScorer, Fixed(), "outputs"): frozenset({_ATTENTION}),
+    (AttentionNetwork, ModuleScorer, Soft(), "outputs"): frozenset({(*_ATTENTION, *_LOGIT)}),
+    (AttentionNetwork, RuleScorer, Soft(), "outputs"): frozenset({(*_ATTENTION, *_SCORER_MLP)}),
+    (RecurrentNetwork, FixedScorer, Fixed(), "outputs"): frozenset({_RECURRENT, _NO_BIAS}),
+    (RecurrentNetwork, ModuleScorer, Soft(), "outputs"): frozenset({(*_NO_BIAS, _LOGIT[0])}),
+    (RecurrentNetwork, RuleScorer, Soft(), "outputs"): frozenset(
         {(*_NO_BIAS, *_without_biases(_SCORER_MLP, _SCORER_MLP))}
     ),
 }
-"""Everything that the kernels compute: network, scorer and gating, and the parameters in order.
+"""Everything that the kernels compute: network, scorer, gating, aggregation, and the parameters.
+
+The computation is told by the parameters and by what holds them: plain stacked layers alone.
 
 Whatever is not here is refused, so that no kernel ever trains another model than it was given. A
 new choice on any axis is therefore trained eagerly until somebody writes its kernel and its line.
@@ -252,8 +249,8 @@ def _mlp_sizes(network: Network) -> Sizes:
     return {
         "rules": own.rules,
         "encoder": own.decoder.readout.weight.shape[1],
-        "hidden": own.experts.hidden.weight.shape[-1],
-        "width": own.experts.readout.weight.shape[-1],
+        "hidden": own.experts.hidden.parts()[0].shape[-1],
+        "width": own.experts.readout.parts()[0].shape[-1],
     }
 
 
@@ -262,7 +259,7 @@ def _attention_sizes(network: Network) -> Sizes:
     return {
         "rules": own.rules,
         "encoder": own.decoder.readout.weight.shape[1],
-        "hidden": own.experts.hidden.weight.shape[-1],
+        "hidden": own.experts.hidden.parts()[0].shape[-1],
         "width": own.head,
         "heads": own.heads,
     }
@@ -352,7 +349,7 @@ FAMILIES: dict[type, _Family] = {
     ),
 }
 
-_PARTS = (StackedLinear, StackedMLP, nn.ModuleDict)
+_PARTS = (StackedLinear, StackedMLP, nn.ModuleDict, nn.ModuleList)
 """What a network of the kernels is made of, beside its scorer: these very types, no subclasses."""
 
 
@@ -364,13 +361,9 @@ def require_computed(network: Network) -> None:
     """
     if type(network) not in FAMILIES:
         raise KernelError(f"the fused kernels do not know the network {_called(network)}")
-    chosen = (type(network), type(network.scorer), cast("Gating", network.gating))
-    if not any(chosen[:2] == known[:2] for known in COMPUTED):
-        raise KernelError(f"the fused kernels do not know the scorer {_called(network.scorer)}")
-    if not any(chosen == known for known in COMPUTED):
-        gating = getattr(network.gating, "__name__", _called(network.gating))
-        raise KernelError(f"the fused kernels do not know the gating {gating}")
-    _require_plain_parts(network)
+    own = cast("LayeredNetwork", network)
+    chosen = _require_choices(own)
+    _require_plain_parts(own)
     named = dict(network.named_parameters())
     if (held := tuple(named)) not in COMPUTED[chosen]:
         known = {name for names in COMPUTED[chosen] for name in names}
@@ -385,7 +378,19 @@ def require_computed(network: Network) -> None:
         raise KernelError("the fused kernels compute in float32 only")
 
 
-def _require_plain_parts(network: Network) -> None:
+def _require_choices(network: LayeredNetwork) -> tuple[type, type, Gate, Aggregation]:
+    """Refuse a choice that no kernel computes, or not with the others; return all of them."""
+    own = (type(network), type(network.scorer), network.gating, network.aggregation)
+    axes = {"scorer": network.scorer, "gating": network.gating, "aggregation": network.aggregation}
+    for length, (axis, choice) in enumerate(axes.items(), 2):
+        if not any(own[:length] == known[:length] for known in COMPUTED):
+            raise KernelError(f"the fused kernels do not know the {axis} {_called(choice)}")
+    if network.layer_count > 1:
+        raise KernelError(f"the fused kernels compute one modular layer, not {network.layer_count}")
+    return own
+
+
+def _require_plain_parts(network: LayeredNetwork) -> None:
     """Refuse parts of other types, and anything hung on a part that changes what it computes."""
     for name, part in network.named_modules():
         known = part is network or part is network.scorer or type(part) in _PARTS
@@ -432,7 +437,11 @@ def _product(width: str, letters: dict[str, int]) -> int:
 
 
 def _called(thing: object) -> str:
-    return type(thing).__name__
+    """Return the name of a choice, or of the type of a part."""
+    for name in ("kind", "__name__"):
+        if isinstance(found := getattr(thing, name, None), str):
+            return found
+    return thing if isinstance(thing, str) else type(thing).__name__
 
 
 def _routing(scorer: Scorer, rules: int, modules: int) -> tuple[int, Tensor, Tensor]:
@@ -442,7 +451,7 @@ def _routing(scorer: Scorer, rules: int, modules: int) -> tuple[int, Tensor, Ten
         return _CHOSEN, torch.ones(rules, 1), torch.zeros(rules, dtype=torch.int64)
     if isinstance(scorer, ModuleScorer):
         return _MODULE, *nothing
-    if isinstance(scorer, TableScorer):
+    if isinstance(scorer, TableScorer | RuleScorer):
         return _RULE, *nothing
     assert isinstance(scorer, FixedScorer)  # noqa: S101 - the only other one that is computed
     table = scorer.table.float().contiguous()

@@ -28,8 +28,8 @@ from modeval.text import brief
 from modeval.train import extend, files
 from modeval.train.files import RunRecord
 from modeval.train.step import Stepper, losses
-from modeval.train.stream import Stream, batches, validation_batch
-from modeval.types import Batch
+from modeval.train.stream import Stream, batches, uniform_numbers, validation_batch
+from modeval.types import Batch, Noise
 
 VALIDATION_SAMPLES = 2_560
 
@@ -206,9 +206,11 @@ def _run(session: _Session, source: Iterator[Batch], interrupted: Callable[[], b
     validation = validation_batch(session.stream, VALIDATION_SAMPLES)
     started, first = time.perf_counter(), memory.step
     report_every = max(1, min(50, session.spec.validate_every // 4))
-    for batch in itertools.islice(source, train.steps - memory.step):
+    for batch, noise in zip(
+        itertools.islice(source, train.steps - memory.step), _noise(session), strict=False
+    ):
         rate = torch.tensor(learning_rate(train, memory.step), device=session.stream.device)
-        memory.loss_sum += stepper.step(batch, rate)
+        memory.loss_sum += stepper.step(batch, rate, noise)
         memory.loss_count += 1
         memory.step += 1
         due = memory.step % session.spec.validate_every == 0 or memory.step == train.steps
@@ -220,6 +222,16 @@ def _run(session: _Session, source: Iterator[Batch], interrupted: Callable[[], b
             _checkpoint(session)
         if interrupted():
             return
+
+
+def _noise(session: _Session) -> Iterator[Noise | None]:
+    """Yield what chance each step takes; nothing for networks that take none."""
+    columns, stream = session.stepper.network.chance, session.stream
+    if columns < 0:
+        yield from itertools.repeat(None)
+    first, steps = session.memory.step, session.spec.train.steps
+    for number, uniform in enumerate(uniform_numbers(stream, columns, start=first), first):
+        yield Noise(uniform, torch.tensor(number / steps, device=stream.device))
 
 
 @contextlib.contextmanager

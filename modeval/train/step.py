@@ -27,7 +27,7 @@ from modeval.nn import Network
 from modeval.nn.recurrent import RecurrentNetwork
 from modeval.spec import Engine, Objective
 from modeval.train.fused import MEAN_DECAY, SQUARE_DECAY, Fused, KernelError
-from modeval.types import Batch
+from modeval.types import Batch, Noise
 
 EPSILON = 1e-8
 
@@ -92,12 +92,15 @@ class Stepper:
             self._compiled = torch.compile(self._whole, fullgraph=True, dynamic=False)
         self._may_fall_back = engine == "auto"
 
-    def step(self, batch: Batch, learning_rate: Tensor) -> Float[Tensor, " seeds"]:
+    def step(
+        self, batch: Batch, learning_rate: Tensor, noise: Noise | None = None
+    ) -> Float[Tensor, " seeds"]:
         """Change the network by one step and return the loss of each seed before it.
 
         Args:
             batch: the samples of the step, on the network's device.
             learning_rate: of shape ``()``, on the network's device.
+            noise: of the step, for a network whose ``chance`` asks for it.
         """
         if self._fused is not None:
             self.count += 1
@@ -109,8 +112,8 @@ class Stepper:
                 squares=self.squares,
             )
         if self._compiled is None:
-            return self._eager(batch, learning_rate)
-        return self._try_compiled(self._compiled, batch, learning_rate)
+            return self._eager(batch, learning_rate, noise)
+        return self._try_compiled(self._compiled, batch, learning_rate, noise)
 
     def state(self) -> dict[str, Tensor]:
         """Return the moments and the step count; with the parameters, all that a resume needs."""
@@ -135,7 +138,11 @@ class Stepper:
             self.engine = "fused"
 
     def _try_compiled(
-        self, compiled: Callable[..., Tensor], batch: Batch, learning_rate: Tensor
+        self,
+        compiled: Callable[..., Tensor],
+        batch: Batch,
+        learning_rate: Tensor,
+        noise: Noise | None,
     ) -> Tensor:
         """Do a step as one graph; where it cannot be compiled, ``auto`` goes on without."""
         from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415 - slow, loaded by now
@@ -145,13 +152,16 @@ class Stepper:
         try:
             with warnings.catch_warnings():  # hints of the compiler are not for the user
                 warnings.simplefilter("ignore")
-                return compiled(*state, batch.inputs, batch.rule, batch.target, learning_rate)
+                parts: tuple[Tensor, ...] = (batch.inputs, batch.rule, batch.target)
+                if noise is not None:  # a compiler takes tensors, not what holds them
+                    parts = (*parts, noise.uniform, noise.progress)
+                return compiled(*state, parts, learning_rate)
         except TorchDynamoException as error:  # nothing was computed yet
             reason = str(error).strip().partition("\n")[0]
             if not self._may_fall_back:
                 raise RunError(f"engine = compiled: {reason}. Use --engine auto.") from error
             self.engine, self.engine_note, self._compiled = "eager", reason, None
-            return self._eager(batch, learning_rate)
+            return self._eager(batch, learning_rate, noise)
 
     def _compiling_pays(self) -> bool:
         if isinstance(self.network, RecurrentNetwork):
@@ -161,14 +171,16 @@ class Stepper:
         return not self.engine_note
 
     def _gradients(
-        self, parameters: list[Tensor], inputs: Tensor, rule: Tensor, target: Tensor
+        self, parameters: list[Tensor], batch: Batch, noise: Noise | None
     ) -> tuple[list[Tensor], Tensor]:
         """Return the gradients, clipped, and the loss of each seed."""
 
         def total(values: list[Tensor]) -> tuple[Tensor, Tensor]:
             named = dict(zip(self.names, values, strict=True))
-            output = torch.func.functional_call(self.network, named, (inputs, rule))
-            each = losses(output.prediction, target, self.objective)
+            output = torch.func.functional_call(
+                self.network, named, (batch.inputs, batch.rule), {"noise": noise}
+            )
+            each = losses(output.prediction, batch.target, self.objective)
             return each.sum(), each
 
         gradients, (_, loss) = torch.func.grad_and_value(total, has_aux=True)(parameters)
@@ -180,13 +192,12 @@ class Stepper:
         means: list[Tensor],
         squares: list[Tensor],
         count: Tensor,
-        inputs: Tensor,
-        rule: Tensor,
-        target: Tensor,
+        parts: tuple[Tensor, ...],
         learning_rate: Tensor,
     ) -> Tensor:
         """Do a step in operations that a compiler fuses into one graph."""
-        gradients, loss = self._gradients(parameters, inputs, rule, target)
+        noise = Noise(*parts[3:]) if len(parts) > 3 else None  # noqa: PLR2004 - those of a batch
+        gradients, loss = self._gradients(parameters, Batch(*parts[:3]), noise)
         count += 1
         rate = learning_rate / (1 - MEAN_DECAY ** count.double()).float()
         root = (1 - SQUARE_DECAY ** count.double()).float().sqrt()
@@ -197,8 +208,8 @@ class Stepper:
             parameters[index].sub_(rate * mean / (square.sqrt() / root + EPSILON))
         return loss
 
-    def _eager(self, batch: Batch, learning_rate: Tensor) -> Tensor:
-        output = self.network(batch.inputs, batch.rule)
+    def _eager(self, batch: Batch, learning_rate: Tensor, noise: Noise | None) -> Tensor:
+        output = self.network(batch.inputs, batch.rule, noise=noise)
         loss = losses(output.prediction, batch.target, self.objective)
         # the fused optimiser reads memory in order, whatever the strides say
         gradients = [

@@ -20,7 +20,7 @@ from modeval.types import Batch
 
 CHUNK_BYTES = 4 * 2**20
 CHUNK_STEPS = 64
-TRAINING, VALIDATION = 0, 1
+TRAINING, VALIDATION, NOISE = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,25 @@ def batches(stream: Stream, *, start: int = 0) -> Iterator[Batch]:
         skipped = 0
 
 
+def uniform_numbers(stream: Stream, columns: int, *, start: int = 0) -> Iterator[Tensor]:
+    """Yield the chance of step ``start``, then of each step after it: ``(S, N, C)`` or with T.
+
+    Drawn in the chunks of the data, but from generators of its own: a network sees the same data
+    whether it takes chance or not, and a seed the same chance whatever else is in the cohort.
+    """
+    steps = chunk_steps(stream.data, stream.batch)
+    positions = (stream.data.length,) if stream.data.sequence else ()
+    first, skipped = divmod(start, steps)
+    for number in itertools.count(first):
+        own = generators(stream.seeds, NOISE, number, stream.device)
+        shape = (steps * stream.batch, *positions, columns)
+        drawn = torch.empty(len(own), *shape, device=stream.device)
+        for member, generator in zip(drawn, own, strict=True):
+            member.uniform_(generator=generator)
+        yield from _steps(drawn, steps)[skipped:]
+        skipped = 0
+
+
 def _ahead(chunk_of: Callable[[int], list[Batch]], first: int) -> Iterator[list[Batch]]:
     """Yield one chunk after another, the next one being drawn meanwhile."""
     with ThreadPoolExecutor(1, thread_name_prefix="draw") as thread:
@@ -96,5 +115,6 @@ def validation_batch(stream: Stream, samples: int) -> Batch:
 
 def _steps(tensor: Tensor, steps: int) -> Sequence[Tensor]:
     """Split ``(S, steps·N, ...)`` into contiguous ``(S, N, ...)``, one for each step."""
-    by_step = tensor.view(tensor.shape[0], steps, -1, *tensor.shape[2:]).transpose(0, 1)
+    shape = (tensor.shape[0], steps, tensor.shape[1] // steps, *tensor.shape[2:])
+    by_step = tensor.view(shape).transpose(0, 1)
     return list(by_step.contiguous())

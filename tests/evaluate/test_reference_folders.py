@@ -60,7 +60,7 @@ def assert_same(model: nn.Module, subject: Subject, inputs: Tensor, rule: Tensor
         prediction, weight = model(inputs, rule)
         output = subject.network(inputs.unsqueeze(0), rule.unsqueeze(0))
     torch.testing.assert_close(output.prediction[0], prediction, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(output.weight[0], weight, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(output.routed[0].weight[0], weight, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", MLP_KINDS)

@@ -184,7 +184,7 @@ def test_a_network_follows_the_equations(task: str, name: str, modules: int, mat
         weights = {key: value[seed].detach() for key, value in network.named_parameters()}
         prediction, weight = PLAIN[task](weights, model.scorer, x[seed], one_hot[seed], heads)
         torch.testing.assert_close(output.prediction[seed], prediction)
-        torch.testing.assert_close(output.weight[seed], weight)
+        torch.testing.assert_close(output.routed[0].weight[seed], weight)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -193,7 +193,7 @@ def test_routing_weights_lie_in_the_simplex(task: str) -> None:
     network = create(data, ModelSpec(scorer="module", encoder=6, width=24), SEEDS)
     positions = (data.length,) if data.sequence else ()
     x = torch.randn(len(SEEDS), SAMPLES, *positions, data.features)
-    weight = network(x, torch.randint(data.rules, x.shape[:-1])).weight
+    weight = network(x, torch.randint(data.rules, x.shape[:-1])).routed[0].weight
     assert weight.min() >= 0
     torch.testing.assert_close(weight.sum(-1), torch.ones(weight.shape[:-1]))
 

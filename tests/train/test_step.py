@@ -215,7 +215,7 @@ def test_the_step_that_is_compiled_is_the_eager_one(task: str, clip: float) -> N
     seen = [
         stepper._whole(
             *(values, stepper.means, stepper.squares, stepper.count),
-            *(batch.inputs, batch.rule, batch.target, RATE),
+            *((batch.inputs, batch.rule, batch.target), RATE),
         )
         for batch in batches
     ]

@@ -1,6 +1,7 @@
 """A kernel computes what it lists and refuses all else, so it never trains another model."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -9,8 +10,10 @@ from torch import Tensor, nn
 from modeval.nn import Network, create
 from modeval.nn.linear import StackedLinear
 from modeval.nn.network import Output
-from modeval.nn.routing import FixedScorer, fixed, soft
+from modeval.nn.scorers import FixedScorer
 from modeval.spec import MODELS, DataSpec, ModelSpec, from_dict, without_unread
+from modeval.spec.computations import LowRank
+from modeval.spec.gatings import Fixed, Soft, TopK
 from modeval.train.fused import COMPUTED, FAMILIES, Fused, KernelError
 from modeval.train.step import Stepper
 from modeval.types import Batch
@@ -19,24 +22,32 @@ TASKS = ("binary", "sets", "series")
 SEEDS = (3, 4)
 
 
-def network_of(task: str, name: str = "modular") -> Network:
-    data = from_dict(
+def data_of(task: str) -> DataSpec:
+    return from_dict(
         DataSpec,
         without_unread(DataSpec, {"task": task, "rules": 3, "dimension": 5, "length": 4}),
     )
-    return create(data, ModelSpec(**MODELS[name], encoder=8, width=24), SEEDS)
 
 
-def halved(logits: Tensor) -> Tensor:
-    return logits.softmax(-1) / 2
+def network_of(task: str, name: str = "modular", **choices: Any) -> Network:
+    model = ModelSpec(**MODELS[name], encoder=8, width=24, **choices)
+    return create(data_of(task), model, SEEDS)
 
 
 def another_gating(network: Network) -> None:
-    network.gating = halved  # type: ignore[assignment]
+    network.gating = TopK(k=2)  # type: ignore[assignment]
+
+
+def another_temperature(network: Network) -> None:
+    network.gating = Soft(temperature=0.5)  # type: ignore[assignment]
 
 
 def the_gating_of_another_scorer(network: Network) -> None:
-    network.gating = fixed if network.gating is soft else soft  # type: ignore[assignment]
+    network.gating = Fixed() if network.gating == Soft() else Soft()  # type: ignore[assignment]
+
+
+def another_aggregation(network: Network) -> None:
+    network.aggregation = "parameters"  # type: ignore[assignment]
 
 
 def a_scorer_of_another_type(network: Network) -> None:
@@ -49,9 +60,9 @@ def a_scorer_of_another_type(network: Network) -> None:
 
 def a_network_with_another_forward(network: Network) -> None:
     class Shifted(type(network)):  # type: ignore[misc]
-        def forward(self, inputs: Tensor, rule: Tensor) -> Output:
-            output = super().forward(inputs, rule)
-            return Output(output.prediction + 1, output.weight)
+        def forward(self, inputs: Tensor, rule: Tensor, **more: Any) -> Output:
+            output = super().forward(inputs, rule, **more)
+            return Output(output.prediction + 1, output.routed)
 
     network.__class__ = Shifted
 
@@ -117,6 +128,8 @@ def double_precision(network: Network) -> None:
 
 CHANGES: list[Callable[[Network], None]] = [
     another_gating,
+    another_temperature,
+    another_aggregation,
     the_gating_of_another_scorer,
     a_scorer_of_another_type,
     a_network_with_another_forward,
@@ -149,6 +162,22 @@ def test_a_kernel_refuses_a_network_with_one_thing_changed(
 
 
 @pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"gating": TopK(k=2)},
+        {"computation": LowRank()},
+        {"layers": 2},
+        {"aggregation": "attend"},
+    ],
+    ids=["gating", "computation", "layers", "aggregation"],
+)
+def test_a_choice_without_a_kernel_is_refused(task: str, choices: dict[str, Any]) -> None:
+    with pytest.raises(KernelError, match="fused kernels"):
+        Fused(network_of(task, **choices), "regression")
+
+
+@pytest.mark.parametrize("task", TASKS)
 def test_the_shared_scorer_has_no_kernel(task: str) -> None:
     with pytest.raises(KernelError, match="the scorer SharedScorer"):
         Fused(network_of(task, "modular-shared"), "regression")
@@ -168,10 +197,7 @@ def test_what_is_refused_trains_eagerly_as_it_is_and_says_why(task: str) -> None
     another_gating(network)
     another_gating(eager)
     positions = () if task == "binary" else (4,)
-    data = from_dict(
-        DataSpec,
-        without_unread(DataSpec, {"task": task, "rules": 3, "dimension": 5, "length": 4}),
-    )
+    data = data_of(task)
     batch = Batch(
         torch.randn(2, 6, *positions, data.features),
         torch.randint(3, (2, 6, *positions)),
@@ -180,7 +206,7 @@ def test_what_is_refused_trains_eagerly_as_it_is_and_says_why(task: str) -> None
     stepper = Stepper(network, "regression")
     assert (stepper.engine, stepper.engine_note) == (
         "eager",
-        "the fused kernels do not know the gating halved",
+        "the fused kernels do not know the gating top-k",
     )
     other = Stepper(eager, "regression", engine="eager")
     rate = torch.tensor(1e-3)
@@ -188,7 +214,7 @@ def test_what_is_refused_trains_eagerly_as_it_is_and_says_why(task: str) -> None
 
 
 def test_a_list_of_what_is_computed_holds_only_parameters_that_the_kernel_orders() -> None:
-    for (network, _, _), orders in COMPUTED.items():
+    for (network, *_), orders in COMPUTED.items():
         family = FAMILIES[network]
         for names in orders:
             assert [name for name in family.parameters if name in names] == list(names)

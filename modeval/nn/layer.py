@@ -1,0 +1,227 @@
+"""A modular layer: modules, a scorer, a gating and an aggregation, whatever each of them is.
+
+    x -> modules -> (scorer -> gating -> route) -> aggregation -> Routed(output, weight, logits)
+
+:func:`run_bank` is the layer itself, on hidden units that the families of networks compute each in
+their own way; :class:`ModularLayer` is a layer that stands by itself, after the first.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from modeval.nn.aggregation import Readout, Spare, Value, mix_hidden
+from modeval.nn.bank import Bank, Experts
+from modeval.nn.linear import StackedLinear, bias_of, with_bias
+from modeval.nn.network import LooksAt, Network, Route, Routed
+from modeval.nn.scorers import Chance, Read, Scorer, Seen, Weighed, weigh
+from modeval.spec.gatings import Gate, Linear
+from modeval.spec.model import Aggregation
+from modeval.types import Noise
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """How a layer routes and what becomes of its modules.
+
+    Attributes:
+        scorer: gives logits.
+        gating: makes them weights.
+        aggregation: what is mixed.
+        value: projects the mixture, where the aggregation is ``attend``.
+    """
+
+    scorer: Scorer
+    gating: Gate
+    aggregation: Aggregation = "outputs"
+    value: Value | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What a layer passes on, and how it routed."""
+
+    output: Float[Tensor, "seeds n out"]
+    weighed: Weighed
+
+
+def readout_of(
+    layer: StackedLinear | Bank,
+    value: Value | None = None,
+    following: StackedLinear | None = None,
+) -> Readout:
+    """Return the modules' last layer, merged with the linear maps that follow it."""
+    return _followed(Readout(*with_bias(layer.parts())), value, following)
+
+
+def shared_readout(
+    layer: StackedLinear | Bank,
+    value: Value | None = None,
+    following: StackedLinear | None = None,
+) -> Readout | None:
+    """Return the same of what the modules share, as one module; nothing where they share none."""
+    if not isinstance(layer, Bank):
+        return None
+    shared = Readout(layer.shared.weight.unsqueeze(1), bias_of(layer.shared).unsqueeze(1))
+    return _followed(shared, value, following)
+
+
+def _followed(readout: Readout, value: Value | None, following: StackedLinear | None) -> Readout:
+    if value is not None:
+        readout = readout.times(value.weight)
+    return readout if following is None else readout.then(following)
+
+
+def run_bank(
+    choices: Choices,
+    bank: Experts,
+    before: Float[Tensor, "seeds n modules hidden"],
+    seen: Seen,
+    chance: Chance,
+    *,
+    following: StackedLinear | None = None,
+    shared_before: Float[Tensor, "seeds n one hidden"] | None = None,
+) -> Passed:
+    """Route and mix, given what the first layer of each module says.
+
+    Args:
+        choices: how.
+        bank: the modules.
+        before: their hidden units before the rectifier.
+        seen: what the scorer may look at, as far as it is known before modules compute.
+        chance: noise and route.
+        following: a linear layer after the mixture, merged into it (its bias left out).
+        shared_before: hidden units of what modules share, where it must count exactly once.
+    """
+    readout = readout_of(bank.readout, choices.value, following)
+    if choices.aggregation == "parameters":
+        weighed = weigh(choices.scorer, choices.gating, seen, chance)
+        weight = weighed.weight
+        spare = None if shared_before is None else Spare(shared_before.squeeze(2))
+        hidden = mix_hidden(before, weight, spare)
+        mixed = readout.mix(hidden, weight)
+        shared = shared_readout(bank.readout, choices.value, following)
+        if spare is not None and shared is not None:
+            mixed = Spare(shared.each(hidden[:, :, :1]).squeeze(2)).add(mixed, weight)
+        return Passed(mixed, weighed)
+    hidden = bank.rectified(before)
+    plain = readout_of(bank.readout)
+    seen = replace(seen, hidden=lambda: hidden, outputs=lambda: Read(plain, hidden))
+    weighed = weigh(choices.scorer, choices.gating, seen, chance)
+    return Passed(readout.mix(hidden, weighed.weight), weighed)
+
+
+class ModularLayer(nn.Module):
+    """A modular layer by itself, around a skip connection: ``x + sum_m p_m f_m(x)``.
+
+    >>> from modeval.nn.linear import StackedMLP
+    >>> from modeval.nn.scorers import FreeScorer
+    >>> from modeval.spec.gatings import Soft
+    >>> scorer = FreeScorer(1, 3, 2, shared=True)
+    >>> layer = ModularLayer(StackedMLP((1, 2), (4, 8, 4)), Choices(scorer, Soft()))
+    >>> sorted(name for name, _ in layer.named_parameters())[:2]
+    ['experts.hidden.bias', 'experts.hidden.weight']
+    """
+
+    def __init__(self, experts: Experts, choices: Choices) -> None:
+        super().__init__()
+        self.experts = experts
+        self.scorer = choices.scorer
+        self.gating = choices.gating
+        self.aggregation = choices.aggregation
+        self.value = choices.value
+
+    @property
+    def choices(self) -> Choices:
+        """Return how this layer routes."""
+        return Choices(self.scorer, self.gating, self.aggregation, self.value)
+
+    def forward(self, x: Float[Tensor, "seeds n width"], seen: Seen, chance: Chance) -> Passed:
+        """Pass samples through; ``seen`` tells what they are beside ``x``."""
+        seen = replace(seen, state=lambda: x)
+        before = _side_by_side(x, *with_bias(self.experts.hidden.parts()))
+        shared = None
+        if needs_spare(self.choices) and isinstance(self.experts.hidden, Bank):
+            layer = self.experts.hidden.shared
+            shared = _side_by_side(x, layer.weight.unsqueeze(1), bias_of(layer).unsqueeze(1))
+        passed = run_bank(self.choices, self.experts, before, seen, chance, shared_before=shared)
+        return Passed(x + passed.output, passed.weighed)
+
+
+def needs_spare(choices: Choices) -> bool:
+    """Tell whether weights do not sum to 1 while modules are mixed around what they share."""
+    return choices.aggregation == "parameters" and isinstance(choices.gating, Linear)
+
+
+def _side_by_side(
+    x: Float[Tensor, "seeds n in"],
+    weight: Float[Tensor, "seeds modules in out"],
+    bias: Float[Tensor, "seeds modules out"],
+) -> Float[Tensor, "seeds n modules out"]:
+    """Apply the layer of each module to the same input as one dense product."""
+    flat = x @ weight.transpose(1, 2).flatten(2) + bias.flatten(1).unsqueeze(1)
+    return flat.view(*flat.shape[:2], weight.shape[1], -1)
+
+
+# --- what surrounds the layers of a network ------------------------------------------------------
+
+
+class LayeredNetwork(Network):
+    """What the three families share: the choices of the first layer, and the layers after it.
+
+    The parts of the first layer are parts of the network itself, under the names that stored
+    parameters have: ``experts`` (or gates), ``scorer``, ``value``; layers after it are ``layers``.
+    """
+
+    def route_by(self, choices: Choices, layers: Sequence[ModularLayer]) -> None:
+        """Take the choices of the first layer and the layers after it."""
+        self.scorer = choices.scorer
+        self.gating = choices.gating
+        self.aggregation = choices.aggregation
+        self.value = choices.value
+        self.layers = nn.ModuleList(layers)
+        every = [choices, *(layer.choices for layer in layers)]
+        self.layer_count = len(every)
+        looks: tuple[LooksAt, ...] = get_args(LooksAt)
+        self.looks_at = max((each.scorer.looks_at for each in every), key=looks.index)
+        self.batchwise = choices.gating.batchwise
+        self.sparse = choices.gating.sparse
+        drawn = choices.gating.chance
+        self.chance = drawn * self.module_count * len(every) if drawn > 0 else drawn
+
+    @property
+    def choices(self) -> Choices:
+        """Return how the first layer routes."""
+        return Choices(self.scorer, self.gating, self.aggregation, self.value)
+
+    def chance_of(self, layer: int, noise: Noise | None, route: Route | None) -> Chance:
+        """Return the noise and the route of one layer."""
+        if noise is not None:
+            noise = noise.of(layer, self.layer_count)
+        return Chance(noise, route, layer)
+
+    def pass_on(
+        self, first: Passed, seen: Seen, noise: Noise | None, route: Route | None
+    ) -> tuple[Passed, ...]:
+        """Run the layers after the first; samples lie along one axis."""
+        passed = [first]
+        for number, layer in enumerate(self.layers, 1):
+            chance = self.chance_of(number, noise, route).flat()
+            passed.append(layer(passed[-1].output, seen, chance))
+        return tuple(passed)
+
+
+def reported(passed: Sequence[Passed], shape: torch.Size) -> tuple[Routed, ...]:
+    """Return what each layer did, with samples (and positions) along the axes they came in."""
+    return tuple(
+        Routed(
+            each.weighed.weight.view(*shape, -1),
+            each.weighed.score,
+            each.output.view(*shape, -1),
+        )
+        for each in passed
+    )
