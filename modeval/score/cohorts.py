@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from modeval.errors import RunError
 from modeval.evaluate.subject import LOSS_FACTOR, Evaluation, Loss, Subject
 from modeval.metrics.adaptation import adaptation_from_marginals
 from modeval.metrics.alignment import alignment_bounds, alignment_distance, alignment_score
@@ -111,6 +112,11 @@ def score(
         generator: draws hash maps and resamples seeds; two runs give the same intervals.
     """
     generator = generator or torch.Generator().manual_seed(0)
+    if evaluation.counts is not None and evaluation.counts.mass.shape[1] > 1:
+        raise RunError(
+            f"{subject.title} has {evaluation.counts.mass.shape[1]} modular layers, and cohorts of "
+            "several are not scored yet. Train with --layers 1."
+        )
     usable = [index for index, fault in enumerate(subject.faults) if not fault]
     record = _record(subject, evaluation, precision)
     joint = _joint(subject, evaluation, usable)
