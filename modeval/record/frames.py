@@ -304,6 +304,25 @@ def place_rows(
     return _unplaced(rows, device, labelling, rules=rules, blocks=blocks, phase=phase)
 
 
+def place_samples(
+    frames: Sequence[Frame],
+    rows: int,
+    device: torch.device,
+    labelling: Labelling,
+    *,
+    rules: int,
+    blocks: int,
+) -> Place | None:
+    """Return what the rows of a router are that routes whole samples; nothing if they are not."""
+    for frame in reversed(frames):
+        if frame.batch == rows:
+            mask = _mask_of(frame, labelling)
+            some = None if mask is None else mask.any(1, keepdim=True)
+            whole = Frame(frame.module, rows, 1, some, None, None, frame.phase)
+            return _fit(whole, rows, device, labelling, rules=rules, blocks=blocks)
+    return None
+
+
 def _fit(
     frame: Frame, rows: int, device: torch.device, labelling: Labelling, *, rules: int, blocks: int
 ) -> Place | None:

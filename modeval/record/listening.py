@@ -32,6 +32,7 @@ from modeval.record.frames import (
     make_frame,
     parameter_names,
     place_rows,
+    place_samples,
     subset,
 )
 from modeval.record.generation import Generation
@@ -238,18 +239,26 @@ class Listener:
                 self._counter.add(Pending(number, part, chosen[rows], shares))
 
     def _place(self, router: Router, chosen: Tensor) -> Place:
-        options = {"rules": self._labeller.rules, "blocks": self._blocks}
         if not self._frames:
             self._labeller.take_given()
+        options: Any = {"rules": self._labeller.rules, "blocks": self._blocks}
+        options |= {"device": chosen.device, "labelling": self._labeller.current}
+        if router.row != "token" and self._samples(router, len(chosen)):
+            place = place_samples(self._frames, len(chosen), **options)
+            if place is not None:
+                return place
         types = self._types.get(id(router.split[0])) if router.split else None
         if router.split is None or types is None or len(types) == len(chosen):
-            return place_rows(
-                self._frames, len(chosen), chosen.device, self._labeller.current, **options
-            )
-        whole = place_rows(
-            self._frames, len(types), chosen.device, self._labeller.current, **options
+            return place_rows(self._frames, len(chosen), **options)
+        return subset(
+            place_rows(self._frames, len(types), **options), types if router.split[1] else ~types
         )
-        return subset(whole, types if router.split[1] else ~types)
+
+    def _samples(self, router: Router, rows: int) -> bool:
+        """Return whether so many rows are the samples of a batch, rather than its tokens."""
+        sizes = {(frame.batch, frame.length) for frame in self._frames}
+        tokens = any(batch and length and rows == batch * length for batch, length in sizes)
+        return router.row == "sample" or (not tokens and any(rows == batch for batch, _ in sizes))
 
 
 def _recomputing() -> bool:

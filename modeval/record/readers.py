@@ -67,6 +67,8 @@ class Router:
         where: whether ``read`` looks at the module's output or at its arguments.
         found: how it was found.
         capacity: whether choices are those before or after tokens were dropped.
+        row: whether one row of its output is a token or a whole sample; either, where a function of
+            the user reads it.
         doubt: why its experts may compute something else than it chose, so that the tokens they
             are given are looked at; empty where there is no such doubt.
         split: a block around it that sends it a part of the tokens only: those whose type in the
@@ -83,6 +85,7 @@ class Router:
     found: Literal["class", "registry", "experts", "name", "pattern"] = "class"
     told: bool = False
     capacity: Literal["before", "after"] = "before"
+    row: Literal["token", "sample", "either"] = "token"
     doubt: str = ""
     split: tuple[nn.Module, bool] | None = None
 

@@ -5,7 +5,8 @@ Looked for in this order:
 1. what the user names (``routers="layers.*.gate"``, with a function that reads its output);
 2. the class names of :data:`READERS`: all router classes of transformers 5.24, and older ones;
 3. the classes that a Hugging Face model declares in its registry of recordable outputs;
-4. beside a child named ``experts``: the arguments with which the experts are called, or a child
+4. adapters that are mixed (see ``modeval.record.adapters``);
+5. beside a child named ``experts``: the arguments with which the experts are called, or a child
    named like a router. Logits are read as top-k only when nothing biases the choice.
 """
 
@@ -18,6 +19,7 @@ from typing import Any, Literal
 from torch import nn
 
 from modeval.errors import TraceError
+from modeval.record.adapters import find_adapters
 from modeval.record.readers import (
     CHOICE_NAMES,
     READERS,
@@ -36,7 +38,7 @@ HOLDERS = (
     "DistributedDataParallel",
     "FullyShardedDataParallel",
 )
-ADAPTED = "base_model.model."  # where PEFT keeps the model that it adapts
+ADAPTED = ("base_model.lora_model.model.", "base_model.model.")  # where PEFT keeps the model
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 ROUTER_NAMES = ("gate", "router", "wg", "gating", "moe_gate", "gate_network")
 INDEX_NAMES = ("index", "indices", "selected_experts", "topk_ids", "expert_ids")
@@ -86,8 +88,15 @@ def find_routers(
     routers = _by_class(named)
     routers += _by_registry(named, routers)
     routers += _beside_experts(named, routers)
-    order = {name: place for place, name in enumerate(named)}
-    routers.sort(key=lambda router: order[router.name])
+    adapters = find_adapters(named)
+    if routers and any(type(router.module).__name__ == "XLoraClassifier" for router in adapters):
+        raise TraceError(
+            "X-LoRA runs its model twice for each token, so that its experts are counted twice. "
+            "Name what you want to record with routers=: its classifier, or the model's routers."
+        )
+    routers += adapters
+    order = {id(module): place for place, module in enumerate(named.values())}
+    routers.sort(key=lambda router: order[id(router.module)])
     if not routers:
         raise TraceError(
             f"{type(model).__name__} has no router that modeval knows. Name them: "
@@ -111,11 +120,11 @@ def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     adapted = is_a(inner, "PeftModel")
     for name, module in inner.named_modules():
         clean = clean_name(name)
-        if adapted and clean.startswith(ADAPTED):
-            clean = clean.removeprefix(ADAPTED)
-        elif adapted and clean == ADAPTED.rstrip("."):
-            continue
-        yield clean, module
+        prefix = next((part for part in ADAPTED if f"{clean}.".startswith(part)), "")
+        if not adapted or not prefix:
+            yield clean, module
+        elif clean != prefix.rstrip("."):
+            yield clean.removeprefix(prefix), module
 
 
 def is_a(module: nn.Module, kind: str) -> bool:
@@ -304,7 +313,7 @@ def _by_pattern(
             entry = _entry(named[name])
             router = _generic(named, name, named[name], "pattern", modules)
             if isinstance(patterns, Mapping):
-                yield replace(router, read=by_user(patterns[pattern]))
+                yield replace(router, read=by_user(patterns[pattern]), row="either")
             elif entry is not None and entry.read is not None:
                 yield _refuse_unknown(
                     replace(
