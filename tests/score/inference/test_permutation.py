@@ -1,0 +1,130 @@
+"""Tests against permuted labels: they keep their size whatever labels and lengths are."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom
+from torch import Tensor
+from worlds import World, shares_of
+
+from modeval.counting.units import Units, coarser, document_units
+from modeval.metrics.alignment import alignment_distance, alignment_score
+from modeval.metrics.information import entropies
+from modeval.metrics.matching import match
+from modeval.score.inference.permutation import (
+    drawn_labels,
+    permutations_for,
+    permute_labels,
+    untestable,
+)
+from modeval.score.inference.resampling import p_value
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def statistics(joint: Tensor) -> Tensor:
+    parts = entropies(joint)
+    module = match(joint)[0]
+    return torch.stack(
+        [
+            parts.mutual_information,
+            parts.homogeneity,
+            parts.v_measure,
+            alignment_score(joint, matching=module),
+            -alignment_distance(joint, matching=module),
+        ],
+        -1,
+    )
+
+
+def p_of(units: Units, seed: int, permutations: int = 99) -> Tensor:
+    drawn = permute_labels(units, statistics, generator=generator(seed), permutations=permutations)
+    return p_value(statistics(units.joint()), drawn)
+
+
+WORLDS = {
+    "alike": World(),
+    "7:1:1:1, equal lengths": World(shares=shares_of("7:1:1:1"), lengths="equal", documents=400),
+    "7:1:1:1": World(shares=shares_of("7:1:1:1")),
+    "9:1": World(rules=2, shares=shares_of("9:1"), documents=100),
+    "half a percent": World(rules=2, shares=shares_of("199:1"), documents=1000, tokens=20),
+    "more rules than modules": World(rules=16, modules=4, documents=64),
+    "few documents": World(documents=20),
+    "one giant document": World(giant=100_000),
+}
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_a_blind_router_is_called_significant_no_more_often_than_the_level_says(name: str) -> None:
+    world, repeats = WORLDS[name], 60
+    activation, draw = world.activation(), np.random.default_rng(1)
+    found = torch.stack([p_of(world.draw(draw, activation), seed) for seed in range(repeats)])
+    allowed = int(binom.ppf(0.9995, repeats, 0.05))
+    assert (found <= 0.05).sum(0).max() <= allowed
+    assert found.mean(0).min() > 0.35  # p values of a true null are spread evenly
+
+
+def test_what_tells_labels_apart_is_seen() -> None:
+    world = World(told=0.3, shares=shares_of("7:1:1:1"))
+    units = world.draw(np.random.default_rng(0), world.activation())
+    assert p_of(units, 0).max() == 0.01
+
+
+def test_documents_in_groups_see_nearly_what_single_documents_see() -> None:
+    world = World(told=0.045, documents=240, lengths="equal")
+    activation, draw = world.activation(), np.random.default_rng(5)
+    drawn = [world.draw(draw, activation) for _ in range(40)]
+    single = torch.stack([p_of(units, 0)[0] for units in drawn])
+    grouped = torch.stack([p_of(coarser(units, 60), 0)[0] for units in drawn])
+    assert 0.2 < (single <= 0.05).double().mean() < 0.95
+    assert ((single <= 0.05) ^ (grouped <= 0.05)).sum() <= 8
+
+
+def test_each_label_keeps_its_documents_and_groups_of_one_size_exchange_labels() -> None:
+    units = coarser(document_units(torch.rand(103, 3), torch.arange(103) % 2, rules=2), 26)
+    assert sorted(units.documents.unique().tolist()) == [1, 4]
+    draws = drawn_labels(units, 50, generator())
+    for size in (1, 4):
+        own = draws[:, units.documents == size]
+        assert (own.sort(-1).values == own[0].sort().values).all()
+    assert (draws != units.label).any()
+
+
+def test_labels_within_documents_are_exchanged_within_them_alone() -> None:
+    units = document_units(torch.rand(6, 3), torch.tensor([0, 1, 0, 1, 0, 1]))
+    units = Units(
+        **{
+            **units.tensors(),
+            "cluster": torch.tensor([0, 0, 0, 1, 1, 1]),
+            "stratum": torch.tensor([1, 1, 1, 2, 2, 2]),
+        },
+        rules=2,
+    )
+    draws = drawn_labels(units, 50, generator())
+    assert (draws[:, :3].sum(-1) == 1).all()
+    assert (draws[:, 3:].sum(-1) == 2).all()
+
+
+def test_a_layer_that_saw_only_some_documents_is_tested_on_those() -> None:
+    table = torch.rand(2, 40, 3).double()
+    table[1, :30] = 0
+    units = document_units(table, torch.arange(40) % 2)
+    drawn = permute_labels(units, statistics, generator=generator(), permutations=50)
+    assert torch.isfinite(drawn).all()
+
+
+def test_what_cannot_be_tested_says_what_to_record() -> None:
+    few = document_units(torch.rand(4, 3), torch.tensor([0, 0, 0, 1]))
+    assert "relabelled in only 4 ways: record more documents" in untestable(few)
+    assert "record texts of two" in untestable(
+        document_units(torch.rand(9, 3), torch.zeros(9).long())
+    )
+    assert "nothing is known of single documents" in untestable(None)
+    assert not untestable(document_units(torch.rand(40, 3), torch.arange(40) % 2))
+
+
+def test_many_layers_get_more_permutations() -> None:
+    assert permutations_for(1) == 999
+    assert permutations_for(48) == 1199
