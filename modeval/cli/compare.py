@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modeval.cli.options import with_examples
-from modeval.cli.output import stderr, stdout
+from modeval.cli.output import check_target, deliver, stdout, tell_written
 from modeval.errors import SpecError
 
 if TYPE_CHECKING:
@@ -54,32 +54,30 @@ def compare_command(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
-    """Set scorecards side by side: differences with intervals, modules matched before comparing.
+    """Set scorecards side by side: what changed, by how much, and is it more than noise?
 
     Seeds that both have are paired, layers stand against themselves. From three on, the course of
     each number is drawn.
     """
     if json_file is not None:
-        from modeval.score.files import check_writable
-
-        check_writable(json_file, example="comparison.json")
+        check_target(json_file, flag="--json", example="comparison.json")
     comparison = compare_paths(paths, models=model or [])
     metrics = _metrics(comparison, metric or [])
     if json_file is not None:
         from modeval.report.terminal.comparison import render_comparison_json
-        from modeval.score.files import write_text
 
-        write_text(json_file, render_comparison_json(comparison))
-        stderr().print(
-            f"Wrote {json_file}", style="green", markup=False, highlight=False, soft_wrap=True
-        )
+        written = deliver(json_file, render_comparison_json(comparison), flag="--json")
+        if not written:
+            return
+        if not quiet:
+            tell_written(json_file)
     if quiet:
         return
     from modeval.report.terminal.comparison import render_comparison
 
     console = stdout()
     for part in render_comparison(comparison, metrics=metrics):
-        console.print(part)
+        console.print(part, highlight=False)
 
 
 compare_command.__doc__ = with_examples(compare_command, EXAMPLES)
@@ -111,9 +109,8 @@ def compare_paths(paths: list[Path], *, models: list[str] | None = None) -> "Com
 def _card(path: Path) -> "Scorecard":
     """Read a scorecard, or score what is there."""
     from modeval.score.files import read_scorecard
-    from modeval.trace.counts import is_trace
 
-    if not path.is_dir() and not is_trace(path):
+    if not path.is_dir() and path.suffix != ".safetensors":  # so that scorecards load no torch
         return read_scorecard(path)
     from modeval.cli.score_sources import Asked, find_jobs
 

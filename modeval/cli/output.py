@@ -99,7 +99,9 @@ def check_target(path: Path, *, flag: str, example: str) -> None:
     if path == STDOUT:
         return
     if not path.name or str(path) == ".":
-        raise ScorecardError(f"{flag} needs the name of a file: {flag} {example}")
+        raise ScorecardError(
+            f"{path} is a folder, and {flag} needs the name of a file: {flag} {example}"
+        )
     there = next((each for each in path.parents if each.exists()), None)
     if there is None or there == path.parent:
         check_writable(path, flag=flag, example=example)

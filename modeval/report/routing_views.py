@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from modeval.report.scorecard_views import DECIDING, Entry, by_layer, layer_names
 from modeval.report.words import is_trace
+from modeval.score.pairing import paired
 from modeval.score.scorecard import Activation, Coactivation, ModelRecord
 
 Floats = NDArray[np.float64]
@@ -67,28 +68,6 @@ def activations(entry: Entry, layer: int | None = None) -> list[Activation]:
         for each in entry.card.activations
         if each.model == entry.record.id and each.layer == layer
     ]
-
-
-def paired(matrix: Floats) -> list[int]:
-    """Return the module of each rule, each at most once, so that their shares sum to most.
-
-    Of modules that do as well the one at the place of the rule is taken, so that a map of even
-    routing stays in order.
-
-    Args:
-        matrix: ``(R, M)`` shares.
-
-    Returns:
-        R module numbers; -1 for the R - M rules that get none when R > M.
-
-    >>> paired(np.array([[0.5, 0.4], [0.6, 0.1]]))
-    [1, 0]
-    """
-    from lap import lapjv  # noqa: PLC0415 - only where there is a map
-
-    rules, modules = matrix.shape
-    places = np.abs(np.arange(rules)[:, None] - np.arange(modules)) / (rules + modules)
-    return [int(index) for index in lapjv(1e-9 * places - matrix, extend_cost=True)[1]]
 
 
 def matched_columns(matrix: Floats) -> tuple[list[int], tuple[int, ...]]:

@@ -11,22 +11,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from modeval.metrics import match
 from modeval.score.differences import Difference, differences, separate
+from modeval.score.pairing import best_sum, paired
 from modeval.score.partners import partner
-from modeval.score.saturation import Saturation
 from modeval.score.scorecard import Activation, ModelRecord, Over, Score, Scorecard, Seed
 
 Reading = Literal["better", "worse", "changed", "unclear", "same"]
 Pairing = Literal["seeds", "means", "samples"]
 
+Matrix = NDArray[np.float64]
+
 RELABELLED = 200
 """Random relabellings of rules that the agreement of modules is held against."""
-TOGETHER = 8
-"""Relabellings at a time: each is a table of rules by modules by modules."""
 EVERY_ORDER = 4
 """Up to so many rules all their orders are tried instead."""
 
@@ -59,8 +58,11 @@ class Contrast:
         pairing: ``seeds``: paired by seed; ``means``: means of different seeds; ``samples``: one
             measurement each, noise of the samples alone.
         pairs: number of pairs; of seeds of the smaller side where they are not paired.
-        reading: ``better`` or ``worse`` when the interval is clear of 0, ``changed`` for a metric
-            that has no direction; ``unclear`` when it is not clear; ``same`` when equal.
+        p_value: two-sided p that there is no difference; null where nothing tells the noise.
+        p_adjusted: the same, corrected (Holm) over the rows that it stands among: those that sum
+            the model up, or the layers of the metric.
+        reading: ``better`` or ``worse`` when it is clear of 0 after that correction, ``changed``
+            for a metric that has no direction; ``unclear`` when it is not; ``same`` when equal.
     """
 
     value: float
@@ -69,6 +71,8 @@ class Contrast:
     pairing: Pairing
     pairs: int
     reading: Reading
+    p_value: float | None = None
+    p_adjusted: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +124,27 @@ class Agreement:
     chance: float
     pairs: int
     modules: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saturation:
+    """How much of its later routing a layer has already at an earlier checkpoint.
+
+    Attributes:
+        layer: number of the layer.
+        value: mean share of a token's modules that are the same.
+        low: lower end of the interval over documents; null for fewer than two blocks of them.
+        high: upper end.
+        chance: K/M, for two routers that know nothing of each other and use all modules alike.
+        tokens: number of tokens.
+    """
+
+    layer: int
+    value: float
+    low: float | None
+    high: float | None
+    chance: float
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +255,9 @@ def _lineage(columns: Sequence[Column], level: float) -> Lineage:
     ]
     return Lineage(
         columns=tuple(named),
-        rows=tuple(row for row in rows if sum(score is not None for score in row.scores) > 1),
+        rows=corrected(
+            [row for row in rows if sum(score is not None for score in row.scores) > 1], level
+        ),
         agreements=tuple(agreements),
         notes=tuple(note for column in named[1:] for note in _incomparable(named[0], column)),
     )
@@ -339,24 +366,66 @@ def _contrast(  # noqa: PLR0917 - two columns and a place
 
 
 def _read(found: Difference, pairing: Pairing, better: str | None, level: float) -> Contrast:
-    interval = found.interval(level)
-    low, high = interval or (None, None)
-    reading: Reading = "unclear"
-    if found.value == 0:
-        reading = "same"
-    elif low is not None and high is not None and (low > 0 or high < 0):
-        up = found.value > 0
-        reading = (
-            "changed" if better is None else "better" if up == (better == "higher") else "worse"
-        )
+    low, high = found.interval(level) or (None, None)
+    above = found.p_above()
+    p = None if above is None else min(2 * min(above, 1 - above), 1.0)
     return Contrast(
         value=found.value,
         low=low,
         high=high,
         pairing=pairing,
         pairs=found.pairs,
-        reading=reading,
+        reading=_reading(found.value, p, better, level),
+        p_value=p,
+        p_adjusted=p,
     )
+
+
+def _reading(value: float, p: float | None, better: str | None, level: float) -> Reading:
+    if value == 0:
+        return "same"
+    if p is None or p > 1 - level:
+        return "unclear"
+    if better is None:
+        return "changed"
+    return "better" if (value > 0) == (better == "higher") else "worse"
+
+
+def corrected(rows: Sequence[Row], level: float) -> tuple[Row, ...]:
+    """Return rows whose differences are read in the light of how many were looked at.
+
+    Rows that sum a model up are one family; the layers of each metric are one each.
+    """
+    families: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        summary = row.over is not None or row.layer is None
+        families.setdefault("" if summary else row.metric, []).append(place)
+    made = list(rows)
+    for places in families.values():
+        for column in range(1, len(rows[places[0]].contrasts)):
+            _correct(made, places, column, level)
+    return tuple(made)
+
+
+def _correct(rows: list[Row], places: Sequence[int], column: int, level: float) -> None:
+    """Adjust (Holm) the p values of one column in some rows, in their place."""
+    known = [
+        (contrast.p_value, place)
+        for place in places
+        if (contrast := rows[place].contrasts[column]) is not None
+        and contrast.p_value is not None
+        and contrast.value != 0
+    ]
+    least = 0.0
+    for rank, (p, place) in enumerate(sorted(known)):
+        least = max(least, min((len(known) - rank) * p, 1.0))
+        row = rows[place]
+        contrast = row.contrasts[column]
+        if contrast is not None:
+            reading = _reading(contrast.value, least, row.better, level)
+            read = replace(contrast, p_adjusted=least, reading=reading)
+            contrasts = (*row.contrasts[:column], read, *row.contrasts[column + 1 :])
+            rows[place] = replace(row, contrasts=contrasts)
 
 
 # --- modules -------------------------------------------------------------------------------------
@@ -396,26 +465,21 @@ class _Match:
 
 
 def _matched(first: Activation, later: Activation) -> _Match:
-    one, two = (torch.tensor(each.matrix, dtype=torch.float64) for each in (first, later))
+    one, two = (np.array(each.matrix, dtype=np.float64) for each in (first, later))
     rules = len(one)
-    weight = torch.full((rules,), 1 / rules, dtype=torch.float64)
-    if first.prior:
-        weight = torch.tensor(first.prior, dtype=torch.float64)
+    weight = np.array(first.prior) if first.prior else np.full(rules, 1 / rules)
     shared = overlap(one, two, weight)
-    module, value = match(shared)
-    relabelled = torch.cat(
-        [match(overlap(one, two[part], weight))[1] for part in _orders(rules).split(TOGETHER)]
-    )
+    relabelled = [best_sum(overlap(one, two[order], weight)) for order in _orders(rules)]
     same = one.shape == two.shape
     return _Match(
-        value=float(value),
-        by_number=float(shared.diagonal().sum()) if same else None,
-        chance=float(relabelled.mean()),
-        modules=tuple(module.tolist()),
+        value=best_sum(shared),
+        by_number=float(np.trace(shared)) if same else None,
+        chance=float(np.mean(relabelled)),
+        modules=tuple(paired(shared)),
     )
 
 
-def overlap(one: Tensor, two: Tensor, weight: Tensor) -> Tensor:
+def overlap(one: Matrix, two: Matrix, weight: Matrix) -> Matrix:
     """How much of the rules' routing goes both to module i of one model and to j of another?
 
     ``sum_r weight(r) min(A1[r, i], A2[r, j])``; over a matching it sums to one minus the mean
@@ -423,27 +487,28 @@ def overlap(one: Tensor, two: Tensor, weight: Tensor) -> Tensor:
 
     Args:
         one: ``(R, M1)`` activation matrix.
-        two: ``(..., R, M2)`` the other.
+        two: ``(R, M2)`` the other.
         weight: ``(R,)`` prior of the rules.
 
     Returns:
-        ``(..., M1, M2)``, no unit, from 0 to 1.
+        ``(M1, M2)``, no unit, from 0 to 1.
 
-    >>> one = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
-    >>> half = torch.full((2,), 0.5, dtype=torch.float64)
-    >>> overlap(one, one.flip(1), half).tolist()
+    >>> one = np.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> overlap(one, one[::-1], np.full(2, 0.5)).tolist()
     [[0.0, 0.5], [0.5, 0.0]]
     """
-    smaller = torch.minimum(one.unsqueeze(-1), two.unsqueeze(-2))
-    return (smaller * weight[:, None, None]).sum(-3)
+    made: Matrix = np.zeros((one.shape[1], two.shape[1]))
+    for first, later, share in zip(one, two, weight, strict=True):
+        made += share * np.minimum.outer(first, later)
+    return made
 
 
-def _orders(rules: int) -> Tensor:
+def _orders(rules: int) -> list[list[int]]:
     """Return orders of the rules: all of them for few, else some drawn the same way each time."""
     if rules <= EVERY_ORDER:
-        return torch.tensor([*itertools.permutations(range(rules))])
-    generator = torch.Generator().manual_seed(0)
-    return torch.stack([torch.randperm(rules, generator=generator) for _ in range(RELABELLED)])
+        return [list(order) for order in itertools.permutations(range(rules))]
+    generator = np.random.default_rng(0)
+    return [generator.permutation(rules).tolist() for _ in range(RELABELLED)]
 
 
 def _agreement(matches: Sequence[_Match], place: int, layer: int | None, level: float) -> Agreement:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +12,13 @@ from scipy.special import stdtrit
 
 from modeval.errors import TraceError
 from modeval.metrics import saturation
+from modeval.score.compare import Saturation
 from modeval.trace.files import Trace, open_trace, read_columns
 from modeval.trace.fold import BLOCKS, document_block
 
 Columns = dict[str, NDArray[Any]]
 SAME = ("document", "position", "layer", "token")
 """Columns that tell whether two rows are of the same token at the same layer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Saturation:
-    """How much of its later routing a layer has already at an earlier checkpoint.
-
-    Attributes:
-        layer: number of the layer.
-        value: mean share of a token's modules that are the same.
-        low: lower end of the interval over documents; null for fewer than two blocks of them.
-        high: upper end.
-        chance: K/M, for two routers that know nothing of each other and use all modules alike.
-        tokens: number of tokens.
-    """
-
-    layer: int
-    value: float
-    low: float | None
-    high: float | None
-    chance: float
-    tokens: int
 
 
 def saturation_by_layer(

@@ -1,4 +1,4 @@
-"""Comparisons for the terminal and as JSON."""
+"""Comparisons for the terminal and as JSON: the headline first, then numbers side by side."""
 
 import json
 from collections.abc import Sequence
@@ -6,39 +6,34 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from modeval.gate.verdicts import figure
-from modeval.report.verdicts import in_short
-from modeval.report.words import measured, metric_title
-from modeval.score.compare import Agreement, Column, Comparison, Contrast, Lineage, Row
-from modeval.score.saturation import Saturation
-from modeval.score.scorecard import LOSS_TITLES, Score
+from modeval.metrics.table import METRICS, shown_in
+from modeval.report.changes import READINGS, Verdict, change, reading
+from modeval.report.terminal.findings import advice_lines
+from modeval.report.terminal.grid import Column as Cells
+from modeval.report.terminal.grid import Grid, Prose
+from modeval.report.words import (
+    count,
+    is_trace,
+    measured,
+    metric_title,
+    number,
+    span,
+    task,
+    vocabulary,
+)
+from modeval.score.compare import Agreement, Column, Comparison, Lineage, Row, Saturation
+from modeval.score.scorecard import Score
 
 FORMAT = 1
-SHOWN = (
-    "collapse_avg",
-    "collapse_worst",
-    "alignment_distance",
-    "alignment_score",
-    "inverse_mutual_information",
-    "mutual_information",
-    "adaptation_distance",
-    "v_measure",
-    "dead_fraction",
-    "effective_share",
-    *LOSS_TITLES,
-)
-"""Metrics that the terminal shows unless it is asked for all."""
 BARS = "▁▂▃▄▅▆▇█"
 MANY = 3
 """Columns from which on the terminal shows the first, the last, and the course between them."""
 SIDE_BY_SIDE = 4
 """Models of one scorecard that fit beside each other."""
-STYLES = {"better": "green", "worse": "red", "changed": "yellow"}
+STYLES: dict[Verdict, str] = {"better": "green", "worse": "red", "changed": "yellow"}
 
 
 def render_comparison(
@@ -52,119 +47,168 @@ def render_comparison(
     """
     shown: list[RenderableType] = []
     for lineage in comparison.lineages:
-        shown += _lineage(lineage, metrics or SHOWN)
-    shown += [Text(note, style="yellow") for note in comparison.notes]
+        shown += _lineage(lineage, metrics or shown_in("comparison"))
+    shown += [Prose(note, head=len(note), style="yellow") for note in comparison.notes]
+    level = f"{comparison.level:.0%}".replace("%", " %")
     shown.append(
-        Text(
-            f"Intervals are at {comparison.level:.0%} for one row at a time: of twenty rows without"
-            " any difference one looks like a difference. ↓ lower is better, ↑ higher.",
-            style="dim",
+        Prose(
+            f"In square brackets: {level} intervals, of one row at a time. Better and worse are "
+            "said where a difference is clear of noise after correction for the number of rows "
+            "(Holm). ↓ lower is better, ↑ higher.",
+            dim=True,
         )
     )
     return shown
 
 
+def summary_rows(lineage: Lineage, metrics: Sequence[str]) -> list[Row]:
+    """Return the rows that sum models up: layers one by one are for the JSON."""
+    layered = len(lineage.columns[0].model.layers) > 1
+    return [row for row in lineage.rows if row.metric in metrics and (row.over or not layered)]
+
+
 def _lineage(lineage: Lineage, metrics: Sequence[str]) -> list[RenderableType]:
     columns = lineage.columns
-    rows = [row for row in lineage.rows if row.metric in metrics and _summary(row, columns)]
-    draw = _models if _one_source(columns) else _course if len(columns) >= MANY else _pair
-    table = draw(lineage, rows)
-    shown: list[RenderableType] = [Text(columns[0].model.title, style="bold"), table]
-    shown += [Text(text) for text in _agreement_words(lineage)]
-    shown += [Text(text) for text in _saturation_words(lineage)]
-    shown += [Text(note, style="yellow") for note in lineage.notes]
-    shown += [
-        Text(f"{column.label} = {in_short(column.card, column.model)}", style="dim")
-        for column in columns
-    ]
+    rows = summary_rows(lineage, metrics)
+    one_source = len({column.source for column in columns}) == 1
+    abreast = one_source and len(columns) <= SIDE_BY_SIDE
+    draw = _models if abreast else _course if len(columns) >= MANY else _pair
+    title = columns[0].model.title if not one_source else ", ".join(c.label for c in columns)
+    shown: list[RenderableType] = [Prose(title, head=len(title))]
+    if abreast:
+        shown += [Prose(f"{label}: {said}.") for label, said in change(lineage, rows).findings]
+    else:
+        shown += _news(lineage, rows)
+    shown += [Text(""), draw(lineage, rows), Text("")]
+    shown += [Prose(text) for text in _agreement_words(lineage)]
+    shown += [Prose(text) for text in _saturation_words(lineage)]
+    shown += [Prose(note, head=len(note), style="yellow") for note in lineage.notes]
+    shown += [Prose(f"{column.label} = {_in_short(column)}", dim=True) for column in columns]
     return [*shown, Text("")]
 
 
-def _summary(row: Row, columns: Sequence[Column]) -> bool:
-    """Tell whether a row sums a model up: layers one by one are for the JSON."""
-    return row.over is not None or len(columns[0].model.layers) < 2  # noqa: PLR2004
+def _news(lineage: Lineage, rows: Sequence[Row]) -> list[RenderableType]:
+    """Return the headline, the findings before and after, and what to do."""
+    found = change(lineage, rows)
+    style = "bold red" if found.grave else "bold"
+    shown: list[RenderableType] = [
+        Prose(f"{found.headline}.", head=len(found.headline), style=style)
+    ]
+    shown += [Prose(f"{label}: {said}.", indent="  ") for label, said in found.findings]
+    shown.append(Prose(f"{found.counted[:1].upper()}{found.counted[1:]}."))
+    return [*shown, *advice_lines(found.advice[:1])]
 
 
-def _one_source(columns: Sequence[Column]) -> bool:
-    """Tell whether the columns are different models of one scorecard, which have no course."""
-    return len({column.source for column in columns}) == 1 and len(columns) <= SIDE_BY_SIDE
+def _in_short(column: Column) -> str:
+    """Say what a column is of: task, sizes, and the digest that tells it from others."""
+    model = column.model
+    tokens = model.data.get("tokens")
+    known = vocabulary(model)
+    parts = [
+        "" if is_trace(model) else task(model),
+        count(len(model.rules), known.rule) if is_trace(model) and model.rules else "",
+        count(len(model.layers), "layer") if len(model.layers) > 1 else "",
+        count(model.modules, known.module),
+        count(int(tokens), "token") if tokens else count(len(model.members), "seed"),
+        f"digest {model.digest}",
+    ]
+    return " · ".join(filter(None, parts))
 
 
-def _models(lineage: Lineage, rows: Sequence[Row]) -> Table:
-    table = _table(lineage)
-    for column in lineage.columns:
-        table.add_column(Text(column.label), justify="right", overflow="fold")
-    for row in rows:
-        cells = [_cell(score) for score in row.scores]
-        for cell, contrast in zip(cells, row.contrasts, strict=True):
-            if contrast is not None:
-                cell.append("\n").append(_change(contrast))
-        table.add_row(_title(row), *cells)
-    return table
+# --- tables --------------------------------------------------------------------------------------
 
 
-def _pair(lineage: Lineage, rows: Sequence[Row]) -> Table:
-    table = _table(lineage)
-    for column in lineage.columns:
-        table.add_column(Text(column.label), justify="right", overflow="fold")
-    table.add_column("difference", justify="right")
-    for row in rows:
-        table.add_row(
-            _title(row), *(_cell(score) for score in row.scores), _difference(row.contrasts[-1])
-        )
-    return table
+def _models(lineage: Lineage, rows: Sequence[Row]) -> Grid:
+    """Return models of one scorecard side by side, differences with the first under each."""
+    columns = []
+    for place, column in enumerate(lineage.columns):
+        cells = []
+        for row in rows:
+            cell = _cell(row.scores[place])
+            if place and row.contrasts[place] is not None:
+                cell.append("\n").append(_change(lineage, row, place))
+            cells.append(cell)
+        columns.append(Cells(column.label, tuple(cells)))
+    return Grid((_titles(lineage, rows), *columns))
 
 
-def _course(lineage: Lineage, rows: Sequence[Row]) -> Table:
+def _pair(lineage: Lineage, rows: Sequence[Row]) -> Grid:
+    columns = [
+        Cells(column.label, tuple(_cell(row.scores[place]) for row in rows))
+        for place, column in enumerate(lineage.columns)
+    ]
+    last = len(lineage.columns) - 1
+    differences = Cells("difference", tuple(_difference(lineage, row, last) for row in rows))
+    return Grid((_titles(lineage, rows), *columns, differences))
+
+
+def _course(lineage: Lineage, rows: Sequence[Row]) -> Grid:
     first, last = lineage.columns[0], lineage.columns[-1]
-    table = _table(lineage)
-    table.add_column(Text(first.label), justify="right", overflow="fold")
-    table.add_column(f"course of {len(lineage.columns)}")
-    table.add_column(Text(last.label), justify="right", overflow="fold")
-    table.add_column("last less first", justify="right")
-    for row in rows:
-        table.add_row(
-            _title(row),
-            _cell(row.scores[0]),
-            sparkline([None if score is None else score.value for score in row.scores]),
-            _cell(row.scores[-1]),
-            _difference(row.contrasts[-1]),
+    place = len(lineage.columns) - 1
+    lines = tuple(
+        sparkline([None if score is None else score.value for score in row.scores]) for row in rows
+    )
+    return Grid(
+        (
+            _titles(lineage, rows),
+            Cells(first.label, tuple(_cell(row.scores[0]) for row in rows)),
+            Cells(f"course of {len(lineage.columns)}", lines, right=False),
+            Cells(last.label, tuple(_cell(row.scores[-1]) for row in rows)),
+            Cells("last less first", tuple(_difference(lineage, row, place) for row in rows)),
         )
-    return table
+    )
 
 
-def _table(lineage: Lineage) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("layers" if len(lineage.columns[0].model.layers) > 1 else "")
-    return table
-
-
-def _title(row: Row) -> str:
-    arrow = {"lower": " ↓", "higher": " ↑"}.get(row.better or "", "")
-    return metric_title(row.metric) + (f", {row.over}" if row.over else "") + arrow
+def _titles(lineage: Lineage, rows: Sequence[Row]) -> Cells:
+    known = vocabulary(lineage.columns[0].model)
+    titles = []
+    for row in rows:
+        arrow = {"lower": " ↓", "higher": " ↑"}.get(row.better or "", "")
+        over = f", {row.over}" if row.over else ""
+        title = metric_title(row.metric).replace("modules", known.modules)
+        titles.append(f"{title}{over}{arrow}")
+    heading = "over layers" if len(lineage.columns[0].model.layers) > 1 else ""
+    return Cells(heading, tuple(titles), right=False)
 
 
 def _cell(score: Score | None) -> Text:
+    """Write a value, its interval, and what permuted labels give where that is known."""
     if score is None or score.value is None:
         return Text("-", style="dim")
-    text = Text(figure(score.value))
-    if score.low is not None and score.high is not None:
-        text.append(f"\n{figure(score.low)} {figure(score.high)}", style="dim")
+    text = Text(number(score.value))
+    ends = span(score.low, score.high)
+    if ends:
+        text.append(f"\n{ends}", style="dim")
+    metric = METRICS.get(score.metric)
+    if score.chance_permuted is not None and metric is not None and metric.tested:
+        text.append(f"\nchance {number(score.chance_permuted)}", style="dim")
     return text
 
 
-def _difference(contrast: Contrast | None) -> Text:
-    if contrast is None:
+def _difference(lineage: Lineage, row: Row, place: int) -> Text:
+    """Write a difference, its interval, and what it is worth."""
+    contrast = row.contrasts[place]
+    said = reading(lineage, row, place)
+    if contrast is None or said is None:
         return Text("-", style="dim")
-    text = _change(contrast)
-    if contrast.low is not None and contrast.high is not None:
-        text.append(f"\n{contrast.low:+.4g} {contrast.high:+.4g}", style="dim")
-    return text
+    style = STYLES.get(said, "")
+    text = Text(_signed(contrast.value), style=style)
+    ends = span(contrast.low, contrast.high)
+    if ends:
+        text.append(f"\n{ends}", style="dim")
+    return text.append(f"\n{READINGS[said]}", style=style or "dim")
 
 
-def _change(contrast: Contrast) -> Text:
-    text = "same" if contrast.value == 0 else f"{contrast.value:+.4g} {contrast.reading}"
-    return Text(text, style=STYLES.get(contrast.reading, ""))
+def _change(lineage: Lineage, row: Row, place: int) -> Text:
+    contrast = row.contrasts[place]
+    said = reading(lineage, row, place)
+    if contrast is None or said is None:
+        return Text("")
+    return Text(f"{_signed(contrast.value)}\n{READINGS[said]}", style=STYLES.get(said, "dim"))
+
+
+def _signed(value: float) -> str:
+    return number(value) if value <= 0 else f"+{number(value)}"
 
 
 def sparkline(values: Sequence[float | None]) -> str:
@@ -265,14 +309,15 @@ def _lineage_form(lineage: Lineage) -> dict[str, Any]:
             }
             for column in lineage.columns
         ],
-        "rows": [_row_form(row) for row in lineage.rows],
+        "headline": change(lineage, summary_rows(lineage, shown_in("comparison"))).headline,
+        "rows": [_row_form(lineage, row) for row in lineage.rows],
         "agreements": [asdict(agreement) for agreement in lineage.agreements],
         "saturations": [[asdict(each) for each in found] for found in lineage.saturations],
         "notes": list(lineage.notes),
     }
 
 
-def _row_form(row: Row) -> dict[str, Any]:
+def _row_form(lineage: Lineage, row: Row) -> dict[str, Any]:
     return {
         "metric": row.metric,
         "better": row.better,
@@ -291,7 +336,12 @@ def _row_form(row: Row) -> dict[str, Any]:
             }
             for score in row.scores
         ],
-        "contrasts": [None if contrast is None else asdict(contrast) for contrast in row.contrasts],
+        "contrasts": [
+            None
+            if contrast is None
+            else {**asdict(contrast), "worth": reading(lineage, row, place)}
+            for place, contrast in enumerate(row.contrasts)
+        ],
     }
 
 

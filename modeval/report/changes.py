@@ -1,0 +1,154 @@
+"""What changed between models, in words: the headline of a comparison, and what may be compared.
+
+A router that collapses makes modules look aligned: load alone tells labels apart a little, by
+chance as well. So where a model is collapsed, or where neither of two is beyond chance, a
+difference of what modules tell of the rules is no news, however sure it is.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from modeval.metrics.table import metric_of
+from modeval.report.brief import MEANINGS, brief, findings
+from modeval.report.scorecard_views import Entry
+from modeval.report.words import count, is_trace
+from modeval.score.compare import Column, Lineage, Row
+from modeval.score.scorecard import Score
+
+Verdict = Literal["better", "worse", "changed", "unclear", "same", "skewed", "chance"]
+READINGS: dict[Verdict, str] = {
+    "better": "better",
+    "worse": "worse",
+    "changed": "changed",
+    "unclear": "may be noise",
+    "same": "same",
+    "skewed": "load is skewed",
+    "chance": "both as by chance",
+}
+"""What is said of a difference."""
+OF_RULES = ("specialisation", "information")
+"""Kinds of metrics that tell of rules."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What a comparison comes to.
+
+    Attributes:
+        headline: in a sentence.
+        grave: whether it is bad news.
+        findings: what came out for each column: its label and the words.
+        counted: how many scores are better and how many worse.
+        advice: what to do next.
+    """
+
+    headline: str
+    grave: bool
+    findings: tuple[tuple[str, str], ...]
+    counted: str
+    advice: tuple[str, ...]
+
+
+def entry_of(column: Column) -> Entry:
+    """Return a column as a model to report on."""
+    return Entry(
+        card=column.card,
+        record=column.model,
+        name=column.label,
+        anchor="",
+        source=column.source,
+    )
+
+
+def change(lineage: Lineage, rows: Sequence[Row]) -> Change:
+    """Say what a comparison comes to: of the last column with the first.
+
+    Args:
+        lineage: the models.
+        rows: the rows that are shown.
+    """
+    entries = [entry_of(column) for column in lineage.columns]
+    first, last = entries[0], entries[-1]
+    before, after = findings(first), findings(last)
+    headline = _headline(last, before, after)
+    worse = "collapsed" in after
+    return Change(
+        headline=headline,
+        grave=worse,
+        findings=tuple((entry.name, brief(entry).verdict) for entry in entries),
+        counted=_counted(lineage, rows),
+        advice=brief(last).advice if after else (),
+    )
+
+
+def _headline(last: Entry, before: Sequence[str], after: Sequence[str]) -> str:
+    noun = "layer" if is_trace(last.record) else "seed"
+    was, now = before.count("collapsed"), after.count("collapsed")
+    if now:
+        earlier = f" (before: in {was} of {len(before)})" if before else ""
+        return (
+            f"Collapsed in {now} of {count(len(after), noun)}{earlier}; specialisation cannot be "
+            "compared while load is so skewed"
+        )
+    if was:
+        return (
+            f"No longer collapsed (before: in {was} of {count(len(before), noun)}); "
+            "specialisation cannot be compared with a model whose load is so skewed"
+        )
+    if not before or not after:
+        return "Losses alone can be compared: there is no routing to judge"
+    if Counter(before) == Counter(after):
+        return f"No layer or seed changed its finding: {_verdict(last).lower()} as before"
+    moved = ", ".join(
+        f"{MEANINGS[word][0].lower()} in {after.count(word)} (before {before.count(word)})"
+        for word in dict.fromkeys((*after, *before))
+        if after.count(word) != before.count(word)
+    )
+    return f"Of {count(len(after), noun)}: {moved}"
+
+
+def _verdict(entry: Entry) -> str:
+    return brief(entry).verdict
+
+
+def _counted(lineage: Lineage, rows: Sequence[Row]) -> str:
+    readings = Counter(reading(lineage, row, len(lineage.columns) - 1) for row in rows)
+    parts = [
+        f"{count(readings[word], 'score')} {READINGS[word]}"
+        for word in ("better", "worse", "changed")
+        if readings[word]
+    ]
+    left = sum(readings[word] for word in ("skewed", "chance"))
+    if left:
+        parts.append(f"{left} not to be compared")
+    return ", ".join(parts) or "no score differs by more than noise"
+
+
+def reading(lineage: Lineage, row: Row, column: int) -> Verdict | None:
+    """Say what a difference with the first column is worth; nothing where there is none."""
+    contrast = row.contrasts[column]
+    if contrast is None:
+        return None
+    said: Verdict = contrast.reading
+    metric = metric_of(row.metric)
+    if said not in ("better", "worse") or metric is None or metric.tells not in OF_RULES:
+        return said
+    pair = (lineage.columns[0], lineage.columns[column])
+    if any("collapsed" in _findings_at(each, row.layer) for each in pair):
+        return "skewed"
+    scores = [row.scores[0], row.scores[column]]
+    return "chance" if all(_by_chance(score) for score in scores) else said
+
+
+def _findings_at(column: Column, layer: int | None) -> Sequence[str]:
+    every = findings(entry_of(column))
+    return every if layer is None or layer >= len(every) else every[layer : layer + 1]
+
+
+def _by_chance(score: Score | None) -> bool:
+    """Tell whether permuted labels do as well."""
+    if score is None or score.value is None or score.null_low is None or score.null_high is None:
+        return False
+    return score.null_low <= score.value <= score.null_high

@@ -1,0 +1,39 @@
+"""Rules paired with modules, each at most once: what maps are ordered by and modules matched by.
+
+The same matching as :func:`modeval.metrics.match`, of one small matrix, without loading torch.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def paired(benefit: NDArray[np.float64]) -> list[int]:
+    """Return the column of each row, each at most once, so that the benefit sums to most.
+
+    Of columns that do as well the one at the place of the row is taken, so that a map of even
+    routing stays in order.
+
+    Args:
+        benefit: ``(R, M)``, such as the shares of an activation matrix.
+
+    Returns:
+        R column numbers; -1 for the R - M rows that get none when R > M.
+
+    >>> paired(np.array([[0.5, 0.4], [0.6, 0.1]]))
+    [1, 0]
+    """
+    from lap import lapjv  # noqa: PLC0415 - only where something is matched
+
+    rows, columns = benefit.shape
+    places = np.abs(np.arange(rows)[:, None] - np.arange(columns)) / (rows + columns)
+    return [int(index) for index in lapjv(1e-9 * places - benefit, extend_cost=True)[1]]
+
+
+def best_sum(benefit: NDArray[np.float64]) -> float:
+    """Return what the best pairing sums to.
+
+    >>> best_sum(np.array([[0.5, 0.4], [0.6, 0.1]]))
+    1.0
+    """
+    columns = paired(benefit)
+    return float(sum(benefit[row, column] for row, column in enumerate(columns) if column >= 0))
