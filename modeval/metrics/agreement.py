@@ -9,6 +9,7 @@ from jaxtyping import Float, Int, Shaped
 Chosen = Int[np.ndarray, "tokens choices"]
 Weights = Float[np.ndarray, "tokens choices"]
 Each = Float[np.ndarray, "tokens"]
+Layered = Float[np.ndarray, "tokens layers"]
 
 
 def agreement_shared(one: Chosen, other: Chosen) -> Each:
@@ -25,6 +26,8 @@ def agreement_shared(one: Chosen, other: Chosen) -> Each:
         choices K/M on average. A token that neither routed has nothing to differ in: 1.
 
     See also: ``agreement_exact``, which asks for all of them.
+
+    Source: this project.
 
     >>> agreement_shared(np.array([[0, 1], [2, 3]]), np.array([[1, 0], [2, 0]])).tolist()
     [1.0, 0.5]
@@ -47,6 +50,10 @@ def agreement_exact(one: Chosen, other: Chosen) -> Each:
     Returns:
         ``(N,)``, 0 or 1. Order does not count.
 
+    See also: ``agreement_different``, over all layers.
+
+    Source: this project.
+
     >>> agreement_exact(np.array([[0, 1], [2, 3]]), np.array([[1, 0], [2, 0]])).tolist()
     [1.0, 0.0]
     """
@@ -66,11 +73,36 @@ def agreement_first(one: Chosen, other: Chosen) -> Each:
     Returns:
         ``(N,)``, 0 or 1.
 
+    Source: this project.
+
     >>> agreement_first(np.array([[0, 1], [2, 3]]), np.array([[1, 0], [2, 0]])).tolist()
     [0.0, 1.0]
     """
     first: Each = (one[:, 0] == other[:, 0]).astype(np.float64)
     return first
+
+
+def agreement_different(
+    exact: Float[np.ndarray, "tokens layers"],
+) -> Float[np.ndarray, "tokens layers"]:
+    """Has a token been routed differently up to this layer?
+
+    ``max over layers up to this one of (1 - exact)``
+
+    Args:
+        exact: ``(N, L)``, 1 where both builds chose the same modules, layers in their order.
+
+    Returns:
+        ``(N, L)``, 0 or 1, growing from layer to layer: at the last layer whether the token was
+        routed differently anywhere. A difference at one layer changes the input of all later ones.
+
+    Source: this project.
+
+    >>> agreement_different(np.array([[1.0, 0.0, 1.0]])).tolist()
+    [[0.0, 1.0, 1.0]]
+    """
+    different: Layered = np.maximum.accumulate(1 - exact, axis=1)
+    return different
 
 
 def agreement_weights(
@@ -90,6 +122,8 @@ def agreement_weights(
     Returns:
         ``(N,)``, no unit, from 0 (the same weights) to 1 (no module in common).
 
+    Source: this project.
+
     >>> first, second = np.array([[0, 1]]), np.array([[1, 2]])
     >>> half = np.array([[0.5, 0.5]])
     >>> agreement_weights(first, second, half, half).tolist()
@@ -106,7 +140,8 @@ def agreement_weights(
 
 def _same(one: Chosen, other: Chosen) -> Shaped[np.ndarray, "tokens choices choices"]:
     """Tell which choices of one are which of the other; nothing is the same as no choice."""
-    return (one[:, :, None] == other[:, None, :]) & (one >= 0)[:, :, None]
+    same: Shaped[np.ndarray, "tokens choices choices"] = one[:, :, None] == other[:, None, :]
+    return same & (one >= 0)[:, :, None]
 
 
 def _shares(chosen: Chosen, weight: Weights) -> Weights:

@@ -16,6 +16,7 @@ from scipy.stats import t as student
 
 from modeval.errors import TraceError
 from modeval.metrics.agreement import (
+    agreement_different,
     agreement_exact,
     agreement_first,
     agreement_shared,
@@ -29,7 +30,6 @@ ROWS_AT_ONCE = 1 << 23
 SHARES = ("probability", "renormalised")
 DECILES = 10
 LEVEL = 0.95
-KINDS = ("agreement_shared", "agreement_exact", "agreement_first", "agreement_weights")
 MIX = 0x9E3779B97F4A7C15
 """Odd number by which documents are spread over passes."""
 
@@ -82,24 +82,28 @@ class Agreement:
 
     Attributes:
         layers: one for each layer that has tokens.
-        different: share of tokens with a different set of modules at one layer at least.
         tokens: tokens that both have at every layer.
         missing: rows that only the first, and only the second trace has.
         notes: what to know when reading it.
     """
 
     layers: tuple[LayerAgreement, ...]
-    different: Share
     tokens: int
     missing: tuple[int, int]
     notes: tuple[str, ...] = ()
 
+    @property
+    def different(self) -> Share:
+        """Share of tokens with a different set of modules at one layer at least."""
+        return self.layers[-1].measured["agreement_different"]
+
 
 @dataclass(slots=True)
 class _Sums:
-    """Sums of one layer by document: tokens, and of each metric."""
+    """Sums of one layer by document: tokens, those that all layers have, and of each metric."""
 
     tokens: dict[int, float] = field(default_factory=dict)
+    whole: dict[int, float] = field(default_factory=dict)
     values: dict[str, dict[int, float]] = field(default_factory=dict)
     loads: tuple[list[NDArray[Any]], list[NDArray[Any]]] = field(default_factory=lambda: ([], []))
     firsts: tuple[list[NDArray[Any]], list[NDArray[Any]]] = field(default_factory=lambda: ([], []))
@@ -123,7 +127,6 @@ def agreement(one: Path | str, other: Path | str) -> Agreement:
     weighted = all(trace.header.weight_scale in SHARES for trace in (first, second))
     sums = [_Sums() for _ in first.header.layers]
     missing = [0, 0]
-    different: list[tuple[NDArray[Any], NDArray[Any]]] = []
     lost_at_ends = True
     for mine, its in _passes(first, second, weighted=weighted):
         left, right, at_ends = _matched(mine, its, first, second)
@@ -135,7 +138,7 @@ def agreement(one: Path | str, other: Path | str) -> Agreement:
                 {k: v[index] for k, v in part.items()}
                 for part, index in ((mine, left), (its, right))
             ]
-            different.append(_add(sums, rows[0], rows[1], first, weighted=weighted))
+            _add(sums, rows[0], rows[1], first, weighted=weighted)
     layers = tuple(
         _layer(number, each, first) for number, each in enumerate(sums) if sum(each.tokens.values())
     )
@@ -144,11 +147,9 @@ def agreement(one: Path | str, other: Path | str) -> Agreement:
             f"{first.path} and {second.path} have no token in common: no document, position and "
             "layer of one is in the other. Record both builds on the same texts."
         )
-    documents, marks = (np.concatenate(parts) for parts in zip(*different, strict=True))
     return Agreement(
         layers=layers,
-        different=_share_of(documents, marks),
-        tokens=len(marks),
+        tokens=int(sum(sums[layers[-1].layer].whole.values())),
         missing=(missing[0], missing[1]),
         notes=tuple(_notes(missing, lost_at_ends=lost_at_ends, weighted=weighted, first=first)),
     )
@@ -271,20 +272,32 @@ def _only_ends(part: Columns, kept: NDArray[Any]) -> bool:
 # --- measuring -----------------------------------------------------------------------------------
 
 
-def _add(
-    sums: list[_Sums], mine: Columns, its: Columns, first: Trace, *, weighted: bool
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Add rows to the sums; return document and difference of each token that all layers have."""
+def _add(sums: list[_Sums], mine: Columns, its: Columns, first: Trace, *, weighted: bool) -> None:
+    """Add rows to the sums."""
     exact = np.zeros(len(mine["layer"]))
-    for layer in np.unique(mine["layer"]):
+    present = np.unique(mine["layer"])
+    for layer in present:
         rows = np.flatnonzero(mine["layer"] == layer)
         exact[rows] = _add_layer(sums[layer], int(layer), rows, mine, its, first, weighted)
-    token = np.stack([mine["document"], mine["position"].astype(np.int64)], 1)
-    places, number, seen = np.unique(token, axis=0, return_inverse=True, return_counts=True)
-    whole = seen == len(np.unique(mine["layer"]))
-    differs = np.zeros(len(places))
-    np.maximum.at(differs, number.reshape(-1), 1 - exact)
-    return places[whole, 0], differs[whole]
+    _add_different(sums, mine, exact, present)
+
+
+def _add_different(
+    sums: list[_Sums], mine: Columns, exact: NDArray[np.float64], present: NDArray[Any]
+) -> None:
+    """Add how far each token that all layers have went before it was routed differently."""
+    order = np.lexsort((mine["layer"], mine["position"], mine["document"]))
+    document, position = mine["document"][order], mine["position"][order]
+    starts = np.ones(len(order), dtype=bool)
+    starts[1:] = (document[1:] != document[:-1]) | (position[1:] != position[:-1])
+    token = np.cumsum(starts) - 1
+    whole = (np.bincount(token) == len(present))[token]
+    different = agreement_different(exact[order][whole].reshape(-1, len(present)))
+    documents, number = np.unique(document[whole][:: len(present)], return_inverse=True)
+    for place, layer in enumerate(present):
+        values = sums[layer].values.setdefault("agreement_different", {})
+        _pour(values, documents, np.bincount(number, different[:, place]))
+        _pour(sums[layer].whole, documents, np.bincount(number))
 
 
 def _add_layer(  # noqa: PLR0917 - one step of _add, cut out to fit a glance
@@ -338,7 +351,7 @@ def _layer(number: int, sums: _Sums, first: Trace) -> LayerAgreement:
     documents = sorted(sums.tokens)
     tokens = np.array([sums.tokens[document] for document in documents])
     measured = {
-        name: _share(np.array([values[document] for document in documents]), tokens)
+        name: _share_of(values, sums.whole if name == "agreement_different" else sums.tokens)
         for name, values in sums.values.items()
     }
     one, two = (np.sum(side, 0) / tokens.sum() for side in sums.loads)
@@ -367,9 +380,9 @@ def _flips(margins: NDArray[Any], flipped: NDArray[Any]) -> tuple[float, ...]:
     return tuple(float(part.mean()) for part in np.array_split(ordered, DECILES) if len(part))
 
 
-def _share_of(documents: NDArray[Any], values: NDArray[Any]) -> Share:
-    _, number = np.unique(documents, return_inverse=True)
-    return _share(np.bincount(number, values), np.bincount(number).astype(np.float64))
+def _share_of(totals: dict[int, float], tokens: dict[int, float]) -> Share:
+    documents = sorted(tokens)
+    return _share(*(np.array([part.get(d, 0.0) for d in documents]) for part in (totals, tokens)))
 
 
 def _share(totals: NDArray[Any], tokens: NDArray[Any]) -> Share:

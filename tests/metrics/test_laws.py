@@ -1,6 +1,7 @@
 """Laws that hold for every metric; a metric that is in none of the tables fails here."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -59,6 +60,11 @@ OTHER_LAWS = {
     "cross_layer_nmi": "test_tokens.py",
     "router_margin": "test_tokens.py",
     "weight_entropy": "test_tokens.py",
+    "agreement_shared": "test_metrics_agreement.py",
+    "agreement_exact": "test_metrics_agreement.py",
+    "agreement_first": "test_metrics_agreement.py",
+    "agreement_different": "test_metrics_agreement.py",
+    "agreement_weights": "test_metrics_agreement.py",
 }
 # Smallest and largest value for R rules and M modules, where they are not 0 and 1.
 RANGES = {
@@ -108,7 +114,7 @@ def test_every_metric_is_in_exactly_one_table_of_laws():
 def test_metrics_with_a_file_of_their_own_are_tested_there(request):
     for name, file in OTHER_LAWS.items():
         text = (request.path.parent / file).read_text(encoding="utf-8")
-        assert f"{name}(" in text, name
+        assert re.search(rf"\b{name}\b[(,\]]", text), name
 
 
 @joint_names

@@ -9,6 +9,8 @@ import pytest
 from modeval.errors import TraceError
 from modeval.score import agreement as module
 from modeval.score.agreement import agreement
+from modeval.score.agreement_card import agreement_card
+from modeval.score.files import read_scorecard, write_scorecard
 from modeval.trace.files import TraceWriter
 from modeval.trace.trace import TraceHeader, make_chunk
 
@@ -82,15 +84,17 @@ def test_agreement_is_what_counting_one_by_one_gives(tmp_path, noise):
         write(tmp_path / "a.trace", mine), write(tmp_path / "b.trace", its, kept=shuffled)
     )
     differing = set()
-    for layer in found.layers:
+    for layer in found.layers:  # in their order: differences add up
         one, two = sets(mine, layer.layer), sets(its, layer.layer)
         shared = [len(one[key] & two[key]) / len(one[key]) for key in one]
         exact = [one[key] == two[key] for key in one]
         differing |= {key for key in one if one[key] != two[key]}
+        so_far = layer.measured["agreement_different"].value
+        assert so_far == pytest.approx(len(differing) / found.tokens)
         assert layer.measured["agreement_shared"].value == pytest.approx(np.mean(shared))
         assert layer.measured["agreement_exact"].value == pytest.approx(np.mean(exact))
         assert layer.tokens == len(one)
-    assert found.different.value == pytest.approx(len(differing) / found.tokens)
+    assert found.different == found.layers[-1].measured["agreement_different"]
     assert found.missing == (0, 0)
 
 
@@ -192,3 +196,21 @@ def test_the_interval_covers_the_share_of_the_population():
         share = module._share(draw.binomial(tokens.astype(int), alike).astype(float), tokens)
         covered += share.low <= 0.9 <= share.high
     assert 0.90 <= covered / runs <= 0.98
+
+
+def test_the_scorecard_of_a_comparison_is_read_back_and_its_worst_layer_is_the_last(tmp_path):
+    one = write(tmp_path / "full.trace", rows())
+    other = write(tmp_path / "int4.trace", rows(noise=0.5))
+    found = agreement(one, other)
+    card = agreement_card(found, one, other)
+    write_scorecard(tmp_path / "card.json", card)
+    assert read_scorecard(tmp_path / "card.json") == card
+    [model] = card.models
+    assert model.title == "int4 against full"
+    [worst] = [s for s in card.scores if (s.metric, s.over) == ("agreement_different", "worst")]
+    assert (worst.layer, worst.value) == (1, found.different.value)
+    [shared] = [
+        s for s in card.scores if (s.metric, s.layer) == ("agreement_shared", 0) and not s.over
+    ]
+    assert shared.chance == pytest.approx(2 / 6)
+    assert shared.chance_permuted == pytest.approx(2 / 6, abs=0.05)

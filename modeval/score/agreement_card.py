@@ -1,0 +1,94 @@
+"""The agreement of two builds as a scorecard, so that a gate and a report can read it."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+from modeval.metrics.table import METRICS
+from modeval.score.agreement import Agreement, LayerAgreement, Share
+from modeval.score.scorecard import Member, ModelRecord, Score, Scorecard
+from modeval.trace.files import open_trace
+
+
+def agreement_card(found: Agreement, one: Path | str, other: Path | str) -> Scorecard:
+    """Return the scorecard of a comparison: each metric by layer, their mean, and the worst.
+
+    The worst layer of ``agreement_different`` is the last: its value is the share of tokens that
+    were routed differently at one layer at least.
+
+    Args:
+        found: what :func:`~modeval.score.agreement.agreement` found.
+        one: the trace that is held to be right.
+        other: the trace of the other build.
+    """
+    header = open_trace(one).header
+    numbers = [layer.layer for layer in found.layers]
+    title = f"{_name(other)} against {_name(one)}"
+    record = ModelRecord(
+        id=title.replace(" ", "-"),
+        title=title,
+        origin="trace",
+        selection=None,
+        data={
+            "task": "agreement",
+            "documents": max(layer.documents for layer in found.layers),
+            "tokens": found.tokens,
+            "missing": list(found.missing),
+        },
+        model={"choices": [header.choices[number] for number in numbers]},
+        digest=f"{header.fingerprint()}-{open_trace(other).header.fingerprint()}",
+        modules=max(header.modules[number] for number in numbers),
+        layers=tuple(header.layers[number] for number in numbers),
+        layer_modules=tuple(header.modules[number] for number in numbers),
+        members=(Member(seed=None, source=str(other)),),
+    )
+    return Scorecard(
+        modeval=version("modeval-cli"),
+        models=(record,),
+        notes=tuple(f"{title}: {note}" for note in found.notes),
+        scores=tuple(_scores(record, found)),
+    )
+
+
+def _name(path: Path | str) -> str:
+    return Path(path).resolve().name.removesuffix(".trace")
+
+
+def _scores(record: ModelRecord, found: Agreement) -> Iterator[Score]:
+    for name in found.layers[0].measured:
+        better = METRICS[name].better
+        layers = [_score(record, place, name, layer) for place, layer in enumerate(found.layers)]
+        if len(layers) > 1:
+            values = [score.value for score in layers if score.value is not None]
+            worst = (min if better == "higher" else max)(values)
+            place = values.index(worst) if name != "agreement_different" else len(values) - 1
+            yield Score(
+                model=record.id,
+                metric=name,
+                over="mean",
+                value=sum(values) / len(values),
+                better=better if better != "neither" else None,
+                samples=found.tokens,
+            )
+            yield replace(layers[place], over="worst")
+        yield from layers
+
+
+def _score(record: ModelRecord, place: int, name: str, layer: LayerAgreement) -> Score:
+    share: Share = layer.measured[name]
+    better = METRICS[name].better
+    modules = record.layer_modules[place]
+    choices = record.model["choices"][place]
+    return Score(
+        model=record.id,
+        metric=name,
+        layer=place if len(record.layers) > 1 else None,
+        value=share.value,
+        low=share.low,
+        high=share.high,
+        chance=METRICS[name].chance(1, modules, choices),
+        chance_permuted=layer.chance.get(name),
+        better=better if better != "neither" else None,
+        samples=layer.tokens,
+    )
