@@ -10,7 +10,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import Annotated, Any, Literal
 
@@ -147,8 +147,8 @@ def _flags(section: Section) -> Iterator[_Flag]:
             (entry.name, "kind"),
             name=entry.name,
             parse=one_of(flag_of(entry.name), tuple(choices)),
-            metavar="|".join(choices),
-            text=_help(texts.get(entry.name, ""), usual),
+            metavar=_metavar(choices),
+            text=_help(_listing(texts.get(entry.name, ""), choices), usual),
             complete=completing(tuple(choices)),
         )
         yield from _flags_of_choices(section, entry.name, choices)
@@ -164,19 +164,42 @@ def _flags_of_choices(section: Section, name: str, choices: Mapping[str, type]) 
         member = choices[kinds[0]]
         entry = next(each for each in fields(member) if each.name == setting)
         hint = typing.get_type_hints(member)[setting]
-        text = f"{descriptions(member).get(setting, '')} ({', '.join(kinds)})"
+        text = _said({kind: descriptions(choices[kind]).get(setting, "") for kind in kinds})
+        usual = _usual({kind: getattr(choices[kind](), setting) for kind in kinds})
         if setting != "kind":
-            yield from _plain_flag(section, (name, setting), entry, hint, text)
+            yield from _plain_flag(section, (name, setting), entry, hint, text, usual=usual)
+
+
+def _said(texts: Mapping[str, str]) -> str:
+    """Return what each choice says of a setting, once where several say the same."""
+    readers: dict[str, list[str]] = {}
+    for kind, text in texts.items():
+        readers.setdefault(text, []).append(kind)
+    return " ".join(f"{text} ({', '.join(kinds)})" for text, kinds in readers.items())
+
+
+def _usual(defaults: Mapping[str, Any]) -> str:
+    """Return the default of a setting that several choices have: one, or that of each."""
+    if len(set(defaults.values())) == 1:
+        return str(next(iter(defaults.values())))
+    return ", ".join(f"{value} for {kind}" for kind, value in defaults.items())
 
 
 def _plain_flag(
-    section: Section, path: tuple[str, ...], entry: Field[Any], hint: Any, text: str
+    section: Section,
+    path: tuple[str, ...],
+    entry: Field[Any],
+    hint: Any,
+    text: str,
+    *,
+    usual: str | None = None,
 ) -> Iterator[_Flag]:
     """Yield the flag of a setting without settings of its own; none for lists of tables."""
     flag = flag_of("_".join(path))
     kind = _without_none(hint)
     default = default_of(entry)
-    usual = "" if default in (MISSING, None, ()) else str(default)
+    usual = ("" if default in (MISSING, None, ()) else str(default)) if usual is None else usual
+    plain = _help(text, usual)
     unit = entry.metadata.get("unit", "")
     aliases: tuple[str, ...] = entry.metadata.get("aliases", ())
     make = functools.partial(
@@ -184,24 +207,30 @@ def _plain_flag(
         section,
         path,
         name="_".join(path),
-        text=_help(text, usual),
         aliases=aliases,
         common=entry.metadata.get("common", False),
     )
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
         yield make(
-            parse=one_of(flag, choices), metavar="|".join(choices), complete=completing(choices)
+            parse=one_of(flag, choices),
+            metavar=_metavar(choices),
+            text=_help(_listing(text, choices), usual),
+            complete=completing(choices),
         )
     elif typing.get_origin(kind) is tuple and typing.get_args(kind)[0] in _NUMBERS:
         number = typing.get_args(kind)[0]
-        yield make(parse=several(flag, number), metavar=f"{(unit or 'number').upper()},...")
+        yield make(
+            parse=several(flag, number), metavar=f"{(unit or 'number').upper()},...", text=plain
+        )
     elif kind is bool:
-        yield make(parse=None, metavar=None)
+        yield make(parse=None, metavar=None, text=plain)
     elif kind in _NUMBERS:
-        yield make(parse=number_of(flag, kind), metavar=(unit or _NUMBERS[kind]).upper())
+        yield make(
+            parse=number_of(flag, kind), metavar=(unit or _NUMBERS[kind]).upper(), text=plain
+        )
     elif kind is str:
-        yield make(parse=str, metavar="TEXT")
+        yield make(parse=str, metavar="TEXT", text=plain)
 
 
 _NUMBERS = {int: "n", float: "x"}
@@ -236,6 +265,22 @@ def _flag(
         annotation=Annotated[str | None if parse else bool | None, option],
     )
     return _Flag(section.name, path, parameter)
+
+
+LONG = 36  # characters, beyond which a column of choices would be cut in the middle of words
+
+
+def _metavar(choices: Iterable[str]) -> str:
+    listed = "|".join(choices)
+    return listed if len(listed) <= LONG else "NAME"
+
+
+def _listing(text: str, choices: Collection[str]) -> str:
+    """Return a description that names all choices, where they are too many to stand before it."""
+    if len("|".join(choices)) <= LONG:
+        return text
+    named = all(f"``{choice}``" in text for choice in choices)
+    return text if named else f"{text} One of {', '.join(choices)}."
 
 
 def _help(text: str, usual: str) -> str:

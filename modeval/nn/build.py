@@ -8,9 +8,9 @@ import torch
 
 from modeval.nn.aggregation import Value
 from modeval.nn.attention import AttentionNetwork
-from modeval.nn.bank import Experts, gates_bank, mlp_bank
+from modeval.nn.bank import Bank, Experts, gates_bank, mlp_bank
 from modeval.nn.layer import Choices, ModularLayer
-from modeval.nn.linear import initialise
+from modeval.nn.linear import StackedLinear, initialise
 from modeval.nn.mlp import MLPNetwork
 from modeval.nn.network import Network
 from modeval.nn.recurrent import RecurrentNetwork
@@ -250,6 +250,8 @@ def _recurrent(data: DataSpec, model: ModelSpec, seeds: int) -> Network:
         gates_bank(seeds, modules, inputs, 4 * state, model.computation, bias=bias)
         for inputs in (model.encoder, state)
     ]
+    if model.scorer == "none":
+        _as_lstm_cell(gates[0], state)
     at = _place(
         *(data, model, seeds),
         state=state,
@@ -270,6 +272,15 @@ def _recurrent(data: DataSpec, model: ModelSpec, seeds: int) -> Network:
         choices=_choices(model, at),
         layers=_layers(data, model, seeds, state),
     )
+
+
+def _as_lstm_cell(input_gates: StackedLinear | Bank, state: int) -> None:
+    """Have the gates of the inputs start as PyTorch's LSTM cell draws them, which is the paper's.
+
+    It draws all its parameters in ``±1/sqrt(state)``, those that meet the inputs as well.
+    """
+    if isinstance(input_gates, StackedLinear):
+        input_gates.bound = state**-0.5
 
 
 FAMILIES: dict[str, Callable[[DataSpec, ModelSpec, int], Network]] = {
