@@ -181,7 +181,7 @@ def trace(
     )
     group = LayerGroup(tuple(range(layers)), RoutingCounts(**parts))
     reading = Reading(source=f"{name}.trace", name=name, documents=documents)
-    return score_trace(header, [group], reading, draws=40, permutations=99)
+    return score_trace(header, [group], reading, permutations=99)
 
 
 def large(layers=60, modules=256, rules=16, together=32):

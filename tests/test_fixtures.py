@@ -20,7 +20,7 @@ SCRIPT = FIXTURES / "make_tiny_moe.py"
 def told(name: str) -> tuple[tuple[str, ...], Score]:
     """Return the verdicts, and the information told in the mean over layers."""
     header, groups = gather(FIXTURES / f"{name}{SUFFIX}")
-    card = score_trace(header, groups, Reading(source=name, name=name), draws=300)
+    card = score_trace(header, groups, Reading(source=name, name=name))
     score = card.find(name, "homogeneity", over="mean")
     assert score is not None
     return tuple(finding.word for finding in card.findings), score
@@ -76,5 +76,5 @@ def test_the_model_has_learned_and_is_recorded(tmp_path: Path) -> None:
     assert loss.item() < 3.5  # of 6.2 for a guess among 512 tokens
     recording = record_documents(model, documents, max_tokens=20_000)
     reading = Reading(source="tiny", name="tiny")
-    card = score_trace(recording.header(), recording.groups(), reading, draws=100)
+    card = score_trace(recording.header(), recording.groups(), reading)
     assert {finding.word for finding in card.findings} == {"faint"}

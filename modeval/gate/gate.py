@@ -48,7 +48,7 @@ from modeval.gate.limits import within_limit
 from modeval.gate.policy import Comparison, Policy
 from modeval.gate.policy_check import require_possible
 from modeval.gate.verdicts import SEVERITY, Asked, GateResult, Judged, Verdict, verdict_of
-from modeval.score.derived import with_profiles
+from modeval.score.profiles import with_profiles
 from modeval.score.scorecard import Scorecard, is_named
 
 JUDGES: dict[Comparison, Callable[[Asked, Sequence[Item]], list[Judged]]] = {

@@ -255,6 +255,8 @@ class Activation:
         seed: pair of task seed and model seed; null for a trace.
         matrix: R rows of M shares.
         prior: weight of each rule in the joint distribution.
+        chosen: domain specialization, R rows of M: share of the rule's samples that choose each
+            module; empty where one is chosen, for then it is A, or where choices are not known.
     """
 
     model: str
@@ -262,6 +264,7 @@ class Activation:
     seed: Seed | None = None
     matrix: tuple[tuple[float, ...], ...]
     prior: tuple[float, ...] = ()
+    chosen: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

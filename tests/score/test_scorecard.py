@@ -11,8 +11,9 @@ import torch
 
 from modeval.errors import ScorecardError
 from modeval.evaluate.subject import Evaluation, Loss, Subject
+from modeval.metrics import PAPER_METRICS
 from modeval.nn import Network
-from modeval.score.cohorts import ROUTING_METRICS, score
+from modeval.score.cohorts import score
 from modeval.score.files import SCHEMA, check_writable, read_scorecard, write_scorecard
 from modeval.score.scorecard import Scorecard, to_dict_form
 from modeval.spec import DataSpec, ModelSpec
@@ -94,7 +95,7 @@ def test_values_over_seeds_are_means_with_intervals_that_hold_them() -> None:
 
 def test_every_routing_metric_stands_beside_its_chance_levels() -> None:
     card = card_of()
-    for name in ROUTING_METRICS:
+    for name in (*PAPER_METRICS, "alignment_score"):
         together = card.find(card.models[0].id, name)
         assert together is not None
         uniform = card.find(card.models[0].id, name, SEEDS[0])  # its routing is uniform
@@ -106,12 +107,52 @@ def test_every_routing_metric_stands_beside_its_chance_levels() -> None:
     assert hashed.chance_hash == pytest.approx(0.317, abs=0.01)
 
 
+def test_a_cohort_of_several_layers_is_scored_layer_by_layer_over_seeds() -> None:
+    """Two layers beside each other: each is what it is alone, and both have a mean and a worst."""
+    single = [evaluation_of(share) for share in ([0.0, 0.2, 0.4, 0.6], [1.0, 0.8, 0.6, 0.4])]
+    parts = [evaluation.counts.tensors() for evaluation in single if evaluation.counts]
+    counts = RoutingCounts(**{name: torch.cat([p[name] for p in parts], 1) for name in parts[0]})
+    card = score(subject_of(), replace(single[0], counts=counts))
+    [model] = card.models
+    assert model.layers == ("layer 0", "layer 1")
+    for layer, evaluation in enumerate(single):
+        alone = score(subject_of(), evaluation)
+        for seed in (None, *SEEDS):
+            mine = card.find(model.id, "alignment_score", seed, layer=layer)
+            its = alone.find(model.id, "alignment_score", seed)
+            assert mine is not None
+            assert its is not None
+            assert mine == replace(
+                its,
+                layer=layer,
+                p_value=mine.p_value,
+                null_low=mine.null_low,
+                null_high=mine.null_high,
+                p_adjusted=mine.p_adjusted,
+                chance_permuted=mine.chance_permuted,
+            )
+    mean = card.find(model.id, "alignment_score", over="mean")
+    worst = card.find(model.id, "alignment_score", SEEDS[0], over="worst", layer=0)
+    assert mean is not None
+    assert worst is not None
+    assert mean.value == pytest.approx(0.5)
+    assert worst.value == pytest.approx(0.0)
+    assert [(each.seed, each.layer) for each in card.findings] == [
+        (seed, layer) for seed in SEEDS for layer in (0, 1)
+    ]
+    assert len(card.activations) == len(SEEDS) * 2
+    form = to_dict_form(card)
+    jsonschema.validate(
+        json.loads(json.dumps(form, allow_nan=False)), json.loads(SCHEMA.read_text())
+    )
+
+
 def test_one_seed_has_no_interval() -> None:
     card = card_of((0.3,))
     together = card.find(card.models[0].id, "collapse_avg")
     assert together is not None
     assert (together.low, together.high) == (None, None)
-    assert together.note == "one seed: no interval over seeds"
+    assert together.note == "no interval: one seed says nothing of others"
 
 
 def test_scoring_twice_gives_the_same_card() -> None:
@@ -130,13 +171,13 @@ def test_a_failed_seed_is_marked_and_left_out() -> None:
     loss = card.find(model.id, "in_distribution_loss")
     assert loss is not None
     assert (loss.value, loss.seeds) == (1.5, 2)
-    assert loss.note == "2 of 4 seeds left out: not finite"
+    assert loss.note.startswith("2 of 4 seeds left out: not finite")
     failed = card.find(model.id, "alignment_distance", SEEDS[1])
     assert failed is not None
     assert (failed.value, failed.note) == (None, "its weights are not finite")
     together = card.find(model.id, "alignment_score")
     assert together is not None
-    assert together.value == pytest.approx(0.5)
+    assert together.value == pytest.approx(0.625)  # the mean over tasks: of (0 + .5) / 2 and 1
     assert together.seeds == 3
     json.dumps(to_dict_form(card), allow_nan=False)
 
@@ -210,7 +251,7 @@ def test_a_scorecard_survives_the_file_and_fits_its_schema(tmp_path: Path) -> No
 
 def test_a_scorecard_of_version_0_1_is_read_with_its_words_as_findings(tmp_path: Path) -> None:
     """Its words stood in the model, as ``verdicts``, and it had no findings of its own."""
-    form = to_dict_form(card_of())
+    form = json.loads(json.dumps(to_dict_form(card_of())))
     del form["findings"]
     for model in form["models"]:
         del model["left_out"]

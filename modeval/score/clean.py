@@ -1,0 +1,303 @@
+"""What of a trace can be scored, and what has to be left out.
+
+Layers differ in their number of modules, and a source may say little: counts hold NaN for what is
+unknown. Here they are cleaned. Rules without samples are left out everywhere; a layer that lacks a
+rule that others have is scored for its load alone; a layer in which nothing was routed, or that
+has a single module, is left out. All that is missing is named, so that no gate passes on it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from modeval.counting.units import BY_UNIT
+from modeval.errors import TraceError
+from modeval.metrics.table import METRICS, STATIC_METRICS
+from modeval.score.block_units import block_units
+from modeval.score.measure import metrics_without_labels
+from modeval.score.routing import Group, Routing
+from modeval.score.scorecard import LeftOut
+from modeval.trace.fold import LayerGroup
+from modeval.trace.trace import TraceHeader
+from modeval.types import Prior, RoutingCounts, View
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """Counts of a trace of which every number is known.
+
+    Attributes:
+        routing: what can be scored, of one seed.
+        rules: numbers of the rules that have samples.
+        left_out: what is missing.
+        notes: the same in words, and what was assumed.
+    """
+
+    routing: Routing
+    rules: tuple[int, ...]
+    left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """What was left out so far."""
+
+    left_out: list[LeftOut]
+    notes: list[str]
+
+
+def clean(
+    header: TraceHeader,
+    groups: Sequence[LayerGroup],
+    *,
+    view: View,
+    prior: Prior,
+    only: Sequence[int],
+) -> Cleaned:
+    """Leave out what is unknown, and say so.
+
+    Args:
+        header: what the trace says of itself.
+        groups: its counts, layers as the batch axis.
+        view: what counts as routing.
+        prior: weight of the rules.
+        only: numbers of the layers that are wanted.
+
+    Raises:
+        TraceError: nothing is left.
+    """
+    report = _Report(
+        [
+            LeftOut(kind="layer", name=name, why="It was not asked for.", wanted=True)
+            for layer, name in enumerate(header.layers)
+            if layer not in only
+        ],
+        [],
+    )
+    kept = [_known(_of_layers(group, only), header, view, report) for group in groups]
+    kept = [group for group in kept if group.layers]
+    rules = _rules(kept, header, report)
+    sorted_out = [part for group in kept for part in _by_rules(group, rules, header, view, report)]
+    if not sorted_out:
+        reasons = " ".join(report.notes) or "nothing was counted."
+        raise TraceError(
+            f"No layer can be scored: {reasons} Record or import more, or other layers."
+        )
+    known = [_with_units(group) for group in _filled_blocks(sorted_out)]
+    documents = all(group.units is not None for group in known)
+    routing = Routing(
+        groups=tuple(known),
+        rules=len(rules),
+        prior=prior,
+        view=view,
+        evidence="documents" if documents else "sums",
+        metrics=_metrics(sorted_out, rules, view, report),
+    )
+    notes = tuple(dict.fromkeys(report.notes))
+    return Cleaned(routing, rules, tuple(report.left_out), notes)
+
+
+def default_view(header: TraceHeader) -> View:
+    """Return ``weight`` where the weights of a trace are shares, else ``assignment``."""
+    shares = header.weight_scale in ("probability", "renormalised")
+    return "weight" if shares else "assignment"
+
+
+def _metrics(
+    groups: Sequence[Group], rules: Sequence[int], view: View, report: _Report
+) -> tuple[str, ...]:
+    names = metrics_without_labels(STATIC_METRICS) if len(rules) == 1 else STATIC_METRICS
+    spread = "entropy" if view == "weight" else "selection_entropy"
+    if not any(bool(getattr(group.counts, spread).isnan().any()) for group in groups):
+        return names
+    unknown = [name for name in names if METRICS[name].needs == "counts"]
+    why = "how decided single samples were routed is unknown."
+    report.left_out.extend(LeftOut(kind="metric", name=name, why=why) for name in unknown)
+    report.notes.append(f"{' and '.join(unknown[::-1])} are left out: {why}")
+    return tuple(name for name in names if name not in unknown)
+
+
+def _of_layers(group: LayerGroup, only: Sequence[int]) -> LayerGroup:
+    return _pick(group, [place for place, layer in enumerate(group.layers) if layer in only])
+
+
+def _pick(group: LayerGroup, places: Sequence[int]) -> LayerGroup:
+    index = torch.tensor(places, dtype=torch.int64)
+    parts = {name: part[index] for name, part in group.counts.tensors().items()}
+    units = None if group.units is None else group.units.layers(places)
+    layers = tuple(group.layers[place] for place in places)
+    return LayerGroup(layers, RoutingCounts(**parts), units)
+
+
+def _known(group: LayerGroup, header: TraceHeader, view: View, report: _Report) -> LayerGroup:
+    """Return counts in which cells that were never counted are 0, and samples are known."""
+    counts = group.counts
+    seen = ~(counts.selections.isnan().any(-1) & counts.mass.isnan().any(-1))
+    if bool((_table(counts, view).isnan().any(-1) & seen).any()):
+        other = "assignment" if view == "weight" else "weight"
+        raise TraceError(
+            f"--view {view}: {'weights' if view == 'weight' else 'choices'} are unknown in this "
+            f"trace. Use --view {other}."
+        )
+    samples = counts.samples
+    if bool((samples.isnan() & seen).any()):
+        report.notes.append(
+            "Numbers of samples are unknown: each choice of a module counts as one."
+        )
+        samples = torch.where(seen, _table(counts, view).sum(-1), 0.0)
+    known = replace(
+        counts,
+        mass=torch.where(seen.unsqueeze(-1), counts.mass, 0.0),
+        selections=torch.where(seen.unsqueeze(-1), counts.selections, 0.0),
+        samples=torch.where(seen, samples, 0.0),
+        entropy=torch.where(seen, counts.entropy, 0.0),
+        selection_entropy=torch.where(seen, counts.selection_entropy, 0.0),
+    )
+    single = [place for place, layer in enumerate(group.layers) if header.modules[layer] == 1]
+    if single:
+        names = [header.layers[group.layers[place]] for place in single]
+        why = "a single module routes nothing."
+        report.left_out.extend(LeftOut(kind="layer", name=name, why=why) for name in names)
+        report.notes.append(f"{_names('Layer', names)} left out: {why}")
+    many = [place for place in range(len(group.layers)) if place not in single]
+    return _pick(LayerGroup(group.layers, known, group.units), many)
+
+
+def _rules(groups: Sequence[LayerGroup], header: TraceHeader, report: _Report) -> tuple[int, ...]:
+    """Return the rules that have samples in some layer."""
+    if not groups:
+        return ()
+    present = torch.cat([group.counts.samples for group in groups]).sum((0, 1)) > 0
+    rules = tuple(int(rule) for rule in present.nonzero()[:, 0])
+    missing = [name for rule, name in enumerate(header.labels) if rule not in rules]
+    if missing:
+        why = "no samples."
+        report.left_out.extend(LeftOut(kind="rule", name=name, why=why) for name in missing)
+        report.notes.append(f"{_names('Rule', missing)} left out: {why}")
+    return rules
+
+
+def _table(counts: RoutingCounts, view: View) -> Tensor:
+    return counts.mass if view == "weight" else counts.selections
+
+
+def _by_rules(
+    group: LayerGroup, rules: tuple[int, ...], header: TraceHeader, view: View, report: _Report
+) -> list[Group]:
+    """Put layers together that have samples, and routed ones, of the same rules."""
+    counts = _of_rules(group.counts, rules)
+    there = (counts.samples.sum(-2) > 0) & (_table(counts, view).sum((-3, -1)) > 0)
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for place in range(len(group.layers)):
+        alike.setdefault(tuple(there[place].nonzero()[:, 0].tolist()), []).append(place)
+    return [
+        made
+        for present, places in alike.items()
+        if (made := _of_some(group, counts, rules, present, places, header, report)) is not None
+    ]
+
+
+def _of_some(  # noqa: PLR0917 - a step of _by_rules, cut out to fit a glance
+    group: LayerGroup,
+    counts: RoutingCounts,
+    rules: tuple[int, ...],
+    present: tuple[int, ...],
+    places: list[int],
+    header: TraceHeader,
+    report: _Report,
+) -> Group | None:
+    """Return layers that know the same rules; what they lack is named."""
+    layers = tuple(group.layers[place] for place in places)
+    names = [header.layers[layer] for layer in layers]
+    missing = [rules[place] for place in range(len(rules)) if place not in present]
+    if missing:
+        lacking = [header.labels[rule] for rule in missing] if header.labels else []
+        _name_missing(names, lacking, report, nothing=not present)
+    if not present:
+        return None
+    units = None if group.units is None else group.units.of_rules(rules)
+    picked = _pick(LayerGroup(group.layers, counts, units), places)
+    return _one_seed(picked, header, present if missing else None)
+
+
+def _one_seed(group: LayerGroup, header: TraceHeader, present: tuple[int, ...] | None) -> Group:
+    """Return layers as those of one seed, with the rules that are present alone."""
+    counts, units = group.counts, group.units
+    if present is not None:
+        counts = _of_rules(counts, present)
+        units = None if units is None else units.of_rules(present)
+    seeds = {name: part.unsqueeze(0) for name, part in counts.tensors().items()}
+    if units is not None:
+        units = replace(units, **{name: getattr(units, name).unsqueeze(0) for name in BY_UNIT})
+    return Group(
+        layers=group.layers,
+        counts=RoutingCounts(**seeds),
+        choices=tuple(header.choices[layer] for layer in group.layers),
+        units=units,
+        labelled=present is None,
+    )
+
+
+def _with_units(group: Group) -> Group:
+    """Take blocks for documents where documents were not kept."""
+    return group if group.units is not None else replace(group, units=block_units(group.counts))
+
+
+def _name_missing(
+    layers: Sequence[str], rules: Sequence[str], report: _Report, *, nothing: bool
+) -> None:
+    for layer in layers:
+        if nothing:
+            why = "nothing was routed there."
+            report.left_out.append(LeftOut(kind="layer", name=layer, why=why))
+            report.notes.append(f"Layer {layer} left out: {why}")
+            continue
+        why = "nothing of it was routed there."
+        report.left_out.extend(
+            LeftOut(kind="rule", name=rule, why=why, layer=layer) for rule in rules
+        )
+        report.notes.append(
+            f"Layer {layer} is scored for its load alone: nothing of {_names('rule', rules)} was "
+            "routed there."
+        )
+
+
+def _of_rules(counts: RoutingCounts, rules: Sequence[int]) -> RoutingCounts:
+    index = torch.tensor(rules, dtype=torch.int64)
+    axis = {"mass": -2, "selections": -2}
+    return RoutingCounts(
+        **{
+            name: part if name == "coactivation" else part.index_select(axis.get(name, -1), index)
+            for name, part in counts.tensors().items()
+        }
+    )
+
+
+def _filled_blocks(groups: Sequence[Group]) -> list[Group]:
+    """Drop replicate blocks without documents: they say nothing of how documents vary."""
+    samples = sum(group.counts.samples.sum((0, 1, 3)) for group in groups)
+    filled = (torch.as_tensor(samples) > 0).nonzero()[:, 0]
+    axis = {"mass": -3, "selections": -3}
+    return [
+        replace(
+            group,
+            counts=RoutingCounts(
+                **{
+                    name: part
+                    if name == "coactivation"
+                    else part.index_select(axis.get(name, -2), filled)
+                    for name, part in group.counts.tensors().items()
+                }
+            ),
+        )
+        for group in groups
+    ]
+
+
+def _names(what: str, names: Sequence[str], most: int = 4) -> str:
+    shown = ", ".join(names[:most])
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{what}{'s' * (len(names) > 1)} {shown}{more}"

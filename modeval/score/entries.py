@@ -1,0 +1,337 @@
+"""Entries of a scorecard: a metric over seeds and seed by seed, over layers and layer by layer."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modeval.score.amount import Amount
+from modeval.score.chance import Level
+from modeval.score.estimates import (
+    Reduce,
+    estimated,
+    largest_layer,
+    least_layer,
+    mean_layer,
+    one_layer,
+    permuted,
+)
+from modeval.score.inference.estimate import Estimate
+from modeval.score.inference.multiple import holm
+from modeval.score.inference.seeds import seed_mean
+from modeval.score.measure import Measured
+from modeval.score.scorecard import Over, Score, Seed
+
+UNKNOWN = -math.inf, math.inf
+NOT_FINITE = "not a finite number"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Members:
+    """The seeds of a model.
+
+    Attributes:
+        seeds: pair of task seed and model seed of each; nothing for a trace, which has none.
+        faults: what is wrong with each; empty where nothing is.
+    """
+
+    seeds: tuple[Seed | None, ...] = (None,)
+    faults: tuple[str, ...] = ("",)
+
+    @property
+    def usable(self) -> tuple[int, ...]:
+        """Return the numbers of those that were measured, in the order of the axis S."""
+        return tuple(number for number, fault in enumerate(self.faults) if not fault)
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Where in the layers a number is from.
+
+    Attributes:
+        layer: number of the layer; nothing where a model has one, and over layers.
+        over: whether it is over layers, and how.
+        reduce: makes one number of the layers.
+    """
+
+    layer: int | None
+    over: Over | None
+    reduce: Reduce
+
+
+def entries(
+    base: Score,
+    measured: Measured,
+    members: Members,
+    *,
+    levels: Sequence[Level] = (),
+    amount: Amount | None = None,
+    samples: int | None = None,
+) -> Iterator[Score]:
+    """Return the scores of one metric.
+
+    Over layers first (the mean, and the worst, where every layer has a number), then layer by
+    layer; in each place over seeds first, then seed by seed. A trace has no seeds.
+
+    Args:
+        base: model, metric and direction, length and scale.
+        measured: what was measured, ``(S, L)`` of the usable seeds.
+        members: the seeds.
+        levels: chance of each layer, where there is any.
+        amount: samples of each seed and layer.
+        samples: samples of all, where they are not in ``amount``.
+    """
+    corrected = _corrected(measured, members, base)
+    layers = _layer_by_layer(measured, levels)
+    for spot in _spots(measured, base):
+        table = _Table(
+            base, measured, members, tuple(levels), amount, samples, spot, corrected, layers
+        )
+        if members.seeds == (None,):
+            yield _single(table, 0)
+            continue
+        yield _together(table)
+        yield from (_single(table, number) for number in range(len(members.seeds)))
+
+
+def _spots(measured: Measured, base: Score) -> Iterator[Spot]:
+    value = measured.value
+    known = value.isfinite().any(0)
+    count = len(known)
+    if count == 1:
+        yield Spot(None, None, one_layer(0))
+        return
+    if bool(known.all()):
+        higher = base.better == "higher"
+        yield Spot(None, "mean", mean_layer)
+        yield Spot(None, "worst", least_layer if higher else largest_layer)
+    for place in range(count):
+        if bool(known[place]):
+            yield Spot(place, None, one_layer(place))
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """All that an entry is made of."""
+
+    base: Score
+    measured: Measured
+    members: Members
+    levels: tuple[Level, ...]
+    amount: Amount | None
+    samples: int | None
+    spot: Spot
+    corrected: dict[int | None, Tensor]
+    layers: list[list[Estimate | None]]
+
+    @property
+    def here(self) -> list[Level]:
+        """Return the chance levels of the layers that the spot is about."""
+        if self.spot.over is None and self.spot.layer is not None:
+            return [self.levels[self.spot.layer]] if self.levels else []
+        return [*self.levels]
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Return the least and the largest value that there can be."""
+        ends = [level.bounds for level in self.here] or [UNKNOWN]
+        return min(low for low, _ in ends), max(high for _, high in ends)
+
+    def estimate(self, place: int) -> tuple[Estimate, int | None]:
+        """Return the number of one usable seed here, and the layer that it is of."""
+        spot, layers = self.spot, self.layers[place]
+        if spot.over == "mean":
+            return estimated(self.measured, place, spot.reduce, self.bounds), None
+        if spot.over is None:
+            found = layers[spot.layer or 0]
+            return found or Estimate(value=math.nan, plugin=math.nan), spot.layer
+        known = [(each, number) for number, each in enumerate(layers) if each is not None]
+        sign = 1 if self.base.better == "higher" else -1
+        return min(known, key=lambda pair: sign * pair[0].value)
+
+
+def _layer_by_layer(measured: Measured, levels: Sequence[Level]) -> list[list[Estimate | None]]:
+    """Return the number of each usable seed and layer; nothing where there is none."""
+    return [
+        [
+            estimated(
+                measured, place, one_layer(layer), levels[layer].bounds if levels else UNKNOWN
+            )
+            if bool(measured.value[place, layer].isfinite())
+            else None
+            for layer in range(measured.value.shape[-1])
+        ]
+        for place in range(len(measured.value))
+    ]
+
+
+def _single(table: _Table, number: int) -> Score:
+    """Return the entry of one seed, or of a trace."""
+    members = table.members
+    seed = members.seeds[number]
+    base = replace(_placed(table), seed=seed)
+    if members.faults[number]:
+        return replace(base, note=members.faults[number], **_chance(table))
+    place = members.usable.index(number)
+    value = table.spot.reduce(table.measured.value[place])
+    beside = _chance(table) | _samples(table, [place])
+    if not bool(value.isfinite()):
+        return replace(base, note=NOT_FINITE, **beside)
+    found, layer = table.estimate(place)
+    return replace(
+        base,
+        layer=layer,
+        value=found.value,
+        plug_in=None if found.corrected is None else found.plugin,
+        low=found.low,
+        high=found.high,
+        error=_finite(found.error),
+        note=_joined(beside.pop("note", ""), found.reason and f"no interval: {found.reason}"),
+        **beside,
+        **_null(table, [place], number),
+    )
+
+
+def _together(table: _Table) -> Score:
+    """Return the entry over seeds."""
+    members, spot, measured = table.members, table.spot, table.measured
+    values = spot.reduce(measured.value)
+    good = [place for place in range(len(members.usable)) if bool(values[place].isfinite())]
+    left_out = len(members.seeds) - len(good)
+    base = replace(_placed(table), seeds=len(good), **_chance(table))
+    lacking = f"{left_out} of {len(members.seeds)} seeds left out: not finite" if left_out else ""
+    if not good:
+        return replace(base, note=lacking)
+    numbers = [members.usable[place] for place in good]
+    errors = [_error(measured, place, spot.reduce) for place in good]
+    known = [error for error in errors if error is not None]
+    # All members see the same inputs, so their sampling errors do not average out.
+    error = math.fsum(known) / len(known) if len(known) == len(good) else None
+    found = seed_mean(
+        [float(values[place]) for place in good],
+        [seed[0] for number in numbers if (seed := members.seeds[number]) is not None],
+        sampling_error=error,
+    )
+    beside = _samples(table, good)
+    return replace(
+        base,
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        error=error,
+        note=_joined(
+            lacking, beside.pop("note", ""), found.reason and f"no interval: {found.reason}"
+        ),
+        **beside,
+        **_null(table, good, None),
+    )
+
+
+def _placed(table: _Table) -> Score:
+    """Return the entry with its place alone."""
+    return replace(table.base, layer=table.spot.layer, over=table.spot.over)
+
+
+def _error(measured: Measured, place: int, reduce: Reduce) -> float | None:
+    return None if measured.error is None else _finite(float(reduce(measured.error[place])))
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
+
+
+# --- beside a value ------------------------------------------------------------------------------
+
+
+def _chance(table: _Table) -> dict[str, Any]:
+    """Return what uniform routing and routing by random maps score."""
+    here = table.here
+    uniform = [level.uniform for level in here if level.uniform is not None]
+    if not here or len(uniform) < len(here):
+        return {}
+    reduce = one_layer(0) if table.spot.over is None else table.spot.reduce
+    if table.spot.over == "worst":
+        hashed = float(reduce(torch.stack([level.hashed for level in here], dim=-1)).mean())
+    else:
+        means = [float(level.hash_mean or 0.0) for level in here]
+        hashed = float(reduce(torch.tensor(means, dtype=torch.float64)))
+    return {
+        "chance": float(reduce(torch.tensor(uniform, dtype=torch.float64))),
+        "chance_hash": hashed,
+    }
+
+
+def _samples(table: _Table, places: Sequence[int]) -> dict[str, Any]:
+    """Return the samples behind a number, and whether they are few."""
+    amount = table.amount
+    if amount is None:
+        whole = None if table.samples is None else table.samples * len(places)
+        return {"samples": whole}
+    index = torch.tensor([*places])
+    samples, few = amount.samples[index], amount.few[index]
+    if table.spot.over is None:
+        layer = table.spot.layer or 0
+        samples, few = samples[:, layer : layer + 1], few[:, layer : layer + 1]
+    if not bool(samples.isfinite().all()):
+        return {"samples": None}
+    marked = bool(few.any())
+    note = _few_note(amount, places, table.spot) if marked else ""
+    return {"samples": int(samples.amax(-1).sum()), "few_samples": marked, "note": note}
+
+
+def _few_note(amount: Amount, places: Sequence[int], spot: Spot) -> str:
+    if spot.over is not None:
+        layers = int(amount.few[torch.tensor([*places])].any(0).sum())
+        return f"few samples in {layers} of {amount.few.shape[1]} layers"
+    layer = spot.layer or 0
+    worth = float(amount.worth[torch.tensor([*places]), layer].min())
+    return (
+        f"few samples: worth {worth:.0f} independent ones, and "
+        f"{float(amount.wanted[layer]):.0f} are wanted for so many rules and modules"
+    )
+
+
+def _null(table: _Table, places: Sequence[int], member: int | None) -> dict[str, Any]:
+    found = permuted(table.measured, places, table.spot.reduce, better=table.base.better)
+    if found is None:
+        return {}
+    adjusted = found.p_value
+    if table.spot.over is None and member in table.corrected:
+        adjusted = float(table.corrected[member][table.spot.layer or 0])
+    return {
+        "chance_permuted": found.mean,
+        "null_low": found.low,
+        "null_high": found.high,
+        "p_value": found.p_value,
+        "p_adjusted": adjusted,
+    }
+
+
+def _corrected(measured: Measured, members: Members, base: Score) -> dict[int | None, Tensor]:
+    """Return p values corrected over the layers, of each seed and over seeds."""
+    usable = members.usable
+    groups: dict[int | None, list[int]] = {number: [place] for place, number in enumerate(usable)}
+    if members.seeds != (None,):
+        groups[None] = [*range(len(usable))]
+    found = {}
+    for member, places in groups.items():
+        nulls = [
+            permuted(measured, places, one_layer(layer), better=base.better)
+            for layer in range(measured.value.shape[-1])
+        ]
+        p = torch.tensor(
+            [1.0 if null is None else null.p_value for null in nulls], dtype=torch.float64
+        )
+        known = torch.tensor([null is not None for null in nulls])
+        if bool(known.any()):
+            adjusted = torch.ones_like(p)
+            adjusted[known] = holm(p[known])
+            found[member] = adjusted
+    return found

@@ -1,0 +1,106 @@
+"""One number out of what was measured of seeds and layers, and how sure it is."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from modeval.score.inference.documents import estimate
+from modeval.score.inference.estimate import Estimate
+from modeval.score.inference.resampling import Tail, p_value, percentile_interval
+from modeval.score.measure import Measured
+
+Reduce = Callable[[Float64[Tensor, "*batch layers"]], Float64[Tensor, "*batch"]]
+"""What makes one number of the layers: one of them, their mean, the worst."""
+
+
+def one_layer(place: int) -> Reduce:
+    """Return what picks a layer."""
+    return lambda values: values[..., place]
+
+
+def mean_layer(values: Tensor) -> Tensor:
+    """Return the mean over layers."""
+    return values.mean(-1)
+
+
+def least_layer(values: Tensor) -> Tensor:
+    """Return the smallest value of any layer."""
+    return values.amin(-1)
+
+
+def largest_layer(values: Tensor) -> Tensor:
+    """Return the largest value of any layer."""
+    return values.amax(-1)
+
+
+def estimated(
+    measured: Measured, seed: int, reduce: Reduce, bounds: tuple[float, float]
+) -> Estimate:
+    """Return a metric of one seed, layers reduced to one number, with how sure it is.
+
+    Where documents are known the value is corrected for the bias of few of them and has an
+    interval; where samples were drawn anew their error is known; else the number stands alone.
+    """
+    value = float(reduce(measured.value[seed]))
+    if measured.left is not None:
+        return estimate(measured.left.over(lambda values: reduce(values[..., seed, :])), bounds)
+    error = None if measured.error is None else float(reduce(measured.error[seed]))
+    return Estimate(value=value, plugin=value, error=error)
+
+
+@dataclass(frozen=True, slots=True)
+class Null:
+    """What permuted labels give.
+
+    Attributes:
+        mean: the mean.
+        low: 2.5 % point.
+        high: 97.5 % point.
+        p_value: one-sided p that they do as well.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
+
+
+def permuted(
+    measured: Measured, seeds: Sequence[int], reduce: Reduce, *, better: str | None
+) -> Null | None:
+    """Return what permuted labels give of the mean over some seeds; nothing where untested."""
+    if measured.null is None or not seeds:
+        return None
+    index = torch.tensor([*seeds])
+    draws = reduce(measured.null[:, index]).mean(-1)
+    observed = reduce(measured.value[index]).mean(-1)
+    if not bool(torch.isfinite(draws).all()):
+        return None
+    interval = percentile_interval(draws)
+    tail: Tail = "greater" if better == "higher" else "less"
+    return Null(
+        mean=float(draws.mean()),
+        low=float(interval.low),
+        high=float(interval.high),
+        p_value=float(p_value(observed, draws, tail=tail)),
+    )
+
+
+def scaled(found: Estimate, factor: float) -> Estimate:
+    """Return an estimate in another unit."""
+
+    def times(value: float | None) -> float | None:
+        return None if value is None else value * factor
+
+    return replace(
+        found,
+        value=found.value * factor,
+        plugin=found.plugin * factor,
+        corrected=times(found.corrected),
+        low=times(found.low),
+        high=times(found.high),
+        error=times(found.error),
+    )

@@ -1,0 +1,206 @@
+"""Findings: what may be said of how a layer routes, in a word, with a test behind each.
+
+    specialist   the lower bound of what is told is at least .75 of what could be
+    partial      at least .1
+    faint        labels at random tell less, and less than that is proven
+    blind        proven to be as good as nothing
+    collapsed    little is told, and few modules do all the work
+    unproven     neither more than nothing nor nothing is proven
+    untested     documents are not known, so nothing could be held against permuted labels
+    unlabelled   there are no labels; the work is shared out over many
+
+What is told is the mutual information as a share of log min(R, M), corrected for few documents.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from modeval.metrics.finding import THRESHOLDS, evenness, most_information
+from modeval.score.entries import Members
+from modeval.score.estimates import estimated, one_layer, permuted, scaled
+from modeval.score.inference.equivalence import Equivalence, equivalence
+from modeval.score.inference.estimate import Estimate
+from modeval.score.inference.lifts import Lifts, lifts, lifts_of_counts
+from modeval.score.inference.multiple import holm
+from modeval.score.measure import Measured, Measurements
+from modeval.score.routing import Group, Routing
+from modeval.score.scorecard import Finding, Word
+
+INFORMATION = "mutual_information"
+LEVEL = 0.05
+NORMAL = 1.959964
+MOST_OF_A_RULE = 0.5
+"""Share of a rule that one module must get to be said to tell it apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """How much a layer tells of the rules, as a share of what it could.
+
+    Attributes:
+        found: corrected value, interval and error.
+        answer: whether it is something, nothing, or unproven; nothing where untested.
+        p_adjusted: that labels at random tell as much, corrected over seeds and layers.
+        certain: whether it stays the same without any one of the documents.
+    """
+
+    found: Estimate
+    answer: Equivalence | None
+    p_adjusted: float | None
+    certain: bool
+
+    @property
+    def proven(self) -> float:
+        """Return what is told at least."""
+        if self.found.low is None:
+            return self.found.value if self.certain else 0.0
+        return self.found.low
+
+
+def findings(
+    model: str,
+    routing: Routing,
+    measurements: Measurements,
+    members: Members,
+    vocabulary: tuple[bool | None, ...] = (),
+) -> Iterator[Finding]:
+    """Return a finding for each usable seed and layer.
+
+    Args:
+        model: id of the model.
+        routing: what was scored.
+        measurements: what was measured of it.
+        members: its seeds.
+        vocabulary: of each layer, whether all that is told is told by the tokens' identity.
+    """
+    measured = measurements.metrics.get(INFORMATION)
+    corrected = _corrected(measured) if measured is not None else None
+    lifted = {
+        id(group): _lifts(routing, group) for group in routing.groups if _tells(routing, group)
+    }
+    for seed, number in enumerate(members.usable):
+        for place, group, within in routing.each_layer():
+            layer = place if len(routing.layers) > 1 else None
+            even = float(evenness(group.joint(routing.prior, routing.view)[seed, within]))
+            base = Finding(
+                model=model, layer=layer, seed=members.seeds[number], word=_unlabelled(even)
+            )
+            if measured is None or not _tells(routing, group):
+                yield base
+                continue
+            told = _told(routing, group, measured, corrected, seed, place)
+            narrow = _narrow(lifted[id(group)], told, seed, within)
+            yield Finding(
+                model=model,
+                layer=layer,
+                seed=members.seeds[number],
+                word=_word(told, even),
+                told=told.found.value,
+                low=told.found.low,
+                high=told.found.high,
+                p_adjusted=told.p_adjusted,
+                margin=THRESHOLDS.nothing,
+                narrow=narrow is not None,
+                rule=None if narrow is None else narrow[0],
+                module=None if narrow is None else narrow[1],
+                share=None if narrow is None else narrow[2],
+                vocabulary=vocabulary[place] if vocabulary else None,
+            )
+
+
+def _tells(routing: Routing, group: Group) -> bool:
+    return group.labelled and routing.rules > 1
+
+
+def _unlabelled(even: float) -> Word:
+    return "unlabelled" if even >= THRESHOLDS.balanced else "collapsed"
+
+
+def _word(told: Told, even: float) -> Word:
+    if told.found.value < THRESHOLDS.blind and even < THRESHOLDS.balanced:
+        return "collapsed"
+    if told.answer is None:
+        return "untested"
+    if told.answer.answer == "something":
+        if told.proven >= THRESHOLDS.specialist:
+            return "specialist"
+        return "partial" if told.proven >= THRESHOLDS.blind else "faint"
+    return "blind" if told.answer.answer == "nothing" else "unproven"
+
+
+def _told(  # noqa: PLR0917 - one step of findings, cut out to fit a glance
+    routing: Routing,
+    group: Group,
+    measured: Measured,
+    corrected: Tensor | None,
+    seed: int,
+    place: int,
+) -> Told:
+    most = most_information(routing.rules, group.modules)
+    found = scaled(estimated(measured, seed, one_layer(place), (0.0, most)), 1 / most)
+    if found.error is not None and found.low is None and routing.evidence == "samples":
+        found = _of_samples(found, group.counts.samples.shape[-2])
+    p = None if corrected is None else float(corrected[seed, place])
+    certain = measured.left is not None and not bool(
+        measured.left.left[:, seed, place].std(unbiased=False) > 0
+    )
+    if p is None:
+        return Told(found, None, None, certain)
+    answer = equivalence(found, THRESHOLDS.nothing, p_something=p, level=LEVEL)
+    return Told(found, answer, p, certain)
+
+
+def _of_samples(found: Estimate, blocks: int) -> Estimate:
+    """Give a number from samples drawn anew the interval that its error says."""
+    reach = NORMAL * (found.error or 0.0)
+    return replace(
+        found,
+        low=max(found.value - reach, 0.0),
+        high=min(found.value + reach, 1.0),
+        freedom=float(max(blocks - 1, 1)),
+    )
+
+
+def _corrected(measured: Measured) -> Tensor | None:
+    """Return p values ``(S, L)`` corrected over all seeds and layers; nothing where untested."""
+    seeds, layers = measured.value.shape
+    p = torch.full((seeds, layers), torch.nan, dtype=torch.float64)
+    for seed in range(seeds):
+        for layer in range(layers):
+            null = permuted(measured, [seed], one_layer(layer), better="higher")
+            if null is not None:
+                p[seed, layer] = null.p_value
+    known = p.isfinite()
+    if not bool(known.any()):
+        return None
+    p[known] = holm(p[known])
+    return p
+
+
+# --- one rule told apart by one module -----------------------------------------------------------
+
+
+def _lifts(routing: Routing, group: Group) -> Lifts:
+    if group.units is not None and routing.evidence == "documents":
+        return lifts(group.units, view=routing.view)
+    return lifts_of_counts(
+        group.counts.conditional(view=routing.view), group.counts.samples.sum(-2)
+    )
+
+
+def _narrow(found: Lifts, told: Told, seed: int, within: int) -> tuple[int, int, float] | None:
+    """Return rule, module and share where one module tells a rule apart and all tell little."""
+    if told.found.value >= THRESHOLDS.blind:
+        return None
+    share = found.share[seed, within]
+    apart = found.lift[seed, within] >= 2  # noqa: PLR2004 - twice as often as other rules
+    if found.tested:
+        apart = found.named(LEVEL)[seed, within]
+    shown = torch.where(apart & (share >= MOST_OF_A_RULE), share, torch.zeros_like(share))
+    if not bool((shown > 0).any()):
+        return None
+    rule, module = divmod(int(shown.argmax()), share.shape[-1])
+    return rule, module, float(share[rule, module])

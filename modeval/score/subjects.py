@@ -1,0 +1,126 @@
+"""What scoring needs to know of a trained cohort: whatever has these attributes can be scored.
+
+:mod:`modeval.evaluate.subject` has the types that have them. They are named here by what is read
+of them alone, so that scoring never loads a network.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from modeval.spec import DataSpec, ModelSpec, Selection
+from modeval.types import RoutingCounts
+
+
+@runtime_checkable
+class Subject(Protocol):
+    """A cohort that was evaluated: see :class:`modeval.evaluate.subject.Subject`."""
+
+    @property
+    def title(self) -> str:
+        """What people call the model."""
+
+    @property
+    def origin(self) -> str:
+        """``run``, or ``modarch`` for the reference."""
+
+    @property
+    def data(self) -> DataSpec:
+        """The task."""
+
+    @property
+    def model(self) -> ModelSpec:
+        """The model."""
+
+    @property
+    def objective_known(self) -> bool:
+        """Whether anything said what the objective is."""
+
+    @property
+    def seeds(self) -> tuple[tuple[int, int], ...]:
+        """Task seed and model seed of each member."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """File that each member was read from."""
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What is wrong with each member."""
+
+    @property
+    def selection(self) -> Selection:
+        """Which checkpoint."""
+
+    @property
+    def network(self) -> object | None:
+        """Something where there is a network, nothing where matrices alone are left."""
+
+    @property
+    def joint(self) -> Tensor | None:
+        """``(S, R, M)`` recorded joint distribution, where there is no network."""
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """A loss under one condition: see :class:`modeval.evaluate.subject.Loss`."""
+
+    @property
+    def length(self) -> int | None:
+        """Positions of a sequence."""
+
+    @property
+    def factor(self) -> float:
+        """What inputs were multiplied by."""
+
+    @property
+    def samples(self) -> int:
+        """How many were seen for each member."""
+
+    def mean(self) -> Tensor:
+        """Return the loss ``(S,)``."""
+
+    def error_rate(self) -> Tensor:
+        """Return the share of wrong labels ``(S,)``."""
+
+    def half_width(self) -> Tensor:
+        """Return half of the 95 % interval of the mean ``(S,)``."""
+
+
+@runtime_checkable
+class Shifted(Protocol):
+    """Module shares under shifted rules: see :class:`modeval.evaluate.subject.Shifted`."""
+
+    @property
+    def rules(self) -> Tensor:
+        """``(S, P, R)`` shares of the rules."""
+
+    @property
+    def modules(self) -> Tensor:
+        """``(S, L, P, M)`` shares of the modules of each layer."""
+
+
+@runtime_checkable
+class Evaluation(Protocol):
+    """What was measured of a cohort: see :class:`modeval.evaluate.subject.Evaluation`."""
+
+    @property
+    def losses(self) -> Sequence[Loss]:
+        """One for each condition."""
+
+    @property
+    def counts(self) -> RoutingCounts | None:
+        """``(S, L, B, R, M)``; nothing for a model without routing."""
+
+    @property
+    def half_width(self) -> Tensor | None:
+        """``(S,)`` half of the 95 % interval of the least certain entry of A."""
+
+    @property
+    def hardened(self) -> Loss | None:
+        """How much the loss grows with hard routing."""
+
+    @property
+    def shifted(self) -> Shifted | None:
+        """Module shares under shifted rules; nothing where they follow from A."""
