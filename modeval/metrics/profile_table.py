@@ -29,6 +29,7 @@ MODULE_NUMBER = Bounds("0 to M - 1", lambda _rules, modules: (0.0, modules - 1.0
 
 _ROWS = (
     ProfileMetric(name="module_share", axis="module", bounds=UNIT),
+    ProfileMetric(name="module_tokens", axis="module", better="higher"),
     ProfileMetric(name="module_selections", axis="module"),
     ProfileMetric(name="module_main_rule", axis="module", bounds=RULE_NUMBER),
     ProfileMetric(name="module_specialization", axis="module", better="higher", bounds=UNIT),

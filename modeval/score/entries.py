@@ -144,13 +144,25 @@ class _Table:
         """Return the number of one usable seed here, and the layer that it is of."""
         spot, layers = self.spot, self.layers[place]
         if spot.over == "mean":
-            return estimated(self.measured, place, spot.reduce, self.bounds), None
+            return self._mean(place), None
         if spot.over is None:
             found = layers[spot.layer or 0]
             return found or Estimate(value=math.nan, plugin=math.nan), spot.layer
         known = [(each, number) for number, each in enumerate(layers) if each is not None]
         sign = 1 if self.base.better == "higher" else -1
         return min(known, key=lambda pair: sign * pair[0].value)
+
+    def _mean(self, place: int) -> Estimate:
+        """Return the mean over layers: that of their numbers, each within its bounds."""
+        found = estimated(self.measured, place, self.spot.reduce, self.bounds)
+        values = [each.value for each in self.layers[place] if each is not None]
+        value = math.fsum(values) / len(values)
+        return replace(
+            found,
+            value=value,
+            low=None if found.low is None else min(found.low, value),
+            high=None if found.high is None else max(found.high, value),
+        )
 
 
 def _layer_by_layer(measured: Measured, levels: Sequence[Level]) -> list[list[Estimate | None]]:
@@ -177,10 +189,10 @@ def _single(table: _Table, number: int) -> Score:
         return replace(base, note=members.faults[number], **_chance(table))
     place = members.usable.index(number)
     value = table.spot.reduce(table.measured.value[place])
-    beside = _chance(table) | _samples(table, [place])
     if not bool(value.isfinite()):
-        return replace(base, note=NOT_FINITE, **beside)
+        return replace(base, note=NOT_FINITE, **_chance(table), **_samples(table, [place]))
     found, layer = table.estimate(place)
+    beside = _chance(table, layer) | _samples(table, [place])
     return replace(
         base,
         layer=layer,
@@ -196,7 +208,13 @@ def _single(table: _Table, number: int) -> Score:
 
 
 def _together(table: _Table) -> Score:
-    """Return the entry over seeds."""
+    """Return the entry over seeds; of the worst layer, that whose mean over seeds is worst."""
+    if table.spot.over == "worst":
+        means = table.measured.value.nanmean(0)
+        worst = int(means.argmin() if table.base.better == "higher" else means.argmax())
+        spot = Spot(worst, None, one_layer(worst))
+        whole = _together(replace(table, spot=spot))
+        return replace(whole, over="worst", **_chance(table, worst))
     members, spot, measured = table.members, table.spot, table.measured
     values = spot.reduce(measured.value)
     good = [place for place in range(len(members.usable)) if bool(values[place].isfinite())]
@@ -250,21 +268,23 @@ def _joined(*notes: str) -> str:
 # --- beside a value ------------------------------------------------------------------------------
 
 
-def _chance(table: _Table) -> dict[str, Any]:
-    """Return what uniform routing and routing by random maps score."""
+def _chance(table: _Table, worst: int | None = None) -> dict[str, Any]:
+    """Return what uniform routing and routing by random maps score.
+
+    The worst layer is held against the worst of as many random maps, in layers of its size.
+    """
     here = table.here
     uniform = [level.uniform for level in here if level.uniform is not None]
     if not here or len(uniform) < len(here):
         return {}
-    reduce = one_layer(0) if table.spot.over is None else table.spot.reduce
-    if table.spot.over == "worst":
-        hashed = float(reduce(torch.stack([level.hashed for level in here], dim=-1)).mean())
-    else:
-        means = [float(level.hash_mean or 0.0) for level in here]
-        hashed = float(reduce(torch.tensor(means, dtype=torch.float64)))
+    if table.spot.over == "worst" and worst is not None:
+        alike = [level.hashed for level in here if level.bounds == here[worst].bounds]
+        hashed = table.spot.reduce(torch.stack(alike, dim=-1))
+        return {"chance": uniform[worst], "chance_hash": float(hashed.mean())}
+    means = [float(level.hash_mean or 0.0) for level in here]
     return {
-        "chance": float(reduce(torch.tensor(uniform, dtype=torch.float64))),
-        "chance_hash": hashed,
+        "chance": math.fsum(uniform) / len(uniform),
+        "chance_hash": math.fsum(means) / len(means),
     }
 
 

@@ -221,7 +221,7 @@ def _bounds(name: str, rules: int, modules: int, prior: str) -> tuple[float, flo
 def _made_wrongly(score: Score, parts: _Parts) -> Iterator[str]:
     if score.value is None:
         return
-    if score.seed is None and parts.known.seeds:
+    if score.seed is None and parts.known.seeds and score.over != "worst":
         yield from _mean_of_seeds(score, score.value, parts.seeds)
     if score.over is not None:
         yield from OVER[score.over](score, score.value, parts)

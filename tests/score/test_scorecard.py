@@ -13,6 +13,7 @@ from modeval.errors import ScorecardError
 from modeval.evaluate.subject import Evaluation, Loss, Subject
 from modeval.metrics import PAPER_METRICS
 from modeval.nn import Network
+from modeval.score.checks import check_scorecard
 from modeval.score.cohorts import score
 from modeval.score.files import SCHEMA, check_writable, read_scorecard, write_scorecard
 from modeval.score.scorecard import Scorecard, to_dict_form
@@ -137,6 +138,10 @@ def test_a_cohort_of_several_layers_is_scored_layer_by_layer_over_seeds() -> Non
     assert worst is not None
     assert mean.value == pytest.approx(0.5)
     assert worst.value == pytest.approx(0.0)
+    over = card.find(model.id, "alignment_score", over="worst", layer=0)
+    assert over is not None
+    assert over.value == pytest.approx(0.3)  # the layer whose mean over seeds is worst
+    check_scorecard(card, where="a card of two layers")
     assert [(each.seed, each.layer) for each in card.findings] == [
         (seed, layer) for seed in SEEDS for layer in (0, 1)
     ]

@@ -13,6 +13,7 @@ from torch import Tensor
 from modeval.counting.count import count_choices
 from modeval.errors import TraceError
 from modeval.metrics import METRICS, STATIC_METRICS, mutual_information
+from modeval.score.checks import check_scorecard
 from modeval.score.files import SCHEMA, read_scorecard, write_scorecard
 from modeval.score.inference.multiple import holm
 from modeval.score.measure import metrics_without_labels
@@ -102,6 +103,7 @@ def valid(card: Scorecard) -> None:
     """A card that another program can read holds only what its schema says, and no NaN."""
     text = json.dumps(to_dict_form(card), allow_nan=False)
     jsonschema.validate(json.loads(text), json.loads(SCHEMA.read_text()))
+    check_scorecard(card, where="a card of a trace")
 
 
 COUNTS = counts_of([0.0, 1.0, 3.0])
