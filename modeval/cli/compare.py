@@ -22,6 +22,10 @@ EXAMPLES = """
   The models of one scorecard:
   [cyan]modeval compare scorecard.json[/]
 
+  A quantised build against the full one, token by token, and a gate on it:
+  [cyan]modeval compare full.trace int4.trace --agreement agreement.json[/]
+  [cyan]modeval gate agreement.json --min layers.worst.agreement_shared=0.95[/]
+
   Checkpoints of one model, recorded on the same texts, with their saturation:
   [cyan]modeval compare step-1000.trace step-2000.trace --json course.json[/]
 """
@@ -52,6 +56,15 @@ def compare_command(
         list[str] | None,
         typer.Option(metavar="NAME", help="Show this metric. Repeatable; all for all of them."),
     ] = None,
+    agreement_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--agreement",
+            metavar="FILE",
+            help="Two traces of one model on the same tokens: write how alike they route, as a "
+            "scorecard for modeval gate.",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Set scorecards side by side: what changed, by how much, and is it more than noise?
@@ -61,6 +74,9 @@ def compare_command(
     """
     if json_file is not None:
         check_target(json_file, flag="--json", example="comparison.json")
+    if agreement_file is not None:
+        _agree(paths, agreement_file, quiet=quiet)
+        return
     comparison = compare_paths(paths, models=model or [])
     metrics = _metrics(comparison, metric or [])
     if json_file is not None:
@@ -81,6 +97,30 @@ def compare_command(
 
 
 compare_command.__doc__ = with_examples(compare_command, EXAMPLES)
+
+
+def _agree(paths: list[Path], target: Path, *, quiet: bool) -> None:
+    """Compare two builds token by token."""
+    from modeval.report.terminal.agreement import render_agreement
+    from modeval.score.agreement import agreement
+    from modeval.score.agreement_card import agreement_card
+    from modeval.score.files import scorecard_text
+    from modeval.trace.files import open_trace
+
+    check_target(target, flag="--agreement", example="agreement.json")
+    if len(paths) != 2:  # noqa: PLR2004 - a pair
+        raise SpecError(
+            f"--agreement compares two traces, not {len(paths)}: modeval compare full.trace "
+            f"int4.trace --agreement {target}"
+        )
+    found = agreement(*paths)
+    card = agreement_card(found, *paths)
+    if deliver(target, scorecard_text(card), flag="--agreement") and not quiet:
+        console = stdout()
+        names = open_trace(paths[0]).header.layers
+        for part in render_agreement(found, names, card.models[0].title):
+            console.print(part, highlight=False)
+        tell_written(target)
 
 
 def compare_paths(paths: list[Path], *, models: list[str] | None = None) -> "Comparison":

@@ -25,8 +25,13 @@ def write_scorecard(path: Path, card: Scorecard) -> None:
     Raises:
         ScorecardError: the file cannot be written.
     """
+    write_text(path, scorecard_text(card))
+
+
+def scorecard_text(card: Scorecard) -> str:
+    """Return a scorecard as it stands in a file."""
     form = to_dict_form(card)
-    write_text(path, json.dumps(form, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    return json.dumps(form, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def write_text(path: Path, text: str, *, flag: str = "--json") -> None:

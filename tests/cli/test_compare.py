@@ -96,3 +96,24 @@ def test_the_examples_of_the_help_run(folder):
 def test_wrong_requests_say_what_to_type(folder, command, message):
     result = run(command)
     assert message in str(result.exception)
+
+
+def test_two_builds_are_compared_token_by_token_and_can_be_gated(folder):
+    asked = ["compare", "step-3000.trace", "step-2000.trace", "--agreement", "agreement.json"]
+    done = run(" ".join(asked))
+    assert done.exit_code == 0, done.output
+    assert "step-2000 against step-3000" in done.stdout
+    assert "go to other experts at one layer at least" in " ".join(done.stdout.split())
+    gate = ["gate", "agreement.json", "--no-policy", "--min"]
+    passed = CliRunner().invoke(program.app, [*gate, "layers.worst.agreement_shared=0.5"])
+    assert passed.exit_code == 0, passed.output
+    failed = CliRunner().invoke(program.app, [*gate, "layers.worst.agreement_shared=0.99"])
+    assert failed.exit_code == 1, failed.output
+
+
+def test_agreement_takes_two_traces(folder):
+    done = CliRunner().invoke(
+        program.app, ["compare", "step-3000.trace", "--agreement", "agreement.json"]
+    )
+    assert "compares two traces, not 1" in str(done.exception)
+    assert not (folder / "agreement.json").exists()

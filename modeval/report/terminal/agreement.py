@@ -1,0 +1,91 @@
+"""The agreement of two builds on a terminal: one sentence, then a line for each layer."""
+
+from rich.box import SIMPLE_HEAD
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from modeval.report.words import count
+from modeval.score.agreement import Agreement, LayerAgreement, Share
+from modeval.text import visible
+
+COLUMNS = {
+    "agreement_shared": "choices shared",
+    "agreement_exact": "same set",
+    "agreement_first": "same first",
+    "agreement_different": "differs so far",
+    "agreement_weights": "weight moved",
+}
+"""Metrics by their headings; those that were not measured have no column."""
+
+
+def render_agreement(found: Agreement, names: tuple[str, ...], title: str) -> list[RenderableType]:
+    """Return what two builds share.
+
+    Args:
+        found: what was measured.
+        names: names of all layers.
+        title: what is compared with what.
+    """
+    worst = min(found.layers, key=lambda layer: layer.measured["agreement_shared"].value)
+    shared = worst.measured["agreement_shared"]
+    chance = worst.chance["agreement_shared"]
+    headline = (
+        f"{percent(found.different.value)} of {count(found.tokens, 'token')} "
+        f"({_ends(found.different)}) go to other experts at one layer at least; in the worst "
+        f"layer, {visible(names[worst.layer])}, {percent(shared.value)} of the choices are shared "
+        f"({_ends(shared)}; builds that know nothing of each other: {percent(chance)})."
+    )
+    shown: list[RenderableType] = [Text(visible(title), style="bold"), Text(headline)]
+    shown.append(_table(found, names))
+    if any(layer.flips for layer in found.layers):
+        shown.append(_flips(found))
+    return [*shown, *(Text(visible(note), style="dim") for note in found.notes)]
+
+
+def _table(found: Agreement, names: tuple[str, ...]) -> Table:
+    measured = [name for name in COLUMNS if name in found.layers[0].measured]
+    table = Table("layer", *(COLUMNS[name] for name in measured), "chance", box=SIMPLE_HEAD)
+    ties = any(layer.ties is not None for layer in found.layers)
+    if ties:
+        table.add_column("ties")
+    for layer in found.layers:
+        cells = [_cell(layer.measured[name]) for name in measured]
+        cells.append(percent(layer.chance["agreement_shared"]))
+        cells += [_share(layer)] if ties else []
+        table.add_row(visible(names[layer.layer]), *cells)
+    return table
+
+
+def _share(layer: LayerAgreement) -> str:
+    return "" if layer.ties is None else percent(layer.ties)
+
+
+def _cell(share: Share) -> str:
+    return f"{percent(share.value)} {_ends(share)}".strip()
+
+
+def _ends(share: Share) -> str:
+    if share.low is None or share.high is None:
+        return "no interval: one document"
+    return f"[{percent(share.low)}, {percent(share.high)}]"
+
+
+def percent(share: float) -> str:
+    """Write a share to a tenth of a percent: 99.7 % of agreement is not all.
+
+    >>> percent(0.9968), percent(0.0004), percent(0.0), percent(1.0)
+    ('99.7 %', '0.04 %', '0 %', '100 %')
+    """
+    apart = min(share, 1 - share)
+    digits = 0 if apart == 0 else 1 if apart >= 0.001 else 2  # noqa: PLR2004 - still seen
+    return f"{share:.{digits}%}".replace("%", " %")
+
+
+def _flips(found: Agreement) -> Text:
+    first = [layer.flips[0] for layer in found.layers if layer.flips]
+    last = [layer.flips[-1] for layer in found.layers if layer.flips]
+    return Text(
+        f"Of the tenth of the tokens with the smallest margin {percent(max(first))} change their "
+        f"experts in the worst layer, of the tenth with the largest {percent(max(last))}."
+    )
