@@ -6,6 +6,7 @@ from torch import Tensor
 
 CHUNK = 1 << 21  # terms held at a time
 DEVIATIONS = 12  # standard deviations, and
+WIDEST = 1 << 17  # terms of a cell beyond which its moments tell the sum
 MARGIN = 30  # counts, beyond which the hypergeometric tail is below 1e-16
 
 
@@ -29,14 +30,31 @@ def expected_information(
     low = torch.maximum((row + column - total).clamp(min=0), (mean - reach).floor())
     high = torch.minimum(torch.minimum(row, column), (mean + reach).ceil())
     parts = torch.zeros_like(mean)
-    order = (high - low).argsort()
-    start = 0
+    wide = high - low > WIDEST
+    parts[wide] = _wide_terms(row[wide], column[wide], total[wide])
+    order = (high - low).masked_fill(wide, -1).argsort()
+    start = int(wide.sum())
     while start < len(order):
         stop = _chunk_end(high - low, order, start)
         cells = order[start:stop]
         parts[cells] = _cell_terms(low[cells], high[cells], row[cells], column[cells], total[cells])
         start = stop
     return parts.reshape(table.shape).sum((-2, -1))
+
+
+def _wide_terms(row: Tensor, column: Tensor, total: Tensor) -> Tensor:
+    """Return ``E[n/N log(N n / (a b))]`` of cells with huge counts, from moments of n.
+
+    Of the series of ``n log(n/mean)`` about the mean: ``v/2m - k/6m^2 + v^2/4m^3``, m, v and k the
+    mean, variance and third moment of the hypergeometric distribution. What is left out is below
+    the rounding of the sum that it stands for.
+    """
+    mean = row * column / total
+    left = (1 - row / total) * (1 - column / total) * total / (total - 1)
+    variance = mean * left
+    third = variance * (1 - 2 * row / total) * (1 - 2 * column / total) * total / (total - 2)
+    series = left / 2 - third / (6 * mean.square()) + left.square() / (4 * mean)
+    return series / total
 
 
 def _chunk_end(width: Tensor, order: Tensor, start: int) -> int:

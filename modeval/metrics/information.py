@@ -251,8 +251,8 @@ def adjusted_mutual_information(table: Table) -> Scalar:
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:
-    """Divide, with 1 where there is nothing to share out."""
-    some = whole > WHOLE
+    """Divide, with 1 where there is nothing to share out, and NaN where that is unknown."""
+    some = ~(whole <= WHOLE)
     return torch.where(some, part / torch.where(some, whole, 1.0), 1.0).clamp(max=1)
 
 

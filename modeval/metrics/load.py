@@ -29,7 +29,9 @@ def dead_fraction(joint: Joint) -> Scalar:
     >>> dead_fraction(torch.tensor([[1.0, 0.0]], dtype=torch.float64)).item()
     0.5
     """
-    return (usage(joint) < DEAD / joint.shape[-1]).double().mean(-1)
+    share = usage(joint)
+    dead = (share < DEAD / joint.shape[-1]).double()
+    return torch.where(share.isnan(), share, dead).mean(-1)  # what is unknown is not alive
 
 
 def effective_modules(joint: Joint) -> Scalar:

@@ -54,13 +54,28 @@ def match(
             "The matrix to match holds a value that is not finite. Score routing in which each "
             "rule has samples and the weights are numbers."
         )
+    order = module_order(exact)
+    exact = exact.gather(-1, order.unsqueeze(-2).expand_as(exact))
     wide = exact if rules <= modules else exact.transpose(-1, -2)
     column = assign(distinct_costs(wide, largest))
     if rules > modules:
         column = _invert(column, rules)
     picked = exact.gather(-1, column.clamp(min=0).unsqueeze(-1)).squeeze(-1)
     value = picked.masked_fill(column < 0, 0.0).sum(-1)
+    column = torch.where(column < 0, column, order.gather(-1, column.clamp(min=0)))
     return column.reshape(benefit.shape[:-1]), value.reshape(benefit.shape[:-2])
+
+
+def module_order(benefit: Tables) -> Int64[Tensor, "tables columns"]:
+    """Return the modules in an order that follows from what they get, not from their numbers.
+
+    By a sum over rules with fixed irrational weights: only modules that get the same of every rule
+    tie, and which of those is which changes nothing. Ties in matching are broken in this order,
+    so that numbering the modules anew changes no metric.
+    """
+    rule = torch.arange(1, benefit.shape[-2] + 1, dtype=torch.float64, device=benefit.device)
+    key = (benefit * (0.5 + torch.frac(rule * 0.6180339887498949))[:, None]).sum(-2)
+    return key.neg().argsort(dim=-1, stable=True)
 
 
 def distinct_costs(benefit: Tables, largest: Float64[Tensor, "tables"]) -> Tables:

@@ -26,7 +26,7 @@ JOINT_LAWS = {
     "inverse_mutual_information": (0, 1, 1),
     "adaptation_distance": (0, PROBE_UNIFORM, PROBE_COLLAPSED),
     "alignment_score": (1, 0, 0),
-    "matched_adaptation_distance": (0, PROBE_UNIFORM, (1 - PROBES[:, 2]).mean().item()),
+    "matched_adaptation_distance": (0, PROBE_UNIFORM, (1 - PROBES[:, 0]).mean().item()),
     "mutual_information": (LOG, 0, 0),
     "homogeneity": (1, 0, 0),
     "completeness": (1, 0, 1),
