@@ -8,7 +8,7 @@ import codecs
 import os
 import sys
 from collections.abc import Iterable
-from typing import IO, Any
+from typing import IO, Any, TextIO, cast
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -43,6 +43,31 @@ class PlainConsole(Console):
         leave_pipe(sys.stderr if self.stderr else sys.stdout)
 
 
+class PatientStream:
+    """A standard stream that goes on when nobody reads it any more, whoever writes to it."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write text, to nowhere once the pipe is closed."""
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            leave_pipe(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        """Write what is kept back."""
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            leave_pipe(self._stream)
+
+
 def leave_pipe(stream: IO[str]) -> None:
     """Send what is still written to a closed pipe nowhere, as when ``| head`` has read enough."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -65,6 +90,8 @@ def fit_streams() -> None:
         change: Any = getattr(stream, "reconfigure", None)
         if change is not None:
             change(errors="modeval")
+    sys.stdout = cast("TextIO", PatientStream(sys.stdout))
+    sys.stderr = cast("TextIO", PatientStream(sys.stderr))
 
 
 def _stand_in(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -1,7 +1,9 @@
 """The program as a whole: help, versions, exit codes."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -97,3 +99,22 @@ def test_a_bug_shows_its_traceback_and_code_four(monkeypatch, capsys):
     assert code == 4
     assert "Traceback" in shown
     assert "bug of modeval" in shown
+
+
+@pytest.mark.parametrize(
+    "command", [["metrics"], ["train", "--help"], ["train", "--out", "x", "--dry-run"], ["--help"]]
+)
+def test_a_reader_that_leaves_early_changes_no_exit_code(command, tmp_path):
+    """As ``| head`` does: the command ends with its own code, and without a traceback."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "modeval", *command],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(program.__file__).parents[2])},
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
