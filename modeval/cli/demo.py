@@ -14,7 +14,7 @@ import typer
 from modeval.cli.options import with_examples
 from modeval.cli.output import choose_device, stderr, stdout
 from modeval.cli.train import PAPER, Request, check_finite, train_all
-from modeval.errors import RunError
+from modeval.errors import DependencyError, RunError
 from modeval.spec import MODELS, DataSpec, ModelSpec, RunSpec, TrainSpec, seed_grid
 
 if TYPE_CHECKING:
@@ -112,20 +112,41 @@ def show(cards: list["Scorecard"], out: Path, seconds: float) -> None:
     from modeval.report.terminal.scores import render
 
     console = stdout()
-    for rules, card in zip(RULES, cards, strict=True):
-        console.rule(f"{rules} rules")
+    for card in cards:
+        console.rule()
         for part in render(card):
             console.print(part)
     console.rule("What this shows")
     console.print(explain(cards), highlight=False)
+    few, many = (str(folder / "scorecard.json") for folder in folders(out))
     console.print(
-        f"\nAll of it took {seconds:.0f} s and lies in {out}. Go on with:\n\n"
-        f"  modeval score {out / 'rules-8'} --json scorecard.json\n"
-        "  modeval metrics alignment_score\n"
+        f"\nAll of it took {seconds:.0f} s and lies in {out}. {page(cards, out)} Go on with:\n\n"
+        f"  modeval report {many}\n"
+        f"  modeval plot specialisation {few} {many} --out {out / 'specialisation.png'}\n"
+        "  modeval help\n"
         "  modeval train --out runs/mine --model modular --rules 8 --seeds 25\n",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
+
+
+def folders(out: Path) -> list[Path]:
+    """Return the folder of each number of rules."""
+    return [out / f"rules-{rules}" for rules in RULES]
+
+
+def page(cards: list["Scorecard"], out: Path) -> str:
+    """Write what was found as a page, and say where it is, or what is needed for it."""
+    from modeval.cli.output import deliver
+    from modeval.report.html import render
+
+    sources = [str(folder / "scorecard.json") for folder in folders(out)]
+    try:
+        deliver(out / "report.html", render(cards, sources), flag="--out")
+    except DependencyError as error:
+        return f"No page was written: {error}"
+    return f"The pictures are in {out / 'report.html'}: open it in a browser."
 
 
 def explain(cards: list["Scorecard"]) -> str:
