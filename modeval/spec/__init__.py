@@ -30,7 +30,16 @@ from modeval.spec.run import (
 )
 from modeval.spec.settings import without_unread
 from modeval.spec.toml import load_toml, to_toml
-from modeval.spec.train import Engine, Schedule, Selection, TrainSpec, seed_grid
+from modeval.spec.train import (
+    Engine,
+    Phase,
+    Rate,
+    Remedy,
+    Schedule,
+    Selection,
+    TrainSpec,
+    seed_grid,
+)
 
 __all__ = [
     "MODELS",
@@ -43,6 +52,9 @@ __all__ = [
     "ModelSpec",
     "Objective",
     "Operation",
+    "Phase",
+    "Rate",
+    "Remedy",
     "RunSpec",
     "Schedule",
     "Scorer",

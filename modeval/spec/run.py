@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from modeval.errors import SpecError
+from modeval.spec.checks import check
 from modeval.spec.data import DataSpec, Task
 from modeval.spec.model import ModelSpec, check_pair
 from modeval.spec.plain import differences, digest, from_dict, sparse, to_dict
@@ -29,6 +30,12 @@ class RunSpec:
 
     def __post_init__(self) -> None:
         check_pair(self.data, self.model)
+        for phase in self.train.phases:
+            check(
+                max(phase.rules, default=0) < self.data.rules,
+                f"A phase draws rule {max(phase.rules, default=0)} of {self.data.rules}: rules are "
+                f"numbered from 0 to {self.data.rules - 1}.",
+            )
         refuse_unread(self.train, objective=self.data.objective)
         told = replace(self.train, clip=self.clip, validate_every=self.validate_every)
         object.__setattr__(self, "train", told)

@@ -11,7 +11,7 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict, Unpack, cast
@@ -23,11 +23,11 @@ from modeval.data import Dataset
 from modeval.data import batches as dataset_batches
 from modeval.errors import RunError, StoppedError
 from modeval.nn import Network, create
-from modeval.spec import Engine, RunSpec, TrainSpec, run_differences
+from modeval.spec import Engine, Phase, RunSpec, TrainSpec, run_differences
 from modeval.text import brief
 from modeval.train import extend, files
 from modeval.train.files import RunRecord
-from modeval.train.step import Stepper, losses
+from modeval.train.step import Stepper, learning, losses
 from modeval.train.stream import Stream, batches, uniform_numbers, validation_batch
 from modeval.types import Batch, Noise
 
@@ -174,7 +174,10 @@ def _train(
     watch: Callable[[Progress], None],
 ) -> RunRecord:
     network = create(spec.data, spec.model, [model for _, model in spec.train.seeds]).to(device)
-    stepper = _stepper(network, spec, engine, record)
+    stretches = [_Stretch(*each, number) for number, each in enumerate(spec.train.stretches)]
+    _check_stretches(stretches, network, spec, engine, dataset)
+    now = _stretch_of(stretches, folder, record)
+    stepper = _stepper(network, spec, engine, record, now.phase)
     memory = _begin(network, device)
     if record is None:
         record = _new_record(spec, stepper.engine, dataset)
@@ -184,12 +187,22 @@ def _train(
         memory = _restore(folder, record, stepper, device)
     record = _on_engine(record, stepper.engine, memory.step)
     files.rewind_log(folder, memory.step)
-    stream = Stream(spec.data, spec.train.seeds, spec.train.batch, device)
+    stream = now.stream(spec, device)
     session = _Session(spec, folder, record, stepper, memory, stream, watch)
     if memory.step:  # what a death within the last checkpoint left behind
         _checkpoint(session, again=True)
     with _interruptions() as interrupted:
-        _run(session, _source(stream, dataset, memory.step), interrupted)
+        for stretch in stretches[now.number :]:
+            if stretch is not now:
+                stepper = _stepper(network, spec, engine, None, stretch.phase)
+                record = _on_engine(record, stepper.engine, memory.step)
+                stream = stretch.stream(spec, device)
+                session = replace(session, stepper=stepper, stream=stream, record=record)
+            begin = memory.step if dataset is not None else memory.step - stretch.first
+            source = _source(stream, dataset, begin)
+            _run(session, source, stretch, interrupted)
+            if memory.step < stretch.end:
+                break
     if memory.step < spec.train.steps:
         _checkpoint(session)
         raise StoppedError(
@@ -201,19 +214,71 @@ def _train(
     return done
 
 
-def _run(session: _Session, source: Iterator[Batch], interrupted: Callable[[], bool]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """A phase in its place: its first step, the step after its last, and its number."""
+
+    first: int
+    end: int
+    phase: Phase
+    number: int
+
+    def stream(self, spec: RunSpec, device: torch.device) -> Stream:
+        """Return where the batches of the phase come from."""
+        train = spec.train
+        return Stream(
+            spec.data, train.seeds, train.batch, device, phase=self.number, rules=self.phase.rules
+        )
+
+
+def _stretch_of(stretches: Sequence[_Stretch], folder: Path, record: RunRecord | None) -> _Stretch:
+    """Return the phase of the last step that was done."""
+    if record is None or len(stretches) == 1 or not (folder / files.STATE).is_file():
+        return stretches[0]
+    step = int(files.read_state(folder, record)["memory.step"])
+    return next(each for each in stretches if step <= each.end)
+
+
+def _check_stretches(
+    stretches: Sequence[_Stretch],
+    network: Network,
+    spec: RunSpec,
+    engine: Engine,
+    dataset: Dataset | None,
+) -> None:
+    """Refuse, before anything is written, what a later phase could not do."""
+    if dataset is not None and any(stretch.phase.rules for stretch in stretches):
+        raise RunError(
+            "A phase that draws some of the rules needs fresh samples, and --data gives a fixed "
+            "order. Drop --data, or the rules of the phases."
+        )
+    for stretch in stretches[1:]:
+        learning(network, stretch.phase.learns)
+        if engine != "auto":
+            _stepper(network, spec, engine, None, stretch.phase)
+
+
+def _run(
+    session: _Session,
+    source: Iterator[Batch],
+    stretch: _Stretch,
+    interrupted: Callable[[], bool],
+) -> None:
+    """Train through one phase."""
     train, memory, stepper = session.spec.train, session.memory, session.stepper
     validation = validation_batch(session.stream, VALIDATION_SAMPLES)
     started, first = time.perf_counter(), memory.step
     report_every = max(1, min(50, session.spec.validate_every // 4))
     for batch, noise in zip(
-        itertools.islice(source, train.steps - memory.step), _noise(session), strict=False
+        itertools.islice(source, stretch.end - memory.step),
+        _noise(session, stretch),
+        strict=False,
     ):
         rate = torch.tensor(learning_rate(train, memory.step), device=session.stream.device)
         memory.loss_sum += stepper.step(batch, rate, noise)
         memory.loss_count += 1
         memory.step += 1
-        due = memory.step % session.spec.validate_every == 0 or memory.step == train.steps
+        due = memory.step % session.spec.validate_every == 0 or memory.step == stretch.end
         if memory.step % report_every == 0 or due:
             done = (memory.step - first) * len(train.seeds)
             session.watch(_progress(session, done / (time.perf_counter() - started)))
@@ -224,13 +289,14 @@ def _run(session: _Session, source: Iterator[Batch], interrupted: Callable[[], b
             return
 
 
-def _noise(session: _Session) -> Iterator[Noise | None]:
+def _noise(session: _Session, stretch: _Stretch) -> Iterator[Noise | None]:
     """Yield what chance each step takes; nothing for networks that take none."""
     columns, stream = session.stepper.network.chance, session.stream
     if columns < 0:
         yield from itertools.repeat(None)
     first, steps = session.memory.step, session.spec.train.steps
-    for number, uniform in enumerate(uniform_numbers(stream, columns, start=first), first):
+    numbers = uniform_numbers(stream, columns, start=first - stretch.first)
+    for number, uniform in enumerate(numbers, first):
         yield Noise(uniform, torch.tensor(number / steps, device=stream.device))
 
 
@@ -418,14 +484,16 @@ def _checkpoint(session: _Session, *, again: bool = False) -> None:
     files.write_checkpoint(session.folder, record, state, again=again)
 
 
-def _stepper(network: Network, spec: RunSpec, engine: Engine, record: RunRecord | None) -> Stepper:
+def _stepper(
+    network: Network, spec: RunSpec, engine: Engine, record: RunRecord | None, phase: Phase
+) -> Stepper:
     """Return what computes the steps: by the engine asked for, else by the one the run began with.
 
     A run goes on where that one cannot be had: its numbers then differ in their last digits.
     """
 
     def by(name: Engine) -> Stepper:
-        return Stepper(network, spec.data.objective, clip=spec.clip, engine=name)
+        return Stepper(network, spec.data.objective, clip=spec.clip, engine=name, phase=phase)
 
     if record is None or engine not in ("auto", record.engine):
         return by(engine)

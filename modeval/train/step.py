@@ -12,9 +12,10 @@ Three engines compute the same step, to rounding: ``fused`` (C++ on processors,
 ``eager``, which is the definition.
 """
 
+import fnmatch
 import importlib.util
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,9 +25,11 @@ from torch import Tensor
 
 from modeval.errors import RunError
 from modeval.nn import Network
+from modeval.nn.network import Output
 from modeval.nn.recurrent import RecurrentNetwork
-from modeval.spec import Engine, Objective
+from modeval.spec import Engine, Objective, Phase
 from modeval.train.fused import MEAN_DECAY, SQUARE_DECAY, Fused, KernelError
+from modeval.train.remedies import REMEDIES
 from modeval.types import Batch, Noise
 
 EPSILON = 1e-8
@@ -56,6 +59,8 @@ class Stepper:
             fused kernel, or ``eager`` where there is no C++ compiler or no kernel for the network;
             on GPUs ``compiled``, or ``eager`` where Triton is missing and for recurrent networks,
             whose unrolled graph takes minutes to compile.
+        phase: what learns, at which rates, with which remedies; everything, at one rate, with none
+            when absent.
 
     Attributes:
         engine: what really computes the steps.
@@ -72,11 +77,14 @@ class Stepper:
         *,
         clip: float = 0.0,
         engine: Engine = "auto",
+        phase: Phase | None = None,
     ) -> None:
         self.network, self.objective, self.clip = network, objective, clip
+        self.phase = phase or Phase()
         # what does not learn is not in the list, so that no engine can move it
-        named = {name: each for name, each in network.named_parameters() if each.requires_grad}
+        named = learning(network, self.phase.learns)
         self.names, self.parameters = list(named), list(named.values())
+        self.factors = [_factor(name, self.phase) for name in self.names]
         self.means = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.squares = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.count = torch.zeros((), device=self.parameters[0].device)
@@ -129,6 +137,7 @@ class Stepper:
 
     def _take_fused(self, *, required: bool) -> None:
         try:
+            self._require_plain_phase()
             self._fused = Fused(self.network, self.objective, clip=self.clip)
         except KernelError as error:
             if required:
@@ -136,6 +145,25 @@ class Stepper:
             self.engine_note = str(error)
         else:
             self.engine = "fused"
+
+    def _require_plain_phase(self) -> None:
+        """Refuse what no kernel does: parts that do not learn, rates of their own, remedies."""
+        if len(self.names) < len(dict(self.network.named_parameters())):
+            raise KernelError("the fused kernels train all parameters, and some do not learn")
+        if self.phase.remedies:
+            raise KernelError("the fused kernels do not know remedies")
+        if any(factor != 1 for factor in self.factors):
+            raise KernelError("the fused kernels train all parameters at one rate")
+
+    def _sought(self, output: Output, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return what is minimised, summed over seeds, and the loss of each seed."""
+        each = losses(output.prediction, batch.target, self.objective)
+        total = each.sum()
+        for remedy in self.phase.remedies:
+            term = REMEDIES[remedy.kind]
+            for routed in output.routed:
+                total = total + remedy.coefficient * term(routed, batch.rule).sum()
+        return total, each
 
     def _try_compiled(
         self,
@@ -180,8 +208,7 @@ class Stepper:
             output = torch.func.functional_call(
                 self.network, named, (batch.inputs, batch.rule), {"noise": noise}
             )
-            each = losses(output.prediction, batch.target, self.objective)
-            return each.sum(), each
+            return self._sought(output, batch)
 
         gradients, (_, loss) = torch.func.grad_and_value(total, has_aux=True)(parameters)
         return (clipped(gradients, self.clip) if self.clip else gradients), loss
@@ -205,36 +232,76 @@ class Stepper:
             mean, square = means[index], squares[index]
             mean.lerp_(gradient, 1 - MEAN_DECAY)
             square.mul_(SQUARE_DECAY).addcmul_(gradient, gradient, value=1 - SQUARE_DECAY)
-            parameters[index].sub_(rate * mean / (square.sqrt() / root + EPSILON))
+            step = rate * mean / (square.sqrt() / root + EPSILON)
+            factor = self.factors[index]
+            parameters[index].sub_(step if factor == 1 else factor * step)
         return loss
 
     def _eager(self, batch: Batch, learning_rate: Tensor, noise: Noise | None) -> Tensor:
         output = self.network(batch.inputs, batch.rule, noise=noise)
-        loss = losses(output.prediction, batch.target, self.objective)
+        total, loss = self._sought(output, batch)
         # the fused optimiser reads memory in order, whatever the strides say
         gradients = [
-            gradient.contiguous() for gradient in torch.autograd.grad(loss.sum(), self.parameters)
+            gradient.contiguous()
+            for gradient in torch.autograd.grad(total, self.parameters, materialize_grads=True)
         ]
         if self.clip:
             gradients = clipped(gradients, self.clip)
         self.count += 1
+        for factor in dict.fromkeys(self.factors):
+            self._adam(gradients, learning_rate, factor)
+        return loss.detach()
+
+    def _adam(self, gradients: list[Tensor], learning_rate: Tensor, factor: float) -> None:
+        """Move the parameters whose rate is the run's times ``factor``."""
+        own = [index for index, each in enumerate(self.factors) if each == factor]
         options: dict[str, Any] = {"weight_decay": 0.0, "amsgrad": False, "maximize": False}
         with torch.no_grad():
             # what torch.optim.Adam calls, with one count for all parameters
             torch._fused_adam_(
-                list[Tensor](self.parameters),
-                gradients,
-                self.means,
-                self.squares,
+                [self.parameters[index] for index in own],
+                [gradients[index] for index in own],
+                [self.means[index] for index in own],
+                [self.squares[index] for index in own],
                 [],
-                [self.count] * len(gradients),
-                lr=learning_rate,
+                [self.count] * len(own),
+                lr=learning_rate if factor == 1 else learning_rate * factor,
                 beta1=MEAN_DECAY,
                 beta2=SQUARE_DECAY,
                 eps=EPSILON,
                 **options,
             )
-        return loss.detach()
+
+
+def learning(network: Network, patterns: Sequence[str]) -> dict[str, Tensor]:
+    """Return the parameters that learn, by name.
+
+    Raises:
+        RunError: a pattern fits no parameter, or nothing that may learn.
+    """
+    named = dict(network.named_parameters())
+    for pattern in patterns:
+        if not fnmatch.filter(named, pattern):
+            raise RunError(
+                f"learns = {pattern!r}: no parameter has such a name. There are "
+                f"{', '.join(dict.fromkeys(name.split('.')[0] + '.*' for name in named))}."
+            )
+    found: dict[str, Tensor] = {
+        name: value
+        for name, value in named.items()
+        if value.requires_grad and any(fnmatch.fnmatchcase(name, each) for each in patterns)
+    }
+    if not found:
+        raise RunError(f"learns = {list(patterns)}: all of that is frozen, so nothing would learn.")
+    return found
+
+
+def _factor(name: str, phase: Phase) -> float:
+    """Return by what the learning rate of a parameter is multiplied."""
+    for rate in phase.rates:
+        if fnmatch.fnmatchcase(name, rate.parameters):
+            return rate.factor
+    return 1.0
 
 
 def clipped(gradients: list[Tensor], largest: float) -> list[Tensor]:

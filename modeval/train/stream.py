@@ -8,7 +8,7 @@ would see alone, and a run resumes at any step without stored generator states.
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,12 +25,32 @@ TRAINING, VALIDATION, NOISE = 0, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Where batches come from: a task family and the seeds of a cohort."""
+    """Where batches come from.
+
+    Attributes:
+        data: a task family.
+        seeds: of a cohort.
+        batch: samples of a step, for each seed.
+        device: where they lie.
+        phase: of training: each has a stream of its own.
+        rules: those that are drawn; empty for all.
+    """
 
     data: DataSpec
     seeds: tuple[tuple[int, int], ...]
     batch: int
     device: torch.device
+    phase: int = 0
+    rules: tuple[int, ...] = ()
+
+    @property
+    def shares(self) -> Tensor | None:
+        """Return the shares of the rules that are drawn, where they are not those of the task."""
+        if not self.rules:
+            return None
+        usual = self.data.rule_probabilities or (1.0,) * self.data.rules
+        kept = [share if rule in self.rules else 0.0 for rule, share in enumerate(usual)]
+        return torch.tensor(kept) / sum(kept)
 
 
 def chunk_steps(data: DataSpec, batch: int) -> int:
@@ -40,15 +60,14 @@ def chunk_steps(data: DataSpec, batch: int) -> int:
     return max(1, min(CHUNK_STEPS, CHUNK_BYTES // (4 * batch * positions * width)))
 
 
-def generators(
-    seeds: Sequence[tuple[int, int]], purpose: int, chunk: int, device: torch.device
-) -> list[torch.Generator]:
-    """Return a generator for each seed, for one purpose and one chunk."""
+def generators(stream: Stream, purpose: int, chunk: int) -> list[torch.Generator]:
+    """Return a generator for each seed, for one purpose and one chunk of one phase."""
+    more = (stream.phase,) if stream.phase else ()
     return [
-        torch.Generator(device).manual_seed(
-            int(np.random.SeedSequence((task, model, purpose, chunk)).generate_state(1)[0])
+        torch.Generator(stream.device).manual_seed(
+            int(np.random.SeedSequence((task, model, purpose, chunk, *more)).generate_state(1)[0])
         )
-        for task, model in seeds
+        for task, model in stream.seeds
     ]
 
 
@@ -63,8 +82,14 @@ def batches(stream: Stream, *, start: int = 0) -> Iterator[Batch]:
     chunk, skipped = divmod(start, steps)
 
     def chunk_of(number: int) -> list[Batch]:
-        own = generators(stream.seeds, TRAINING, number, stream.device)
-        drawn = draw(stream.data, tasks, own, samples=steps * stream.batch)
+        own = generators(stream, TRAINING, number)
+        drawn = draw(
+            stream.data,
+            tasks,
+            own,
+            samples=steps * stream.batch,
+            rule_probabilities=stream.shares,
+        )
         parts = (drawn.inputs, drawn.rule, drawn.target)
         return [Batch(*part) for part in zip(*(_steps(each, steps) for each in parts), strict=True)]
 
@@ -87,7 +112,7 @@ def uniform_numbers(stream: Stream, columns: int, *, start: int = 0) -> Iterator
     positions = (stream.data.length,) if stream.data.sequence else ()
     first, skipped = divmod(start, steps)
     for number in itertools.count(first):
-        own = generators(stream.seeds, NOISE, number, stream.device)
+        own = generators(stream, NOISE, number)
         shape = (steps * stream.batch, *positions, columns)
         drawn = torch.empty(len(own), *shape, device=stream.device)
         for member, generator in zip(drawn, own, strict=True):
@@ -109,7 +134,7 @@ def _ahead(chunk_of: Callable[[int], list[Batch]], first: int) -> Iterator[list[
 def validation_batch(stream: Stream, samples: int) -> Batch:
     """Return samples that training never sees, the same at each validation."""
     tasks = stack_tasks(stream.data, [task for task, _ in stream.seeds], stream.device)
-    own = generators(stream.seeds, VALIDATION, 0, stream.device)
+    own = generators(replace(stream, phase=0), VALIDATION, 0)
     return draw(stream.data, tasks, own, samples=samples)
 
 

@@ -1,0 +1,78 @@
+"""Remedies: terms added to the loss against what goes wrong in routing.
+
+    remedy(routed, rule) -> (S,)
+
+Each is a function and an entry of :data:`REMEDIES`; a phase of training names those it takes, with
+a coefficient each. Every modular layer adds its own term. Probabilities are softmax shares of the
+logits, as in the sources; f counts what a layer really sent where.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from modeval.nn.network import Routed
+from modeval.spec.train import RemedyName
+from modeval.types import shares
+
+Remedy = Callable[[Routed, Tensor], Tensor]
+
+
+def balance(routed: Routed, rule: Int64[Tensor, "seeds n *positions"]) -> Float[Tensor, " seeds"]:
+    """Return ``M sum_m f_m P_m``: 1 where load is even, M where one module takes all.
+
+    f is the share of samples whose largest weight is module m's (without gradient), P the mean
+    softmax share. Source: Fedus et al. 2022 (arXiv 2101.03961), equation 4.
+    """
+    del rule
+    soft = routed.logits.flatten(1, -2).softmax(-1)
+    sent = F.one_hot(routed.weight.flatten(1, -2).argmax(-1), soft.shape[-1]).to(soft.dtype)
+    return soft.shape[-1] * (sent.mean(1) * soft.mean(1)).sum(-1)
+
+
+def importance(
+    routed: Routed, rule: Int64[Tensor, "seeds n *positions"]
+) -> Float[Tensor, " seeds"]:
+    """Return the squared coefficient of variation of the summed weights: 0 where load is even.
+
+    Source: Shazeer et al. 2017 (arXiv 1701.06538), equation 7.
+    """
+    del rule
+    total = shares(routed.weight.flatten(1, -2)).sum(1)
+    return total.var(-1, correction=0) / total.mean(-1).square().clamp(min=1e-10)
+
+
+def logits(routed: Routed, rule: Int64[Tensor, "seeds n *positions"]) -> Float[Tensor, " seeds"]:
+    """Return the mean of ``logsumexp(l)²``, which keeps logits small.
+
+    Source: Zoph et al. 2022 (router z-loss, arXiv 2202.08906), equation 5.
+    """
+    del rule
+    return routed.logits.flatten(1, -2).logsumexp(-1).square().mean(1)
+
+
+def information(
+    routed: Routed, rule: Int64[Tensor, "seeds n *positions"]
+) -> Float[Tensor, " seeds"]:
+    """Return minus the mutual information of rule and module in the batch, in nats.
+
+    It optimises what the inverse mutual information measures: a control that shows how much of the
+    loss follows when a score is trained for.
+    """
+    weight = shares(routed.weight.flatten(1, -2))
+    one_hot = F.one_hot(rule.flatten(1)).to(weight.dtype)
+    joint = one_hot.mT @ weight / weight.shape[1]
+    outer = joint.sum(-1, keepdim=True) * joint.sum(-2, keepdim=True)
+    return -(torch.xlogy(joint, joint) - torch.xlogy(joint, outer)).sum((-2, -1))
+
+
+REMEDIES: dict[RemedyName, Remedy] = {
+    "balance": balance,
+    "importance": importance,
+    "logits": logits,
+    "information": information,
+}
+"""The choices of the axis."""
