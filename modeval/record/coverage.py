@@ -114,13 +114,18 @@ def coverage_of(
     return Coverage(layers, tuple(missing))
 
 
-def check_coverage(coverage: Coverage) -> None:
+def check_coverage(coverage: Coverage, *, partial: bool = False) -> None:
     """Refuse a recording in which a router recorded nothing.
+
+    Args:
+        coverage: what was recorded.
+        partial: whether routers may be left of which no token could be given a label.
 
     Raises:
         TraceError: names the first such router, and the reason.
     """
-    faults = [x for x in coverage.layers if x.status in ("passed by", "nothing counted")]
+    wrong = ("passed by",) if partial else ("passed by", "nothing counted")
+    faults = [layer for layer in coverage.layers if layer.status in wrong]
     if coverage.recorded == 0 or faults:
         raise TraceError(_nothing(coverage, faults))
 
@@ -137,7 +142,8 @@ def _nothing(coverage: Coverage, faults: Sequence[LayerCoverage]) -> str:
         "nothing counted": (
             "It ran, and all its tokens were padding or could be given no label (tokens of a "
             "vision tower can be labelled only when all samples of the batch have the same "
-            "label). Record batches of one label, or name the routers you want with routers=."
+            "label). Record batches of one label, name the routers you want with routers=, or "
+            "leave such layers out with partial=True."
         ),
         "recorded": "",
     }

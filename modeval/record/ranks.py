@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ import torch
 from modeval.errors import TraceError
 from modeval.trace.fold import LayerGroup
 from modeval.types import RoutingCounts
+
+WAIT = 300.0  # seconds to wait for a rank
 
 
 def rank_of(group: Any) -> tuple[int, int]:
@@ -19,17 +22,48 @@ def rank_of(group: Any) -> tuple[int, int]:
     return distributed.get_rank(group), distributed.get_world_size(group)
 
 
+def _meet(group: Any, wait: float) -> None:
+    """Wait until every rank is here, and no longer than so many seconds.
+
+    Raises:
+        TraceError: one did not come.
+    """
+    distributed = torch.distributed
+    device = "cuda" if "nccl" in distributed.get_backend(group) else "cpu"
+    here = torch.ones(1, device=device)
+    try:
+        work = distributed.all_reduce(here, group=group, async_op=True)
+        work.wait(timedelta(seconds=wait))
+    except RuntimeError as error:
+        raise TraceError(
+            f"A rank did not come to add its counts within {wait:g} s: it ended with an error, or "
+            "it does not ask for counts. Every rank must call recording.counts(); take "
+            f"counts(local=True) of each where that cannot be. ({str(error).splitlines()[0]})"
+        ) from None
+
+
 def reduce_counts(
-    groups: tuple[LayerGroup, ...], layers: Sequence[str], group: Any = None
+    groups: tuple[LayerGroup, ...],
+    layers: Sequence[str],
+    group: Any = None,
+    *,
+    wait: float = WAIT,
 ) -> tuple[LayerGroup, ...]:
     """Sum counts over the ranks of ``torch.distributed``; every rank must make this call.
 
+    Args:
+        groups: counts of this rank.
+        layers: names of its layers.
+        group: the ranks to sum over; all of them when absent.
+        wait: seconds to wait for a rank that does not come.
+
     Raises:
-        TraceError: ranks recorded different layers.
+        TraceError: ranks recorded different layers, or one of them ended before.
     """
     distributed = torch.distributed
     if rank_of(group)[1] == 1:
         return groups
+    _meet(group, wait)
     mine = [list(layers), [list(entry.counts.mass.shape) for entry in groups]]
     all_of_them: list[Any] = [None] * rank_of(group)[1]
     distributed.all_gather_object(all_of_them, mine, group)

@@ -81,7 +81,8 @@ def record(
         trace: folder to stream every choice to.
         tokens: whether the trace keeps token ids.
         blocks: number of replicate blocks that documents are hashed to.
-        partial: accept modules with experts for which no router was found.
+        partial: accept modules with experts for which no router was found, and leave out tokens
+            that can be given no label, as those of a vision tower in a batch of several labels.
         phase: the one phase that all calls will be of, where it is known: the header of the trace
             says it then. Rows of another phase are refused.
         notes: what whoever reads the scores must know of the measurement.
@@ -169,7 +170,7 @@ class Recording:
         self.model = model
         self._routers = list(routers)
         self.labels = names
-        self._missing = tuple(missing)
+        self._missing, self._partial = tuple(missing), partial
         self._phase, self._notes = phase, notes
         self._group, self._tokens = group, tokens
         self._labeller = Labeller(names, label_from, group, stray=partial)
@@ -340,16 +341,23 @@ class Recording:
         if not complete:
             stream.close(complete=False)
             return
-        skipped = [layer.name for layer in self.coverage().layers if layer.status == "not run"]
-        note = f"{len(skipped)} layers did not run: {', '.join(skipped[:4])}"
-        stream.close(complete=True, notes=[*self._notes_at_end(), *[note] * bool(skipped)])
+        notes = list(self._notes_at_end())
+        layers = self.coverage().layers
+        for status, text in (
+            ("not run", "did not run"),
+            ("nothing counted", "ran on tokens that could be given no label"),
+        ):
+            names = [layer.name for layer in layers if layer.status == status]
+            if names:
+                notes.append(f"{len(names)} layers {text}: {', '.join(names[:4])}")
+        stream.close(complete=True, notes=notes)
 
     def _check(self) -> None:
         """Refuse a recording in which something is missing or strange."""
         self._listener.calls.check()
         self._labeller.check()
         self._counter.check(self._phase)
-        check_coverage(self.coverage())
+        check_coverage(self.coverage(), partial=self._partial)
 
 
 @contextlib.contextmanager

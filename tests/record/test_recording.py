@@ -624,6 +624,30 @@ def test_tokens_of_unknown_samples_need_one_label(ids) -> None:
             model(ids)
 
 
+def test_tokens_without_a_label_may_be_left_out(ids, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+
+    class Tower(Model):
+        """Routes text, and patches beside it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches = Patches()
+
+        def forward(self, input_ids, attention_mask=None):
+            self.patches(input_ids)
+            return super().forward(input_ids, attention_mask)
+
+    model, path = Tower().eval(), tmp_path / "live.trace"
+    with torch.no_grad(), record(model, 2, partial=True, trace=path) as recording:
+        recording.label([0, 1, 1])
+        model(ids, attention_mask=torch.ones_like(ids))
+    counted = {layer.name: layer.status for layer in recording.coverage().layers}
+    assert counted["layers.0.gate"] == "recorded"
+    assert counted["patches.layers.0.gate"] == "nothing counted"
+    assert "2 layers ran on tokens that could be given no label" in open_trace(path).header.notes[0]
+
+
 # --- Hugging Face --------------------------------------------------------------------------------
 
 
@@ -864,15 +888,44 @@ print("fine")
 """
 
 
+UNEVEN = """
+import sys, torch
+import torch.distributed as distributed
+sys.path.insert(0, sys.argv[3])
+from test_recording import Model
+from modeval.errors import TraceError
+from modeval.record.ranks import reduce_counts
+from modeval.record.recording import record
+
+rank, port = int(sys.argv[1]), sys.argv[2]
+distributed.init_process_group(
+    "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
+)
+with torch.no_grad(), record(Model().eval()) as recording:
+    recording.model(torch.ones(1, 4, dtype=torch.long))
+if rank == 0:  # the other one never comes
+    try:
+        reduce_counts(recording.groups(local=True), recording.layers, wait=2.0)
+    except TraceError as error:
+        assert "A rank did not come to add its counts within 2 s" in str(error), error
+        print("fine")
+else:
+    import time
+    time.sleep(4)
+    print("fine")
+"""
+
+
 @pytest.mark.slow
-def test_counts_are_summed_over_ranks() -> None:
+@pytest.mark.parametrize("script", [WORKER, UNEVEN], ids=["even", "uneven"])
+def test_counts_are_summed_over_ranks_or_the_missing_rank_is_an_error(script: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     folder = str(Path(__file__).parent)
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(WORKER), str(rank), port, folder],
+            [sys.executable, "-c", textwrap.dedent(script), str(rank), port, folder],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
