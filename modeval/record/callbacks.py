@@ -7,7 +7,8 @@
 
 One step of every ``every`` is recorded, so the cost is that of one step's hooks. Few numbers are
 logged, as a training run has many already: the mean and the worst of all layers, and how many
-modules nothing was routed to.
+modules nothing was routed to. ``stop_when="layers.worst.dead_fraction>0.3"`` ends the training as
+soon as a step crosses that bound.
 """
 
 import functools
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from modeval.errors import DependencyError, SpecError, TraceError
 from modeval.metrics.collapse import collapse_avg
 from modeval.metrics.information import inverse_mutual_information
+from modeval.record.alarm import parse_alarm, value_of
 from modeval.record.labels import LabelSource
 from modeval.record.recording import Recording, record
 from modeval.record.routers import Patterns
@@ -74,6 +76,7 @@ class Sampler:
     Attributes:
         every: how many steps lie between two that are recorded.
         last: the scores of the last step that was recorded.
+        alarm: why training should stop; empty while it should not.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Sampler:
         label_from: LabelSource | None = None,
         routers: Patterns | None = None,
         prefix: str = "routing",
+        stop_when: str | None = None,
     ) -> None:
         if every < 1:
             raise SpecError(f"every={every}: expected 1 or more steps.")
@@ -95,6 +99,8 @@ class Sampler:
             "routers": routers,
             "blocks": 1,
         }
+        self.alarm = ""
+        self._stop = None if stop_when is None else parse_alarm(stop_when)
         self._prefix = prefix
         self._recording: Recording | None = None
 
@@ -114,10 +120,21 @@ class Sampler:
         try:
             recording.stop()
             self.last = headline(recording, self._prefix)
+            self._watch(recording)
         except TraceError as error:
             warnings.warn(f"Routing was not logged in this step: {error}", stacklevel=2)
             return
         log(self.last)
+
+    def _watch(self, recording: Recording) -> None:
+        """Sound the alarm when a step has crossed its bound."""
+        if self._stop is None:
+            return
+        value = value_of(self._stop, recording.groups())
+        self.last[f"{self._prefix}/{self._stop.metric}_{self._stop.layers}_layer"] = value
+        if self._stop.crossed(value) and not self.alarm:
+            self.alarm = f"{self._stop} holds: it is {value:.4g}"
+            warnings.warn(f"Training stops, as {self.alarm}.", stacklevel=3)
 
     def close(self) -> None:
         """Take all hooks away without logging."""
@@ -173,6 +190,8 @@ def trainer_callback(every: int = 100, **options: Any) -> Any:
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             del args, state
             sampler.end(self.log or functools.partial(_ask_to_log, control))
+            if sampler.alarm:
+                control.should_training_stop = True
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             del args, control
@@ -228,8 +247,10 @@ def lightning_callback(every: int = 100, **options: Any) -> Any:
         def on_train_batch_end(
             self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
         ) -> None:
-            del trainer, outputs, batch, batch_idx
+            del outputs, batch, batch_idx
             sampler.end(pl_module.log_dict)
+            if sampler.alarm:
+                trainer.should_stop = True
 
         def on_exception(self, trainer: Any, pl_module: Any, exception: Any) -> None:
             del trainer, pl_module, exception

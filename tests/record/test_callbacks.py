@@ -170,6 +170,69 @@ def test_a_lightning_callback_logs_the_scores(monkeypatch) -> None:
     assert hooks_of(module) == 0
 
 
+class Dead(Model):  # type: ignore[misc, unused-ignore]
+    """Uses two of its four modules in the second layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        gate: Any = self.get_submodule("layers.1.gate")
+        gate.weight.data[:] = 0
+        gate.register_forward_hook(
+            lambda module, args, out: (*out[:2], torch.tensor([[0, 1]]).expand(out[2].shape))
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("layers.worst.dead_fraction>0.3", 0.5),
+        ("dead_fraction >= 0.5", 0.5),
+        ("layers.worst.dead_fraction>0.5", None),
+        ("layers.worst.effective_modules<3", 2.0),
+        ("layers.mean.dead_fraction>0.4", None),
+    ],
+)
+def test_an_alarm_sounds_when_its_bound_is_crossed(text: str, value: float | None) -> None:
+    torch.manual_seed(0)
+    model, sampler = Dead().eval(), Sampler(1, stop_when=text)
+    sampler.begin(model, 0)
+    with torch.no_grad():
+        model(torch.randint(0, 32, (4, 32)))
+    logged: list[tuple[int, dict[str, float]]] = []
+    if value is None:
+        sampler.end(functools.partial(_note, logged, 0))
+        assert sampler.alarm == ""
+    else:
+        with pytest.warns(UserWarning, match=f"Training stops, as .* it is {value:.4g}"):
+            sampler.end(functools.partial(_note, logged, 0))
+        assert sampler.alarm
+    assert any(name.endswith("_layer") and name not in KEYS for name in logged[0][1])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dead_fraction", "expected a metric and a bound"),
+        ("layers.worst.colapse>0.3", "'colapse' is no metric that one step tells"),
+        ("dead_fraction>much", "'much' is no number"),
+    ],
+)
+def test_an_alarm_that_says_nothing_is_refused(text: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        Sampler(1, stop_when=text)
+
+
+@pytest.mark.slow
+def test_a_trainer_stops_at_an_alarm(tmp_path) -> None:
+    model = mixtral()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = trainer_of(model, tmp_path)
+        follow(trainer, 2, stop_when="layers.worst.effective_modules<99")
+        trainer.train()
+    assert trainer.state.global_step == 1
+
+
 def test_a_missing_package_is_named(monkeypatch) -> None:
     for name in ("lightning", "lightning.pytorch", "pytorch_lightning", "transformers"):
         monkeypatch.setitem(sys.modules, name, None)
