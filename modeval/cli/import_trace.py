@@ -23,6 +23,10 @@ EXAMPLES = """
   Replies of SGLang, all of one label:
   [cyan]modeval import code.jsonl --choices 8 --label code --out code.trace[/]
 
+  A table with other names of columns, or a bare array:
+  [cyan]modeval import log.csv --columns chosen=my_experts --out log.trace[/]
+  [cyan]modeval import ids.npy --axes layer,token,choice --out ids.trace[/]
+
   All formats: [cyan]modeval import --list[/]
 """
 
@@ -80,6 +84,31 @@ def import_command(
     model: Annotated[
         str, typer.Option(help="Name of the model, for the header.", rich_help_panel=MEANING)
     ] = "",
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OURS=THEIRS,...",
+            help="Names of columns that are not known: chosen=my_experts,layer=block.",
+            rich_help_panel=MEANING,
+        ),
+    ] = None,
+    axes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AXIS,...",
+            help="Axes of a bare array in order, of label, layer, expert, document, token, choice.",
+            rich_help_panel=MEANING,
+        ),
+    ] = None,
+    leave_out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND,...",
+            help="Leave out rows of these kinds of warnings: warm-up, padding, repeated rows, "
+            "repeated ranks.",
+            rich_help_panel=MEANING,
+        ),
+    ] = None,
     allow_partial: Annotated[
         bool,
         typer.Option(
@@ -113,6 +142,9 @@ def import_command(
         choices=choices,
         layers=layers,
         model=model,
+        columns=_read_columns(columns),
+        axes=_parts(axes),
+        leave_out=frozenset(_parts(leave_out)),
         allow_partial=allow_partial,
     )
     found = import_source(sources, out, name=name, options=options)
@@ -132,10 +164,30 @@ def _list_formats() -> None:
     from modeval.trace.importers.formats import FORMATS
 
     width = max(map(len, FORMATS))
+    holds = {True: "counts", False: "rows  ", None: "either"}
     for entry in FORMATS.values():
-        typer.echo(
-            f"{entry.name:<{width}}  {'counts' if entry.counts else 'rows  '}  {entry.about}"
-        )
+        typer.echo(f"{entry.name:<{width}}  {holds[entry.counts]}  {entry.about}")
+
+
+def _parts(text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip()) if text else ()
+
+
+def _read_columns(text: str | None) -> dict[str, str]:
+    from modeval.errors import SpecError
+    from modeval.trace.importers.columns import COUNT_NAMES, ROW_NAMES
+
+    columns: dict[str, str] = {}
+    for part in _parts(text):
+        ours, equals, theirs = part.partition("=")
+        if not equals or not theirs or ours not in {*ROW_NAMES, *COUNT_NAMES}:
+            known = ", ".join(dict.fromkeys((*ROW_NAMES, *COUNT_NAMES)))
+            raise SpecError(
+                f"--columns {part}: expected OURS=THEIRS, with OURS of {known}: --columns "
+                "chosen=topk_ids"
+            )
+        columns[ours] = theirs
+    return columns
 
 
 def _read_labels(path: Path | None) -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from modeval.errors import TraceError
 from modeval.trace.convert import convert
@@ -318,12 +319,118 @@ def npz(folder: Path) -> None:
     np.savez(folder / "rows.npz", **columns)
 
 
+def plain_parquet(folder: Path) -> None:
+    rows = [{**row, "domain": row.pop("label")} for row in plain_rows()]
+    parquet.write_table(pa.Table.from_pylist(rows), folder / "rows.parquet")
+
+
+def vllm_log(folder: Path) -> None:
+    meta = {"type": "meta", "model_id": "tiny", "top_k": CHOICES, "num_experts": MODULES}
+    route = {"layer": "layer", "topk_ids": "chosen", "topk_weights": "weight"}
+    route["token_idx"] = "position"
+    rows = [{name: row[ours] for name, ours in route.items()} for row in plain_rows()]
+    records = [{"type": "route", "req_id": "r1", **row} for row in rows]
+    lines(folder / "moe_routes.jsonl", meta, *records)
+
+
+def route_trace(folder: Path) -> None:
+    text = [f"#prompt p0 {TOKENS}"]
+    for layer in range(LAYERS):
+        for token in range(TOKENS):
+            pairs = zip(CHOSEN[token, layer], SCORES[token, layer], strict=True)
+            text.append(f"{layer} {token} {layer} " + " ".join(f"{m}:{w!s}" for m, w in pairs))
+    (folder / "serve.trace").write_text("\n".join(text) + "\n")
+
+
+def tensorrt_meta(folder: Path) -> None:
+    meta = {"num_experts": MODULES, "num_experts_per_token": CHOICES}
+    (folder / "meta_info.json").write_text(json.dumps(meta))
+
+
+def tensorrt_counts(folder: Path) -> None:
+    tensorrt_meta(folder)
+    for rank, part in enumerate((COUNTS - COUNTS // 2, COUNTS // 2)):
+        tensors = {f"50_{layer}": torch.from_numpy(row) for layer, row in enumerate(part)}
+        save_file(tensors, folder / f"rank{rank}.safetensors")
+
+
+def tensorrt_raw(folder: Path) -> None:
+    tensorrt_meta(folder)
+    chosen = torch.from_numpy(CHOSEN)
+    tensors = {
+        f"{step}_{layer}": chosen[rows, layer].contiguous()
+        for step, rows in enumerate((slice(0, 4), slice(4, None)))
+        for layer in range(LAYERS)
+    }
+    save_file(tensors, folder / "rank0_raw.safetensors")
+
+
+def reap(folder: Path) -> None:
+    state = {
+        layer: {
+            "total_tokens": torch.tensor(TOKENS),
+            "expert_frequency": torch.from_numpy(row),
+            "ean_sum": torch.zeros(MODULES),
+        }
+        for layer, row in enumerate(COUNTS)
+    }
+    torch.save(state, folder / "observer_state.pt")
+
+
+def router_logits(folder: Path) -> None:
+    logits = np.full((TOKENS, LAYERS, MODULES), -9.0)
+    np.put_along_axis(logits, CHOSEN, 3.0 - np.arange(CHOICES), -1)
+    torch.save(
+        tuple(torch.from_numpy(logits[:, layer]).bfloat16() for layer in range(LAYERS)),
+        folder / "router_logits.pt",
+    )
+
+
+def npy_ids(folder: Path) -> None:
+    np.save(folder / "ids.npy", CHOSEN.transpose(1, 0, 2))
+
+
+def counts_csv(folder: Path) -> None:
+    rows = [
+        f"{count};{module};{layer};code;x"
+        for layer, row in enumerate(COUNTS)
+        for module, count in enumerate(row)
+    ]
+    text = ["# made by a census", "hits;expert_idx;layer_idx;domain;note", *rows, "# total,1"]
+    (folder / "census.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(text).encode())
+
+
+def counts_json(folder: Path) -> None:
+    table = {
+        "code": {
+            f"layers.{layer}": {str(m): int(n) for m, n in enumerate(row)}
+            for layer, row in enumerate(COUNTS)
+        }
+    }
+    (folder / "by_domain.json").write_text(json.dumps(table))
+
+
+def vllm_eplb(folder: Path) -> None:
+    """Two steps; expert 0 has a replica at the end, which took a part of its load."""
+    meta = {"record_type": "eplb_load_meta", "model": "tiny", "num_layers": LAYERS}
+    steps = []
+    for part in (COUNTS - COUNTS // 2, COUNTS // 2):
+        replica = part[:, :1] // 3
+        load = np.concatenate([part, replica], 1)
+        load[:, :1] -= replica
+        p2l = [[*range(MODULES), 0]] * LAYERS
+        step = {"expert_load": load.tolist(), "p2l_map": p2l}
+        steps.append({"record_type": "eplb_load_stats", **step})
+    lines(folder / "eplb.jsonl", meta, *steps)
+
+
 @dataclass(frozen=True)
 class Case:
     make: Callable[[Path], None]
     name: str
     options: dict[str, Any] = field(default_factory=dict)
     weights: bool = False
+    known_choices: int = 0
     labels: tuple[str, ...] = ()
     phase: str = "unknown"
     said: str = ""
@@ -346,6 +453,12 @@ ROWS = [
     Case(jsonl, "jsonl", weights=True, labels=("code",), phase="decode"),
     Case(csv, "csv", weights=True, labels=("code",), phase="decode"),
     Case(npz, "npz", weights=True, labels=("code",), phase="decode"),
+    Case(plain_parquet, "parquet", weights=True, labels=("code",), phase="decode"),
+    Case(vllm_log, "vllm-log", weights=True, said="passed over: type"),
+    Case(route_trace, "route-trace", weights=True),
+    Case(tensorrt_raw, "tensorrt-raw"),
+    Case(router_logits, "torch", options=WITH_K, said="the K largest were taken"),
+    Case(npy_ids, "npy", options={"axes": ("layer", "token", "choice")}),
 ]
 TALLIES = [
     Case(megatron_counts, "megatron-counts", options={"modules": MODULES}, said="modulo 2"),
@@ -358,7 +471,15 @@ TALLIES = [
     Case(colibri, "colibri-stats", labels=("code",), said="speculative"),
     Case(eplb, "eplb", said="moving averages"),
     Case(plumb, "plumb", said="two choices"),
+    Case(counts_csv, "counts-csv", labels=("code",), said="passed over: note"),
+    Case(counts_json, "counts-json", labels=("code",)),
+    Case(vllm_eplb, "vllm-eplb", said="p2l_map"),
+    Case(tensorrt_counts, "tensorrt-counts", known_choices=CHOICES, said="other files"),
+    Case(reap, "reap", known_choices=CHOICES, said="calibration"),
 ]
+
+
+OTHERS = {"emo", "moewatch", "imatrix-legacy"}
 
 
 def by_name(case: Case) -> str:
@@ -379,7 +500,7 @@ def by_token_and_layer(chunk: TraceChunk) -> Any:
 
 
 def test_every_format_has_a_case() -> None:
-    assert {case.name for case in (*ROWS, *TALLIES)} | {"emo", "moewatch"} == set(FORMATS)
+    assert {case.name for case in (*ROWS, *TALLIES)} | OTHERS == set(FORMATS)
 
 
 @pytest.mark.parametrize("case", ROWS, ids=by_name)
@@ -412,10 +533,11 @@ def test_counts_are_imported_and_the_unknown_is_not_zero(tmp_path: Path, case: C
     assert case.said in " ".join(header.notes)
     pairs = ~torch.eye(MODULES, dtype=torch.bool)
     assert counts.coactivation[:, pairs].isnan().all()
-    assert header.choices == (0,) * LAYERS
-    assert counts.samples.sum(1).isnan().all()
-    assert counts.mass.sum(1).isnan().all()
-    assert "--choices K" in " ".join(header.notes)
+    assert header.choices == (case.known_choices,) * LAYERS
+    if not case.known_choices:
+        assert counts.samples.sum(1).isnan().all()
+        assert counts.mass.sum(1).isnan().all()
+        assert "--choices K" in " ".join(header.notes)
 
 
 @pytest.mark.parametrize("case", TALLIES, ids=by_name)

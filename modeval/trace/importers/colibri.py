@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from modeval.text import brief
 from modeval.trace.importers.format import Counts, Format, Note, Options, Rows, layer_name
 from modeval.trace.importers.reading import (
     as_object,
@@ -22,6 +23,9 @@ from modeval.trace.importers.reading import (
     sparse_counts,
 )
 
+ROUTE = re.compile(r"(\d{1,5}):(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)")
+NUMBER = re.compile(r"\d{1,6}")
+ROUTE_LINE = re.compile(rb"(#[^\n]*\n)*\s*\d+[ \t]+\d+[ \t]+\d+([ \t]+\d+:-?[\d.eE+-]+)+\s*\r?\n")
 EXPORT = "glm52-routing-trace-export/v2"
 
 
@@ -31,6 +35,41 @@ def read_stats(path: Path, options: Options, _note: Note) -> Iterator[Counts]:
     label = named[1] if named and options.label is None and not options.label_from else None
     yield from sparse_counts(
         _stats_cells(path), path, options, document=0 if named else -1, label=label
+    )
+
+
+def read_route_trace(path: Path, _options: Options, _note: Note) -> Iterator[Rows]:
+    """Read ``#prompt NAME TOKENS``, then lines ``layer token layer id:weight id:weight ...``."""
+    document = -1
+    held: list[tuple[int, int, list[int], list[float]]] = []
+    for place, text in lines(path):
+        if text.startswith("#"):
+            if held:
+                yield _of_routes(held, document)
+                held = []
+            document += text.startswith("#prompt")
+            continue
+        first, *rest = text.split()
+        pairs = [ROUTE.fullmatch(cell) for cell in rest[2:]]
+        if len(rest) < 3 or not all(pairs) or not all(map(NUMBER.fullmatch, (first, *rest[:2]))):  # noqa: PLR2004
+            refuse(path, place, f"is {brief(text)}: expected layer token layer id:weight ...")
+        if held and len(pairs) != len(held[0][2]):
+            yield _of_routes(held, document)
+            held = []
+        chosen = [int(pair[1]) for pair in pairs if pair]
+        held.append((int(rest[1]), int(rest[0]), chosen, [float(p[2]) for p in pairs if p]))
+    if held:
+        yield _of_routes(held, document)
+
+
+def _of_routes(held: list[tuple[int, int, list[int], list[float]]], document: int) -> Rows:
+    layer, position, chosen, weight = zip(*held, strict=True)
+    return Rows(
+        np.array(layer),
+        np.array(chosen),
+        document=document,
+        position=np.array(position),
+        weight=np.array(weight),
     )
 
 
@@ -125,5 +164,14 @@ FORMATS = (
         read=read_export,
         engine="colibri",
         weight_scale="selection score",
+    ),
+    Format(
+        name="route-trace",
+        about="colibri route trace: #prompt lines, then layer token layer id:weight ...",
+        patterns=("*.trace", "*.txt", "*.log"),
+        sniff=lambda _path, start: bool(ROUTE_LINE.match(start)),
+        read=read_route_trace,
+        engine="colibri",
+        weight_scale=None,
     ),
 )

@@ -3,16 +3,31 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from modeval.errors import TraceError
+from modeval.trace.importers.arrays import guess_axes
 from modeval.trace.importers.format import Counts, Format, Note, Options
-from modeval.trace.importers.reading import load_array, tallies
+from modeval.trace.importers.reading import load_array, refuse, tallies
 
 
 def read_eplb(path: Path, options: Options, _note: Note) -> Iterator[Counts]:
     """Read an array ``[layers, experts]`` of loads."""
     with path.open("rb") as opened:
         array = load_array(opened, path, "", "the file")
+        if opened.read(1):
+            refuse(path, "", "goes on after its array, so it is damaged")
     for layer, selections in enumerate(tallies(array, 2, path, "", "the array")):
         yield Counts(layer, selections, choices=options.choices)
+
+
+def _is_eplb(path: Path, start: bytes) -> bool:
+    """Tell whether an array can be nothing but loads of layers and experts."""
+    if not start.startswith(b"\x93NUMPY") or path.suffix != ".npy":
+        return False
+    try:
+        with path.open("rb") as opened:
+            return guess_axes(load_array(opened, path, "", "the file"), path) == ("layer", "expert")
+    except (TraceError, OSError):
+        return False
 
 
 FORMATS = (
@@ -20,7 +35,7 @@ FORMATS = (
         name="eplb",
         about="EPLB loads: NPY array [layers, experts]",
         patterns=("*.npy",),
-        sniff=lambda path, start: start.startswith(b"\x93NUMPY") and path.suffix == ".npy",
+        sniff=_is_eplb,
         read=read_eplb,
         engine="eplb",
         counts=True,

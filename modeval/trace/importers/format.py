@@ -23,6 +23,9 @@ class Options:
         choices: chosen modules K.
         layers: number of layers, for formats that store them without saying how many.
         model: name of the model.
+        columns: name of a column in the files, by our name of it.
+        axes: what the axes of an array are: of label, layer, expert, document, token, choice.
+        leave_out: kinds of warnings whose rows are left out.
         allow_partial: keep the readable part of damaged files, and say what was left out.
     """
 
@@ -33,6 +36,9 @@ class Options:
     choices: int | None = None
     layers: int | None = None
     model: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    axes: tuple[str, ...] = ()
+    leave_out: frozenset[str] = frozenset()
     allow_partial: bool = False
 
 
@@ -84,9 +90,26 @@ class Counts:
     samples: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a file says of its model, before or among its pieces; the user's word goes first.
+
+    Attributes:
+        modules: modules of each layer.
+        choices: chosen modules K.
+        model: name of the model.
+        phase: when the rows were measured, where the format cannot say it of all its files.
+    """
+
+    modules: int | None = None
+    choices: int | None = None
+    model: str = ""
+    phase: Phase | None = None
+
+
 PREFILL, DECODE, TRAIN = (PHASES.index(name) for name in ("prefill", "decode", "train"))
 
-Piece = Rows | Counts
+Piece = Rows | Counts | Facts
 Note = Callable[[str], None]
 
 
@@ -101,7 +124,7 @@ class Format:
         sniff: whether the beginning of a file looks like this format.
         read: yields the pieces of a file in order; ``note`` takes warnings.
         engine: program that writes it.
-        counts: whether it holds counts, not decisions.
+        counts: whether it holds counts, not decisions; None where the files tell.
         sized: whether its arrays have an entry for every module, chosen or not.
         keep_empty: whether a row without any choice is a decision (a dropped token), not padding.
         label_from: where labels come from if the user does not say.
@@ -116,7 +139,7 @@ class Format:
     sniff: Callable[[Path, bytes], bool]
     read: Callable[[Path, Options, Note], Iterator[Piece]]
     engine: str = ""
-    counts: bool = False
+    counts: bool | None = False
     sized: bool = False
     keep_empty: bool = False
     label_from: Literal["", "file", "folder"] = ""

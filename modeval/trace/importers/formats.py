@@ -1,11 +1,15 @@
 """The table of foreign formats, and which of them a file is."""
 
+import contextlib
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from modeval.errors import TraceError
+from modeval.errors import TraceError, nearest
+from modeval.text import brief, visible
 from modeval.trace.importers import (
+    arrays,
     colibri,
     emo,
     eplb,
@@ -16,18 +20,30 @@ from modeval.trace.importers import (
     moewatch,
     olmoe,
     plain,
+    plain_counts,
     plumb,
+    reap,
     sglang,
+    tensorrt,
     vllm,
     warp,
 )
+from modeval.trace.importers.columns import (
+    COUNT_NAMES,
+    ROW_NAMES,
+    match_columns,
+    missing_columns,
+)
 from modeval.trace.importers.format import Format
-from modeval.trace.importers.reading import head
+from modeval.trace.importers.reading import head, table_lines
 
+# In the order in which they are tried: the more a format says of itself, the earlier it stands.
 _ALL = (
     *megatron.FORMATS,
     *vllm.FORMATS,
     *sglang.FORMATS,
+    *tensorrt.FORMATS,
+    *reap.FORMATS,
     *olmoe.FORMATS,
     *flame.FORMATS,
     *llamacpp.FORMATS,
@@ -39,10 +55,18 @@ _ALL = (
     *moewatch.FORMATS,
     *plumb.FORMATS,
     *plain.FORMATS,
+    *plain_counts.FORMATS,
+    *arrays.FORMATS,
 )
 
-# In the order in which they are tried: the more a format says of itself, the earlier it stands.
 FORMATS: dict[str, Format] = {entry.name: entry for entry in _ALL}
+LINE = 100
+COURSE = ("step", "epoch", "iteration", "global_step", "_step", "wall time")
+SUMMARY = re.compile(rb'"(entropy|gini|balance|utili[sz]ation|load_balance)[^"]*"')
+PLAIN_WAY = (
+    "Or write a table yourself: rows as layer,chosen (CSV or JSONL, chosen as 5 1), counts as "
+    "layer,expert,count"
+)
 
 
 def find_format(name: str) -> Format:
@@ -52,12 +76,17 @@ def find_format(name: str) -> Format:
         TraceError: there is none of that name.
     """
     if name not in FORMATS:
-        raise TraceError(f"--from {name!r}: expected one of {', '.join(sorted(FORMATS))}.")
+        close = nearest(name, list(FORMATS))
+        raise TraceError(f"--from {name!r}{close}: expected one of {', '.join(sorted(FORMATS))}.")
     return FORMATS[name]
 
 
-def detect(paths: Sequence[Path]) -> tuple[Format, list[Path]]:
+def detect(paths: Sequence[Path], *, bare: bool = False) -> tuple[Format, list[Path]]:
     """Return the format of the files, by their beginnings, and those files that have it.
+
+    Args:
+        paths: the files.
+        bare: the user says what the axes are, so these are bare arrays.
 
     Raises:
         TraceError: no format fits, or different files fit different formats.
@@ -65,16 +94,12 @@ def detect(paths: Sequence[Path]) -> tuple[Format, list[Path]]:
     found: dict[str, list[Path]] = {}
     for path in paths:
         start = head(path)
-        for entry in _ALL:
+        for entry in arrays.FORMATS if bare else _ALL:
             if entry.sniff(path, start):
                 found.setdefault(entry.name, []).append(path)
                 break
     if not found:
-        shown = ", ".join(path.name for path in paths[:3])
-        raise TraceError(
-            f"No known format fits {shown}{' ...' if len(paths) > 3 else ''}. Tried "  # noqa: PLR2004
-            f"{', '.join(FORMATS)}. Name the right one with --from NAME."
-        )
+        raise TraceError(_unknown(paths))
     if len(found) > 1:
         examples = ", ".join(f"{files[0].name} is {name}" for name, files in found.items())
         raise TraceError(
@@ -83,6 +108,73 @@ def detect(paths: Sequence[Path]) -> tuple[Format, list[Path]]:
         )
     name, files = next(iter(found.items()))
     return FORMATS[name], files
+
+
+def _unknown(paths: Sequence[Path]) -> str:
+    """Return what to say of files of no known format: what was seen, what is near, what to type."""
+    path = paths[0]
+    start = head(path)
+    more = f" and {len(paths) - 1} other files" if len(paths) > 1 else ""
+    if not start:
+        return f"{path} is empty or cannot be read{more}: give the file that holds the routing."
+    text = start.decode("utf-8", "replace")
+    binary = b"\0" in start or text.count("\ufffd") > len(text) // 10
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    shown = f"it begins with {brief(start[:40])}" if binary else f"its first line is {_cut(first)}"
+    return f"No known format fits {path}{more}: {shown}. {_near(path, start)}"
+
+
+def _cut(line: str) -> str:
+    shown = visible(line.strip())
+    return f"`{shown[:LINE]}{'...' if len(shown) > LINE else ''}`"
+
+
+def _near(path: Path, start: bytes) -> str:
+    """Return the nearest format, what it lacks, and what to type."""
+    if start.lstrip()[:1] in (b"{", b"["):
+        return _near_json(start)
+    names: list[str] = []
+    if b"\0" not in start:
+        with contextlib.suppress(TraceError):
+            names = list(next(iter(table_lines(path, start)), ("", {}))[1])
+    known = match_columns(names, ROW_NAMES | COUNT_NAMES, {}).names
+    if len(names) > 1 and (known or any(name.lower() in COURSE for name in names)):
+        return _near_table(names)
+    ending = path.suffix.lstrip(".")
+    fitting = [entry.name for entry in _ALL if any(fnmatch(path.name, p) for p in entry.patterns)]
+    which = f"Files named .{ending} may be {', '.join(fitting)}: --from NAME. " if fitting else ""
+    return f"{which}{PLAIN_WAY}; modeval import --list shows all formats."
+
+
+def _near_table(names: list[str]) -> str:
+    rows, counts = match_columns(names, ROW_NAMES, {}), match_columns(names, COUNT_NAMES, {})
+    if any(name.strip().lower() in COURSE for name in names) and "chosen" not in rows.names:
+        return (
+            "It looks like a log of training by step, and modeval reads counts of one point in "
+            f"time: keep the rows of one step, as layer,expert,count. {PLAIN_WAY}."
+        )
+    of_counts = "expert" in counts.names or "count" in counts.names
+    if of_counts and "chosen" not in rows.names | {"": ""}:
+        lacking = missing_columns(names, counts, ("layer", "expert", "count"))
+        return f"Nearest: counts-csv. It {lacking}"
+    return f"Nearest: csv. It {missing_columns(names, rows, ('layer', 'chosen'))}. {PLAIN_WAY}."
+
+
+def _near_json(start: bytes) -> str:
+    found = re.findall(r'"([^"\\]{1,40})"\s*:', start.decode("utf-8", "replace"))
+    keys = list(dict.fromkeys(found))
+    rows = match_columns(keys, ROW_NAMES, {})
+    if keys and not {"layer", "chosen"} & rows.names.keys():
+        if SUMMARY.search(start):
+            return (
+                "It seems to hold summaries such as entropies and no routing: give what they were "
+                f"computed from. {PLAIN_WAY}."
+            )
+        listed = ", ".join(map(visible, keys[:8]))
+        return f"It has the keys {listed}: none of them is a layer or chosen modules. {PLAIN_WAY}."
+    if not keys:
+        return f"It has no keys. {PLAIN_WAY}."
+    return f"Nearest: jsonl. It {missing_columns(keys, rows, ('layer', 'chosen'))}. {PLAIN_WAY}."
 
 
 def source_files(sources: Sequence[Path]) -> list[Path]:

@@ -4,8 +4,8 @@ The files are read twice. The first pass finds the layers, modules and labels th
 name, and every fault; only then is anything written, under a name that a failure leaves nothing of.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from modeval import atomic
 from modeval.errors import TraceError
 from modeval.trace.counts import SUFFIX, UNWRITTEN, save_counts
 from modeval.trace.files import TraceWriter
-from modeval.trace.importers.format import Counts, Format, Options, Piece, Rows, layer_name, natural
+from modeval.trace.importers.format import Counts, Facts, Format, Options, Rows, layer_name, natural
 from modeval.trace.importers.formats import detect, find_format, matching, source_files
 from modeval.trace.importers.to_counts import tally
+from modeval.trace.suspicions import ROW_KINDS, Watch, of_counts
 from modeval.trace.trace import (
     PHASES,
     Phase,
@@ -70,6 +71,9 @@ class Survey:
     phases: set[int] = field(default_factory=set)
     token_ids: bool = False
     weights: set[bool] = field(default_factory=set)
+    facts: Facts = field(default_factory=Facts)
+    watch: Watch = field(default_factory=Watch)
+    left_out: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     sums: tuple[float, float] = (np.inf, -np.inf)
     least_weight: float = np.inf
 
@@ -95,7 +99,7 @@ def import_source(
     chosen = options or Options()
     files = source_files(sources)
     if name is None:
-        entry, fitting = detect(files)
+        entry, fitting = detect(files, bare=bool(chosen.axes))
     else:
         entry = find_format(name)
         fitting = matching(entry, files)
@@ -105,9 +109,17 @@ def import_source(
     if len(fitting) < len(files):
         others = sorted({path.name for path in files} - {path.name for path in fitting})
         survey.note(f"{len(files) - len(fitting)} other files were not read: {_some(others)}.")
-    if entry.counts:
+    if _holds_counts(entry, fitting[0], chosen):
         return _import_counts(entry, fitting, out, chosen, survey)
     return _import_rows(entry, fitting, out, chosen, survey)
+
+
+def _holds_counts(entry: Format, path: Path, options: Options) -> bool:
+    """Tell whether files hold counts; where a format has both, their first piece tells."""
+    if entry.counts is not None:
+        return entry.counts
+    pieces = entry.read(path, options, lambda _note: None)
+    return isinstance(next((p for p in pieces if not isinstance(p, Facts)), None), Counts)
 
 
 def _import_rows(
@@ -115,13 +127,15 @@ def _import_rows(
 ) -> Imported:
     for path, piece in _pieces(entry, files, options, survey):
         _look(survey, _rows_only(piece, path), path, options, entry)
+    options = _informed(options, survey.facts)
     dense = _check_layers(survey, entry, options)
     header = make_header(entry, options, survey, dense)
+    header = _suspected(header, survey, dense, options)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TraceError(f"{out} exists and is not empty. Remove it, or give another --out.")
     with atomic.whole_folder(out, UNWRITTEN) as draft:
         with TraceWriter(draft, header) as writer:
-            for chunk in _build(entry, files, header, options):
+            for chunk in _build(entry, files, header, options, survey.left_out):
                 writer.append(chunk)
         if not writer.rows:
             raise TraceError(f"{_some([str(path) for path in files])}: no routing in them.")
@@ -143,21 +157,69 @@ def _import_counts(
         largest = max(largest, document)
         found.append(replace(piece, document=document))
         labels.append(_label(piece.label, path, options, entry))
+    options = _informed(options, survey.facts)
+    found = [replace(piece, choices=piece.choices or options.choices) for piece in found]
     header, groups = tally(found, labels, options, entry, tuple(survey.notes))
+    if survey.facts.phase is not None:
+        header = replace(header, phase=survey.facts.phase)
+    header = header.warned(*of_counts(_by_layer(found)))
     stem = out.name.removesuffix(SUFFIX).removesuffix(".trace")
     path = out.with_name(stem + SUFFIX)
     save_counts(path, header, groups)
     return Imported(path, header, 0, entry.name)
 
 
+def _informed(options: Options, facts: Facts) -> Options:
+    """Return what is known: what the user says, else what the files say."""
+    return replace(
+        options,
+        modules=options.modules or facts.modules,
+        choices=options.choices or facts.choices,
+        model=options.model or facts.model,
+    )
+
+
+def _by_layer(found: Sequence[Counts]) -> dict[str, NDArray[np.float64]]:
+    """Return the counts of each layer over all labels and documents."""
+    width = max(len(piece.selections) for piece in found)
+    total: dict[str, NDArray[np.float64]] = {}
+    for piece in found:
+        name = piece.layer if isinstance(piece.layer, str) else layer_name(piece.layer)
+        row = np.pad(piece.selections, (0, width - len(piece.selections)))
+        total[name] = total.get(name, np.zeros(width)) + row
+    return total
+
+
+def _suspected(
+    header: TraceHeader, survey: Survey, dense: frozenset[str], options: Options
+) -> TraceHeader:
+    """Return the header with what is suspicious of the rows; note which of them to leave out."""
+    watch = Watch({name: rows for name, rows in survey.watch.layers.items() if name not in dense})
+    warnings, rows = watch.warnings()
+    for kind in sorted(options.leave_out):
+        if kind not in ROW_KINDS:
+            raise TraceError(f"--leave-out {kind!r}: expected of {', '.join(ROW_KINDS)}.")
+        if kind in rows:
+            survey.left_out[kind] = rows[kind]
+            header = header.noted(f"Left out: {int(rows[kind].sum())} rows of each layer: {kind}.")
+        else:
+            header = header.noted(f"Nothing was left out as {kind}: there is none.")
+    kept = tuple(each for each in warnings if each.kind not in survey.left_out)
+    doubtful = header.padding == "excluded" and any(each.kind == "padding" for each in kept)
+    return replace(header, padding="unknown" if doubtful else header.padding).warned(*kept)
+
+
 def _pieces(
     entry: Format, files: Sequence[Path], options: Options, survey: Survey
-) -> Iterator[tuple[Path, Piece]]:
+) -> Iterator[tuple[Path, Rows | Counts]]:
     """Read every file; what a damaged one has to give is kept only if the user said so."""
     for path in files:
         number = 0
         try:
             for piece in entry.read(path, options, survey.note):
+                if isinstance(piece, Facts):
+                    survey.facts = _united(survey.facts, piece, path)
+                    continue
                 number += len(piece.chosen) if isinstance(piece, Rows) else 1
                 yield path, piece
         except TraceError as error:
@@ -169,7 +231,21 @@ def _pieces(
             survey.note(f"Read in part, the first {number} {what}; the rest was dropped: {error}")
 
 
-def _rows_only(piece: Piece, path: Path) -> Rows:
+def _united(facts: Facts, more: Facts, path: Path) -> Facts:
+    """Put together what files say of their model; they must not contradict one another."""
+    found: dict[str, Any] = {}
+    for each in fields(Facts):
+        one, other = getattr(facts, each.name), getattr(more, each.name)
+        if one and other and one != other:
+            raise TraceError(
+                f"{path} says {each.name} {other}, and a file before it says {one}. Import files "
+                "of one model together, others apart."
+            )
+        found[each.name] = other or one
+    return Facts(**found)
+
+
+def _rows_only(piece: Rows | Counts, path: Path) -> Rows:
     if isinstance(piece, Counts):
         raise TraceError(f"{path}: holds counts: import it with --from sglang-pass-counts.")
     return piece
@@ -193,6 +269,8 @@ def _look(survey: Survey, rows: Rows, path: Path, options: Options, entry: Forma
         layer.rows += len(count[where])
         layer.routed += int((count[where] > 0).sum())
         layer.repeating += int(repeats[where].sum())
+        weight = None if rows.weight is None else rows.weight[where]
+        survey.watch.add(name, chosen[where], weight, path.name)
     for label in _labels(rows, path, options, entry):
         if label is not None:
             survey.labels[label] = None
@@ -256,6 +334,11 @@ def make_header(
     """Return the header for what the first pass found, without the layers that are dense."""
     names = sorted((name for name in survey.layers if name not in dense), key=natural)
     if not names:
+        if survey.layers and all(layer.largest == 0 for layer in survey.layers.values()):
+            raise TraceError(
+                f"All choices of all {len(survey.layers)} layers are module 0, several times a row: "
+                "the engine recorded nothing. Have it record again."
+            )
         raise TraceError("There is no routing in the files: every layer is dense or empty.")
     modules = options.modules
     if modules is None:
@@ -349,7 +432,10 @@ def _build(
     files: Sequence[Path],
     header: TraceHeader,
     options: Options,
+    left_out: Mapping[str, NDArray[np.bool_]],
 ) -> Iterator[TraceChunk]:
+    gone = np.logical_or.reduce(list(left_out.values())) if left_out else None
+    passed: dict[int, int] = {}  # rows of each layer
     numbers = {name: index for index, name in enumerate(header.layers)}
     offset, largest, current = 0, -1, None
     for path, piece in _pieces(entry, files, options, Survey()):
@@ -361,7 +447,21 @@ def _build(
         largest = max(largest, int(document.max(initial=-1)))
         label = _label_numbers(rows, path, header, options, entry)
         chunk = _chunk(rows, document, header, numbers, label)
-        yield chunk[_kept(chunk, entry)]
+        kept = _kept(chunk, entry)
+        yield chunk[kept if gone is None else kept & ~_marked(chunk, gone, passed)]
+
+
+def _marked(
+    chunk: TraceChunk, gone: NDArray[np.bool_], passed: dict[int, int]
+) -> NDArray[np.bool_]:
+    """Return which rows are marked, by their number within their layer."""
+    marked = np.zeros(len(chunk), dtype=bool)
+    for layer in np.unique(chunk.layer[chunk.layer >= 0]).tolist():
+        where = np.flatnonzero(chunk.layer == layer)
+        start = passed.get(layer, 0)
+        marked[where] = gone[start : start + len(where)]
+        passed[layer] = start + len(where)
+    return marked
 
 
 def _kept(chunk: TraceChunk, entry: Format) -> NDArray[np.bool_]:

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from modeval.errors import DependencyError
 from modeval.trace.importers.format import Counts, Format, Note, Options
 from modeval.trace.importers.reading import lines, refuse, sparse_counts, tallies
 
+LEGACY = re.compile(rb".{4}.{4}(blk\.\d+\.|output|token_embd)", re.DOTALL)
 COUNTS = re.compile(r"blk\.(\d+)\.ffn_(gate|up|down|gate_up)_exps\.weight\.counts")
 
 
@@ -28,10 +29,23 @@ def read_imatrix(path: Path, options: Options, note: Note) -> Iterator[Counts]:
         refuse(path, "", "has no tensor blk.N.ffn_*_exps.weight.counts: it counts no experts")
     note("llama.cpp counts whole calibration chunks; labels and documents are unknown.")
     for layer, kinds in sorted(layers.items()):
-        first = next(iter(kinds.values()))
-        if any(len(other) != len(first) or (other != first).any() for other in kinds.values()):
+        first = next(kinds[kind] for kind in ("gate", "gate_up", "up", "down") if kind in kinds)
+        if any(len(other) != len(first) for other in kinds.values()):
             refuse(path, f"layer {layer}", f"counts differ between {', '.join(kinds)}")
+        if any((other != first).any() for other in kinds.values()):
+            kept = "those of the first were kept"
+            note(f"Counts of layer {layer} differ between {', '.join(kinds)}: {kept}.")
         yield Counts(layer, first, choices=options.choices)
+
+
+def refuse_legacy(path: Path, _options: Options, _note: Note) -> NoReturn:
+    """Say why an importance matrix of the old form cannot be read."""
+    refuse(
+        path,
+        "",
+        "is an importance matrix of the old form, which holds no counts of experts",
+        "Make it again with llama-imatrix --output-format gguf",
+    )
 
 
 def read_csv(path: Path, options: Options, _note: Note) -> Iterator[Counts]:
@@ -77,6 +91,14 @@ FORMATS = (
         sized=True,
         phase="prefill",
         padding="excluded",
+    ),
+    Format(
+        name="imatrix-legacy",
+        about="llama.cpp importance matrix before GGUF: refused, it holds no counts of experts",
+        patterns=("*.dat", "*.imatrix"),
+        sniff=lambda _path, start: bool(LEGACY.match(start)),
+        read=refuse_legacy,
+        counts=True,
     ),
     Format(
         name="llamacpp-csv",

@@ -1,12 +1,12 @@
-"""Our own plain formats: a row for each token and layer as CSV, JSONL or NPZ.
+"""Plain tables of rows, a row for each token and layer: CSV, JSONL, JSON, NPZ and Parquet.
 
-Columns, all but two optional: ``layer`` (number or name), ``chosen`` (modules, best first; in
-CSV separated by spaces), ``weight`` (as many), ``document``, ``position``, ``token``, ``phase``
-(``prefill``, ``decode``, ``train``), ``label``. ``modeval trace convert`` writes the same.
+Columns, all but two optional: ``layer`` (number or name), ``chosen`` (modules, best first; in CSV
+separated by spaces, or as a list), ``weight`` (as many), ``document`` (number or name),
+``position``, ``token``, ``phase`` (``prefill``, ``decode``, ``train``), ``label``. Other programs'
+names of the same are known (:mod:`.columns`), further columns are passed over, and an empty list of
+modules is a token that none took. ``modeval trace convert`` writes the same.
 """
 
-import csv
-import io
 import zipfile
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -16,53 +16,66 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modeval.errors import TraceError
-from modeval.trace.importers.format import Format, Note, Options, Rows
+from modeval.errors import DependencyError, TraceError
+from modeval.text import brief
+from modeval.trace.files import import_arrow
+from modeval.trace.importers.columns import (
+    ROW_NAMES,
+    Numbering,
+    brief_names,
+    cell_numbers,
+    match_columns,
+    missing_columns,
+    spread,
+)
+from modeval.trace.importers.format import Facts, Format, Note, Options, Piece, Rows
 from modeval.trace.importers.reading import (
     LARGEST_WHOLE,
-    has_keys,
+    as_object,
     integers,
-    json_lines,
-    lines,
     numbers,
     refuse,
+    table_lines,
 )
+from modeval.trace.importers.reading import records as json_records
 from modeval.trace.trace import PHASES
 
-COLUMNS = ("layer", "chosen", "weight", "document", "position", "token", "phase", "label")
 BATCH = 1 << 14
-INTEGER = ("document", "position", "token")
+INTEGER = ("position", "token")
+PHASE_WORDS = {
+    **{name: name for name in PHASES},
+    **dict.fromkeys(("prompt", "extend", "context"), "prefill"),
+    **dict.fromkeys(("decoding", "generation", "generate"), "decode"),
+    **dict.fromkeys(("training",), "train"),
+}
+Record = tuple[str, Mapping[str, Any]]
+FACTS = {"modules": ("num_experts", "n_experts", "num_modules"), "choices": ("top_k", "topk")}
 
 
-def read_csv(path: Path, _options: Options, _note: Note) -> Iterator[Rows]:
+def read_csv(path: Path, options: Options, note: Note) -> Iterator[Piece]:
     """Read rows under a line of column names."""
-    source = lines(path)
-    place, first = next(source, ("line 1", ""))
-    names = _cells(first, path, place)
-    _check_columns(names, path, place)
-
-    def parsed() -> Iterator[tuple[str, dict[str, Any]]]:
-        for place, text in source:
-            cells = _cells(text, path, place)
-            if len(cells) != len(names):
-                refuse(path, place, f"has {len(cells)} cells: expected {len(names)}")
-            yield place, _from_text(dict(zip(names, cells, strict=True)), path, place)
-
-    yield from _batches(parsed(), path)
+    yield from _rows_of(table_lines(path), path, options, note, text=True)
 
 
-def read_jsonl(path: Path, _options: Options, _note: Note) -> Iterator[Rows]:
-    """Read one JSON object for each row."""
+def read_jsonl(path: Path, options: Options, note: Note) -> Iterator[Piece]:
+    """Read JSON objects: each a row, a batch of rows, or a list of layers of a prompt."""
+    facts: dict[str, Any] = {}
 
-    def parsed() -> Iterator[tuple[str, dict[str, Any]]]:
-        for place, record in json_lines(path):
-            _check_columns(list(record), path, place)
-            yield place, record
+    def parsed() -> Iterator[Record]:
+        for place, record in json_records(path):
+            if said := _facts(record):
+                facts.update(said)
+            if not _is_meta(record):
+                yield from _layers_of(place, record, path)
 
-    yield from _batches(parsed(), path)
+    for piece in _rows_of(parsed(), path, options, note):
+        if facts:
+            yield Facts(**facts)
+            facts.clear()
+        yield piece
 
 
-def read_npz(path: Path, _options: Options, _note: Note) -> Iterator[Rows]:
+def read_npz(path: Path, options: Options, note: Note) -> Iterator[Rows]:
     """Read one array for each column; ``-1`` is unknown."""
     try:
         with zipfile.ZipFile(path) as packed:
@@ -71,9 +84,222 @@ def read_npz(path: Path, _options: Options, _note: Note) -> Iterator[Rows]:
             refuse(path, "", "is larger than 2 GiB when unpacked", "Write it as JSONL or CSV.")
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, KeyError, MemoryError, zipfile.BadZipFile) as error:
-        refuse(path, "", f"is no NPZ of plain arrays ({error})")
-    _check_columns(list(arrays), path, "")
+    except TraceError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a damaged array raises anything
+        refuse(path, "", f"is no NPZ of plain arrays ({brief(str(error), 200)})")
+    found = match_columns(list(arrays), ROW_NAMES, options.columns)
+    if not {"layer", "chosen"} <= found.names.keys():
+        refuse(path, "", missing_columns(list(arrays), found, ("layer", "chosen")))
+    _passed_over(path, found.others, note)
+    yield from _rows_of_arrays({ours: arrays[name] for ours, name in found.names.items()}, path)
+
+
+def read_parquet(path: Path, options: Options, note: Note) -> Iterator[Piece]:
+    """Read Parquet with the columns of a table of rows, as pandas writes it."""
+    arrow = import_arrow()
+
+    def parsed() -> Iterator[Record]:
+        row = 0
+        try:
+            with arrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+                for batch in file.iter_batches(batch_size=BATCH):
+                    for record in batch.to_pylist():
+                        yield (
+                            f"row {row}",
+                            {key: value for key, value in record.items() if value is not None},
+                        )
+                        row += 1
+        except (arrow.ArrowException, OSError) as error:
+            refuse(path, f"after row {row}", f"is damaged ({str(error).splitlines()[0]})")
+
+    yield from _rows_of(parsed(), path, options, note)
+
+
+# --- from records to rows ------------------------------------------------------------------------
+
+
+def _rows_of(
+    source: Iterator[Record], path: Path, options: Options, note: Note, *, text: bool = False
+) -> Iterator[Rows]:
+    """Read rows together that have the same form; what comes before a fault is yielded first."""
+    document, renamed = Numbering(), _renamed(source, path, options, note)
+
+    def rows() -> Iterator[Record]:
+        for place, record in renamed:
+            clean = _from_text(record, path, place) if text else record
+            for row in spread(clean):
+                yield place, _checked(row, document, path, place)
+
+    parsed, fault = rows(), None
+    while fault is None:
+        batch: list[Record] = []
+        try:
+            batch.extend(islice(parsed, BATCH))
+        except TraceError as error:
+            fault = error
+        if not batch:
+            break
+        yield from _by_form(batch, path)
+    if fault is not None:
+        raise fault
+
+
+def _by_form(batch: list[Record], path: Path) -> Iterator[Rows]:
+    """Read rows together that have the same columns, and one name of a layer or numbers."""
+    forms: dict[tuple[Any, ...], list[Record]] = {}
+    for place, record in batch:
+        name = record["layer"] if isinstance(record["layer"], str) else None
+        form = (name, *(column in record for column in ("weight", "token")))
+        forms.setdefault(form, []).append((place, record))
+    for (name, *_), some in forms.items():
+        yield _together(name, some, path)
+
+
+def _renamed(
+    source: Iterator[Record], path: Path, options: Options, note: Note
+) -> Iterator[Record]:
+    """Give each record our names; what has none of ours is passed over, and said."""
+    known: dict[tuple[str, ...], dict[str, str]] = {}
+    for place, record in source:
+        keys = tuple(record)
+        if keys not in known:
+            found = match_columns(keys, ROW_NAMES, options.columns)
+            if not {"layer", "chosen"} <= found.names.keys():
+                refuse(path, place, missing_columns(keys, found, ("layer", "chosen")))
+            _passed_over(path, found.others, note)
+            known[keys] = found.names
+        yield place, {ours: record[name] for ours, name in known[keys].items()}
+
+
+def _passed_over(path: Path, others: tuple[str, ...], note: Note) -> None:
+    if others:
+        names = brief_names(others)
+        note(f"{path.name}: columns that say nothing of routing were passed over: {names}.")
+
+
+def _from_text(record: Mapping[str, Any], path: Path, place: str) -> dict[str, Any]:
+    """Return the cells of a CSV row as the values that JSON has."""
+    row = {name: cell for name, cell in record.items() if cell or name == "chosen"}
+    for name, kind in (("chosen", int), ("weight", float)):
+        if name in row:
+            row[name] = cell_numbers(row[name], kind, path, place)
+    for name in ("layer", "document", *INTEGER):
+        if name in row and row[name].lstrip("-").isdecimal() and len(row[name]) < 20:  # noqa: PLR2004
+            row[name] = int(row[name])
+    return row
+
+
+def _checked(
+    record: Mapping[str, Any], document: Numbering, path: Path, place: str
+) -> dict[str, Any]:
+    row = dict(record)
+    row.setdefault("chosen", [])
+    layer, chosen = row.get("layer"), row["chosen"]
+    if isinstance(chosen, int) and not isinstance(chosen, bool):
+        row["chosen"] = chosen = [chosen]  # a single choice, as logs of top-1 routing have it
+    if isinstance(row.get("weight"), int | float) and not isinstance(row["weight"], bool):
+        row["weight"] = [row["weight"]]
+    if not isinstance(layer, int | str) or isinstance(layer, bool) or not isinstance(chosen, list):
+        refuse(
+            path,
+            place,
+            f"layer is {brief(layer)}, chosen {brief(chosen)}: expected a number and a list",
+        )
+    weight = row.get("weight")
+    if weight is not None and (not isinstance(weight, list) or len(weight) != len(chosen)):
+        refuse(path, place, f"has weights {brief(weight)} for choices {brief(chosen)}")
+    if "document" in row:
+        row["document"] = document(row["document"], path, place)
+    row["phase"] = _phase(row.get("phase", "unknown"), path, place)
+    row["label"] = _label(row.get("label"), path, place)
+    return row
+
+
+def _together(name: str | None, rows: list[Record], path: Path) -> Rows:
+    place = f"{rows[0][0]} to {rows[-1][0]}" if len(rows) > 1 else rows[0][0]
+    first = rows[0][1]
+    width = max([1, *(len(record["chosen"]) for _, record in rows)])
+
+    def column(key: str, absent: Any) -> list[Any]:
+        return [record.get(key, absent) for _, record in rows]
+
+    def padded(key: str, filler: Any) -> list[Any]:
+        return [values + [filler] * (width - len(values)) for values in column(key, [])]
+
+    layer: Any = name
+    if name is None:
+        layer = integers(column("layer", None), 1, path, place, "layer")
+    return Rows(
+        layer=layer,
+        chosen=integers(padded("chosen", -1), 2, path, place, "chosen"),
+        weight=(
+            numbers(padded("weight", 0.0), 2, path, place, "weight") if "weight" in first else None
+        ),
+        document=integers(column("document", -1), 1, path, place, "document"),
+        position=integers(column("position", -1), 1, path, place, "position"),
+        phase=column("phase", 0),
+        label=column("label", None),
+        token=integers(column("token", -1), 1, path, place, "token") if "token" in first else None,
+    )
+
+
+def _phase(value: Any, path: Path, place: str) -> int:
+    word = PHASE_WORDS.get(value.lower()) if isinstance(value, str) else None
+    if word is None:
+        refuse(path, place, f"phase is {brief(value)}: expected one of {', '.join(PHASES)}")
+    return PHASES.index(word)
+
+
+def _label(value: Any, path: Path, place: str) -> str | None:
+    if value is None or isinstance(value, str):
+        return value or None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        refuse(path, place, f"label is {brief(value)}: expected text or a number")
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# --- forms of JSON -------------------------------------------------------------------------------
+
+
+def _is_meta(record: Mapping[str, Any]) -> bool:
+    """Tell whether a record says something of the file, not of a token."""
+    return str(record.get("type") or record.get("record_type") or "").endswith("meta")
+
+
+def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a record says of the model."""
+    facts: dict[str, Any] = {}
+    for ours, names in FACTS.items():
+        for name in names:
+            value = record.get(name)
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                facts[ours] = value
+    model = record.get("model_id") or record.get("model_type")
+    return facts | ({"model": model} if isinstance(model, str) else {})
+
+
+def _layers_of(place: str, record: Mapping[str, Any], path: Path) -> Iterator[Record]:
+    """Yield a record for each layer of one that has a list of them, with what stands beside it."""
+    layers = record.get("layers")
+    if not isinstance(layers, list) or not layers or not isinstance(layers[0], dict):
+        yield place, record
+        return
+    beside = {
+        name: value
+        for name, value in record.items()
+        if name in {*ROW_NAMES, *ROW_NAMES["label"], *ROW_NAMES["document"]}
+        and not isinstance(value, list | dict)
+    }
+    for number, layer in enumerate(layers):
+        where = f"{place}, layers[{number}]"
+        yield where, beside | as_object(layer, path, where)
+
+
+# --- forms of NPZ --------------------------------------------------------------------------------
+
+
+def _rows_of_arrays(arrays: Mapping[str, NDArray[Any]], path: Path) -> Iterator[Rows]:
     chosen = integers(arrays["chosen"], 2, path, "array chosen", "chosen")
     for name, array in arrays.items():
         if array.ndim == 0 or len(array) != len(chosen):
@@ -81,12 +307,13 @@ def read_npz(path: Path, _options: Options, _note: Note) -> Iterator[Rows]:
     weight = arrays.get("weight")
     if weight is not None:
         weight = numbers(weight, 2, path, "array weight", "weight")
-        _check_widths(weight, chosen, path, "array weight")
+        if weight.shape != chosen.shape:
+            refuse(path, "array weight", f"has weights {weight.shape} for choices {chosen.shape}")
     layer = arrays["layer"]
     names = layer.dtype.kind == "U"
     singles = {
-        name: integers(arrays[name], 1, path, f"array {name}", name)
-        for name in (*INTEGER, "phase")
+        name: integers(_numbered(arrays[name], name), 1, path, f"array {name}", name)
+        for name in ("document", *INTEGER, "phase")
         if name in arrays
     }
     label = [str(text) or None for text in arrays["label"]] if "label" in arrays else None
@@ -101,122 +328,45 @@ def read_npz(path: Path, _options: Options, _note: Note) -> Iterator[Rows]:
         )
 
 
+def _numbered(array: NDArray[Any], name: str) -> NDArray[Any]:
+    """Return documents that have names as numbers, in order of their first row."""
+    if name != "document" or array.dtype.kind not in "US":
+        return array
+    _, first, inverse = np.unique(array, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse]
+
+
 def _take(label: list[str | None], rows: slice | NDArray[np.bool_]) -> list[str | None]:
     return [label[index] for index in np.arange(len(label))[rows]]
 
 
-def _cells(text: str, path: Path, place: str) -> list[str]:
+# --- which files these are -----------------------------------------------------------------------
+
+
+def _holds_rows(names: list[str]) -> bool:
+    return {"layer", "chosen"} <= match_columns(names, ROW_NAMES, {}).names.keys()
+
+
+def _is_csv(path: Path, start: bytes) -> bool:
+    if not any(path.name.removesuffix(".gz").endswith(end) for end in (".csv", ".tsv", ".txt")):
+        return False
     try:
-        return next(csv.reader(io.StringIO(text), strict=True))
-    except (csv.Error, StopIteration) as error:
-        refuse(path, place, f"is no CSV ({error})")
+        first = next(iter(table_lines(path, start)), None)
+    except TraceError:
+        return False
+    names = list(first[1]) if first else []
+    return _holds_rows(names) and not {"count", "expert"} & set(names)
 
 
-def _check_columns(names: list[str], path: Path, place: str) -> None:
-    missing = [name for name in ("layer", "chosen") if name not in names]
-    unknown = [name for name in names if name not in COLUMNS]
-    if missing or unknown or len(set(names)) != len(names):
-        refuse(
-            path,
-            place,
-            f"has the columns {', '.join(names)}: expected layer and chosen, and of the others at "
-            f"most {', '.join(COLUMNS[2:])}",
-        )
+def _is_jsonl(_path: Path, start: bytes) -> bool:
+    if start.lstrip()[:1] not in (b"{", b"["):
+        return False
 
+    def named(*names: str) -> bool:
+        return any(f'"{name}"'.encode() in start for name in names)
 
-def _from_text(cells: Mapping[str, str], path: Path, place: str) -> dict[str, Any]:
-    """Return the cells of a CSV row as the values that JSON has; empty cells are left out."""
-    record: dict[str, Any] = {name: text for name, text in cells.items() if text}
-    try:
-        for name in INTEGER:
-            if name in record:
-                record[name] = int(record[name])
-        record["chosen"] = [int(text) for text in cells["chosen"].split()]
-        if "weight" in record:
-            record["weight"] = [float(text) for text in cells["weight"].split()]
-    except ValueError as error:
-        refuse(path, place, f"holds what is no number ({error})")
-    layer = cells["layer"]
-    record["layer"] = int(layer) if layer.removeprefix("-").isdecimal() else layer
-    return record
-
-
-def _batches(source: Iterator[tuple[str, dict[str, Any]]], path: Path) -> Iterator[Rows]:
-    """Read rows together that have the same form; what comes before a fault is yielded first."""
-    fault: TraceError | None = None
-    while fault is None:
-        batch: list[tuple[str, dict[str, Any]]] = []
-        try:
-            batch.extend(islice(source, BATCH))
-        except TraceError as error:
-            fault = error
-        if not batch:
-            break
-        forms: dict[tuple[Any, ...], list[tuple[str, dict[str, Any]]]] = {}
-        for place, record in batch:
-            forms.setdefault(_form(record, path, place), []).append((place, record))
-        for (name, *_), rows in forms.items():
-            yield _rows(name, rows, path)
-    if fault is not None:
-        raise fault
-
-
-def _form(record: Mapping[str, Any], path: Path, place: str) -> tuple[Any, ...]:
-    """Return what rows must share to be read together."""
-    layer, chosen = record["layer"], record["chosen"]
-    if not isinstance(layer, int | str) or isinstance(layer, bool) or not isinstance(chosen, list):
-        refuse(path, place, f"layer is {layer!r}, chosen {chosen!r}: expected a number and a list")
-    name = layer if isinstance(layer, str) else None
-    return (name, len(chosen), *(column in record for column in ("weight", "token")))
-
-
-def _rows(name: str | None, rows: list[tuple[str, dict[str, Any]]], path: Path) -> Rows:
-    place = f"{rows[0][0]} to {rows[-1][0]}" if len(rows) > 1 else rows[0][0]
-    first = rows[0][1]
-
-    def column(key: str, absent: Any) -> list[Any]:
-        return [record.get(key, absent) for _, record in rows]
-
-    chosen = integers(column("chosen", None), 2, path, place, "chosen")
-    weight = None
-    if "weight" in first:
-        weight = numbers(column("weight", None), 2, path, place, "weight")
-        _check_widths(weight, chosen, path, place)
-    layer: Any = name
-    if name is None:
-        layer = integers(column("layer", None), 1, path, place, "layer")
-    return Rows(
-        layer=layer,
-        chosen=chosen,
-        weight=weight,
-        document=integers(column("document", -1), 1, path, place, "document"),
-        position=integers(column("position", -1), 1, path, place, "position"),
-        phase=[_phase(record.get("phase", "unknown"), path, where) for where, record in rows],
-        label=[_label(record.get("label"), path, where) for where, record in rows],
-        token=integers(column("token", -1), 1, path, place, "token") if "token" in first else None,
-    )
-
-
-def _check_widths(weight: NDArray[Any], chosen: NDArray[Any], path: Path, place: str) -> None:
-    if weight.shape != chosen.shape:
-        refuse(path, place, f"has weights {weight.shape} for choices {chosen.shape}")
-
-
-def _phase(value: Any, path: Path, place: str) -> int:
-    if value not in PHASES:
-        refuse(path, place, f"phase is {value!r}: expected one of {', '.join(PHASES)}")
-    return PHASES.index(value)
-
-
-def _label(value: Any, path: Path, place: str) -> str | None:
-    if value is not None and not isinstance(value, str):
-        refuse(path, place, f"label is {value!r}: expected text")
-    return value or None
-
-
-def _is_csv(_path: Path, start: bytes) -> bool:
-    names = start.splitlines()[0].decode("utf-8", "replace").split(",") if start else []
-    return {"layer", "chosen"} <= set(names) <= set(COLUMNS)
+    chosen = ("chosen", *ROW_NAMES["chosen"][:-3])
+    return named("layer", *ROW_NAMES["layer"]) and named(*chosen)
 
 
 def _is_npz(path: Path, start: bytes) -> bool:
@@ -224,40 +374,55 @@ def _is_npz(path: Path, start: bytes) -> bool:
         return False
     try:
         with zipfile.ZipFile(path) as file:
-            return {"layer.npy", "chosen.npy"} <= set(file.namelist())
+            return _holds_rows([name.removesuffix(".npy") for name in file.namelist()])
     except (OSError, zipfile.BadZipFile):
         return True  # a damaged one: reading it says where
 
 
+def _is_parquet(path: Path, start: bytes) -> bool:
+    if not start.startswith(b"PAR1"):
+        return False
+    try:
+        arrow = import_arrow()
+        with arrow.parquet.ParquetFile(path) as file:
+            return _holds_rows(list(file.schema_arrow.names))
+    except (DependencyError, OSError, ValueError):
+        return False
+
+
+def _form(name: str, about: str, patterns: tuple[str, ...], **functions: Any) -> Format:
+    return Format(
+        name=name,
+        about=about,
+        patterns=patterns,
+        **functions,
+        keep_empty=True,
+        weight_scale=None,
+        phase="mixed",
+    )
+
+
 FORMATS = (
-    Format(
-        name="csv",
-        about="our own: layer,chosen and optional columns, a row for each token and layer",
-        patterns=("*.csv", "*.csv.gz"),
+    _form(
+        "csv",
+        "a table: layer,chosen and optional columns, a row for each token and layer",
+        ("*.csv", "*.csv.gz", "*.tsv", "*.txt"),
         sniff=_is_csv,
         read=read_csv,
-        keep_empty=True,
-        weight_scale=None,
-        phase="mixed",
     ),
-    Format(
-        name="jsonl",
-        about='our own: {"layer": 3, "chosen": [5, 1], ...} a line for each token and layer',
-        patterns=("*.jsonl", "*.jsonl.gz"),
-        sniff=lambda _path, start: has_keys(start, "layer", "chosen"),
+    _form(
+        "jsonl",
+        'objects: {"layer": 3, "chosen": [5, 1], ...}, or "chosen": a list of lists',
+        ("*.jsonl", "*.jsonl.gz", "*.json", "*.json.gz"),
+        sniff=_is_jsonl,
         read=read_jsonl,
-        keep_empty=True,
-        weight_scale=None,
-        phase="mixed",
     ),
-    Format(
-        name="npz",
-        about="our own: one array for each column",
-        patterns=("*.npz",),
-        sniff=_is_npz,
-        read=read_npz,
-        keep_empty=True,
-        weight_scale=None,
-        phase="mixed",
+    _form("npz", "one array for each column", ("*.npz",), sniff=_is_npz, read=read_npz),
+    _form(
+        "parquet",
+        "the columns of csv in Parquet, chosen as lists",
+        ("*.parquet",),
+        sniff=_is_parquet,
+        read=read_parquet,
     ),
 )

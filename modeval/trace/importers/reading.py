@@ -2,8 +2,11 @@
 
 import base64
 import binascii
+import csv
 import gzip
+import io
 import json
+import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from io import BufferedIOBase
@@ -15,10 +18,12 @@ import torch
 from numpy.typing import NDArray
 
 from modeval.errors import TraceError
+from modeval.text import brief
 from modeval.trace.importers.format import DECODE, PREFILL, Counts, Options, Rows
 
 HEAD_BYTES = 1 << 16
-LONGEST_LINE = 1 << 28
+LONGEST_LINE = 1 << 26
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 LARGEST_WHOLE = 1 << 31
 
 
@@ -32,7 +37,7 @@ def head(path: Path) -> bytes:
     """Return the first bytes of a file, unpacked; none when it cannot be read."""
     try:
         with _open(path) as file:
-            return file.read(HEAD_BYTES)
+            return file.read(HEAD_BYTES).removeprefix(BYTE_ORDER_MARK)
     except (OSError, EOFError, zlib.error):
         return b""
 
@@ -68,13 +73,55 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
             while line := file.readline(LONGEST_LINE):
                 number += 1
                 if len(line) == LONGEST_LINE:
-                    refuse(path, f"line {number}", "is longer than 256 MiB")
-                if text := line.decode("utf-8").strip():
+                    refuse(path, f"line {number}", "is longer than 64 MiB")
+                if text := line.decode("utf-8-sig" if number == 1 else "utf-8").strip():
                     yield f"line {number}", text
     except (OSError, EOFError, zlib.error) as error:
         refuse(path, f"after line {number}", f"cannot be read ({error})")
     except UnicodeDecodeError as error:
         refuse(path, f"line {number}", f"is not UTF-8 text ({error.reason})")
+
+
+def table_lines(path: Path, start: bytes | None = None) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the rows of a CSV file by column, each with its place, under a line of names.
+
+    Cells are separated by commas, semicolons or tabs, whichever the line of names has most of.
+    Lines that begin with ``#`` are passed over. A file without rows yields nothing.
+
+    Args:
+        path: the file.
+        start: read only this beginning of it; its first line is then yielded with empty cells.
+    """
+    source = lines(path) if start is None else _first_lines(start)
+    rows = ((place, text) for place, text in source if not text.startswith("#"))
+    place, first = next(rows, ("line 1", ""))
+    if not first:
+        return
+    separator = max(",;\t", key=first.count)
+    names = [name.strip() for name in _cells(first, separator, path, place)]
+    if len(set(names)) != len(names):
+        refuse(path, place, f"names a column twice: {brief(first)}")
+    if start is not None:
+        yield place, dict.fromkeys(names, "")
+        return
+    for where, text in rows:
+        cells = _cells(text, separator, path, where)
+        if len(cells) != len(names):
+            refuse(path, where, f"has {len(cells)} cells: expected {len(names)}")
+        yield where, {name: cell.strip() for name, cell in zip(names, cells, strict=True)}
+
+
+def _first_lines(start: bytes) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(start.decode("utf-8-sig", "replace").splitlines()[:64]):
+        if line.strip():
+            yield f"line {number + 1}", line.strip()
+
+
+def _cells(text: str, separator: str, path: Path, place: str) -> list[str]:
+    try:
+        return next(csv.reader(io.StringIO(text), strict=True, delimiter=separator))
+    except (csv.Error, StopIteration) as error:
+        refuse(path, place, f"is no CSV ({error})")
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -86,7 +133,8 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def parse_json(text: str | bytes, path: Path, place: str = "") -> Any:
     """Read JSON; the constants NaN and Infinity are none."""
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        data = text.removeprefix(BYTE_ORDER_MARK) if isinstance(text, bytes) else text
+        return json.loads(data, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         refuse(path, place, f"is not JSON ({error})")
 
@@ -113,7 +161,7 @@ def has_keys(start: bytes, *keys: str) -> bool:
 def as_object(value: Any, path: Path, place: str) -> dict[str, Any]:
     """Return a JSON object, or refuse."""
     if not isinstance(value, dict):
-        refuse(path, place, f"holds {_short(value)}: expected a JSON object")
+        refuse(path, place, f"holds {brief(value)}: expected a JSON object")
     return value
 
 
@@ -123,7 +171,7 @@ def entry(record: Mapping[str, Any], name: str, kind: type, path: Path, place: s
         refuse(path, place, f"has no {name!r}: it has {', '.join(map(repr, record)) or 'nothing'}")
     value = record[name]
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        refuse(path, place, f"{name!r} is {_short(value)}: expected {kind.__name__}")
+        refuse(path, place, f"{name!r} is {brief(value)}: expected {kind.__name__}")
     return value
 
 
@@ -242,12 +290,7 @@ def _open(path: Path) -> BufferedIOBase:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:40]}..."  # noqa: PLR2004
+    raise ValueError(f"{name} is no JSON: a router gave what is no finite number")
 
 
 def token_rows(
@@ -274,3 +317,31 @@ def module_number(text: str, path: Path, place: str) -> int:
     if not text.isdecimal():
         refuse(path, place, f"names {text!r}: expected a number")
     return int(text)
+
+
+def array_of(value: Any) -> Any:
+    """Return a tensor as an array; other values, and types that arrays lack, as they come."""
+    if not hasattr(value, "detach"):
+        return value
+    plain = value.detach().cpu()
+    return (plain.float() if plain.is_floating_point() else plain).numpy()
+
+
+def torch_holds(path: Path, start: bytes, *names: bytes) -> bool:
+    """Return whether a file of torch.save names these keys, without loading it."""
+    if not start.startswith(b"PK"):
+        return False
+    try:
+        with zipfile.ZipFile(path) as file:
+            entry_name = next(name for name in file.namelist() if name.endswith("/data.pkl"))
+            with file.open(entry_name) as pickled:
+                text = pickled.read(1 << 16)
+    except (OSError, zipfile.BadZipFile, StopIteration, RuntimeError, NotImplementedError):
+        return False
+    return all(name in text for name in names)
+
+
+def added(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the sum of counts of modules, of which one may name fewer."""
+    width = max(len(one), len(other))
+    return np.pad(one, (0, width - len(one))) + np.pad(other, (0, width - len(other)))

@@ -1,15 +1,13 @@
 """SGLang: replies with routed experts, dumps of its expert distribution recorder, its old CSV."""
 
-import csv
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from modeval.text import brief
 from modeval.trace.importers.format import (
     DECODE,
     PREFILL,
@@ -21,17 +19,19 @@ from modeval.trace.importers.format import (
     Rows,
 )
 from modeval.trace.importers.reading import (
+    array_of,
     entry,
     grid,
     has_keys,
     integers,
-    lines,
     load_torch,
     records,
     refuse,
     sparse_counts,
+    table_lines,
     tallies,
     token_rows,
+    torch_holds,
     unpack_base64,
 )
 
@@ -86,7 +86,7 @@ def read_stat(path: Path, options: Options, _note: Note) -> Iterator[Counts]:
     dump = load_torch(path)
     if not isinstance(dump, dict) or "logical_count" not in dump:
         refuse(path, "", "holds no logical_count: expected a dump of the mode stat")
-    count = tallies(_array(dump["logical_count"]), 3, path, "logical_count", "logical_count")
+    count = tallies(array_of(dump["logical_count"]), 3, path, "logical_count", "logical_count")
     for layer, selections in enumerate(count.sum(0)):
         if selections.any():  # a layer without any count is dense
             yield Counts(layer, selections, choices=options.choices)
@@ -149,7 +149,7 @@ def _map(dump: dict[str, Any], path: Path, note: Note) -> NDArray[np.int64] | No
     name = "last_physical_to_logical_map"
     if dump.get(name) is None:
         return None
-    logical = integers(_array(dump[name]), 2, path, name, name)
+    logical = integers(array_of(dump[name]), 2, path, name, name)
     if (logical != np.arange(logical.shape[1])).any():
         note(
             "Physical experts were mapped to logical ones by the last map of the dump, which is "
@@ -159,21 +159,21 @@ def _map(dump: dict[str, Any], path: Path, note: Note) -> NDArray[np.int64] | No
 
 
 def _csv_cells(path: Path) -> Iterator[tuple[str, int, int, float]]:
-    source = lines(path)
-    next(source, None)
-    for place, text in source:
+    for place, cells in table_lines(path):
         try:
-            layer, expert, count = next(csv.reader([text]))
-            yield place, int(layer), int(expert), float(count)
-        except ValueError as error:
-            refuse(path, place, f"is not layer_id,expert_id,count ({error})")
+            layer, expert = int(cells["layer_id"]), int(cells["expert_id"])
+            yield place, layer, expert, float(cells["count"])
+        except ValueError:
+            refuse(path, place, f"holds {brief(cells)}: expected three numbers")
+        except KeyError:
+            refuse(path, place, "has no columns layer_id, expert_id and count")
 
 
 def _pass_choices(
     record: dict[str, Any], logical: NDArray[Any] | None, path: Path, place: str, note: Note
 ) -> NDArray[Any]:
     """Return the logical experts ``(T, L, K)`` of a pass."""
-    ids = integers(_array(record["topk_ids_of_layer"]), 3, path, place, "topk_ids_of_layer")
+    ids = integers(array_of(record["topk_ids_of_layer"]), 3, path, place, "topk_ids_of_layer")
     chosen = without_padding(ids.transpose(1, 0, 2), note)
     return chosen if logical is None else _to_logical(chosen, logical, path, place)
 
@@ -183,7 +183,7 @@ def _pass_rows(
 ) -> Rows:
     tokens = len(chosen)
     columns = {
-        name: integers(_array(record[name]), 1, path, place, name)
+        name: integers(array_of(record[name]), 1, path, place, name)
         for name in ("input_ids", "positions")
         if record.get(name) is not None
     }
@@ -206,7 +206,7 @@ def _pass_rows(
 
 def _lengths(record: dict[str, Any]) -> list[int]:
     value = record.get("extend_seq_lens")
-    return [] if value is None else [int(length) for length in np.ravel(_array(value))]
+    return [] if value is None else [int(length) for length in np.ravel(array_of(value))]
 
 
 def _owners(record: dict[str, Any], tokens: int, document: int) -> NDArray[np.int64]:
@@ -240,31 +240,13 @@ def _pass_counts(
     options: Options,
 ) -> Iterator[Counts]:
     name = "global_physical_count"
-    count = tallies(_array(record[name]), 2, path, place, name)
+    count = tallies(array_of(record[name]), 2, path, place, name)
     if logical is None or logical.shape != count.shape or logical.min() < 0:
         refuse(path, place, f"{name} is {count.shape}: no last_physical_to_logical_map fits it")
     for layer, (physical, target) in enumerate(zip(count, logical, strict=True)):
         if physical.any():
             selections = np.bincount(target, physical, minlength=int(logical.max()) + 1)
             yield Counts(layer, selections, choices=options.choices)
-
-
-def _array(value: Any) -> Any:
-    return value.numpy() if isinstance(value, torch.Tensor) else value
-
-
-def _holds(path: Path, start: bytes, *names: bytes) -> bool:
-    """Return whether a file of torch.save names these keys, without loading it."""
-    if not start.startswith(b"PK"):
-        return False
-    try:
-        with zipfile.ZipFile(path) as file:
-            entry = next(name for name in file.namelist() if name.endswith("/data.pkl"))
-            with file.open(entry) as pickled:
-                text = pickled.read(1 << 16)
-    except (OSError, zipfile.BadZipFile, StopIteration, RuntimeError):
-        return False
-    return all(name in text for name in names)
 
 
 NOTE = (
@@ -276,7 +258,7 @@ _PASSES = Format(
     name="sglang-pass",
     about="SGLang recorder, per_pass or per_token: expert_distribution_recorder_*.pt",
     patterns=("*.pt",),
-    sniff=lambda path, start: _holds(path, start, b"records", b"topk_ids_of_layer"),
+    sniff=lambda path, start: torch_holds(path, start, b"records", b"topk_ids_of_layer"),
     read=read_passes,
     engine="sglang",
     phase="mixed",
@@ -297,7 +279,7 @@ FORMATS = (
         name="sglang-stat",
         about="SGLang recorder, stat: expert_distribution_recorder_*.pt with logical_count",
         patterns=("*.pt",),
-        sniff=lambda path, start: _holds(path, start, b"logical_count"),
+        sniff=lambda path, start: torch_holds(path, start, b"logical_count"),
         read=read_stat,
         engine="sglang",
         counts=True,
@@ -308,7 +290,7 @@ FORMATS = (
         name="sglang-pass-counts",
         about="SGLang recorder, per_pass without token choices: counts of physical experts",
         patterns=("*.pt",),
-        sniff=lambda path, start: _holds(path, start, b"records", b"global_physical_count"),
+        sniff=lambda path, start: torch_holds(path, start, b"records", b"global_physical_count"),
         read=read_passes,
         engine="sglang",
         counts=True,

@@ -5,6 +5,7 @@ seen. Dense layers take a slot too: the first pass of an import leaves them out.
 """
 
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modeval.trace.importers.format import Format, Note, Options, Rows
+from modeval.trace.importers import plain
+from modeval.trace.importers.format import Counts, Facts, Format, Note, Options, Piece, Rows
 from modeval.trace.importers.reading import (
+    added,
     entry,
     has_keys,
     integers,
+    json_lines,
     load_array,
     records,
     refuse,
+    tallies,
     token_rows,
     unpack_base64,
 )
@@ -29,7 +34,8 @@ def read_vllm(path: Path, _options: Options, note: Note) -> Iterator[Rows]:
     """Read replies of vLLM, each choice a document; base64 of NPY, or nested lists before 0.22."""
     document = 0
     for place, reply in records(path):
-        prompt = (reply.get("usage") or {}).get("prompt_tokens")
+        usage = reply.get("usage")
+        prompt = usage.get("prompt_tokens") if isinstance(usage, dict) else None
         before = reply.get("prompt_routed_experts")
         head = None
         if before is not None:
@@ -54,6 +60,38 @@ def read_vllm(path: Path, _options: Options, note: Note) -> Iterator[Rows]:
                 note(f"{path.name}: replies do not say prompt_tokens, so phases are unknown.")
             yield from token_rows(chosen, document, 0, prompt if isinstance(prompt, int) else None)
             document += 1
+
+
+def read_loads(path: Path, _options: Options, note: Note) -> Iterator[Piece]:
+    """Read statistics of vLLM's load balancer: loads of physical experts, step by step.
+
+    Replicas of an expert are added up by ``p2l_map``, the logical expert of each physical one.
+    """
+    total: dict[int, NDArray[np.float64]] = {}
+    for place, record in json_lines(path):
+        if record.get("record_type") == "eplb_load_stats":
+            for layer, row in enumerate(_logical_loads(record, path, place)):
+                total[layer] = added(row, total.get(layer, np.zeros(0)))
+        elif isinstance(record.get("model"), str):
+            yield Facts(model=record["model"])
+    if not total:
+        refuse(path, "", "has no record eplb_load_stats")
+    note("Loads of physical experts were added up by p2l_map, and steps were summed.")
+    for layer, row in total.items():
+        yield Counts(layer, row)
+
+
+def _logical_loads(record: dict[str, Any], path: Path, place: str) -> Iterator[NDArray[np.float64]]:
+    """Yield the loads of logical experts of each layer of one step."""
+    given = entry(record, "expert_load", list, path, place)
+    load = tallies(given, 2, path, place, "expert_load")
+    logical = integers(entry(record, "p2l_map", list, path, place), 2, path, place, "p2l_map")
+    if load.shape != logical.shape or logical.min(initial=0) < 0:
+        refuse(path, place, f"expert_load is {load.shape}, p2l_map {logical.shape}")
+    if logical.max(initial=0) > np.iinfo(np.int16).max:
+        refuse(path, place, f"p2l_map holds {logical.max()}, which is no expert")
+    for physical, target in zip(load, logical, strict=True):
+        yield np.bincount(target, physical).astype(np.float64)
 
 
 ADVICE = "Start vLLM with --enable-return-routed-experts."
@@ -102,7 +140,30 @@ FORMATS = (
         read=read_vllm,
         engine="vllm",
         phase="mixed",
-        padding="excluded",
         notes=(NOTE,),
+    ),
+    Format(
+        name="vllm-eplb",
+        about="vLLM load balancer: JSONL of eplb_load_stats with expert_load and p2l_map",
+        patterns=("*.jsonl", "*.jsonl.gz"),
+        sniff=lambda _path, start: has_keys(start, "record_type") and b"eplb_load" in start,
+        read=read_loads,
+        engine="vllm",
+        counts=True,
+        sized=True,
+    ),
+    Format(
+        name="vllm-log",
+        about="moe_routes.jsonl of vLLM: a line of type meta, then lines of type route",
+        patterns=("*.jsonl", "*.jsonl.gz"),
+        sniff=lambda _path, start: (
+            has_keys(start, "type", "layer", "topk_ids")
+            and bool(re.search(rb'"type": ?"(route|meta)"', start))
+        ),
+        read=plain.read_jsonl,
+        engine="vllm",
+        keep_empty=True,
+        weight_scale=None,
+        phase="mixed",
     ),
 )

@@ -1,0 +1,160 @@
+"""Names of columns: our own, what other programs call the same, and what the user says.
+
+A log of chosen experts is the same table whoever wrote it; only its columns have other names. The
+names here are those of public files; ``--columns chosen=my_name`` says any other.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modeval.text import brief, visible
+from modeval.trace.importers.reading import refuse
+
+ROW_NAMES: dict[str, tuple[str, ...]] = {
+    "layer": ("layer_id", "layer_idx", "layer_index", "layer_number", "moe_layer", "layer_name"),
+    "chosen": (
+        *("topk_ids", "expert_ids", "selected_experts", "topk_experts", "top_k_experts", "experts"),
+        *("topk_indices", "top_indices", "top_k_indices", "top_k_index", "expert_indices"),
+        *("router_indices", "topk_idx", "topk", "chosen_experts", "selected", "modules"),
+        *("routed_experts", "expert_id", "expert", "module"),
+    ),
+    "weight": (
+        *("weights", "topk_weights", "top_k_weights", "expert_weights", "routing_weights"),
+        *("topk_probs", "topk_scores", "top_k_scores", "router_scores", "gate_weights", "scores"),
+    ),
+    "document": (
+        *("doc", "doc_id", "document_id", "doc_index", "req_id", "request_id", "request"),
+        *("sequence", "seq_id", "sequence_id", "prompt_id", "sample_id", "conversation_id"),
+        *("batch_id",),
+    ),
+    "position": ("pos", "token_idx", "token_index", "token_pos", "token_position", "position_id"),
+    "token": ("token_id", "input_id"),
+    "phase": ("stage", "forward_mode"),
+    "label": ("labels", "domain", "category", "task", "language", "lang", "topic", "source"),
+}
+"""Columns of rows: our name, and what it is called elsewhere, the surest first."""
+
+COUNT_NAMES: dict[str, tuple[str, ...]] = {
+    "layer": ROW_NAMES["layer"],
+    "expert": ("expert_id", "expert_idx", "expert_index", "module", "module_id", "module_idx"),
+    "count": (
+        *("counts", "hits", "tokens", "token_count", "num_tokens", "n", "selections", "selected"),
+        *("activations", "activation_count", "frequency", "freq", "load", "times"),
+    ),
+    "label": ROW_NAMES["label"],
+    "phase": ROW_NAMES["phase"],
+    "document": ROW_NAMES["document"],
+}
+"""Columns of counts; likewise."""
+
+SHOWN = 12
+_NUMBERS = re.compile(r"[\s\d,;|()\[\].eE+-]*")
+_SPLIT = re.compile(r"[\s,;|()\[\]]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Which column of a file is which of ours.
+
+    Attributes:
+        names: name in the file, by our name.
+        others: columns that are passed over.
+    """
+
+    names: dict[str, str]
+    others: tuple[str, ...]
+
+
+def match_columns(
+    names: Sequence[str], known: Mapping[str, tuple[str, ...]], said: Mapping[str, str]
+) -> Found:
+    """Return which columns are which: what the user says, then our own names, then the others'.
+
+    >>> match_columns(["Layer_ID", "topk_ids", "x"], ROW_NAMES, {}).names
+    {'layer': 'Layer_ID', 'chosen': 'topk_ids'}
+    """
+    plain = {_plain(name): name for name in reversed(names)}
+    left = {name for name in names if name not in said.values()}
+    found: dict[str, str] = {}
+    for ours, theirs in known.items():
+        wanted = said.get(ours)
+        candidates = (ours, *theirs) if wanted is None else ()
+        name = wanted if wanted in names else None
+        for candidate in candidates:
+            if plain.get(candidate) in left:
+                name = plain[candidate]
+                break
+        if name is not None:
+            found[ours] = name
+            left.discard(name)
+    return Found(found, tuple(name for name in names if name not in found.values()))
+
+
+def missing_columns(names: Sequence[str], found: Found, wanted: Sequence[str]) -> str:
+    """Return what to say of a table that lacks columns, with the line to type."""
+    lacking = [name for name in wanted if name not in found.names]
+    spare = [*found.others, *("NAME" for _ in lacking)]
+    said = ",".join(f"{ours}={theirs}" for ours, theirs in zip(lacking, spare, strict=False))
+    quoted = f'"{said}"' if " " in said else said
+    return (
+        f"has the columns {brief_names(names)}: which of them is {' and which '.join(lacking)}? "
+        f"Say it with --columns {visible(quoted)}"
+    )
+
+
+def brief_names(names: Sequence[str]) -> str:
+    """Return the names of columns for a message, not too many of them."""
+    shown = ", ".join(visible(name[:30]) for name in names[:SHOWN])
+    return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "") or "none"
+
+
+def cell_numbers(text: str, kind: type[int] | type[float], path: Path, place: str) -> list[Any]:
+    """Return the numbers of a cell: ``1 2``, ``1,2`` or ``[1, 2]``; an empty cell has none."""
+    if not _NUMBERS.fullmatch(text):
+        refuse(path, place, f"holds {brief(text)} where numbers stand")
+    try:
+        return [kind(part) for part in _SPLIT.split(text) if part]
+    except ValueError:
+        refuse(path, place, f"holds {brief(text)} where numbers stand")
+
+
+def spread(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of a record that holds several: a record for each layer, or lists of lists.
+
+    What stands beside a list of layers, such as a domain, holds of each of them. Where ``chosen``
+    is a list of lists, each of them is a token, and lists of the same length beside it are columns.
+    """
+    chosen = record.get("chosen")
+    if not isinstance(chosen, list) or not chosen or not isinstance(chosen[0], list):
+        yield record
+        return
+    rows = len(chosen)
+    columns = {
+        name: value if isinstance(value, list) and len(value) == rows else [value] * rows
+        for name, value in record.items()
+    }
+    columns.setdefault("position", list(range(rows)))
+    for values in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, values, strict=True))
+
+
+class Numbering:
+    """Numbers for documents that have names, in order of their first row."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def __call__(self, value: Any, path: Path, place: str) -> int:
+        """Return the number of a document; numbers stay as they are."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        if not isinstance(value, str):
+            refuse(path, place, f"document is {brief(value)}: expected a number or a name")
+        return self._numbers.setdefault(value, len(self._numbers))
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace(" ", "_").replace("-", "_")
