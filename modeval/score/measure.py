@@ -6,6 +6,7 @@ the axes ``(S, L)``, seeds and layers; a trace has one seed, a cohort often one 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float64
@@ -23,6 +24,7 @@ from modeval.score.inference.permutation import (
     PERMUTATIONS_PER_LAYER,
     permutations_for,
     permute_labels,
+    units_permuted,
     untestable,
 )
 from modeval.score.routing import Group, Routing
@@ -164,11 +166,12 @@ def _left_out(routing: Routing) -> dict[str, LeaveOneOut]:
         there = next((part[name] for part in parts if name in part), None)
         if there is None:
             continue
-        value, left = (
-            _joined(routing, [name], [_tensors(part, name, which) for part in parts])[name]
-            for which in ("value", "left")
-        )
-        found[name] = replace(there, value=value, left=left)
+        joined: dict[str, Any] = {
+            which: _joined(routing, [name], [_tensors(part, name, which) for part in parts])[name]
+            for which in ("value", "left", "floor", "ceiling")
+            if getattr(there, which) is not None
+        }
+        found[name] = replace(there, **joined)
     return found
 
 
@@ -186,9 +189,10 @@ def _without_each(routing: Routing, group: Group) -> dict[str, LeaveOneOut]:
 
     quick = [name for name in names if not _probed(name)]
     probed = [name for name in names if _probed(name)]
-    found = leave_one_out(group.units, measured(quick), view=routing.view, most=MOST)
+    prior, view, units = routing.prior, routing.view, group.units
+    found = leave_one_out(units, measured(quick), prior=prior, view=view, most=MOST)
     if probed:
-        found |= leave_one_out(group.units, measured(probed), view=routing.view, most=MOST_PROBED)
+        found |= leave_one_out(units, measured(probed), prior=prior, view=view, most=MOST_PROBED)
     return found
 
 
@@ -208,10 +212,12 @@ def _permuted(
         return {}
     count = permutations or _permutations(routing)
     state = generator.get_state()
+    numbers = sum(group.units.mass[..., 0, :].numel() for group in groups if group.units)
+    most = units_permuted(numbers, routing.rules, count)
     parts = []
     for group in routing.groups:
         generator.set_state(state)  # the same permutations in every group
-        parts.append(_permuted_group(routing, group, generator, count))
+        parts.append(_permuted_group(routing, group, generator, count, most))
     return _joined(routing, [name for name in TESTED if name in routing.metrics], parts)
 
 
@@ -224,7 +230,7 @@ def _permutations(routing: Routing) -> int:
 
 
 def _permuted_group(
-    routing: Routing, group: Group, generator: torch.Generator, permutations: int
+    routing: Routing, group: Group, generator: torch.Generator, permutations: int, most: int
 ) -> dict[str, Tensor]:
     if not group.labelled or group.units is None:
         return {}
@@ -235,6 +241,7 @@ def _permuted_group(
         permutations=permutations,
         prior=routing.prior,
         view=routing.view,
+        most=most,
     )
     return {name: drawn[..., place] for place, name in enumerate(TESTED)}
 

@@ -76,6 +76,7 @@ def permute_labels(
     permutations: int = PERMUTATIONS,
     prior: Prior = "uniform",
     view: View = "weight",
+    most: int | None = None,
 ) -> Float64[Tensor, "draws *values"]:
     """Return a statistic under permuted labels: what :func:`p_value` holds the observed against.
 
@@ -87,6 +88,8 @@ def permute_labels(
         permutations: number D of permutations.
         prior: weight of the rules in the joint, as in the value that is tested.
         view: routing weights, or each of K chosen modules as 1/K.
+        most: units at most, see :func:`units_permuted`; the same for layers that are permuted
+            apart but alike.
 
     Returns:
         ``(D, ...)``. Their mean is the chance level ``chance_permuted`` of the metric.
@@ -94,7 +97,8 @@ def permute_labels(
     Source: Phipson & Smyth 2010, Permutation p-values should never be zero; Good 2005,
     Permutation, Parametric and Bootstrap Tests of Hypotheses, section 3.
     """
-    coarse = coarser(units, _most_units(units, permutations))
+    numbers = units.mass[..., 0, :].numel()
+    coarse = coarser(units, most or units_permuted(numbers, units.rules, permutations))
     label = drawn_labels(coarse, permutations, generator)
     cells = coarse.table(view).movedim(-2, 0).contiguous()  # (U, ..., M)
     samples = coarse.samples.movedim(-1, 0).contiguous()  # (U, ...)
@@ -119,9 +123,15 @@ def drawn_labels(
     return draws
 
 
-def _most_units(units: Units, permutations: int) -> int:
-    each = permutations * units.rules * max(units.mass[..., 0, :].numel(), 1)
-    return max(ELEMENTS // each, LEAST_UNITS)
+def units_permuted(numbers: int, rules: int, permutations: int) -> int:
+    """Return how many units may be permuted at a cost that is bearable.
+
+    Args:
+        numbers: of one unit: modules of all layers (and seeds).
+        rules: number of rules.
+        permutations: number of permutations.
+    """
+    return max(ELEMENTS // (permutations * rules * max(numbers, 1)), LEAST_UNITS)
 
 
 def _joint(
@@ -157,5 +167,6 @@ __all__ = [
     "p_value",
     "permutations_for",
     "permute_labels",
+    "units_permuted",
     "untestable",
 ]
