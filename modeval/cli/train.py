@@ -316,6 +316,7 @@ def train_all(
                     _complete(request.folder) if done else _written(request.folder, record),
                     markup=False,
                     highlight=False,
+                    soft_wrap=True,
                 )
     return records
 

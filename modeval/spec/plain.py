@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from modeval.errors import SpecError
 from modeval.spec.checks import check, suggestion
-from modeval.spec.settings import Settings, default_of
+from modeval.spec.settings import Settings, default_of, flag_of
 
 Spec = TypeVar("Spec", bound=Settings)
 
@@ -42,7 +42,7 @@ def choices_of(hint: Any) -> dict[str, type]:
 
     A choice with settings of its own is a frozen dataclass with a field ``kind`` whose type is a
     ``Literal`` of one name: ``[model.gating] kind = "top-k"`` in a file, ``--gating top-k`` as a
-    flag.
+    flag. The usual choice stands first in the union.
     """
     members = typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,)
     return {
@@ -91,13 +91,30 @@ def _coerce_choice(choices: Mapping[str, type], value: Any, where: str) -> Any:
     """Build the member of a union that ``kind`` names; a name alone means its defaults."""
     table = {"kind": value} if isinstance(value, str) else value
     check(isinstance(table, Mapping), f"{where} must be a name or a table, not {value!r}.")
-    kind = str(table.get("kind"))
+    kind = str(table["kind"]) if "kind" in table else _kind_of(choices, table, where)
     if kind not in choices:
         raise SpecError(
             f"{where}.kind = {kind!r}: expected one of {', '.join(choices)}."
             f"{suggestion(kind, choices)}"
         )
     return from_dict(typing.cast("Any", choices[kind]), table, where=f"{where}.")
+
+
+def _kind_of(choices: Mapping[str, type], table: Mapping[str, Any], where: str) -> str:
+    """Return the kind that settings without one mean: the usual one, which stands first."""
+    readers = [
+        kind
+        for kind, member in choices.items()
+        if table.keys() <= {entry.name for entry in fields(typing.cast("Any", member))}
+    ]
+    usual = next(iter(choices))
+    if readers and usual not in readers:
+        raise SpecError(
+            f"{where}: {', '.join(table)} belongs to {', '.join(readers)}, and {usual} is the "
+            f'usual kind. Say which: kind = "{readers[0]}" in a file, '
+            f"{flag_of(where.rpartition('.')[2])} {readers[0]} as a flag."
+        )
+    return usual
 
 
 _UNIONS = (types.UnionType, typing.Union)

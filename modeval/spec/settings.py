@@ -105,7 +105,7 @@ def refuse_unread(spec: Settings, **context: str) -> None:
                 raise SpecError(
                     f"{entry.name} = {_shown(value)}: {name} {chosen} does not read it, "
                     f"{_listed(readers)} {'does' if len(readers) == 1 else 'do'}. Drop "
-                    f"{flag_of(entry.name)}, or use {flag_of(name)} {' or '.join(readers)}."
+                    f"{flag_of(entry.name)}, or use {flag_of(name)} {_listed(readers, 'or')}."
                 )
 
 
@@ -154,9 +154,10 @@ def _chosen(kind: type, values: Any) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
+    value = getattr(value, "kind", value)
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
-def _listed(names: tuple[str, ...]) -> str:
+def _listed(names: tuple[str, ...], word: str = "and") -> str:
     *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
+    return f"{', '.join(first)} {word} {last}" if first else last

@@ -16,6 +16,7 @@ reader then takes the weights out of the state.
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,11 +74,16 @@ def is_run(folder: Path) -> bool:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Return the run folders at or below ``folder``, in order of their names."""
+    """Return the run folders at or below ``folder``, by name, numbers in order of their size."""
     if is_run(folder):
         return [folder]
     runs = (path.parent for path in folder.rglob(RUN) if is_run(path.parent))
-    return sorted(run for run in runs if not run.name.startswith("."))
+    return sorted((run for run in runs if not run.name.startswith(".")), key=_in_order)
+
+
+def _in_order(path: Path) -> list[tuple[bool, int, str]]:
+    parts = re.split(r"(\d+)", str(path))
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def read_record(folder: Path) -> RunRecord:

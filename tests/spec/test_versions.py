@@ -103,6 +103,7 @@ def test_a_choice_with_settings_of_its_own_is_a_table_or_a_name():
     table = {"gating": {"kind": "gumbel", "temperature": 2}}
     assert from_dict(Later, table) == Later(gating=Gumbel(temperature=2.0))
     assert from_dict(Later, {"gating": "gumbel"}) == Later(gating=Gumbel())
+    assert from_dict(Later, {"gating": {}}) == Later(gating=Soft())
     later = Later(gating=Gumbel(temperature=0.5))
     assert "[gating]\nkind = " in to_toml(later)
     assert from_dict(Later, to_dict(later)) == later
@@ -110,6 +111,7 @@ def test_a_choice_with_settings_of_its_own_is_a_table_or_a_name():
         ({"kind": "gumbell"}, 'Did you mean "gumbel"'),
         ({"kind": "gumbel", "temprature": 1.0}, "Did you mean temperature"),
         (3, "must be a name or a table"),
+        ({"temperature": 1.0}, "temperature belongs to gumbel, .*--gating gumbel as a flag"),
     ):
         with pytest.raises(Exception, match=message):
             from_dict(Later, {"gating": wrong})

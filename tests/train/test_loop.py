@@ -105,6 +105,19 @@ def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, stop):
     assert logs[0] == logs[1]
 
 
+def test_series_are_trained_with_the_clip_of_the_reference_unless_another_is_asked_for(tmp_path):
+    """Large inputs, so that norms exceed 1 at once; the first steps of usual ones do not."""
+    series, model = DataSpec(task="series", rules=2, dimension=4, scale=20.0), spec().model
+    weights = {}
+    for name, clip in (("default", None), ("reference", 1.0), ("none", 0.0)):
+        train = TrainSpec(steps=30, batch=16, learning_rate=0.1, clip=clip)
+        run(RunSpec(data=series, model=model, train=train), tmp_path / name)
+        weights[name] = load_file(tmp_path / name / "last.safetensors")
+    for key, value in weights["default"].items():
+        assert torch.equal(value, weights["reference"][key])
+    assert any(not torch.equal(v, weights["none"][k]) for k, v in weights["default"].items())
+
+
 @pytest.mark.parametrize("task", ["binary", "sets", "series"])
 def test_any_number_of_rules_is_trained_at_the_usual_width(tmp_path, task):
     odd = RunSpec(data=DataSpec(task=task, rules=3), train=TrainSpec(steps=1, batch=4))

@@ -210,3 +210,10 @@ def test_a_record_that_is_damaged_is_refused(tmp_path, whole):
         atomic.write_text(tmp_path / files.RUN, json.dumps(values | damage), files.UNWRITTEN)
         with pytest.raises(RunError, match="is damaged"):
             files.read_record(tmp_path)
+
+
+def test_runs_are_found_in_the_order_of_their_numbers(tmp_path):
+    for name in ("r16", "r2", "r8", "a", "r2-b"):
+        run(tmp_path / name)
+    found = [folder.name for folder in files.find_runs(tmp_path)]
+    assert found == ["a", "r2", "r2-b", "r8", "r16"]
