@@ -336,8 +336,8 @@ def make_header(
     if not names:
         if survey.layers and all(layer.largest == 0 for layer in survey.layers.values()):
             raise TraceError(
-                f"All choices of all {len(survey.layers)} layers are module 0, several times a row: "
-                "the engine recorded nothing. Have it record again."
+                f"All choices of all {len(survey.layers)} layers are module 0, several times a "
+                "row: the engine recorded nothing. Have it record again."
             )
         raise TraceError("There is no routing in the files: every layer is dense or empty.")
     modules = options.modules
