@@ -31,3 +31,10 @@ def kernels(compiler: None) -> None:
 def readme() -> str:
     """Return the manual."""
     return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def topics() -> dict[str, str]:
+    """Return the topics that were written by hand, by name."""
+    folder = ROOT / "modeval" / "cli" / "manual" / "topics"
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.md"))}

@@ -45,8 +45,9 @@ def test_the_recipe_ends_with_a_red_build_that_says_why(readme, tmp_path):
     assert "❌ fail | `alignment_score drop <= 0.05`" in (tmp_path / "gate.md").read_text()
 
 
-def test_the_policy_of_the_manual_is_one(readme):
-    table = tomllib.loads(block(readme, "### Policies", "toml"))["tool"]["modeval"]["gate"]
+def test_the_policy_of_the_manual_is_one(topics):
+    page = topics["policies"]
+    table = tomllib.loads(block(page, page.splitlines()[0], "toml"))["tool"]["modeval"]["gate"]
     assert [str(each) for each in from_table(table, "pyproject.toml").requirements] == [
         "collapse_worst <= 0.2",
         "collapse_worst <= 0.8",

@@ -30,14 +30,14 @@ def test_the_manual_has_examples(readme):
 
 
 @pytest.mark.slow
-def test_every_command_of_the_manual_runs(readme, tmp_path):
+def test_every_command_of_the_manual_runs(readme, topics, tmp_path):
     (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "COLUMNS": "120",
     }
-    for command in commands(readme):
+    for command in commands("\n".join((readme, *topics.values()))):
         assert shlex.split(command)[0] in ("modeval", "python"), command
         needs_model = "modeval record" in command or "tiny.trace" in command
         if needs_model and find_spec("transformers") is None:
@@ -55,7 +55,14 @@ def test_every_command_of_the_manual_runs(readme, tmp_path):
 
 
 @pytest.mark.slow
-def test_every_python_example_of_the_manual_runs(readme, tmp_path, monkeypatch):
+def test_every_python_example_of_the_manual_runs(readme, topics, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for example in re.findall(r"```python\n(.*?)```", readme, re.DOTALL):
-        exec(compile(example, "README.md", "exec"), {})
+    text = "\n".join((readme, *topics.values()))
+    for example in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(example, "the manual", "exec"), {})
+
+
+def test_pictures_of_the_manual_are_there(readme):
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", readme)
+    assert pictures
+    assert all((ROOT / picture).is_file() for picture in pictures)
