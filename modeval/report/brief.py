@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from modeval.report import routing_views, scorecard_views
-from modeval.report.routing_views import Floats
+from modeval.report.routing_views import Floats, Taste
 from modeval.report.scorecard_views import Entry
 from modeval.report.words import (
     Vocabulary,
@@ -94,6 +94,10 @@ ADVICE: dict[str, tuple[str, ...]] = {
 """For each finding what to do next."""
 UNEVEN = 0.9
 """Effective share of the modules of a cohort below which its load is worth a sentence."""
+MANY_RULES = 12
+"""Rules up to which each has a line that names its modules."""
+MUCH = 3
+"""Times its share elsewhere from which a module plainly belongs to a rule."""
 DEAD = 0.1
 """Share of an even share below which a module is dead, as in dead_fraction."""
 
@@ -232,7 +236,7 @@ def _load(entry: Entry, words: Vocabulary) -> str:
     text = f"{percent(used.value)} of the {words.modules} are in effective use"
     if not is_trace(entry.record):
         return f"{text}." if used.value < UNEVEN else ""
-    return f"{text}, none is dead." if not dead else f"{text}; dead: {_listed(dead)}."
+    return f"{text}, none is dead." if not dead else f"{text}; dead: {_listed(dead, words.module)}."
 
 
 def dead_modules(entry: Entry) -> dict[str, list[int]]:
@@ -251,13 +255,14 @@ def dead_modules(entry: Entry) -> dict[str, list[int]]:
     return found
 
 
-def _listed(dead: dict[str, list[int]], most: int = 4) -> str:
+def _listed(dead: dict[str, list[int]], module: str, most: int = 4) -> str:
     parts = []
     for label, numbers in list(dead.items())[:most]:
-        where = f"layer {label}: " if label else ""
         more = f" and {len(numbers) - most} more" if len(numbers) > most else ""
-        parts.append(where + ", ".join(map(str, numbers[:most])) + more)
-    rest = f"; {len(dead) - most} more layers" if len(dead) > most else ""
+        name = module if len(numbers) == 1 else f"{module}s"
+        where = f" in layer {label}" if label else ""
+        parts.append(f"{name} {', '.join(map(str, numbers[:most]))}{more}{where}")
+    rest = f"; some in {len(dead) - most} more layers" if len(dead) > most else ""
     return "; ".join(parts) + rest
 
 
@@ -321,3 +326,42 @@ def _word_of(prior: Floats, matrix: Floats, real: bool | None) -> str:  # noqa: 
     if spread < BALANCED:
         return "collapsed"
     return "faint" if real else "blind"
+
+
+# --- who does what -------------------------------------------------------------------------------
+
+
+def taste_words(taste: Taste, words: Vocabulary) -> str:
+    """Write which modules get most of a rule.
+
+    >>> from modeval.report.words import EXPERTS
+    >>> taste = Taste(rule="code", modules=(4, 7), shares=(0.25, 0.25), even=False)
+    >>> taste_words(taste, EXPERTS)
+    'experts 4 (25 %), 7 (25 %)'
+    """
+    listed = ", ".join(
+        f"{module} ({percent(share)})"
+        for module, share in zip(taste.modules, taste.shares, strict=True)
+    )
+    name = words.module if len(taste.modules) == 1 else words.modules
+    text = f"spread over many; most to {name} {listed}" if taste.even else f"{name} {listed}"
+    clear = taste.own in taste.modules[:1] and taste.elsewhere * MUCH < taste.own_share
+    if taste.own is None or clear:
+        return text
+    return (
+        f"{text}; most its own: {taste.own} ({percent(taste.own_share)}, "
+        f"elsewhere {percent(taste.elsewhere)})"
+    )
+
+
+def tastes_in_words(entry: Entry) -> tuple[str, list[tuple[str, str]]]:
+    """Return a heading, and for each rule which modules get most of it, where most is told."""
+    words = vocabulary(entry.record)
+    place = routing_views.most_telling(entry)
+    found = routing_views.tastes(entry, place)
+    if not found or len(found) > MANY_RULES:
+        return "", []
+    names, _ = scorecard_views.layer_names(entry.record.layers)
+    where = "" if place is None else f" in layer {names[place]}, where they tell most"
+    heading = f"{words.modules.capitalize()} of each {words.rule}{where}:"
+    return heading, [(taste.rule, taste_words(taste, words)) for taste in found]

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from modeval.report import svg
-from modeval.report.routing_views import BUDGET, UNDIVIDED, Budget, Floats, Map
+from modeval.report.routing_views import BUDGET, UNDIVIDED, Budget, Floats
 from modeval.report.scorecard_views import Entry as Model
 from modeval.report.scorecard_views import dots, overall
 from modeval.report.words import beside_chance, interval, metric_title, number
@@ -21,13 +20,10 @@ from modeval.score.scorecard import Score
 
 WIDTH = 340.0
 MANY_LAYERS = 24
-RULE_LETTERS = 20
 MANY_CELLS = 400
-SMALL_CELL, LARGE_CELL = 3.0, 28.0
-OUTLINED_CELL = 6.0
-"""Cells that an outline does not cover."""
-NUMBERED_CELL = 18.0
-"""Cells with room for three digits."""
+"""Seeds by modules up to which each has a dot."""
+SERIES = 6
+"""Lines that differ in their colours."""
 TERM_TITLES = {
     "imbalance": "Imbalance",
     "rule_specialization": "Rule specialization",
@@ -63,14 +59,26 @@ class Scale:
 
 def scale(values: Sequence[float], start: float, end: float, *, bins: int = 4) -> Scale:
     """Return a scale with round ticks that holds all values."""
-    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 - for reports only
-
     low, high = min(values), max(values)
     if high - low < 1e-9:  # noqa: PLR2004 - equal but for rounding: give the axis some room
         low, high = low - 0.5 * abs(low) - 0.05, high + 0.5 * abs(high) + 0.05
         low = max(low, 0.0) if min(values) >= 0 else low
-    ticks = MaxNLocator(nbins=bins, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-    return Scale(float(ticks[0]), float(ticks[-1]), start, end, tuple(float(t) for t in ticks))
+    ticks = round_ticks(low, high, bins)
+    return Scale(ticks[0], ticks[-1], start, end, ticks)
+
+
+def round_ticks(low: float, high: float, bins: int) -> tuple[float, ...]:
+    """Return round numbers from at or below ``low`` to at or above ``high``.
+
+    >>> round_ticks(0.03, 0.41, 4), round_ticks(0.0, 1.0, 4)
+    ((0.0, 0.2, 0.4, 0.6), (0.0, 0.25, 0.5, 0.75, 1.0))
+    """
+    digit = 10.0 ** math.floor(math.log10((high - low) / bins))
+    for step in (digit * size for size in (1, 2, 2.5, 5, 10, 20)):
+        first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+        if last - first <= bins:
+            break
+    return tuple(round(place * step, 12) for place in range(first, max(last, first + 1) + 1))
 
 
 def tick_text(value: float, ticks: Sequence[float]) -> str:
@@ -252,300 +260,140 @@ def _areas(
         svg.add(chart, "polyline", style="chance", points=svg.points(there, ys))
 
 
-# --- matrices ------------------------------------------------------------------------------------
-
-
-def colours() -> NDArray[np.uint8]:
-    """Return the 256 colours of viridis, which also reads well without colour vision."""
-    from matplotlib import colormaps  # noqa: PLC0415 - for reports only
-
-    return (np.asarray(colormaps["viridis"](np.arange(256)))[:, :3] * 255).round().astype(np.uint8)
-
-
-def paint(matrix: Floats, most: float) -> NDArray[np.uint8]:
-    """Return the colours of shares from 0 to ``most``, on the scale of square roots."""
-    level = np.sqrt(np.clip(matrix / most, 0.0, 1.0))
-    return colours()[(level * 255).round().astype(np.int64)]
-
-
-def heat_map(found: Map, rules: Sequence[str], most: float, title: str, name: str) -> str:
-    """Draw a row for each rule and a column for each module, matched pairs outlined."""
-    count, modules = found.matrix.shape
-    cell = min(LARGE_CELL, max(SMALL_CELL, math.floor(640 / modules)))
-    tall = min(LARGE_CELL, max(cell, 14.0))
-    longest = max(min(max(map(len, rules)), RULE_LETTERS), len("module"))
-    left, top = svg.CHARACTER * longest + 12, 4.0
-    width, height = (
-        left + cell * modules + 4,
-        top + tall * count + (6 if found.averaged > 1 else 20),
-    )
-    paired = [found.matrix[r, c] for r, c in enumerate(found.matched) if c >= 0]
-    said = (
-        f"{count} rules by {modules} modules. The share of a rule that its matched module gets is "
-        f"{number(float(np.mean(paired)) if paired else 0.0)} on average; uniform routing gives "
-        f"{number(1 / modules)}."
-    )
-    chart = svg.picture(width, height, title, said, name)
-    box = (left, top, cell, tall)
-    _cells(chart, found.matrix, most, box)
-    for row, rule in enumerate(rules):
-        y = top + tall * (row + 0.5) + 4
-        own = svg.label(chart, left - 6, y, svg.shorten(rule, RULE_LETTERS), anchor="end")
-        if len(rule) > RULE_LETTERS:
-            svg.add(own, "title", rule)
-    if cell >= OUTLINED_CELL:
-        for row, column in enumerate(found.matched):
-            if column >= 0:
-                _outline(chart, left + cell * column, top + tall * row, cell, tall)
-    _column_names(chart, found, box)
-    return svg.text_of(chart)
-
-
-def _outline(chart: svg.Element, x: float, y: float, width: float, height: float) -> None:
-    for style, inset in (("pair under", 0.75), ("pair", 0.75)):
-        svg.add(
-            chart,
-            "rect",
-            style=style,
-            x=x + inset,
-            y=y + inset,
-            width=width - 2 * inset,
-            height=height - 2 * inset,
-        )
-
-
-def _cells(
-    chart: svg.Element, matrix: Floats, most: float, box: tuple[float, float, float, float]
-) -> None:
-    """Draw cells one by one with their numbers where they are few, else as one image."""
-    left, top, cell, tall = box
-    rows, columns = matrix.shape
-    painted = paint(matrix, most)
-    if rows * columns > MANY_CELLS:
-        svg.add(
-            chart,
-            "image",
-            style="pixels",
-            x=left,
-            y=top,
-            width=cell * columns,
-            height=tall * rows,
-            preserveAspectRatio="none",
-            href=svg.png(painted),
-        )
-        return
-    for row, column in itertools.product(range(rows), range(columns)):
-        x, y = left + cell * column, top + tall * row
-        red, green, blue = (int(part) for part in painted[row, column])
-        fill = f"#{red:02x}{green:02x}{blue:02x}"
-        share = float(matrix[row, column])
-        tip = f"{share:.3f}"
-        own = svg.add(chart, "rect", style="cell", x=x, y=y, fill=fill, tip=tip)
-        own.set("width", svg.place(cell))
-        own.set("height", svg.place(tall))
-        if cell >= 24 and tall >= 18:  # noqa: PLR2004 - room for three characters
-            style = "in-dark" if _luminance(red, green, blue) < 0.179 else "in-light"  # noqa: PLR2004
-            text = f"{share:.2f}".replace("0.", ".", 1) if share < 0.995 else "1"  # noqa: PLR2004
-            svg.label(chart, x + cell / 2, y + tall / 2 + 4, text, style=style, anchor="middle")
-
-
-def _luminance(red: int, green: int, blue: int) -> float:
-    """Return the relative luminance of WCAG; below .179 white reads better than black."""
-    parts = [value / 255 for value in (red, green, blue)]
-    linear = [
-        p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4  # noqa: PLR2004 - sRGB
-        for p in parts
-    ]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def _column_names(chart: svg.Element, found: Map, box: tuple[float, float, float, float]) -> None:
-    """Write the numbers of the modules under their columns, where there is room."""
-    left, top, cell, tall = box
-    rows, columns = found.matrix.shape
-    base = top + tall * rows
-    if found.averaged > 1:
-        return
-    if cell < NUMBERED_CELL:
-        words = f"{columns} modules"
-        svg.label(chart, left + cell * columns / 2, base + 14, words, "tick", "middle")
-        return
-    svg.label(chart, left - 6, base + 14, "module", "tick", "end")
-    for column, module in enumerate(found.modules):
-        x = left + cell * (column + 0.5)
-        svg.label(chart, x, base + 14, str(module), style="tick", anchor="middle")
-
-
-def colour_key(
-    most: float,
-    modules: int | None,
-    name: str,
-    what: str = "share of a rule",
-    *,
-    clipped: bool = False,
-) -> str:
-    """Draw the scale of colours.
-
-    Args:
-        most: share of the last colour.
-        modules: number of modules, to mark the level of uniform routing; nothing to mark none.
-        name: unique in the page.
-        what: what colours tell.
-        clipped: whether there are larger shares, in the last colour as well.
-    """
-    width, height, side = WIDTH, 44.0, 8.0
-    level = 1 / modules if modules else None
-    said = f"From 0 to {number(most)}, by square roots." + (
-        f" Uniform routing is {number(level)}." if level else ""
-    )
-    chart = svg.picture(width, height, f"Colours: {what}", said, name)
-    span = width - 2 * side
-    ramp = paint((np.linspace(0.0, 1.0, 128) ** 2)[None, :] * most, most)
-    svg.add(
-        chart,
-        "image",
-        style="pixels",
-        x=side,
-        y=4,
-        width=span,
-        height=12,
-        preserveAspectRatio="none",
-        href=svg.png(ramp),
-    )
-    svg.label(chart, side, 34, "0", "tick")
-    last = f"{most:.3g} or more" if clipped else f"{most:.3g}"
-    svg.label(chart, width - side, 34, last, "tick", "end")
-    if level is None:
-        svg.label(chart, width / 2, 34, what, "tick", "middle")
-        return svg.text_of(chart)
-    x = side + span * math.sqrt(min(level / most, 1.0))
-    svg.add(chart, "line", style="mark", x1=x, x2=x, y1=1, y2=20)
-    words = f"{what}, uniform {level:.2g}"
-    half = svg.CHARACTER * len(words) / 2
-    room = svg.CHARACTER * len(last) + 6
-    centre = min(max(x, side + half + 14), width - side - half - room)
-    svg.label(chart, centre, 34, words, "tick", "middle")
-    return svg.text_of(chart)
-
-
-def together_map(matrix: Floats, modules: Sequence[int], most: float, title: str, name: str) -> str:
-    """Draw which modules are chosen together, a row and a column for each."""
-    count = len(modules)
-    cell = min(LARGE_CELL, max(8.0, math.floor(300 / count)))
-    left, top = 34.0, 4.0
-    size = cell * count
-    first, second = divmod(int(matrix.argmax()), count)
-    said = (
-        f"{count} modules. Most often together: of the choices of module {modules[first]}, a share "
-        f"of {number(float(matrix.max()))} chose module {modules[second]} too."
-    )
-    chart = svg.picture(max(left + size + 4, 120), top + size + 34, title, said, name)
-    _cells(chart, matrix, most, (left, top, cell, cell))
-    every = max(1, math.ceil(20 / cell))
-    for place in range(0, count, every):
-        middle = cell * (place + 0.5)
-        svg.label(chart, left - 5, top + middle + 4, str(modules[place]), "tick", "end")
-        svg.label(chart, left + middle, top + size + 14, str(modules[place]), "tick", "middle")
-    svg.label(chart, left + size / 2, top + size + 29, "module", style="tick", anchor="middle")
-    return svg.text_of(chart)
-
-
 # --- load ----------------------------------------------------------------------------------------
 
 
-def load_chart(shares: Floats, title: str, name: str) -> str:
-    """Draw the share of each module in units of uniform load, the busiest first.
+def load_chart(shares: Floats, title: str, name: str, module: str = "module") -> str:
+    """Draw the share of each module in units of uniform load.
 
-    Modules of different seeds have nothing to do with each other, so each seed is sorted first;
-    bars are means over seeds, dots the seeds.
+    Of one seed each module stands in the order of its number; modules of different seeds have
+    nothing to do with each other, so each seed is sorted first: bars are means, dots the seeds.
     """
     seeds, modules = shares.shape
-    ranked = -np.sort(-shares * modules, axis=1)
-    mean = ranked.mean(0)
-    idle = int((ranked < 0.1).sum(1).max())  # noqa: PLR2004 - the bound of dead_fraction
+    loads = shares * modules if seeds == 1 else -np.sort(-shares * modules, axis=1)
+    mean = loads.mean(0)
+    idle = int((loads < 0.1).sum(1).max())  # noqa: PLR2004 - the bound of dead_fraction
     said = (
-        f"{modules} modules, the busiest with {mean[0]:.2f} and the least used with "
-        f"{mean[-1]:.2f} times the uniform share; {idle} below a tenth of it"
+        f"{modules} {module}s, the busiest with {mean.max():.2f} and the least used with "
+        f"{mean.min():.2f} times the uniform share; {idle} below a tenth of it"
         + (f" in the worst of {seeds} seeds." if seeds > 1 else ".")
     )
     width, height, left, right, top, bottom = WIDTH, 170.0, 40.0, 8.0, 8.0, 34.0
     chart = svg.picture(width, height, title, said, name)
-    axis = scale([0.0, 1.0, float(ranked.max())], height - bottom, top)
+    axis = scale([0.0, 1.0, float(loads.max())], height - bottom, top)
     for tick in axis.ticks:
         y = axis(tick)
         svg.add(chart, "line", style="grid", x1=left, x2=width - right, y1=y, y2=y)
         svg.label(chart, left - 6, y + 4, tick_text(tick, axis.ticks), "tick", "end")
     step = (width - left - right) / modules
-    gap = 1.0 if step > 4 else 0.0  # noqa: PLR2004 - narrower bars need their width
-    for place, value in enumerate(mean.tolist() if gap else ()):
-        y = axis(value)
-        svg.add(
-            chart,
-            "rect",
-            style="bar",
-            x=left + step * place + gap / 2,
-            y=y,
-            width=step - gap,
-            height=max(axis.start - y, 0.0),
-        )
-    if not gap:  # one area is smaller than hundreds of bars
-        xs = [left + step * place for place in range(modules + 1)]
-        ys = [axis(value) for value in mean.tolist()]
-        outline = svg.points(
-            [left, *np.repeat(xs, 2)[1:-1].tolist(), xs[-1]],
-            [axis.start, *np.repeat(ys, 2).tolist(), axis.start],
-        )
-        svg.add(chart, "polygon", style="bar", points=outline)
+    _bars(chart, mean, axis, left, step)
     if seeds > 1 and seeds * modules <= MANY_CELLS:
-        for row in ranked.tolist():
+        for row in loads.tolist():
             for place, value in enumerate(row):
                 x = left + step * (place + 0.5)
                 svg.add(chart, "circle", style="seed", cx=x, cy=axis(value), r=2.5)
     uniform = axis(1.0)
-    svg.add(chart, "line", style="halo", x1=left, x2=width - right, y1=uniform, y2=uniform)
     svg.add(chart, "line", style="chance", x1=left, x2=width - right, y1=uniform, y2=uniform)
-    words = f"{modules} modules, the busiest first"
-    svg.label(chart, (left + width - right) / 2, height - 14, words, "tick", "middle")
+    words = f"{modules} {module}s, the busiest first" if seeds > 1 else f"{module} number"
+    if seeds == 1:
+        _bar_numbers(chart, modules, left, step, height - bottom)
+    svg.label(chart, (left + width - right) / 2, height - 4, words, "tick", "middle")
     return svg.text_of(chart)
 
 
-def load_map(shares: Sequence[Floats], labels: Sequence[str], name: str) -> str:
-    """Draw a row for each layer: its modules from the busiest to the least used."""
-    most_modules = max(len(each) for each in shares)
-    cell = min(LARGE_CELL, max(SMALL_CELL, math.floor(480 / most_modules)))
-    tall = 10.0 if len(labels) > MANY_LAYERS else 14.0
-    left, top = svg.CHARACTER * min(max(map(len, labels)), 10) + 12, 4.0
-    loads = np.zeros((len(shares), most_modules))
-    for row, each in enumerate(shares):
-        ranked = -np.sort(-each) * len(each)
-        places = (np.arange(most_modules) * len(each)) // most_modules
-        loads[row] = ranked[places]
-    most = float(loads.max())
-    said = (
-        f"{len(shares)} layers. The busiest module of a layer has {loads[:, 0].min():.2f} to "
-        f"{most:.2f} times the uniform share, the least used {loads[:, -1].min():.2f} to "
-        f"{loads[:, -1].max():.2f}."
+def _bars(chart: svg.Element, values: Floats, axis: Scale, left: float, step: float) -> None:
+    gap = 1.0 if step > 4 else 0.0  # noqa: PLR2004 - narrower bars need their width
+    if gap:
+        for place, value in enumerate(values.tolist()):
+            y = axis(value)
+            x, height = left + step * place + gap / 2, max(axis.start - y, 0.0)
+            svg.add(chart, "rect", style="bar", x=x, y=y, width=step - gap, height=height)
+        return
+    xs = [left + step * place for place in range(len(values) + 1)]
+    ys = [axis(value) for value in values.tolist()]
+    outline = svg.points(  # one area is smaller than hundreds of bars
+        [left, *np.repeat(xs, 2)[1:-1].tolist(), xs[-1]],
+        [axis.start, *np.repeat(ys, 2).tolist(), axis.start],
     )
-    width, height = left + cell * most_modules + 4, top + tall * len(shares) + 34
-    chart = svg.picture(max(width, 200), height, "Load of all layers", said, name)
-    svg.add(
-        chart,
-        "image",
-        style="pixels",
-        x=left,
-        y=top,
-        width=cell * most_modules,
-        height=tall * len(shares),
-        preserveAspectRatio="none",
-        href=svg.png(paint(loads, most)),
+    svg.add(chart, "polygon", style="bar", points=outline)
+
+
+def _bar_numbers(chart: svg.Element, modules: int, left: float, step: float, base: float) -> None:
+    """Write as many numbers of modules as fit side by side."""
+    every = max(1, math.ceil((svg.CHARACTER * len(str(modules)) + 4) / step))
+    for place in range(0, modules, every):
+        svg.label(chart, left + step * (place + 0.5), base + 13, str(place), "tick", "middle")
+
+
+# --- against the number of rules -----------------------------------------------------------------
+
+
+def rules_chart(
+    lines: dict[str, list[tuple[int, Score]]], metric: str, order: Sequence[str], name: str
+) -> str:
+    """Draw a score of each model against the number of rules, names at the ends of the lines.
+
+    Args:
+        lines: scores by number of rules, of each model.
+        metric: what is drawn.
+        order: names of all models, so that each has its colour in all pictures.
+        name: unique in the page.
+    """
+    width, height, left, right, top, bottom = WIDTH, 210.0, 44.0, 92.0, 10.0, 36.0
+    counts = sorted({count for line in lines.values() for count, _ in line})
+    said = "; ".join(
+        f"{model} " + ", ".join(f"{number(score.value)} at {count}" for count, score in line)
+        for model, line in lines.items()
     )
-    every = max(1, math.ceil(12 / tall))
-    for row in range(0, len(labels), every):
-        words = svg.shorten(labels[row], 10)
-        svg.label(chart, left - 6, top + tall * (row + 0.5) + 4, words, "tick", "end")
-    words = f"0 to {most:.2f} times uniform, dark to light"
-    svg.label(chart, left, top + tall * len(shares) + 16, words, "tick")
+    chart = svg.picture(width, height, f"{metric_title(metric)} by number of rules", said, name)
+    values = [v for line in lines.values() for _, score in line for v in _shown_levels(score)]
+    axis = scale(values, height - bottom, top)
+    for tick in axis.ticks:
+        y = axis(tick)
+        svg.add(chart, "line", style="grid", x1=left, x2=width - right, y1=y, y2=y)
+        svg.label(chart, left - 6, y + 4, tick_text(tick, axis.ticks), style="tick", anchor="end")
+    span = (width - left - right) / max(len(counts) - 1, 1)
+    places = {count: left + span * place for place, count in enumerate(counts)}
+    for count, x in places.items():
+        svg.label(chart, x, height - bottom + 16, str(count), "tick", "middle")
+    middle = (left + width - right) / 2
+    svg.label(chart, middle, height - bottom + 32, "rules", style="tick", anchor="middle")
+    for model, line in lines.items():
+        spots = [(places[count], score) for count, score in line]
+        _rule_line(chart, axis, spots, order.index(model))
+    _line_names(chart, axis, {order.index(model): line for model, line in lines.items()}, order)
     return svg.text_of(chart)
+
+
+def _rule_line(
+    chart: svg.Element, axis: Scale, line: Sequence[tuple[float, Score]], place: int
+) -> None:
+    look = f"series-{place % SERIES}"
+    xs = [x for x, _ in line]
+    ys = [axis(score.value or 0.0) for _, score in line]
+    svg.add(chart, "polyline", style=f"course {look}", points=svg.points(xs, ys))
+    for x, (_, score) in zip(xs, line, strict=True):
+        if score.low is not None and score.high is not None:
+            low, high = axis(score.low), axis(score.high)
+            svg.add(chart, "line", style=f"reach {look}", x1=x, x2=x, y1=low, y2=high)
+        y = axis(score.value or 0.0)
+        tip = f"{interval(score)}; {beside_chance(score)}".rstrip("; ")
+        svg.add(chart, "circle", style=f"point {look}", cx=x, cy=y, r=3, tip=tip)
+
+
+def _line_names(
+    chart: svg.Element,
+    axis: Scale,
+    lines: dict[int, list[tuple[int, Score]]],
+    order: Sequence[str],
+) -> None:
+    """Write each name beside the end of its line, apart from the others."""
+    ends = sorted((axis(line[-1][1].value or 0.0), place) for place, line in lines.items())
+    lowest = -math.inf
+    for y, place in ends:
+        lowest = max(y + 4, lowest + 14)
+        words = svg.shorten(order[place], 13)
+        svg.label(chart, WIDTH - 84, lowest, words, style=f"label series-{place % SERIES}")
 
 
 # --- entropy budget ------------------------------------------------------------------------------
@@ -568,11 +416,10 @@ def budget_chart(rows: Sequence[Budget], title: str, name: str) -> str:
             svg.label(chart, left - 6, y + tall / 2 + 4, words, anchor="end")
         _budget_bar(chart, row, (left, y, span, tall))
     base = top + (tall + gap) * len(rows)
-    for share in (0, 0.25, 0.5, 0.75, 1):
+    ends = {0.0: "start", 1.0: "end"}
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         text = f"{share:.0%}".replace("%", " %")
-        svg.label(
-            chart, left + span * share, base + 14, text, "tick", "end" if share == 1 else "middle"
-        )
+        svg.label(chart, left + span * share, base + 14, text, "tick", ends.get(share, "middle"))
     return svg.text_of(chart)
 
 

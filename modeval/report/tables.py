@@ -1,5 +1,6 @@
 """Tables of a report: the numbers behind the pictures, for reading and sorting."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ from modeval.report.words import Vocabulary, interval, metric_title, number, per
 from modeval.score.scorecard import Score, layer_findings
 
 ARROWS = {"lower": "lower is better", "higher": "higher is better", None: ""}
+EMPHASIS = re.compile(r"\*(\w[^*]*)\*")
+"""Stars around words, which a page does not read."""
 STRONGEST = 5
 """Modules that are listed for each rule where a matrix is too large to be written out."""
 WRITTEN_OUT = 16
@@ -196,7 +199,8 @@ def _where(entry: Entry, score: Score) -> Cell:
 
 def seeds_table(entry: Entry) -> Table | None:
     """Return every score of every seed; nothing for one seed."""
-    metrics = [metric for metric in metrics_of([entry]) if by_seed(entry, metric)]
+    wanted = shown_in("table")  # others are in the scorecard, and in report --format csv
+    metrics = [m for m in metrics_of([entry]) if m in wanted and by_seed(entry, m)]
     seeds = [member.seed for member in entry.record.members if member.seed is not None]
     if len(seeds) < 2 or not metrics:  # noqa: PLR2004 - one seed is in the table of scores
         return None
@@ -316,7 +320,8 @@ def meaning_table(metrics: Iterable[str]) -> Table:
         if name in METRICS:
             metric = METRICS[name]
             better = "" if metric.better == "neither" else f"{metric.better} is better"
-            parts = (metric.question, metric.formula, better, metric.bounds.text, metric.ideal.text)
+            question, formula = (EMPHASIS.sub(r"\1", t) for t in (metric.question, metric.formula))
+            parts = (question, formula, better, metric.bounds.text, metric.ideal.text)
             rows.append(
                 tuple(map(words, (metric.title, *parts, metric.chance.text, metric.source, name)))
             )

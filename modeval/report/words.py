@@ -4,6 +4,7 @@ Every report says these, whatever its format. Each function takes a scorecard an
 and returns plain text.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ TELLING = tuple(
     name for name in reversed(shown_in("glance")) if name in METRICS and METRICS[name].labels
 )
 """Scores at a glance that tell of rules."""
+
+WITHIN_NUMBERS = re.compile(r" (?=%)|(?<=,) (?=[-\d.e %\xa0]+\])|(?<=\d) (?=\()|(?<=%) (?=\[)")
 
 CHANCE = {
     "chance": "uniform routing: every sample spread evenly over the modules",
@@ -120,6 +123,15 @@ def span(low: float | None, high: float | None) -> str:
     ('[0.100, 0.250]', '')
     """
     return "" if low is None or high is None else f"[{number(low)}, {number(high)}]"
+
+
+def whole(text: str) -> str:
+    """Return text with spaces that do not break where a number, interval or share would.
+
+    >>> whole("3.8 % [3.2 %, 4.5 %] of it").count("\N{NO-BREAK SPACE}")
+    5
+    """
+    return WITHIN_NUMBERS.sub("\N{NO-BREAK SPACE}", text)
 
 
 def count(amount: int, noun: str) -> str:

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from modeval.report import routing_views, scorecard_views
-from modeval.report.brief import MEANINGS, Brief, brief
-from modeval.report.routing_views import Taste
+from modeval.report.brief import MEANINGS, Brief, brief, tastes_in_words
 from modeval.report.scorecard_views import Entry
 from modeval.report.terminal.grid import Prose
-from modeval.report.words import Vocabulary, count, percent, vocabulary
+from modeval.report.words import count, vocabulary
 
 STYLES = {
     "specialist": "green",
@@ -23,8 +21,6 @@ STYLES = {
     "unlabelled": "",
 }
 """Colours of findings."""
-MANY_RULES = 12
-"""Rules up to which each has a line that names its modules."""
 
 
 def finding_word(word: str) -> Text:
@@ -55,46 +51,14 @@ def advice_lines(advice: Sequence[str]) -> list[RenderableType]:
 
 def taste_lines(entry: Entry) -> list[RenderableType]:
     """Name the modules that get most of each rule, in the layer that tells most."""
-    words = vocabulary(entry.record)
-    place = routing_views.most_telling(entry)
-    found = routing_views.tastes(entry, place)
-    if not found or len(found) > MANY_RULES:
+    heading, found = tastes_in_words(entry)
+    if not found:
         return []
-    names, _ = scorecard_views.layer_names(entry.record.layers)
-    where = "" if place is None else f" in layer {names[place]}, where they tell most"
-    heading = f"{words.modules.capitalize()} of each {words.rule}{where}:"
-    width = max(len(taste.rule) for taste in found)
+    width = max(len(rule) for rule, _ in found)
     return [
         Prose(heading),
-        *(
-            Prose(f"  {taste.rule:<{width}}  {taste_words(taste, words)}", indent="    ")
-            for taste in found
-        ),
+        *(Prose(f"  {rule:<{width}}  {said}", indent="    ") for rule, said in found),
     ]
-
-
-def taste_words(taste: Taste, words: Vocabulary) -> str:
-    """Write which modules get most of a rule.
-
-    >>> from modeval.report.words import EXPERTS
-    >>> taste = Taste(rule="code", modules=(4, 7), shares=(0.25, 0.25), even=False)
-    >>> taste_words(taste, EXPERTS)
-    'experts 4 (25 %), 7 (25 %)'
-    """
-    listed = ", ".join(
-        f"{module} ({percent(share)})"
-        for module, share in zip(taste.modules, taste.shares, strict=True)
-    )
-    name = words.module if len(taste.modules) == 1 else words.modules
-    text = f"spread over many; most to {name} {listed}" if taste.even else f"{name} {listed}"
-    if taste.own is None or (
-        taste.elsewhere * 3 < taste.own_share and taste.own in taste.modules[:1]
-    ):
-        return text
-    return (
-        f"{text}; most its own: {taste.own} ({percent(taste.own_share)}, "
-        f"elsewhere {percent(taste.elsewhere)})"
-    )
 
 
 def layers_counted(entry: Entry) -> str:

@@ -4,7 +4,6 @@ The first column names the rows. Where not all columns fit beside it, the table 
 several, each with the first column again, as a book breaks a wide table over pages.
 """
 
-import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
+
+from modeval.report.words import whole
 
 GAP = 2
 """Columns between two columns of a table."""
@@ -46,13 +47,8 @@ class Prose:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw it within the width that there is."""
-        kept = re.sub(
-            r" (?=%)|(?<=,) (?=[-\d.e %]+\])|(?<=\d) (?=\()",
-            "\N{NO-BREAK SPACE}",
-            self.text,
-        )
         filled = textwrap.fill(
-            kept,
+            whole(self.text),
             options.max_width,
             subsequent_indent=self.indent,
             break_on_hyphens=False,
