@@ -1,16 +1,15 @@
 """OLMoE's analysis files: routed tokens as JSONL, and pickled counters of experts by domain."""
 
-import collections
-import io
-import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from modeval.text import brief
 from modeval.trace.importers.format import Counts, Format, Note, Options, Rows
+from modeval.trace.importers.pickles import PickleError, read_pickle
 from modeval.trace.importers.reading import (
     entry,
     grid,
@@ -22,7 +21,8 @@ from modeval.trace.importers.reading import (
 )
 
 PUBLISHED_LAYERS = (0, 7, 15)
-LARGEST_PICKLE = 1 << 26
+LARGEST_PICKLE = 1 << 24
+LARGEST_COUNT = 1 << 62
 
 
 def read_jsonl(path: Path, _options: Options, _note: Note) -> Iterator[Rows]:
@@ -55,48 +55,14 @@ def read_counts(path: Path, options: Options, note: Note) -> Iterator[Counts]:
 
 def _selections(counter: dict[Any, Any], path: Path, place: str) -> NDArray[np.float64]:
     for expert, count in counter.items():
-        number = isinstance(expert, int | np.integer) and isinstance(count, int | np.integer)
-        if not number or isinstance(expert, bool) or not 0 <= expert < 1 << 15 or count < 0:
-            refuse(path, place, f"counts {expert!r}: {count!r}, which is no expert and its count")
-    selections = np.zeros(int(max(counter, default=-1)) + 1)
+        numbers = type(expert) is int and type(count) is int
+        if not numbers or not 0 <= expert < 1 << 15 or not 0 <= count < LARGEST_COUNT:
+            what = f"{brief(expert)}: {brief(count)}"
+            refuse(path, place, f"counts {what}, which is no expert and its count")
+    selections = np.zeros(max(counter, default=-1) + 1)
     for expert, count in counter.items():
-        selections[int(expert)] = int(count)
+        selections[expert] = count
     return selections
-
-
-def _scalar(kind: Any, data: Any = b"") -> Any:
-    """Return a numpy number; numbers of objects could hold anything."""
-    if not isinstance(kind, np.dtype) or kind.kind not in "iuf" or not isinstance(data, bytes):
-        raise pickle.UnpicklingError(f"a numpy scalar of {kind!r}")
-    return np.frombuffer(data, kind, count=1)[0]
-
-
-def _dtype(name: Any, *_flags: Any) -> Any:
-    if not isinstance(name, str) or name not in {f"{k}{n}" for k in "iuf" for n in (1, 2, 4, 8)}:
-        raise pickle.UnpicklingError(f"the numpy type {name!r}")
-    return np.dtype(name)
-
-
-# numpy 2 renamed numpy.core; pickles of either say the same.
-ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
-    ("collections", "Counter"): collections.Counter,
-    ("numpy", "dtype"): _dtype,
-    ("numpy.core.multiarray", "scalar"): _scalar,
-    ("numpy._core.multiarray", "scalar"): _scalar,
-}
-
-
-class _CountersOnly(pickle.Unpickler):
-    """An unpickler that can make counters and numbers, and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return ALLOWED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"{module}.{name}") from None
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError(f"the outside object {pid!r}")
 
 
 def _unpickle(path: Path) -> Any:
@@ -104,8 +70,8 @@ def _unpickle(path: Path) -> Any:
     if len(data) > LARGEST_PICKLE:
         refuse(path, "", f"has {len(data)} bytes: counters are smaller")
     try:
-        return _CountersOnly(io.BytesIO(data)).load()
-    except pickle.UnpicklingError as error:
+        return read_pickle(data)
+    except PickleError as error:
         refuse(
             path,
             "",
@@ -113,7 +79,7 @@ def _unpickle(path: Path) -> Any:
             "Do not load it with anything else unless you trust who made it.",
         )
     except Exception as error:  # noqa: BLE001 - a damaged pickle can raise anything
-        refuse(path, "", f"is no whole pickle ({type(error).__name__}: {error})")
+        refuse(path, "", f"is no whole pickle ({type(error).__name__}: {brief(str(error), 200)})")
 
 
 def _is_pickle(path: Path, start: bytes) -> bool:
