@@ -217,3 +217,6 @@ def _tell(recording: "Recording", labels: tuple[str, ...]) -> None:
     for layer in coverage.layers:
         if layer.status != "recorded":
             console.print(f"{layer.name}: {layer.status}", highlight=False)
+    header = recording.header()
+    for text in (*header.notes, *(f"{each.kind}: {each.text}" for each in header.warnings)):
+        console.print(text, markup=False, highlight=False, soft_wrap=True)

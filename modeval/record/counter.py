@@ -94,7 +94,6 @@ class Counter:
             for entry in pending:
                 self._look(entry)
         if self._write is not None:
-            self.refuse_broken()
             self._write(pending)
 
     def _look(self, pending: Pending) -> None:

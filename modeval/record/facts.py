@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from modeval.record.experts import Watch
 from modeval.record.frames import PREFILL, Frame, Labelling
 from modeval.record.generation import Generation
+from modeval.trace.trace import Warned
 
 
 @dataclass(slots=True)
@@ -69,3 +70,18 @@ def inferred(watches: Iterable[Watch]) -> tuple[str, ...]:
                 f"{len(names)} routers are read as the largest of their logits ({shown}): {ending}."
             )
     return tuple(notes)
+
+
+def unconfirmed(watches: Iterable[Watch]) -> tuple[Warned, ...]:
+    """Return a warning of routers that are read by their logits alone, without their experts."""
+    names = [watch.router.name for watch in watches if watch.inferred and not watch.agreed]
+    if not names:
+        return ()
+    shown = f"{', '.join(names[:3])}{', ...' if names[3:] else ''}"
+    return (
+        Warned(
+            "assumed",
+            f"{len(names)} routers ({shown}) are taken to choose the largest of their logits: "
+            "their experts do not show what they were given. Say what is chosen with routers=.",
+        ),
+    )

@@ -36,9 +36,10 @@ import torch
 from torch import nn
 
 from modeval.errors import TraceError
-from modeval.record.counter import Counter
+from modeval.record.counter import Counter, Pending
 from modeval.record.coverage import Coverage, check_coverage, coverage_of
-from modeval.record.facts import inferred
+from modeval.record.doubts import Doubts
+from modeval.record.facts import inferred, unconfirmed
 from modeval.record.labels import Labeller, LabelSource
 from modeval.record.listening import Listener
 from modeval.record.ranks import reduce_counts
@@ -46,7 +47,7 @@ from modeval.record.readers import Router
 from modeval.record.routers import Patterns, find_routers
 from modeval.record.writing import Stream, shared_experts, source_of
 from modeval.trace.fold import BLOCKS, LayerGroup
-from modeval.trace.trace import PHASES, Phase, TraceHeader
+from modeval.trace.trace import PHASES, Phase, TraceHeader, Warned
 from modeval.types import RoutingCounts
 
 
@@ -175,8 +176,8 @@ class Recording:
         self._group, self._tokens = group, tokens
         self._labeller = Labeller(names, label_from, group, stray=partial)
         self._stream = None if trace is None else Stream(trace, self._header)
-        write = None if self._stream is None else self._stream.write
-        self._counter = Counter(self._routers, self._labeller.rules, blocks, write)
+        self._doubts = Doubts(self._routers)
+        self._counter = Counter(self._routers, self._labeller.rules, blocks, self._write)
         self._exits = contextlib.ExitStack()
         self._listener = Listener(
             model,
@@ -253,7 +254,18 @@ class Recording:
 
     def header(self) -> TraceHeader:
         """Return what the rows of this recording's trace mean."""
-        return self._header().noted(*self._notes_at_end())
+        return self._header().noted(*self._notes_at_end()).warned(*self.warnings())
+
+    def warnings(self) -> tuple[Warned, ...]:
+        """Return what makes this recording doubtful: kinds and sentences.
+
+        Rows that no routing of text gives, layers with far fewer tokens than others of their kind,
+        experts with the same parameters, choices that were assumed.
+        """
+        groups = self.groups(local=True)
+        choices = [seen.choices for seen in self._listener.seen]
+        assumed = unconfirmed(self._listener.watches.values())
+        return (*self._doubts.warnings(groups, choices), *assumed)
 
     def _notes_at_end(self) -> tuple[str, ...]:
         return (*self._listener.facts.notes(), *inferred(self._listener.watches.values()))
@@ -330,6 +342,15 @@ class Recording:
         else:
             self.discard()
 
+    def _write(self, pending: Sequence[Pending]) -> None:
+        """Look at choices and write them down; where only counts are kept, do not wait for them."""
+        if self._stream is None and pending[0].chosen.device.type != "cpu":
+            return
+        self._counter.refuse_broken()
+        if self._stream is not None:
+            self._stream.write(pending)
+        self._doubts.look(pending)
+
     def _call_ended(self) -> None:
         if self._stream is not None:
             self._counter.flush()
@@ -350,7 +371,7 @@ class Recording:
             names = [layer.name for layer in layers if layer.status == status]
             if names:
                 notes.append(f"{len(names)} layers {text}: {', '.join(names[:4])}")
-        stream.close(complete=True, notes=notes)
+        stream.close(complete=True, notes=notes, warnings=self.warnings())
 
     def _check(self) -> None:
         """Refuse a recording in which something is missing or strange."""

@@ -14,7 +14,7 @@ from modeval.record.frames import Place
 from modeval.record.readers import Router
 from modeval.record.routers import is_a
 from modeval.trace.files import TraceWriter
-from modeval.trace.trace import Source, TraceHeader, make_chunk
+from modeval.trace.trace import Source, TraceHeader, Warned, make_chunk
 
 
 class Stream:
@@ -54,8 +54,10 @@ class Stream:
                 )
             )
 
-    def close(self, *, complete: bool, notes: Sequence[str] = ()) -> None:
-        """End the trace: whole, with notes, or as a prefix of one."""
+    def close(
+        self, *, complete: bool, notes: Sequence[str] = (), warnings: Sequence[Warned] = ()
+    ) -> None:
+        """End the trace: whole, with notes and warnings, or as a prefix of one."""
         writer, self._writer = self._writer, None
         if writer is None:
             return
@@ -63,7 +65,8 @@ class Stream:
             writer.flush()
             return
         with writer:
-            if notes:
+            if notes or warnings:
+                writer.header = writer.header.warned(*warnings)
                 writer.note(*notes)
 
 
