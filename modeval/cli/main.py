@@ -26,6 +26,7 @@ from modeval.cli.record import record_command
 from modeval.cli.report import report_command
 from modeval.cli.score import score_command
 from modeval.cli.sweep import sweep
+from modeval.cli.systems import systems_command
 from modeval.cli.trace import trace
 from modeval.cli.train import train_command
 from modeval.errors import ModevalError
@@ -72,6 +73,7 @@ app.command("plot")(plot_command)
 app.command("findings")(findings_command)
 app.command("log")(log_command)
 app.command("metrics")(metrics_command)
+app.command("systems")(systems_command)
 app.command("help")(help_command)
 app.command("docs")(docs_command)
 app.add_typer(bench, name="bench")

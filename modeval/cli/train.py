@@ -19,10 +19,9 @@ from modeval.cli.flags import (
     words,
 )
 from modeval.cli.options import merge, read_file, with_examples
-from modeval.cli.output import choose_device, progress_bar, stderr, stdout
+from modeval.cli.output import choose_device, progress_bar, stderr
 from modeval.errors import RunError, SpecError
 from modeval.spec import (
-    MODEL_TITLES,
     MODELS,
     DataSpec,
     Engine,
@@ -31,11 +30,14 @@ from modeval.spec import (
     TrainSpec,
     from_dict,
     seed_grid,
+    title_of,
     to_dict,
     to_toml,
 )
 from modeval.spec.checks import suggestion
 from modeval.spec.settings import flag_of
+from modeval.spec.systems import BY_NAME, contradictions
+from modeval.spec.systems import named as choices_named
 
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 
 TASK, MODEL, TRAINING, MACHINE = "Task", "Model", "Training", "Machine and files"
 PAPER = ("monolithic", "modular", "modular-op", "gt-modular")
-NAMES = (*MODELS, "all")
+NAMES = (*BY_NAME, "all")
 
 EXAMPLES = """
 [bold]Examples[/]
@@ -101,7 +103,7 @@ def train_command(
         list[str] | None,
         typer.Option(
             metavar="NAME,...",
-            help=f"{', '.join(MODELS)}, or all for the paper's four.",
+            help=f"{', '.join(MODELS)}, all for the paper's four, or what modeval systems lists.",
             autocompletion=completing(NAMES),
             rich_help_panel=COMMON,
         ),
@@ -215,7 +217,7 @@ def train_command(
         _refuse_contradictions(names, settings["model"])
         requests = plan(merge(file, settings), names, out)
     if dry_run:
-        stdout().print(to_toml(requests[0].spec), end="", markup=False, highlight=False)
+        typer.echo(to_toml(requests[0].spec), nl=False)  # as it is: a console would break lines
         return
     records = train_all(
         requests, device=device, engine=engine, resume=resume, dataset=dataset, quiet=quiet
@@ -244,12 +246,12 @@ def _again(folder: Path, flags: Mapping[str, Mapping[str, Any]]) -> Request:
 def _refuse_contradictions(names: Sequence[str], flags: Mapping[str, Any]) -> None:
     """Refuse a flag that says something else than the name of a model stands for."""
     for name in names:
-        for setting, value in MODELS.get(name, {}).items():
-            if flags.get(setting, value) != value:
-                raise SpecError(
-                    f"--model {name} stands for {setting} {value}, and {flag_of(setting)} says "
-                    f"{flags[setting]}. Drop one of the two."
-                )
+        known = contradictions(name, flags) if name in BY_NAME else {}
+        for setting, (value, given) in known.items():
+            raise SpecError(
+                f"--model {name} stands for {setting} {value}, and {flag_of(setting)} says "
+                f"{given}. Drop one of the two."
+            )
 
 
 def plan(values: Mapping[str, Any], names: list[str], out: Path) -> list[Request]:
@@ -260,19 +262,19 @@ def plan(values: Mapping[str, Any], names: list[str], out: Path) -> list[Request
         return [Request(from_dict(RunSpec, named), out)]  # a spec file says it all
     wanted = list(PAPER) if names == ["all"] else names or [str(values.get("name", "modular"))]
     for name in wanted:
-        if name not in MODELS:
+        if name not in BY_NAME:
             raise SpecError(
-                f"--model {name}: expected one of {', '.join(MODELS)}, or all for the four of the "
+                f"--model {name}: expected one of {', '.join(BY_NAME)}, or all for the four of the "
                 f"paper.{suggestion(name, NAMES)}"
             )
     if settings.pop("scorer", None) == "none":
         settings.pop("modules", None)  # the single module of a Monolithic in the spec file
     requests = []
     for name in wanted:
-        model = {**settings, **MODELS[name]}
+        model, training = choices_named(name, settings, values.get("train", {}))
         if settings.get("modules") and (name != "monolithic" or len(wanted) == 1):
             model["modules"] = settings["modules"]
-        spec = from_dict(RunSpec, {**values, "name": name, "model": model})
+        spec = from_dict(RunSpec, {**values, "name": name, "model": model, "train": training})
         requests.append(Request(spec, out if len(wanted) == 1 else out / name))
     return requests
 
@@ -367,7 +369,7 @@ def _train_one(
 ) -> "RunRecord":
     from modeval.train.loop import Progress, train
 
-    title = MODEL_TITLES.get(request.spec.name, request.spec.name)
+    title = title_of(request.spec.model)
     task = bar.add_task(title, total=request.spec.train.steps, note="starting")
     told: set[str] = set()
 

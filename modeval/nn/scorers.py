@@ -7,7 +7,7 @@ the rule at most give a row for each rule, ``(S, R, M)``; the others a row for e
 ``(S, N, M)``. :func:`weigh` turns either into routing weights.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NoReturn, Protocol, runtime_checkable
 
@@ -119,7 +119,8 @@ class RuleScorer(nn.Module):
 class FreeScorer(nn.Module):
     """Logits that are parameters: a row for each rule, or one row for all of them.
 
-    The skill matrix of Polytropon, or the global weights of a layer; all start at 0.
+    The skill matrix of Polytropon, or the global weights of a layer; all start near 0, a little
+    apart: modules that start equal would otherwise stay so.
     """
 
     def __init__(self, seeds: int, rules: int, logits: int, *, shared: bool) -> None:
@@ -127,6 +128,11 @@ class FreeScorer(nn.Module):
         self.looks_at: LooksAt = "nothing" if shared else "rule"
         self.rules = rules
         self.logit = nn.Parameter(torch.zeros(seeds, 1 if shared else rules, logits))
+
+    def draw(self, generators: Sequence[torch.Generator]) -> None:
+        """Start within a thousandth of 0."""
+        for member, generator in zip(self.logit, generators, strict=True):
+            member.uniform_(-1e-3, 1e-3, generator=generator)
 
     def forward(self, seen: Seen) -> Float[Tensor, "seeds rules logits"]:
         """Return the logits of each rule."""

@@ -8,7 +8,9 @@ from modeval.spec.checks import check, check_choices, check_positive
 from modeval.spec.computations import Adapter, Computation, Full
 from modeval.spec.data import DataSpec
 from modeval.spec.gatings import Gating, NoisyTopK, Soft, TopK
+from modeval.spec.plain import from_dict
 from modeval.spec.settings import default_of, refuse_unread, setting
+from modeval.spec.systems import SYSTEMS
 
 Scorer = Literal[
     "none", "module", "shared", "attention", "input", "both", "rule", "table", "global", "oracle",
@@ -166,6 +168,11 @@ def _check_task(data: DataSpec, model: ModelSpec, modules: int) -> None:
             f'computation = "{model.computation.kind}" with task = "series": it needs a hidden '
             "layer, and recurrent cells have none. Use --computation low-rank.",
         )
+        check(
+            model.scorer != "attention",
+            'scorer = "attention" with task = "series": it asks with the state, and the first one '
+            "is 0, of which nothing follows. Use --scorer module or both.",
+        )
     if data.task == "sets":
         check(
             model.aggregation != "parameters",
@@ -203,11 +210,14 @@ def title_of(model: ModelSpec) -> str:
     'Modular-op'
     >>> title_of(ModelSpec(scorer="rule", layers=2, gating=TopK()))
     'Modular-op (top-k, 2 layers)'
+    >>> from modeval.spec.gatings import Gumbel
+    >>> title_of(ModelSpec(scorer="rule", gating=Gumbel()))
+    'Gumbel routing'
     """
     chosen = _choices(model)
-    for name, choices in MODELS.items():
-        if chosen == _choices(ModelSpec(**choices)):
-            return MODEL_TITLES[name]
+    for system in SYSTEMS:
+        if chosen == _choices(from_dict(ModelSpec, system.choices)):
+            return system.title
     base = next(
         (MODEL_TITLES[name] for name, same in MODELS.items() if same["scorer"] == model.scorer),
         f"Modular-{model.scorer}",

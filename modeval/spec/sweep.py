@@ -18,9 +18,10 @@ from typing import Any
 
 from modeval.errors import SpecError, nearest
 from modeval.spec.data import DataSpec
-from modeval.spec.model import MODELS, ModelSpec
+from modeval.spec.model import ModelSpec
 from modeval.spec.plain import from_dict
 from modeval.spec.run import RunSpec
+from modeval.spec.systems import BY_NAME, named
 from modeval.spec.train import TrainSpec, seed_grid
 
 KINDS: dict[str, type] = {"data": DataSpec, "model": ModelSpec, "train": TrainSpec}
@@ -137,10 +138,10 @@ def _product(grid: Mapping[str, Any]) -> Iterator[RunSpec]:
     names = grid.get("models", ["modular"])
     names = [names] if isinstance(names, str) else list(names)
     for name in names:
-        if name not in MODELS:
+        if name not in BY_NAME:
             raise SpecError(
-                f"models: {name!r} is no model{nearest(str(name), list(MODELS))}. Expected some of "
-                f"{', '.join(MODELS)}."
+                f"models: {name!r} is no model{nearest(str(name), list(BY_NAME))}. Expected some "
+                f"of {', '.join(BY_NAME)}."
             )
     seeds = _seeds(grid.get("seeds", {}))
     axes = [
@@ -163,10 +164,10 @@ def _run(name: str, values: Mapping[str, Mapping[str, Any]]) -> RunSpec:
     settings = dict(values["model"])
     if name == "monolithic":
         settings.pop("modules", None)  # it has one, whatever the others have
-    model = {**settings, **MODELS[name]}
+    model, train = named(name, settings, values["train"])
     if "modules" in settings:
         model["modules"] = settings["modules"]
-    return from_dict(RunSpec, {**values, "name": name, "model": model})
+    return from_dict(RunSpec, {**values, "name": name, "model": model, "train": train})
 
 
 def _seeds(value: Any) -> list[list[int]]:

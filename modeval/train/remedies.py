@@ -69,10 +69,30 @@ def information(
     return -(torch.xlogy(joint, joint) - torch.xlogy(joint, outer)).sum((-2, -1))
 
 
+def reuse(routed: Routed, rule: Int64[Tensor, "seeds n *positions"]) -> Float[Tensor, " seeds"]:
+    """Return minus the log prior of skills that rules reuse, ``Z`` being the sigmoids of logits.
+
+    The Indian buffet prior over T rules and S modules, with concentration 1 and up to a constant,
+    ``-log P(Z) = sum_s [log T! - log (T - m_s)! - log (m_s - 1)!]``, with ``m_s = sum_t Z_ts`` from
+    1 to T and factorials by the gamma function: a skill that most rules have, or few, is likelier
+    than one that half of them have. Source: Griffiths & Ghahramani 2011, as the prior of Polytropon
+    (Ponti et al. 2023, arXiv 2202.13914).
+    """
+    skills = routed.logits.flatten(1, -2).sigmoid()
+    one_hot = F.one_hot(rule.flatten(1)).to(skills.dtype)
+    seen = one_hot.sum(1).unsqueeze(-1)
+    rules = one_hot.shape[-1]
+    rows = (one_hot.mT @ skills) / seen.clamp(min=1)
+    users = rows.sum(1).clamp(min=1, max=rules)
+    most = torch.lgamma(torch.tensor(rules + 1.0, device=users.device))
+    return (most - torch.lgamma(rules - users + 1) - torch.lgamma(users)).sum(-1)
+
+
 REMEDIES: dict[RemedyName, Remedy] = {
     "balance": balance,
     "importance": importance,
     "logits": logits,
     "information": information,
+    "reuse": reuse,
 }
 """The choices of the axis."""

@@ -37,6 +37,7 @@ COMMANDS = [
     ["findings"],
     ["log"],
     ["metrics"],
+    ["systems"],
     ["help"],
     ["docs"],
     ["bench"],

@@ -1,0 +1,116 @@
+"""``modeval systems``: systems of the literature, and the choices that make each of them."""
+
+import json
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from modeval.spec.systems import BY_NAME, SYSTEMS, System, system_of
+
+
+def _complete(incomplete: str) -> list[str]:
+    return [name for name in BY_NAME if name.startswith(incomplete)]
+
+
+def systems_command(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="Explain one system.", autocompletion=_complete),
+    ] = None,
+    *,
+    as_json: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE", help="Write all of it as JSON; - prints it."),
+    ] = None,
+) -> None:
+    """List the systems that can be trained by name, or explain one."""
+    from modeval.cli.manual.help import show
+
+    chosen = SYSTEMS if name is None else (system_of(name),)
+    if as_json is not None:
+        entries = [describe(system) for system in chosen]
+        _write(json.dumps(entries if name is None else entries[0], indent=2), as_json)
+    elif name is None:
+        typer.echo(list_systems())
+        typer.echo("Explain one with: modeval systems NAME")
+    else:
+        show(explain(chosen[0]))
+
+
+def describe(system: System) -> dict[str, Any]:
+    """Return all that the table knows of a system, as plain values."""
+    names = ("name", "title", "what", "formula", "source", "expect")
+    texts = {key: getattr(system, key) for key in names}
+    return {
+        **texts,
+        "choices": dict(system.choices),
+        "phase": dict(system.phase),
+        "tasks": list(system.tasks),
+        "command": command_of(system),
+    }
+
+
+def list_systems() -> str:
+    """Return a line or two for each system: its name, what it is, its choices."""
+    width = max(len(system.name) for system in SYSTEMS)
+    lines = []
+    for system in SYSTEMS:
+        lines += [
+            *textwrap.wrap(
+                system.what,
+                width=96,
+                initial_indent=f"{system.name:<{width}}  ",
+                subsequent_indent=" " * (width + 2),
+            ),
+            f"{'':<{width}}  {choices_of(system)}",
+        ]
+    return "\n".join([*lines, ""])
+
+
+def explain(system: System) -> str:
+    """Return a page of Markdown on one system."""
+    tasks = "" if len(system.tasks) == 3 else f"Tasks: {', '.join(system.tasks)}.\n\n"  # noqa: PLR2004
+    return (
+        f"# {system.title}\n\n{system.what}\n\n```text\n{system.formula}\n```\n\n"
+        f"Choices: {choices_of(system)}.\n\n{tasks}{system.expect}\n\n"
+        f"Source: {system.source}.\n\nTrain and score it:\n\n```console\n"
+        f"$ {command_of(system)}\n$ modeval score runs/{system.name}\n```\n"
+    )
+
+
+def choices_of(system: System) -> str:
+    """Return the choices as flags would say them."""
+    parts = [f"{axis} {_said(choice)}" for axis, choice in system.choices.items()]
+    parts += [
+        f"remedy {remedy['kind']} x {remedy['coefficient']:g}"
+        for remedy in system.phase.get("remedies", ())
+    ]
+    parts += [
+        f"rate of {rate['parameters']} x {rate['factor']:g}"
+        for rate in system.phase.get("rates", ())
+    ]
+    return ", ".join(parts)
+
+
+def command_of(system: System) -> str:
+    """Return the command that trains a system, on the first task that it is defined for."""
+    return f"modeval train --out runs/{system.name} --model {system.name} --task {system.tasks[0]}"
+
+
+def _said(choice: Any) -> str:
+    if not isinstance(choice, Mapping):
+        return str(choice)
+    settings = [f"{key} {value}" for key, value in choice.items() if key != "kind"]
+    return " ".join([choice["kind"], *settings])
+
+
+def _write(text: str, file: str) -> None:
+    if file == "-":
+        typer.echo(text)
+        return
+    from modeval.score.files import write_text
+
+    write_text(Path(file), text + "\n")

@@ -1,0 +1,376 @@
+"""Systems of the literature, by their usual names, as choices on the axes of the model space.
+
+A system is a row of :data:`SYSTEMS`: choices of the model, a regime where its definition has one,
+and what to read of its scores. Nothing else knows systems; ``modeval train --model NAME`` lays the
+choices under the other settings, and a row is all that a new one takes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from modeval.errors import SpecError, nearest
+
+SURVEY = "Pfeiffer et al. 2023 (Modular Deep Learning, arXiv 2302.11529)"
+PAPER = "Mittal et al. 2022 (arXiv 2206.02713)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """A system by its usual name.
+
+    Attributes:
+        name: for ``--model``.
+        title: in tables and figures.
+        what: what it is, in a sentence.
+        formula: what a layer computes.
+        source: where it is defined.
+        expect: what its own definition says of its scores.
+        choices: settings of the model, as in a spec file.
+        phase: settings of the single phase of its training, where they differ.
+        tasks: tasks that it is defined for.
+    """
+
+    name: str
+    title: str
+    what: str
+    formula: str
+    source: str
+    expect: str
+    choices: Mapping[str, Any]
+    phase: Mapping[str, Any] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ("binary", "sets", "series")
+
+
+def _own(  # noqa: PLR0917 - a row
+    kind: str, title: str, what: str, formula: str, source: str, expect: str
+) -> System:
+    """Return a system with modules of one kind, one for each rule, on a trunk."""
+    cells = kind in ("low-rank", "rescaled", "masked", "supermask", "diff")
+    return System(
+        name=f"{kind}-per-rule",
+        title=f"{title} per rule",
+        what=what,
+        formula=formula,
+        source=source,
+        expect=f"Routing is given, so its scores are perfect; {expect}",
+        choices={"scorer": "oracle", "computation": {"kind": kind}},
+        tasks=("binary", "sets", "series") if cells else ("binary", "sets"),
+    )
+
+
+BALANCE = {"remedies": [{"kind": "balance", "coefficient": 0.01}]}
+
+SYSTEMS: tuple[System, ...] = (
+    System(
+        name="monolithic",
+        title="Monolithic",
+        what="A single network without modules: what modular ones are compared with.",
+        formula="y = f(x, c)",
+        source=PAPER,
+        expect="It has no routing, so only losses are scored.",
+        choices={"scorer": "none", "modules": 1},
+    ),
+    System(
+        name="modular",
+        title="Modular",
+        what="Each module scores itself, and all are mixed by softmax.",
+        formula="y = sum_m p_m f_m(x, c),  p = softmax_m s_m(f_m's hidden units)",
+        source=PAPER,
+        expect="It is distracted by inputs: information on them in its routing, given the rule.",
+        choices={"scorer": "module"},
+    ),
+    System(
+        name="modular-shared",
+        title="Modular (shared scorer)",
+        what="As Modular, with one scorer for all modules, on their outputs beside the input.",
+        formula="p = softmax_m s(f_m(x, c), x, c)",
+        source=f"the code of {PAPER}",
+        expect="As Modular.",
+        choices={"scorer": "shared"},
+    ),
+    System(
+        name="modular-op",
+        title="Modular-op",
+        what="Routing looks at the rule alone.",
+        formula="p = softmax(g(c))",
+        source=PAPER,
+        expect="No distraction by inputs at all; often specialises better than Modular.",
+        choices={"scorer": "rule"},
+    ),
+    System(
+        name="gt-modular",
+        title="GT-Modular",
+        what="Routing is the ground truth: one module for each rule.",
+        formula="p = onehot(c)",
+        source=PAPER,
+        expect="All scores of routing are perfect: the other end of each scale.",
+        choices={"scorer": "oracle"},
+    ),
+    System(
+        name="hash",
+        title="Hash routing",
+        what="A fixed hash of the rule chooses the module: the null that routing has to beat.",
+        formula="p = onehot(hash(c) mod M)",
+        source="Roller et al. 2021 (Hash Layers, arXiv 2106.04426)",
+        expect="Softness and hard gap are 0; collapse and alignment are those of a random map.",
+        choices={"scorer": "hash"},
+    ),
+    System(
+        name="global-weights",
+        title="Global weights",
+        what="One learned weight for each module, the same for all samples.",
+        formula="p = softmax(w),  w free",
+        source=f"{SURVEY}, aggregation",
+        expect="Routing tells nothing of the rule: inverse mutual information is 1.",
+        choices={"scorer": "global"},
+    ),
+    System(
+        name="top-k",
+        title="Top-2 MoE",
+        what="A router beside the modules; the two best share a sample.",
+        formula="p = softmax over the 2 largest of g(x, c)",
+        source="Shazeer et al. 2017 without noise; Jiang et al. 2024 (Mixtral, arXiv 2401.04088)",
+        expect="Each sample has exactly two modules, so softness lies below log 2.",
+        choices={"scorer": "both", "gating": {"kind": "top-k", "k": 2}},
+        phase=BALANCE,
+    ),
+    System(
+        name="switch",
+        title="Switch",
+        what="One module for each sample, within its capacity, kept even by a loss.",
+        formula="y = p_a f_a(x),  a = argmax p,  dropped beyond capacity N / M",
+        source="Fedus et al. 2022 (Switch Transformers, arXiv 2101.03961)",
+        expect="Softness and hard gap near 0; load is even, which says nothing of rules.",
+        choices={"scorer": "both", "gating": {"kind": "switch", "capacity": 1.25}},
+        phase=BALANCE,
+    ),
+    System(
+        name="expert-choice",
+        title="Expert choice",
+        what="Modules take the samples that want them most.",
+        formula="each m takes the N / M samples with the largest p_m",
+        source="Zhou et al. 2022 (arXiv 2202.09368)",
+        expect="Load is even by construction: collapse tells nothing. Some samples get no module.",
+        choices={"scorer": "both", "gating": {"kind": "expert-choice", "capacity": 1.0}},
+    ),
+    System(
+        name="base",
+        title="BASE",
+        what="In training a batch is assigned to modules in equal parts, as well as possible.",
+        formula="max sum_n l_(n, a_n) with N / M samples each;  y = sigmoid(l_a) f_a(x)",
+        source="Lewis et al. 2021 (BASE Layers, arXiv 2103.16716)",
+        expect="Softness 0; at evaluation load may be uneven, where training's was not.",
+        choices={"scorer": "both", "gating": {"kind": "base"}},
+    ),
+    System(
+        name="sinkhorn",
+        title="S-BASE",
+        what="As BASE, the assignment being the best of a doubly balanced matrix.",
+        formula="a = argmax of exp(l) after scaling rows and columns in turn;  y = p_a f_a(x)",
+        source="Clark et al. 2022 (S-BASE, arXiv 2202.01169)",
+        expect="As BASE.",
+        choices={"scorer": "both", "gating": {"kind": "sinkhorn"}},
+    ),
+    System(
+        name="gumbel",
+        title="Gumbel routing",
+        what="A module is drawn for each sample, gradients passing straight through.",
+        formula="a ~ softmax((l + g) / t),  t from 5 to 0.5",
+        source="Jang et al. 2017 (arXiv 1611.01144); Maddison et al. 2017",
+        expect="Hard at evaluation: softness and hard gap are 0.",
+        choices={"scorer": "rule", "gating": {"kind": "gumbel"}},
+    ),
+    System(
+        name="epsilon-greedy",
+        title="Epsilon-greedy",
+        what="The best module, or in training now and then a random one.",
+        formula="y = p_a f_a(x),  a = argmax p or, with probability e, uniform",
+        source=f"{SURVEY}, learned routing",
+        expect="Fewer dead modules than without exploration.",
+        choices={"scorer": "rule", "gating": {"kind": "epsilon-greedy"}},
+    ),
+    System(
+        name="threshold",
+        title="Variable-size routing",
+        what="Each module decides by itself whether it is active.",
+        formula="active = {m: sigmoid(l_m) > 1/2}, equal weights",
+        source=f"{SURVEY}, routing of variable size",
+        expect="The number of modules of a sample is learned.",
+        choices={"scorer": "rule", "gating": {"kind": "threshold"}},
+    ),
+    System(
+        name="smear",
+        title="SMEAR",
+        what="Parameters of modules are averaged by the router, then run once.",
+        formula="y = f_theta(x),  theta = sum_m p_m theta_m",
+        source="Muqeeth et al. 2024 (SMEAR, arXiv 2306.03745)",
+        expect="As Modular with linear modules; a rectifier makes mixtures something else.",
+        choices={"scorer": "both", "aggregation": "parameters"},
+        tasks=("binary", "series"),
+    ),
+    System(
+        name="molora",
+        title="Mixture of LoRAs",
+        what="A router mixes low-rank differences from one trunk.",
+        formula="y = W x + sum_m p_m (alpha / r) B_m A_m x",
+        source="Zadouri et al. 2024 (MoLORA, arXiv 2309.05444)",
+        expect="Knocking out a module costs little: the trunk does most.",
+        choices={"scorer": "both", "computation": {"kind": "low-rank"}},
+    ),
+    System(
+        name="mov",
+        title="Mixture of vectors",
+        what="A router mixes (IA)3 vectors, before they rescale one trunk.",
+        formula="y = (sum_m p_m l_m) * (W x + b)",
+        source="Zadouri et al. 2024 (MoV, arXiv 2309.05444)",
+        expect="As a mixture of LoRAs, with far fewer parameters.",
+        choices={
+            "scorer": "both",
+            "computation": {"kind": "rescaled"},
+            "aggregation": "parameters",
+        },
+        tasks=("binary", "series"),
+    ),
+    System(
+        name="polytropon",
+        title="Polytropon",
+        what="Each rule has some of the skills, low-rank ones, averaged; its router learns faster.",
+        formula="theta_t = W + sum_s z_ts / sum z_t  B_s A_s,  z_t ~ Concrete(sigmoid(l_t))",
+        source="Ponti et al. 2023 (Polytropon, arXiv 2202.13914)",
+        expect="Rules that share structure share skills; a rule may have several.",
+        choices={
+            "scorer": "table",
+            "gating": {"kind": "concrete"},
+            "computation": {"kind": "low-rank"},
+            "aggregation": "parameters",
+        },
+        phase={
+            "rates": [{"parameters": "scorer.*", "factor": 10.0}],
+            "remedies": [{"kind": "reuse", "coefficient": 1e-3}],
+        },
+        tasks=("binary", "series"),
+    ),
+    System(
+        name="hypernetwork",
+        title="Linear hypernetwork",
+        what="The rule's embedding generates a difference of the weights.",
+        formula="W_t = W + sum_m a_tm D_m,  a_t linear in the rule's encoding",
+        source="von Oswald et al. 2020 (arXiv 1906.00695), with a linear generator",
+        expect="|a| / sum |a| is a proxy of routing only; read the knock-outs first.",
+        choices={
+            "scorer": "rule",
+            "gating": {"kind": "linear"},
+            "computation": {"kind": "diff"},
+            "aggregation": "parameters",
+        },
+        tasks=("binary", "series"),
+    ),
+    _own(
+        "low-rank",
+        "LoRA",
+        "Each rule has a low-rank difference from a shared trunk, all trained together.",
+        "y = W x + (alpha / r) B_c A_c x",
+        "Hu et al. 2022 (LoRA, arXiv 2106.09685)",
+        "how much knocking a module out costs tells what the trunk left to it.",
+    ),
+    _own(
+        "rescaled",
+        "(IA)3",
+        "Each rule rescales the outputs of a shared trunk.",
+        "y = l_c * (W x + b)",
+        "Liu et al. 2022 ((IA)3, arXiv 2205.05638)",
+        "vectors of rules that need the same may be alike.",
+    ),
+    _own(
+        "prompt",
+        "Prompt",
+        "Each rule has a learned vector before the input of a shared trunk.",
+        "y = f([v_c, x])",
+        "Lester et al. 2021 (prompt tuning, arXiv 2104.08691)",
+        "prompts of equal rules may be alike.",
+    ),
+    _own(
+        "adapter",
+        "Adapter",
+        "Each rule has a bottleneck after the hidden units of a shared trunk.",
+        "h + U_c s(D_c h)",
+        "Houlsby et al. 2019 (arXiv 1902.00751)",
+        "at the start all modules are the trunk.",
+    ),
+    _own(
+        "parallel-adapter",
+        "Parallel adapter",
+        "Each rule has a bottleneck beside a shared trunk.",
+        "f(x) + U_c s(D_c x)",
+        "He et al. 2022 (arXiv 2110.04366)",
+        "at the start all modules are the trunk.",
+    ),
+    _own(
+        "masked",
+        "Movement pruning",
+        "Each rule keeps a part of a shared trunk; what moves away from 0 is kept.",
+        "y = (W * b_c) x,  gradient of a score W dL/dW",
+        "Sanh et al. 2020 (arXiv 2005.07683)",
+        "masks of rules that need the same may overlap more than chance.",
+    ),
+    _own(
+        "supermask",
+        "Supermask",
+        "Each rule learns which part of a random trunk to keep; the trunk never changes.",
+        "y = (W * b_c) x,  W random and frozen",
+        "Ramanujan et al. 2020 (arXiv 1911.13299); Wortsman et al. 2020 (SupSup)",
+        "the trunk's weights are those of the start, to the bit.",
+    ),
+)
+"""Every system that is whole; what is not here is not built in yet, or is none of these choices."""
+
+BY_NAME: Mapping[str, System] = MappingProxyType({system.name: system for system in SYSTEMS})
+
+
+def system_of(name: str) -> System:
+    """Return the system of a name.
+
+    Raises:
+        SpecError: there is none; the nearest is named.
+    """
+    if name not in BY_NAME:
+        raise SpecError(
+            f"{name}: there is no such system{nearest(name, list(BY_NAME))}. modeval systems lists "
+            "them."
+        )
+    return BY_NAME[name]
+
+
+def named(
+    name: str, model: Mapping[str, Any], train: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings of model and training with the choices of a system laid over them.
+
+    Settings of a choice stay as given: ``top-k`` with ``k = 3`` is Top-2 MoE with 3 modules.
+
+    >>> named("top-k", {"gating": {"k": 3}, "width": 64}, {"phases": []})[0]["gating"]
+    {'kind': 'top-k', 'k': 3}
+    """
+    system = system_of(name)
+    settings, training = dict(model), dict(train)
+    for axis, choice in system.choices.items():
+        given = settings.get(axis)
+        both = isinstance(choice, Mapping) and isinstance(given, Mapping)
+        settings[axis] = {**choice, **given} if both and given is not None else choice
+    if system.phase and "phases" not in training:
+        training["phases"] = [dict(system.phase)]
+    return settings, training
+
+
+def contradictions(name: str, model: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the choices of a system that settings say otherwise: what it is, and what they say."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for axis, choice in system_of(name).choices.items():
+        kind = choice["kind"] if isinstance(choice, Mapping) else choice
+        given = model.get(axis)
+        given = given.get("kind", kind) if isinstance(given, Mapping) else given
+        if given is not None and given != kind:
+            found[axis] = (kind, given)
+    return found

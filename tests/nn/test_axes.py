@@ -1,0 +1,222 @@
+"""The model space is a product: what can be built learns, seed by seed; what cannot says why."""
+
+import itertools
+import tomllib
+import typing
+from typing import Any
+
+import pytest
+import torch
+
+from modeval.errors import SpecError
+from modeval.nn import Network, create
+from modeval.spec import DataSpec, ModelSpec, RunSpec, from_dict, to_dict, to_toml
+from modeval.spec.computations import Computation, Full
+from modeval.spec.gatings import Gating, Soft
+from modeval.spec.model import AFTER_MODULES, LEARNED, Aggregation, Scorer
+from modeval.train.step import Stepper
+from modeval.types import Batch, Noise
+
+TASKS = {
+    "binary": DataSpec(rules=3),
+    "sets": DataSpec(task="sets", rules=3, length=3),
+    "series": DataSpec(task="series", rules=3, dimension=3, length=3),
+}
+SCORERS = typing.get_args(Scorer)
+GATINGS = [kind() for kind in typing.get_args(Gating)]
+COMPUTATIONS = [kind() for kind in typing.get_args(Computation)]
+AGGREGATIONS = typing.get_args(Aggregation)
+SAMPLES = 12
+
+
+def model_of(**choices: Any) -> ModelSpec:
+    sizes = {"modules": 1} if choices["scorer"] == "none" else {"modules": 3}
+    given = {"map": ((0,), (1,), (0, 2))} if choices["scorer"] == "map" else {}
+    return ModelSpec(encoder=6, width=12, **sizes, **given, **choices)  # type: ignore[arg-type]
+
+
+def run_of(task: str, **choices: Any) -> RunSpec | str:
+    """Return the spec of a point of the product, or why there is none."""
+    try:
+        return RunSpec(data=TASKS[task], model=model_of(**choices))
+    except SpecError as error:
+        return str(error)
+
+
+def pairs() -> list[dict[str, Any]]:
+    """Return points of the product in which each two choices of two axes meet, once at least."""
+    axes = {
+        "scorer": SCORERS,
+        "gating": GATINGS,
+        "computation": COMPUTATIONS,
+        "aggregation": AGGREGATIONS,
+    }
+    usual = {"scorer": "both", "gating": Soft(), "computation": Full(), "aggregation": "outputs"}
+    points = []
+    for first, second in itertools.combinations(axes, 2):
+        for one, other in itertools.product(axes[first], axes[second]):
+            points.append({**usual, first: one, second: other})
+    return list({repr(point): point for point in points}.values())
+
+
+def draw(data: DataSpec, seeds: int) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    shape = (seeds, SAMPLES, *((data.length,) if data.sequence else ()))
+    return Batch(
+        torch.randn(*shape, data.features, generator=generator),
+        torch.randint(data.rules, shape, generator=generator),
+        torch.randn(*shape, data.outputs, generator=generator),
+    )
+
+
+def noise_of(network: Network, data: DataSpec) -> Noise | None:
+    if network.chance < 0:
+        return None
+    shape = (1, SAMPLES, *((data.length,) if data.sequence else ()), network.chance)
+    uniform = torch.rand(shape, generator=torch.Generator().manual_seed(2))
+    return Noise(uniform.expand(network.seeds, *shape[1:]), torch.tensor(0.3))
+
+
+def trained(run: RunSpec, seeds: tuple[int, ...], batch: Batch, steps: int = 3) -> Network:
+    network = create(run.data, run.model, seeds)
+    stepper = Stepper(network, "regression", engine="eager")
+    for _ in range(steps):
+        stepper.step(batch, torch.tensor(1e-2), noise_of(network, run.data))
+    return network
+
+
+def unmoved(run: RunSpec) -> list[str]:
+    """Return the parameters that stay where they were, in places where all should move."""
+    network = trained(run, (3, 4), draw(run.data, 2))
+    start = dict(create(run.data, run.model, (3, 4)).named_parameters())
+    still = []
+    for name, value in network.named_parameters():
+        assert value.isfinite().all(), name
+        moved = not torch.equal(value, start[name])
+        if value.requires_grad != moved and not _shifts_all_logits(name):
+            still.append(name)
+    return still
+
+
+def _shifts_all_logits(name: str) -> bool:
+    """Tell whether a parameter adds the same to all logits, which a softmax does not feel."""
+    return name == "scorer.mlp.readout.bias"
+
+
+POINTS = pairs()
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_what_can_be_built_moves_what_learns_and_nothing_else(task: str, scorer: str) -> None:
+    for point in (each for each in POINTS if each["scorer"] == scorer):
+        run = run_of(task, **point)
+        if isinstance(run, str):
+            assert len(run) > 60, run  # a reason, and what to type next
+            continue
+        assert not unmoved(run), (point, unmoved(run))
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "point",
+    [
+        {"scorer": "both", "gating": gating, "computation": computation}
+        for gating, computation in zip(GATINGS, itertools.cycle(COMPUTATIONS), strict=False)
+    ],
+    ids=lambda point: f"{point['gating'].kind}-{point['computation'].kind}",
+)
+def test_a_seed_of_a_cohort_is_that_seed_alone(task: str, point: dict[str, Any]) -> None:
+    run = run_of(task, **point)
+    if isinstance(run, str):
+        pytest.skip(run)
+    batch = draw(run.data, 2)
+    together = trained(run, (3, 4), batch, steps=1)
+    alone = trained(run, (4,), batch.seed(1), steps=1)
+    x = batch.seed(1)
+    seen, expected = together(batch.inputs, batch.rule), alone(x.inputs, x.rule)
+    torch.testing.assert_close(seen.prediction[1], expected.prediction[0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_several_layers_route_each_by_itself(task: str) -> None:
+    run = run_of(task, scorer="both", layers=3)
+    assert isinstance(run, RunSpec)
+    network = create(run.data, run.model, (1, 2))
+    batch = draw(run.data, 2)
+    routed = network(batch.inputs, batch.rule).routed
+    assert len(routed) == 3
+    assert all(layer.weight.shape == (*batch.rule.shape, 3) for layer in routed)
+    assert not torch.equal(routed[0].weight, routed[1].weight)
+    assert not unmoved(run)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_route_changes_one_layer_and_leaves_the_network_as_it_was(task: str, layer: int) -> None:
+    run = run_of(task, scorer="both", layers=2)
+    assert isinstance(run, RunSpec)
+    network = create(run.data, run.model, (1,))
+    batch = draw(run.data, 1)
+
+    def first_module(weight: torch.Tensor, number: int) -> torch.Tensor:
+        only = torch.zeros_like(weight)
+        only[..., 0] = 1
+        return only if number == layer else weight
+
+    before = network(batch.inputs, batch.rule)
+    routed = network(batch.inputs, batch.rule, route=first_module)
+    after = network(batch.inputs, batch.rule)
+    assert torch.equal(before.prediction, after.prediction)
+    assert not torch.equal(before.prediction, routed.prediction)
+    assert (routed.routed[layer].weight[..., 0] == 1).all()
+    assert not (routed.routed[1 - layer].weight[..., 0] == 1).all()
+
+
+def test_a_point_of_the_product_is_written_and_read_back() -> None:
+    runs = [run_of("binary", **point) for point in POINTS]
+    for run in (each for each in runs if isinstance(each, RunSpec)):
+        assert from_dict(RunSpec, tomllib.loads(to_toml(run))) == run
+        assert from_dict(ModelSpec, to_dict(run.model)) == run.model
+
+
+REFUSED = [
+    ("binary", {"scorer": "module", "aggregation": "parameters"}, "before any module"),
+    ("sets", {"scorer": "rule", "aggregation": "parameters"}, "heads of its own"),
+    ("series", {"scorer": "rule", "computation": "adapter"}, "recurrent cells have none"),
+    ("binary", {"scorer": "none", "modules": 1, "computation": "low-rank"}, "share a trunk"),
+    (
+        "binary",
+        {"scorer": "rule", "computation": "adapter", "aggregation": "parameters"},
+        "cannot be mixed",
+    ),
+    ("binary", {"scorer": "attention", "gating": "noisy-top-k"}, "a second number"),
+    ("binary", {"scorer": "oracle", "gating": "gumbel"}, "gating"),
+    ("binary", {"scorer": "rule", "gating": {"kind": "top-k", "k": 9}}, "k = 9 of 3 modules"),
+    ("binary", {"scorer": "rule", "gating": {"kind": "top-k", "k": 1}}, "router learns nothing"),
+    ("series", {"scorer": "attention"}, "asks with the state"),
+    ("binary", {"scorer": "map"}, "takes the modules of each rule"),
+    ("binary", {"scorer": "map", "map": [[0], [1]]}, "2 rows for 3 rules"),
+    ("binary", {"scorer": "map", "map": [[0], [1], [7]]}, "module 7"),
+    ("binary", {"scorer": "rule", "gating": "gumble"}, 'Did you mean "gumbel"'),
+    ("binary", {"scorer": "rule", "gating": {"kind": "gumbel", "k": 2}}, "no such setting"),
+]
+
+
+@pytest.mark.parametrize(("task", "model", "reason"), REFUSED)
+def test_what_makes_no_sense_is_refused_with_the_reason(
+    task: str, model: dict[str, Any], reason: str
+) -> None:
+    values = {"data": to_dict(TASKS[task]), "model": model}
+    for name in ("operation", "search", "dimension", "order", "length"):
+        if values["data"][name] == getattr(DataSpec(), name):
+            del values["data"][name]
+    with pytest.raises(SpecError, match=reason):
+        from_dict(RunSpec, values)
+
+
+def test_most_points_can_be_built() -> None:
+    for task in TASKS:
+        built = [run_of(task, **point) for point in POINTS]
+        assert sum(not isinstance(run, str) for run in built) > 0.6 * len(POINTS)
+    assert set(AFTER_MODULES) < set(LEARNED)
