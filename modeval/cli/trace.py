@@ -78,9 +78,17 @@ def merge_command(
         bool, typer.Option("--allow-partial", help="Take incomplete traces as they are.")
     ] = False,
 ) -> None:
-    """Write several traces of one model as one; labels are united, documents kept apart."""
-    from modeval.trace.convert import merge
+    """Write several traces of one model as one; labels are united, documents kept apart.
 
+    Files of counts are added up. What repeats something else is said.
+    """
+    from modeval.trace.convert import merge, merge_counts
+
+    if all(path.is_file() for path in paths):
+        header = merge_counts(paths, out)
+        stdout().print(f"{len(paths)} files of counts: {out}", markup=False, highlight=False)
+        print_notes(header)
+        return
     merged = merge(paths, out, allow_partial=allow_partial)
     stdout().print(
         f"{merged.rows} rows of {len(paths)} traces: {out}", markup=False, highlight=False

@@ -30,6 +30,7 @@ from modeval.trace.trace import (
     DTYPES,
     TraceChunk,
     TraceHeader,
+    Warned,
     check_chunk,
     header_from_json,
 )
@@ -119,6 +120,11 @@ class TraceWriter:
         self.header = self.header.noted(*notes)
         atomic.write_text(self.path / HEADER, self.header.to_json(), UNWRITTEN)
 
+    def warn(self, *warnings: Warned) -> None:
+        """Add what makes scores doubtful to the header, each once."""
+        self.header = self.header.warned(*warnings)
+        write_header(self.path, self.header)
+
     def flush(self) -> None:
         """Put all rows appended so far on disk, as a part of their own."""
         if self._waiting:
@@ -144,6 +150,11 @@ class TraceWriter:
         self._parts.append(Part(part, rows, _footer(part)))
         self._pending = [chunk[rows:]] if len(chunk) > rows else []
         self._waiting = len(chunk) - rows
+
+
+def write_header(folder: Path, header: TraceHeader) -> None:
+    """Write the header of a trace again, with other notes or warnings; its rows stay."""
+    atomic.write_text(folder / HEADER, header.to_json(), UNWRITTEN)
 
 
 def open_trace(path: Path | str) -> Trace:

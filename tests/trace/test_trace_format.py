@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeval.errors import DependencyError, TraceError
-from modeval.trace.convert import convert, merge
+from modeval.trace.convert import convert, merge, merge_counts
 from modeval.trace.counts import load_counts, save_counts
 from modeval.trace.files import (
     TraceWriter,
@@ -368,3 +368,54 @@ def test_no_bit_of_counts_flips_unseen(tmp_path):
         else:  # white space of the header
             assert all(torch.equal(found[name], part) for name, part in counts.tensors().items())
     assert seen > 50
+
+
+def labelled(label: str, seed: int, documents: int = 4) -> tuple[TraceHeader, TraceChunk]:
+    header = TraceHeader(layers=("a",), modules=(8,), choices=(2,), labels=(label,))
+    chosen = np.random.default_rng(seed).random((documents * 40, 8)).argsort(1)[:, :2]
+    place = np.arange(len(chosen))
+    chunk = make_chunk(layer=0, chosen=chosen, document=place // 40, position=place % 40, label=0)
+    return header, chunk
+
+
+def write_labelled(path: Path, label: str, seed: int) -> Path:
+    header, chunk = labelled(label, seed)
+    with TraceWriter(path, header) as writer:
+        writer.append(chunk)
+    return path
+
+
+def test_a_trace_that_is_merged_twice_is_noticed(tmp_path):
+    one = write_labelled(tmp_path / "one.trace", "code", 0)
+    two = write_labelled(tmp_path / "two.trace", "prose", 1)
+    assert merge([one, two], tmp_path / "both.trace").header.warnings == ()
+    twice = merge([one, two, one], tmp_path / "twice.trace").header.warnings
+    assert [warning.kind for warning in twice] == ["copies"]
+    assert "one.trace repeats" in twice[0].text
+    part = merge([tmp_path / "both.trace", two], tmp_path / "part.trace").header.warnings
+    assert [warning.kind for warning in part] == ["copies"]
+    assert "4 documents" in part[0].text
+
+
+def test_counts_of_merged_traces_are_merged_counts(tmp_path):
+    paths = []
+    for label, seed in (("code", 0), ("prose", 1), ("code", 2)):
+        trace = write_labelled(tmp_path / f"{seed}.trace", label, seed)
+        convert(open_trace(trace), tmp_path / f"{seed}.counts.safetensors", kind="counts", blocks=1)
+        paths.append((trace, tmp_path / f"{seed}.counts.safetensors"))
+    merge([trace for trace, _ in paths], tmp_path / "all.trace")
+    convert(
+        open_trace(tmp_path / "all.trace"), tmp_path / "a.counts.safetensors", kind="counts",
+        blocks=1,
+    )  # fmt: skip
+    header = merge_counts([counts for _, counts in paths], tmp_path / "b.counts.safetensors")
+    assert header.labels == ("code", "prose")
+    assert header.warnings == ()
+    expected = load_counts(tmp_path / "a.counts.safetensors")[1][0]
+    found = load_counts(tmp_path / "b.counts.safetensors")[1][0]
+    for name, part in expected.counts.tensors().items():
+        torch.testing.assert_close(found.counts.tensors()[name], part)
+    assert len(found.units) == len(expected.units) == 12
+    torch.testing.assert_close(found.units.joint(), expected.units.joint())
+    twice = merge_counts([paths[0][1]] * 2, tmp_path / "c.counts.safetensors")
+    assert [warning.kind for warning in twice.warnings] == ["copies"]
