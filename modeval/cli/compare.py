@@ -10,8 +10,7 @@ from modeval.cli.output import check_target, deliver, stdout, tell_written
 from modeval.errors import SpecError
 
 if TYPE_CHECKING:
-    from modeval.score.compare import Comparison, Lineage
-    from modeval.score.scorecard import Scorecard
+    from modeval.score.compare import Comparison
 
 EXAMPLES = """
 [bold]Examples[/]
@@ -77,7 +76,9 @@ def compare_command(
     if agreement_file is not None:
         _agree(paths, agreement_file, quiet=quiet)
         return
-    comparison = compare_paths(paths, models=model or [])
+    from modeval.pipeline.comparing import compare
+
+    comparison = compare(*paths, models=model or [])
     metrics = _metrics(comparison, metric or [])
     if json_file is not None:
         from modeval.report.terminal.comparison import render_comparison_json
@@ -123,45 +124,6 @@ def _agree(paths: list[Path], target: Path, *, quiet: bool) -> None:
         tell_written(target)
 
 
-def compare_paths(paths: list[Path], *, models: list[str] | None = None) -> "Comparison":
-    """Compare what lies at the paths.
-
-    Raises:
-        ModevalError: something cannot be read or scored, or there is nothing to compare.
-    """
-    from dataclasses import replace
-
-    from modeval.score.chosen import only_models
-    from modeval.score.compare import compare
-
-    whole = [(str(path), _card(path)) for path in paths]
-    comparison = compare(only_models(whole, models or []))
-    if not comparison.lineages:
-        reasons = "; ".join(comparison.notes)
-        raise SpecError(
-            f"There is nothing to compare: {reasons}. Give a second scorecard of the same model: "
-            "modeval compare main.json scorecard.json"
-        )
-    lineages = tuple(_saturated(lineage, comparison.level) for lineage in comparison.lineages)
-    return replace(comparison, lineages=lineages)
-
-
-def _card(path: Path) -> "Scorecard":
-    """Read a scorecard, or score what is there."""
-    from modeval.score.files import read_scorecard
-
-    if not path.is_dir() and path.suffix != ".safetensors":  # so that scorecards load no torch
-        return read_scorecard(path)
-    from modeval.cli.score_sources import Asked, find_jobs
-
-    jobs, _, _ = find_jobs([str(path)], Asked(quiet=True))
-    cards = [card for job in jobs for card in job.run()]
-    whole = cards[0]
-    for card in cards[1:]:
-        whole += card
-    return whole
-
-
 def _metrics(comparison: "Comparison", asked: list[str]) -> list[str] | None:
     """Return the metrics to show; nothing for the usual ones."""
     from modeval.errors import nearest
@@ -178,25 +140,3 @@ def _metrics(comparison: "Comparison", asked: list[str]) -> list[str] | None:
                 f"{nearest(name, known)}. There are {', '.join(known)}; or all."
             )
     return asked or None
-
-
-def _saturated(lineage: "Lineage", level: float) -> "Lineage":
-    """Add how much of the last checkpoint's routing the others have, where there are traces."""
-    from dataclasses import replace
-
-    from modeval.errors import TraceError
-    from modeval.score.saturation import saturation_by_layer
-
-    folders = [Path(column.source) for column in lineage.columns]
-    if not all(
-        folder.is_dir() and column.model.origin == "trace"
-        for folder, column in zip(folders, lineage.columns, strict=True)
-    ):
-        return lineage
-    try:
-        found = tuple(
-            saturation_by_layer(folder, folders[-1], level=level) for folder in folders[:-1]
-        )
-    except TraceError as error:
-        return replace(lineage, notes=(*lineage.notes, f"No saturation: {error}"))
-    return replace(lineage, saturations=found)

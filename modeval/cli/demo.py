@@ -87,9 +87,9 @@ def requests(rules: int, out: Path) -> list[Request]:
 
 def demonstrate(rules: int, out: Path, *, device: str, quiet: bool) -> "Scorecard":
     """Generate, train and score at one number of rules; return the scorecard, also written."""
-    from modeval.cli.score import score_subjects
     from modeval.data import write_dataset
     from modeval.evaluate.runs import load_run
+    from modeval.pipeline.sources import score_subjects
     from modeval.score.files import write_scorecard
 
     if not quiet:

@@ -184,6 +184,8 @@ def gate_command(
             "baseline": None if baseline is None else str(baseline),
         },
     )
+    from modeval.pipeline.judging import gate_files
+
     result = gate_files(scorecards, asked, models=model or [])
     code = exit_code(result)
     _write(result, code, outputs)
@@ -201,30 +203,6 @@ def gate_command(
 
 
 gate_command.__doc__ = with_examples(gate_command, EXAMPLES)
-
-
-def gate_files(
-    scorecards: list[Path], policy: "Policy", *, models: list[str] | None = None
-) -> "GateResult":
-    """Check files against a policy; only models that match one of the patterns, if there are any.
-
-    Raises:
-        ModevalError: a file cannot be read, or the policy cannot be checked.
-    """
-    from modeval.gate.gate import gate
-    from modeval.score.chosen import only_models
-    from modeval.score.files import read_scorecard
-
-    for path in scorecards:
-        if path.is_dir():
-            raise SpecError(
-                f"{path} is a folder; a gate checks scorecards. Make one: modeval score {path} "
-                "--json scorecard.json"
-            )
-    whole = [(str(path), read_scorecard(path)) for path in dict.fromkeys(scorecards)]
-    cards = only_models(whole, models or [])
-    baseline = None if policy.baseline is None else read_scorecard(Path(policy.baseline))
-    return gate(cards, policy, baseline)
 
 
 def exit_code(result: "GateResult") -> Exit:

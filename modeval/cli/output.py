@@ -144,22 +144,7 @@ def tell_written(path: Path) -> None:
 
 
 def choose_device(name: str) -> "typing.Any":
-    """Return a torch device by name (auto, cpu, cuda, cuda:N); refuse what is absent."""
-    import torch
+    """Return a torch device by name; see :func:`modeval.pipeline.machine.choose_device`."""
+    from modeval.pipeline.machine import choose_device as chosen
 
-    from modeval.errors import SpecError
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise SpecError(f"device = {name!r}: expected auto, cpu, cuda or cuda:N.") from None
-    if device.type not in ("cpu", "cuda"):
-        raise SpecError(f"device = {name!r}: expected auto, cpu, cuda or cuda:N.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise SpecError(
-            f"device = {name!r}: this machine has {torch.cuda.device_count()} CUDA devices that "
-            "PyTorch can use. Use --device cpu."
-        )
-    return device
+    return chosen(name)

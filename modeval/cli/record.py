@@ -1,17 +1,15 @@
 """``modeval record``: run a mixture-of-experts model on labelled text, write its routing trace."""
 
-from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
 from modeval.cli.options import with_examples
-from modeval.cli.output import choose_device, stderr
+from modeval.cli.output import stderr
 
 if TYPE_CHECKING:
-    from modeval.record.recording import Recording
+    pass
 
 EXAMPLES = """
 [bold]Examples[/]
@@ -81,26 +79,31 @@ def record_command(
     its decoder does of its own.
     """
     check_new(out)
-    run_model(
-        model,
-        data=data,
-        trace=out,
-        text=text,
-        label=label,
-        split=split,
-        max_tokens=max_tokens,
-        max_documents=max_documents,
-        length=length,
-        batch_tokens=batch_tokens,
-        generate=generate,
-        routers=routers,
-        dtype=dtype,
-        device=device,
-        device_map=device_map,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        quiet=quiet,
-    )
+    from modeval.pipeline.recording import record_model
+
+    with _Progress(max_tokens, quiet=quiet) as progress:
+        record_model(
+            model,
+            data=data,
+            trace=out,
+            text=text,
+            label=label,
+            split=split,
+            max_tokens=max_tokens,
+            max_documents=max_documents,
+            length=length,
+            batch_tokens=batch_tokens,
+            generate=generate,
+            routers=routers,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            quiet=quiet,
+            tell=progress.tell,
+            watch=progress.advance,
+        )
     if not quiet:
         stderr().print(
             f"Wrote {out}. Next: modeval score {out}", markup=False, highlight=False, soft_wrap=True
@@ -123,100 +126,28 @@ def check_new(out: Path) -> None:
         )
 
 
-def run_model(
-    model: str,
-    *,
-    data: Sequence[str],
-    trace: Path | None = None,
-    text: str = "text",
-    label: str = "label",
-    split: str = "train",
-    max_tokens: int | None = None,
-    max_documents: int = 100_000,
-    length: int = 512,
-    batch_tokens: int = 4096,
-    generate: int = 0,
-    routers: Sequence[str] | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
-    device_map: str | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    quiet: bool = False,
-) -> "tuple[Recording, int]":
-    """Load a model, run it over labelled text and record it; return the number of documents too.
-
-    Arguments are the options of ``modeval record``.
-    """
-    from modeval.errors import DataError
-    from modeval.record.corpus import label_names, read_documents
-    from modeval.record.hugging_face import load, record_documents
-
-    source = read_documents(data, text=text, label=label or None, split=split)
-    documents = list(islice(source, max_documents))
-    if not documents:
-        raise DataError(f"No documents in {', '.join(data)}: expected at least one.")
-    if not quiet and len(documents) == max_documents:
-        stderr().print(f"Read the first {max_documents} documents only (--max-documents).")
-    place = str(choose_device(device))
-    loaded = load(
-        model,
-        dtype=dtype,
-        device=place,
-        device_map=device_map,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        quiet=quiet,
-    )
-    with _progress(max_tokens, quiet=quiet) as advance:
-        recording = record_documents(
-            loaded,
-            documents,
-            trace=trace,
-            routers=list(routers) if routers else None,
-            length=length,
-            batch_tokens=batch_tokens,
-            max_tokens=max_tokens,
-            generate=generate,
-            progress=advance,
-        )
-    if not quiet:
-        _tell(recording, label_names(documents))
-    return recording, sum(bool(document.text) for document in documents)
-
-
-class _progress:  # noqa: N801 - used as a function
+class _Progress:
     """Show tokens, and tokens per second, while a model runs."""
 
     def __init__(self, max_tokens: int | None, *, quiet: bool) -> None:
         from modeval.cli.output import progress_bar
 
+        self._quiet = quiet
         self._bar = progress_bar(quiet=quiet)
         self._task = self._bar.add_task("tokens", total=max_tokens, note="")
 
-    def __enter__(self) -> Any:
-        self._bar.start()
-        return self.advance
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def advance(self, tokens: int, rate: float) -> None:
         """Show that so many tokens are done."""
+        self._bar.start()
         self._bar.update(self._task, completed=tokens, note=f"{rate:,.0f} tokens/s")
 
-
-def _tell(recording: "Recording", labels: tuple[str, ...]) -> None:
-    coverage = recording.coverage()
-    console = stderr()
-    console.print(
-        f"{coverage.expected} routers expected, {coverage.hooked} hooked, {coverage.recorded} "
-        f"recorded; labels: {', '.join(labels)}",
-        highlight=False,
-    )
-    for layer in coverage.layers:
-        if layer.status != "recorded":
-            console.print(f"{layer.name}: {layer.status}", highlight=False)
-    header = recording.header()
-    for text in (*header.notes, *(f"{each.kind}: {each.text}" for each in header.warnings)):
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    def tell(self, text: str) -> None:
+        """Say something worth knowing."""
+        if not self._quiet:
+            stderr().print(text, highlight=False, markup=False, soft_wrap=True)

@@ -3,18 +3,15 @@
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
 from modeval.cli.options import numbers, with_examples
-from modeval.cli.output import choose_device, progress_bar, stderr, stdout
-from modeval.errors import CheckpointError, ModevalError, SpecError
+from modeval.cli.output import progress_bar, stderr, stdout
+from modeval.errors import SpecError
 
 if TYPE_CHECKING:
-    from modeval.cli.score_sources import Job
-    from modeval.data import Dataset
-    from modeval.evaluate.subject import Subject
     from modeval.score.scorecard import Scorecard
 
 WHAT, TRACES, MODELS, HOW = "What to score", "Traces", "Models of Hugging Face", "How"
@@ -177,7 +174,8 @@ def score_command(
     # Threads that spin while they wait make short evaluations several times slower on a busy
     # machine. It is read when PyTorch is loaded, so it is set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from modeval.cli.score_sources import Asked, find_jobs
+    from modeval.pipeline.scoring import score_asked
+    from modeval.pipeline.sources import Asked
 
     asked = Asked(
         origin=_choice("--from", origin, ("auto", "run", "modarch", "trace", "model")),
@@ -199,19 +197,14 @@ def score_command(
         device=device,
         quiet=quiet,
     )
-    if not 1e-4 <= precision <= 0.5:  # noqa: PLR2004 - outside, no number of samples makes sense
-        raise SpecError(f"--precision {precision}: expected 0.0001 to 0.5. Use --precision 0.005.")
     if json_file is not None:
         from modeval.score.files import check_writable
 
         check_writable(json_file)
-    choose_device(device)
-    jobs, left_out, dataset = find_jobs(paths, asked)
-    cards, failed = _work(jobs, quiet=quiet)
-    card = _together(cards, [*left_out, *failed])
-    if dataset is not None:
-        held = {"folder": str(dataset.folder), "digest": dataset.digest, "samples": dataset.samples}
-        card = replace(card, dataset=held)
+    with _Progress(quiet=quiet) as progress:
+        asked = replace(asked, watch=progress.tokens, tell=progress.tell)
+        scored = score_asked(paths, asked, watch=progress.sources)
+    card, failed = scored.card, list(scored.failed)
     if json_file is not None:
         from modeval.score.files import write_scorecard
 
@@ -225,28 +218,6 @@ def score_command(
 score_command.__doc__ = with_examples(score_command, EXAMPLES)
 
 
-def score_subjects(
-    subjects: "list[Subject]",
-    *,
-    precision: float,
-    device: Any = "cpu",
-    seed: int = 0,
-    dataset: "Dataset | None" = None,
-) -> "list[Scorecard]":
-    """Evaluate and score cohorts."""
-    from modeval.evaluate.cohort import evaluate
-    from modeval.score.cohorts import score
-
-    return [
-        score(
-            subject,
-            evaluate(subject, precision=precision, device=device, seed=seed, dataset=dataset),
-            precision=precision,
-        )
-        for subject in subjects
-    ]
-
-
 def _choice(flag: str, value: Any, choices: tuple[str | None, ...]) -> Any:
     if value not in choices:
         known = ", ".join(choice for choice in choices if choice)
@@ -254,38 +225,39 @@ def _choice(flag: str, value: Any, choices: tuple[str | None, ...]) -> Any:
     return value
 
 
-def _work(jobs: "list[Job]", *, quiet: bool) -> "tuple[list[Scorecard], list[str]]":
-    """Score one after another; a job that fails stops only itself, unless all do."""
-    cards: list[Scorecard] = []
-    failed: list[str] = []
-    first: ModevalError | None = None
-    with progress_bar(quiet=quiet or len(jobs) < 2) as progress:  # noqa: PLR2004
-        task = progress.add_task("Scoring", total=len(jobs), note="")
-        for job in jobs:
-            try:
-                cards += job.run()
-            except ModevalError as error:
-                first = first or error
-                failed.append(f"failed: {job.what}: {error}")
-            progress.advance(task)
-    if first is not None and not cards:
-        raise first
-    return cards, failed
+class _Progress:
+    """Show how many sources are scored, or the tokens of a model that is run for it."""
 
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bar = progress_bar(quiet=quiet)
+        self._task: Any = None
 
-def _together(cards: "list[Scorecard]", notes: list[str]) -> "Scorecard":
-    members = [member for card in cards for model in card.models for member in model.members]
-    if all(member.status == "failed" for member in members):
-        first = members[0]
-        raise CheckpointError(
-            f"Nothing can be scored: {first.source}: {first.note}"
-            + (f" (and {len(members) - 1} more)" if len(members) > 1 else "")
-            + ". Train again, perhaps with a lower learning rate, or use --selection best."
-        )
-    card = cards[0]
-    for other in cards[1:]:
-        card += other
-    return replace(card, notes=(*notes, *card.notes))
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def sources(self, done: int, every: int) -> None:
+        """Show that so many of so many sources are done."""
+        if every > 1:
+            self._show("Scoring", done, every, "")
+
+    def tokens(self, tokens: int, rate: float) -> None:
+        """Show that so many tokens are done."""
+        self._show("tokens", tokens, None, f"{rate:,.0f} tokens/s")
+
+    def tell(self, text: str) -> None:
+        """Say something worth knowing."""
+        if not self._quiet:
+            stderr().print(text, highlight=False, markup=False)
+
+    def _show(self, what: str, done: int, every: int | None, note: str) -> None:
+        if self._task is None:
+            self._bar.start()
+            self._task = self._bar.add_task(what, total=every, note=note)
+        self._bar.update(self._task, completed=done, note=note)
 
 
 def _tell_failures(card: "Scorecard", failed: list[str]) -> None:

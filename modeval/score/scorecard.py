@@ -26,6 +26,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from modeval.metrics.losses import LOSSES
+from modeval.score import frames
 from modeval.trace.trace import Warned
 
 FORMAT = 1
@@ -367,6 +368,22 @@ class Scorecard:
             key = (score.model, score.metric, score.seed, score.layer, score.over)
             index.setdefault(key, score)
         return index
+
+    def to_frame(self) -> Any:
+        """Return the scores as a pandas DataFrame; see :mod:`modeval.score.frames`."""
+        return frames.to_frame(self)
+
+    def to_csv(self) -> str:
+        """Return the scores as comma-separated values."""
+        return frames.to_csv(self)
+
+    def to_markdown(self, metrics: Sequence[str] = ()) -> str:
+        """Return a table of models and metrics in Markdown."""
+        return frames.to_markdown(self, metrics)
+
+    def to_latex(self, metrics: Sequence[str] = ()) -> str:
+        """Return a table of models and metrics for LaTeX."""
+        return frames.to_latex(self, metrics)
 
     def only(self, patterns: Sequence[str]) -> "Scorecard":
         """Return the part about models that match one of the patterns; all of it without any.

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from modeval.cli import plot, report
 from modeval.errors import ModevalError
+from modeval.pipeline import plotting
 from modeval.report.paper_figures import CURVES, KINDS
 from modeval.score.files import write_scorecard
 from modeval.score.scorecard import Scorecard
@@ -151,7 +152,7 @@ def test_width_metric_and_model_choose_what_is_drawn(card, tmp_path):
 def test_curves_are_read_from_logs(tmp_path):
     write_run(tmp_path / "runs" / "a", [0.5, 0.2], rules=2)
     write_run(tmp_path / "runs" / "b", [0.6, 0.3], rules=4)
-    first, second = plot.read_curves([tmp_path / "runs"])
+    first, second = plotting.read_curves([tmp_path / "runs"])
     assert (first.name, first.task) == ("Modular", "2 rules, binary, regression")
     assert second.values.tolist() == [[0.6, 0.3]]
     assert second.steps.tolist() == [1.0, 2.0]

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from modeval.cli.score_sources import Asked, find_jobs
 from modeval.errors import CheckpointError, SpecError
 from modeval.evaluate import reference_folders
 from modeval.evaluate.cohort import evaluate, reference_batches
@@ -19,6 +18,7 @@ from modeval.evaluate.subject import Subject
 from modeval.metrics import adaptation_from_marginals
 from modeval.metrics.table import METRICS
 from modeval.nn import create
+from modeval.pipeline.sources import Asked, find_jobs
 from modeval.score.cohorts import score
 from modeval.spec import DataSpec, check_pair
 

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from modeval.counting.count import count_choices
 from modeval.errors import TraceError
+from modeval.record import counter, device_counts
 from modeval.record.device_counts import Tally, add_choices, counts_of
 from modeval.record.recording import record
 from modeval.trace.files import concatenate, open_trace, read_trace
@@ -438,7 +439,7 @@ def test_hooks_and_generate_are_put_back_after_an_error(model: Model, ids) -> No
 def test_a_forward_that_fails_midway_counts_nothing(
     model: Model, ids, monkeypatch, pending: int
 ) -> None:
-    monkeypatch.setattr("modeval.record.counter.PENDING", pending)
+    monkeypatch.setattr(counter, "PENDING", pending)
     broken = model.layers[1].register_forward_pre_hook(lambda *_: 1 / 0)
 
     def run() -> torch.Tensor:
@@ -540,7 +541,7 @@ def test_half_precision_and_inference_mode(ids) -> None:
 
 
 def test_autocast_does_not_round_counts(monkeypatch) -> None:
-    monkeypatch.setattr("modeval.record.device_counts.PAIRS", 1)
+    monkeypatch.setattr(device_counts, "PAIRS", 1)
     torch.manual_seed(0)
     model = Model().eval()
     ids = torch.randint(0, 32, (3, 333))

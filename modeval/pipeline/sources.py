@@ -1,4 +1,4 @@
-"""What lies at the paths that ``modeval score`` is given, and how each of it is scored."""
+"""What lies at the paths that are to be scored, and how each of it is scored."""
 
 import functools
 import json
@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from modeval.cli.output import choose_device
 from modeval.data import Dataset, open_dataset
 from modeval.errors import CheckpointError, ModevalError, RunError, SpecError
 from modeval.evaluate.reference_folders import (
@@ -23,6 +22,7 @@ from modeval.evaluate.reference_folders import (
 )
 from modeval.evaluate.runs import damaged_run, load_run
 from modeval.evaluate.subject import Evaluation, Subject
+from modeval.pipeline.machine import choose_device
 from modeval.score.scorecard import Scorecard
 from modeval.spec import Objective, Selection
 from modeval.trace.counts import SUFFIX, Survey, find_traces, gather, is_trace, survey
@@ -32,9 +32,17 @@ from modeval.train.files import find_runs, read_run
 from modeval.types import Prior
 
 
+def silent(_text: str) -> None:
+    """Tell nobody."""
+
+
+def unseen(_tokens: int, _rate: float) -> None:
+    """Show nobody how far it is."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What the flags say; see the help of ``modeval score``."""
+    """What is asked for; see :func:`modeval.pipeline.scoring.score`."""
 
     origin: str = "auto"
     selection: Selection = "last"
@@ -53,7 +61,9 @@ class Asked:
     precision: float = 0.005
     seed: int = 0
     device: str = "auto"
-    quiet: bool = False
+    quiet: bool = True
+    tell: Callable[[str], None] = silent
+    watch: Callable[[int, float], None] = unseen
 
     @property
     def of_traces(self) -> list[str]:
@@ -298,8 +308,6 @@ def _score_group(
 
 
 def _evaluated(subjects: list[Subject], asked: Asked, dataset: Dataset | None) -> list[Scorecard]:
-    from modeval.cli.score import score_subjects
-
     return score_subjects(
         subjects,
         precision=asked.precision,
@@ -309,9 +317,31 @@ def _evaluated(subjects: list[Subject], asked: Asked, dataset: Dataset | None) -
     )
 
 
+def score_subjects(
+    subjects: Sequence[Subject],
+    *,
+    precision: float,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    dataset: Dataset | None = None,
+) -> list[Scorecard]:
+    """Evaluate and score cohorts."""
+    from modeval.evaluate.cohort import evaluate  # noqa: PLC0415 - not needed for traces
+    from modeval.score.cohorts import score  # noqa: PLC0415
+
+    return [
+        score(
+            subject,
+            evaluate(subject, precision=precision, device=device, seed=seed, dataset=dataset),
+            precision=precision,
+        )
+        for subject in subjects
+    ]
+
+
 def _fault_card(subject: Subject) -> Scorecard:
     """Return the scorecard of a model of which no member can be scored."""
-    from modeval.score.cohorts import score
+    from modeval.score.cohorts import score  # noqa: PLC0415 - not needed for traces
 
     card = score(subject, Evaluation(losses=()))
     record = replace(card.models[0], origin=subject.origin)  # type: ignore[arg-type]
@@ -341,9 +371,9 @@ def _score_trace(path: Path, asked: Asked) -> list[Scorecard]:
 
 def _score_network(name: str, asked: Asked) -> list[Scorecard]:
     """Record a model on labelled text, in memory, and score what it did."""
-    from modeval.cli.record import run_model
+    from modeval.pipeline.recording import record_model  # noqa: PLC0415 - for models alone
 
-    recording, documents = run_model(
+    recording, documents = record_model(
         name,
         data=asked.data,
         text=asked.text,
@@ -351,6 +381,8 @@ def _score_network(name: str, asked: Asked) -> list[Scorecard]:
         max_tokens=asked.max_tokens,
         device=asked.device,
         quiet=asked.quiet,
+        tell=asked.tell,
+        watch=asked.watch,
     )
     header, groups = recording.header(), recording.groups(asked.phase)
     known = None if asked.max_tokens else documents
@@ -363,7 +395,7 @@ def _scored(
     header: TraceHeader, groups: Sequence[LayerGroup], asked: Asked, **reading: Any
 ) -> Scorecard:
     # not needed for cohorts, and a tenth of the time that scoring one checkpoint takes
-    from modeval.score.traces import Reading, score_trace
+    from modeval.score.traces import Reading, score_trace  # noqa: PLC0415
 
     return score_trace(
         header,

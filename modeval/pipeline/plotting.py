@@ -1,0 +1,154 @@
+"""Figures for papers, as objects of matplotlib, which a notebook shows."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modeval.errors import RunError, ScorecardError, SpecError, nearest
+from modeval.report import paper_figures
+from modeval.report.paper_figures import KINDS, Curves, Style
+from modeval.report.scorecard_views import Entry, entries
+from modeval.score.chosen import only_models
+from modeval.score.files import read_scorecard
+from modeval.score.scorecard import Scorecard
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CURVES = "curves"
+
+
+def plot(
+    kind: str,
+    sources: str | Path | Scorecard | Sequence[str | Path | Scorecard],
+    *,
+    models: Sequence[str] = (),
+    metrics: Sequence[str] = (),
+    layer: int | None = None,
+    width: float = 3.4,
+    title: str = "",
+) -> "Figure":
+    """Draw a figure for a paper.
+
+    Args:
+        kind: ``ranking``, ``collapse``, ``specialisation``, ``heatmap``, ``layers``, ``budget``, or
+            ``curves``.
+        sources: scorecards or their files; for curves run folders, or folders above them.
+        models: patterns of the models to draw; all when empty.
+        metrics: scores to draw; those that the kind is about when empty.
+        layer: layer of a heat map, counted from 0.
+        width: in inches.
+        title: usually the caption's job.
+
+    Returns:
+        The figure, which a notebook shows and ``savefig`` writes.
+
+    Raises:
+        SpecError: there is no such kind, or no such model.
+
+    >>> import modeval
+    >>> card = modeval.score("fixtures/tiny-moe.counts.safetensors")
+    >>> type(modeval.plot("layers", card)).__name__  # doctest: +SKIP
+    'Figure'
+    """
+    if kind not in (*KINDS, CURVES):
+        raise SpecError(unknown_kind(kind))
+    style = Style(width=width, title=title, metrics=tuple(metrics), layer=layer)
+    several: list[Any] = [sources] if isinstance(sources, str | Path | Scorecard) else [*sources]
+    if kind == CURVES:
+        runs = [Path(source) for source in several]
+        figure: Figure = paper_figures.draw_curves(chosen_curves(read_curves(runs), models), style)
+        return figure
+    named = [_named(source, number) for number, source in enumerate(several)]
+    drawn: Figure = paper_figures.draw(kind, chosen_entries(named, models), style)
+    return drawn
+
+
+def unknown_kind(kind: str) -> str:
+    """Say that there is no such figure."""
+    near = get_close_matches(kind.lower(), (*KINDS, CURVES), n=1)
+    known = f"Expected one of {', '.join((*KINDS, CURVES))}."
+    return f"{kind}: there is no such figure. {f'Did you mean {near[0]}?' if near else known}"
+
+
+def _named(source: str | Path | Scorecard, number: int) -> tuple[str, Scorecard]:
+    if isinstance(source, Scorecard):
+        return f"scorecard {number + 1}", source
+    path = Path(source)
+    if path.is_dir():
+        raise ScorecardError(
+            f"{path} is a folder, and what is drawn is a scorecard. Make one with: "
+            f"modeval score {path} --json scorecard.json"
+        )
+    return str(source), read_scorecard(path)
+
+
+def chosen_entries(named: Sequence[tuple[str, Scorecard]], models: Sequence[str]) -> list[Entry]:
+    """Return the models of scorecards that match one of the patterns."""
+    kept = only_models([*named], [*models])
+    found = entries([card for _, card in kept], [Path(name).name for name, _ in kept])
+    if not found:
+        raise ScorecardError("The scorecards hold no model. Score one: modeval score RUN")
+    return found
+
+
+def chosen_curves(found: Sequence[Curves], models: Sequence[str]) -> list[Curves]:
+    """Return the training curves of the models that match one of the patterns."""
+    names = list(dict.fromkeys(each.name for each in found))
+    for pattern in models:
+        if not any(fnmatchcase(name.lower(), pattern.lower()) for name in names):
+            raise SpecError(
+                f"--model {pattern}: no such model{nearest(pattern, names)}. There are "
+                f"{', '.join(names)}; * stands for any letters."
+            )
+    patterns = [pattern.lower() for pattern in models]
+    return [
+        each
+        for each in found
+        if not patterns or any(fnmatchcase(each.name.lower(), pattern) for pattern in patterns)
+    ]
+
+
+def read_curves(paths: Sequence[Path]) -> list[Curves]:
+    """Read the logs of runs at or below folders."""
+    import numpy as np  # noqa: PLC0415 - with the figures alone
+
+    from modeval.spec import title_of  # noqa: PLC0415
+    from modeval.train.files import read_log, read_run  # noqa: PLC0415 - it loads torch
+
+    folders = [run for path in paths for run in _runs(path)]
+    found = []
+    for folder in dict.fromkeys(folders):
+        spec = read_run(folder)
+        log = read_log(folder)
+        values = [
+            [np.nan if loss is None else loss for loss in entry["validation_loss"]] for entry in log
+        ]
+        found.append(
+            Curves(
+                name=title_of(spec.model),
+                task=f"{spec.data.rules} rules, {spec.data.task}, {spec.data.objective}",
+                steps=np.array([entry["step"] for entry in log], dtype=np.float64),
+                values=np.array(values, dtype=np.float64).reshape(len(log), -1).T,
+            )
+        )
+    return found
+
+
+def _runs(path: Path) -> list[Path]:
+    from modeval.train.files import find_runs  # noqa: PLC0415 - it loads torch
+
+    if path.is_file():
+        raise RunError(
+            f"{path} is a file; curves are drawn from the log in a run folder: "
+            f"modeval plot curves {path.parent} --out curves.pdf"
+        )
+    found = find_runs(path)
+    if not found:
+        raise RunError(
+            f"{path} holds no run of modeval train, at its top or below it. Name a folder with a "
+            "run.json, or train one: modeval train --out runs/first"
+        )
+    return found

@@ -1,0 +1,215 @@
+"""Scoring whatever lies at paths, and evaluating runs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from modeval.data import Dataset, open_dataset
+from modeval.errors import CheckpointError, ModevalError, SpecError
+from modeval.evaluate.cohort import evaluate as evaluate_subject
+from modeval.evaluate.runs import load_run
+from modeval.evaluate.subject import Evaluation, Subject
+from modeval.pipeline.machine import choose_device
+from modeval.pipeline.sources import Asked, Job, find_jobs
+from modeval.score.scorecard import Scorecard
+from modeval.spec import Objective, Selection
+from modeval.types import Prior
+
+LEAST_PRECISION, LARGEST_PRECISION = 1e-4, 0.5
+"""Outside, no number of samples makes sense."""
+Watch = Callable[[int, int], None]
+"""What is told how many of how many things are done."""
+Paths = str | Path | Sequence[str | Path]
+
+
+def nobody(_done: int, _all: int) -> None:
+    """Tell nobody how far it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What came of scoring.
+
+    Attributes:
+        card: the scorecard.
+        failed: what could not be scored, and why.
+    """
+
+    card: Scorecard
+    failed: tuple[str, ...] = ()
+
+
+def score(
+    paths: Paths,
+    *,
+    kind: Literal["auto", "run", "modarch", "trace", "model"] = "auto",
+    selection: Selection = "last",
+    objective: Objective | None = None,
+    only: str | None = None,
+    task_seeds: Sequence[int] | None = None,
+    model_seeds: Sequence[int] | None = None,
+    data: Paths = (),
+    view: Literal["auto", "weight", "assignment"] = "auto",
+    prior: Prior = "uniform",
+    layers: Sequence[int] | None = None,
+    phase: Literal["prefill", "decode", "train"] | None = None,
+    text: str = "text",
+    label: str = "label",
+    max_tokens: int | None = None,
+    precision: float = 0.005,
+    seed: int = 0,
+    device: str = "auto",
+    watch: Watch = nobody,
+) -> Scorecard:
+    """How modular did models become?
+
+    Args:
+        paths: run folders of ``train``, traces, counts, model folders of the reference
+            implementation, folders above them; or a model folder or hub id of Hugging Face.
+        kind: what they are; ``auto`` finds out.
+        selection: checkpoint of a cohort.
+        objective: of the reference's models, whose folders do not tell it.
+        only: score only what has this text in its path.
+        task_seeds: score only members of these task seeds.
+        model_seeds: score only members of these model seeds.
+        data: folder of samples to score cohorts on, or labelled text for a model.
+        view: what counts as routing in traces: weights, or each chosen module the same.
+        prior: weight of the rules of traces.
+        layers: numbers of the layers of traces to score.
+        phase: tokens of traces to score.
+        text: column of the text for a model.
+        label: column of the label.
+        max_tokens: tokens of a model after which to stop.
+        precision: half width of the 95 % interval to which cohorts are evaluated.
+        seed: of samples and permutations; two calls give the same scorecard.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        watch: called with how many of how many sources are done.
+
+    Returns:
+        One scorecard of all models. What could not be read stands in its notes.
+
+    Raises:
+        ModevalError: nothing can be scored, or an argument means nothing for what is there.
+
+    >>> import modeval
+    >>> card = modeval.score("fixtures/tiny-moe.counts.safetensors", layers=[0])
+    >>> card.models[0].title, card.models[0].modules
+    ('tiny-moe', 8)
+    """
+    asked = Asked(
+        origin=kind,
+        selection=selection,
+        objective=objective,
+        only=only,
+        task_seeds=None if task_seeds is None else tuple(task_seeds),
+        model_seeds=None if model_seeds is None else tuple(model_seeds),
+        data=listed(data),
+        view=view,
+        prior=prior,
+        layers=None if layers is None else tuple(layers),
+        phase=phase,
+        text=text,
+        label=label,
+        max_tokens=max_tokens,
+        precision=precision,
+        seed=seed,
+        device=device,
+    )
+    return score_asked(listed(paths), asked, watch=watch).card
+
+
+def listed(paths: Paths) -> tuple[str, ...]:
+    """Return one path or several as texts."""
+    return (str(paths),) if isinstance(paths, str | Path) else tuple(map(str, paths))
+
+
+def score_asked(paths: Sequence[str], asked: Asked, *, watch: Watch = nobody) -> Scored:
+    """Score what lies at paths; a source that fails stops only itself, unless all do."""
+    if not LEAST_PRECISION <= asked.precision <= LARGEST_PRECISION:
+        raise SpecError(
+            f"--precision {asked.precision}: expected 0.0001 to 0.5. Use --precision 0.005."
+        )
+    choose_device(asked.device)
+    jobs, left_out, dataset = find_jobs(paths, asked)
+    cards, failed = _work(jobs, watch)
+    card = _together(cards, [*left_out, *failed])
+    if dataset is not None:
+        held = {"folder": str(dataset.folder), "digest": dataset.digest, "samples": dataset.samples}
+        card = replace(card, dataset=held)
+    return Scored(card, tuple(failed))
+
+
+def _work(jobs: Sequence[Job], watch: Watch) -> tuple[list[Scorecard], list[str]]:
+    cards: list[Scorecard] = []
+    failed: list[str] = []
+    first: ModevalError | None = None
+    for done, job in enumerate(jobs):
+        watch(done, len(jobs))
+        try:
+            cards += job.run()
+        except ModevalError as error:
+            first = first or error
+            failed.append(f"failed: {job.what}: {error}")
+    watch(len(jobs), len(jobs))
+    if first is not None and not cards:
+        raise first
+    return cards, failed
+
+
+def _together(cards: Sequence[Scorecard], notes: Sequence[str]) -> Scorecard:
+    members = [member for card in cards for model in card.models for member in model.members]
+    if all(member.status == "failed" for member in members):
+        first = members[0]
+        raise CheckpointError(
+            f"Nothing can be scored: {first.source}: {first.note}"
+            + (f" (and {len(members) - 1} more)" if len(members) > 1 else "")
+            + ". Train again, perhaps with a lower learning rate, or use --selection best."
+        )
+    card = cards[0]
+    for other in cards[1:]:
+        card += other
+    return replace(card, notes=(*notes, *card.notes))
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """A run, and what one pass over fresh samples tells of it.
+
+    Attributes:
+        subject: the cohort that was evaluated, with its networks.
+        evaluation: losses, routing counts ``(S, L, B, R, M)``, and how sure they are.
+    """
+
+    subject: Subject
+    evaluation: Evaluation
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    selection: Selection = "last",
+    data: str | Path | None = None,
+    precision: float = 0.005,
+    seed: int = 0,
+    device: str = "auto",
+) -> Evaluated:
+    """Run a trained cohort on fresh samples of its task, and count how it routes them.
+
+    Args:
+        run: folder of ``train``.
+        selection: checkpoint.
+        data: folder of samples of ``generate`` in place of fresh ones.
+        precision: half width of the 95 % interval of each entry of A that is aimed at.
+        seed: of the samples.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        RunError: the folder holds no run, or is damaged.
+    """
+    subject = load_run(Path(run), selection)
+    dataset: Dataset | None = None if data is None else open_dataset(Path(data))
+    found = evaluate_subject(
+        subject, precision=precision, device=choose_device(device), seed=seed, dataset=dataset
+    )
+    return Evaluated(subject, found)
