@@ -8,6 +8,7 @@ so that a member draws alone exactly what it draws among others.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Generator, Tensor
 
 from modeval.data.binary import named_operations, weighted_sum
+from modeval.data.composition import compose_coefficients, composed_operations, vary
 from modeval.data.rules import draw_rules
 from modeval.data.series import follow
 from modeval.data.sets import draw_positions, search_and_retrieve
@@ -68,7 +70,13 @@ def task_parameters(spec: DataSpec, task_seed: int) -> dict[str, Float64[Tensor,
     >>> task_parameters(DataSpec(rules=2), 0)["alpha"]
     tensor([1.7641, 0.4002], dtype=torch.float64)
     """
-    normal = np.random.RandomState(task_seed).randn
+    drawn = np.random.RandomState(task_seed).randn
+    if spec.skills:
+        return {name: torch.from_numpy(value) for name, value in _of_skills(spec, drawn).items()}
+
+    def normal(rules: int, *shape: int) -> Any:
+        return vary(spec, drawn(rules, *shape))
+
     if spec.task == "series":
         size, order = spec.dimension, spec.order
         parameters = {
@@ -76,12 +84,20 @@ def task_parameters(spec: DataSpec, task_seed: int) -> dict[str, Float64[Tensor,
             "drive": normal(spec.rules, size, size) / np.sqrt(size),
         }
         if spec.objective == "classification":
-            parameters["decoder"] = normal(size, 1)
+            parameters["decoder"] = drawn(size, 1)
     elif spec.task == "binary" and spec.operation == "named":
         parameters = {}
     else:
         parameters = {"alpha": normal(spec.rules), "beta": normal(spec.rules)}
     return {name: torch.from_numpy(value) for name, value in parameters.items()}
+
+
+def _of_skills(spec: DataSpec, drawn: Callable[..., Any]) -> dict[str, Any]:
+    """Return the coefficients of rules that are made of skills; the named ones have none."""
+    if spec.operation == "named":
+        return {}
+    alpha, beta = drawn(spec.skills), drawn(spec.skills)
+    return dict(zip(("alpha", "beta"), compose_coefficients(spec, alpha, beta), strict=True))
 
 
 def stack_tasks(
@@ -151,7 +167,17 @@ def draw(
             inputs[member].normal_(generator=generator)
     if spec.scale != 1:
         inputs *= spec.scale
-    return Batch(inputs, rule, target(spec, tasks, inputs, rule))
+    return Batch(inputs, rule, target(spec, tasks, inputs, rule, _noise(spec, rule, generators)))
+
+
+def _noise(spec: DataSpec, rule: Tensor, generators: Sequence[Generator]) -> Tensor | None:
+    """Draw what is added to targets, after all else: without noise the draws are what they were."""
+    if not spec.noise:
+        return None
+    noise = torch.empty(*rule.shape, spec.outputs, device=rule.device)
+    for member, generator in enumerate(generators):
+        noise[member].normal_(generator=generator)
+    return noise * spec.noise
 
 
 def target(
@@ -159,17 +185,20 @@ def target(
     tasks: TaskStack,
     inputs: Float[Tensor, "seeds samples *positions features"],
     rule: Int64[Tensor, "seeds samples *positions"],
+    noise: Float[Tensor, "seeds samples *positions outputs"] | None = None,
 ) -> Float[Tensor, "seeds samples *positions outputs"]:
     """What should a model answer to these inputs under these rules?
 
-    For regression the value, for classification whether it is at least zero, as 0 or 1.
+    For regression the value, for classification whether it is at least zero, as 0 or 1; of the
+    value with noise, if there is any.
     """
     if isinstance(tasks, Dynamics):
         value = follow(tasks.weights.to(inputs.dtype), inputs, rule)
         if spec.objective == "classification":
             value = value @ tasks.decoder.to(inputs.dtype).unsqueeze(1)
     elif spec.task == "binary" and spec.operation == "named":
-        value = named_operations(inputs, rule)
+        made = composed_operations(spec, inputs, rule) if spec.skills else None
+        value = named_operations(inputs, rule) if made is None else made
     else:
         # Each member reads its own row of coefficients, whatever the positions.
         flat = rule.flatten(1)
@@ -179,4 +208,6 @@ def target(
         if spec.task == "sets":
             found = search_and_retrieve(inputs, rule, search=spec.search)
         value = weighted_sum(found, alpha, beta)
+    if noise is not None:
+        value = value + noise.to(value.dtype)
     return (value >= 0).to(value.dtype) if spec.objective == "classification" else value

@@ -150,7 +150,7 @@ def evaluate(
         return Evaluation(losses=())
     device = torch.device(device)
     bench = _Bench(
-        data=subject.data,
+        data=subject.data.clean,
         tasks=stack_tasks(subject.data, [task for task, _ in subject.seeds], device),
         network=subject.network.to(device),
         generators=[Generator(device).manual_seed(STREAM + seed) for _ in subject.seeds],

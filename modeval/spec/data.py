@@ -1,6 +1,7 @@
 """What to draw: a family of tasks whose ground-truth rules are known."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from modeval.spec.checks import check, check_choices, check_positive
@@ -10,6 +11,7 @@ Task = Literal["binary", "sets", "series"]
 Objective = Literal["regression", "classification"]
 Operation = Literal["linear", "named"]
 Search = Literal["nearest", "product"]
+Composition = Literal["additive", "sequential"]
 
 NAMED_OPERATIONS = ("sum", "subtract", "product", "min", "max")
 
@@ -33,6 +35,17 @@ class DataSpec:
         length: positions of a sequence (``sets`` and ``series``).
         scale: inputs are multiplied by this; 2 is the paper's out-of-distribution shift.
         rule_probabilities: shares of the rules, as 0.5,0.3,0.2; empty for equal shares.
+        noise: standard deviation of normal noise on what is to be learned (before the sign, for
+            classification); scores are of targets without it.
+        variants: rules in a group whose members are variants of its first; 1 for rules that have
+            nothing in common.
+        spread: how far variants lie from the first of their group, in parameters of rules of their
+            own; 0 for duplicates.
+        skills: of ``binary``: number of operations that rules are made of; 0 where each rule is one
+            of its own.
+        skills_per_rule: of ``binary`` with skills: how many of them a rule uses.
+        composition: of ``binary`` with skills: results are added (``additive``), or each takes the
+            result of the one before it in the place of the first number (``sequential``).
     """
 
     task: Task = setting("binary", common=True)
@@ -45,12 +58,20 @@ class DataSpec:
     length: int = setting(10, unit="positions", read_by={"task": ("sets", "series")})
     scale: float = 1.0
     rule_probabilities: tuple[float, ...] = setting((), unit="shares")
+    noise: float = 0.0
+    variants: int = setting(1, unit="rules", read_by={"operation": ("linear",)})
+    spread: float = 0.0
+    skills: int = setting(0, unit="skills", read_by={"task": ("binary",)})
+    skills_per_rule: int = setting(2, unit="skills", read_by={"task": ("binary",)})
+    composition: Composition = setting("additive", read_by={"task": ("binary",)})
 
     def __post_init__(self) -> None:
         check_choices(self)
         refuse_unread(self)
-        check_positive(self, "rules", "dimension", "order", "length", "scale")
-        if self.operation == "named":
+        check_positive(self, "rules", "dimension", "order", "length", "scale", "variants")
+        check(0 <= self.noise < float("inf"), f"noise = {self.noise}: expected 0 or more.")
+        _check_composition(self)
+        if self.operation == "named" and not self.skills:
             check(
                 self.rules <= len(NAMED_OPERATIONS),
                 f"rules = {self.rules} with named operations: there are {len(NAMED_OPERATIONS)} "
@@ -73,6 +94,11 @@ class DataSpec:
                 min(self.rule_probabilities) >= 0 and abs(total - 1) < 1e-6,  # noqa: PLR2004
                 f"rule_probabilities sum to {total:g}: give shares from 0 to 1 that sum to 1.",
             )
+
+    @property
+    def clean(self) -> "DataSpec":
+        """The same without noise on the targets."""
+        return replace(self, noise=0.0)
 
     @property
     def sequence(self) -> bool:
@@ -111,3 +137,39 @@ class DataSpec:
         """Width of the target: the whole state for ``series`` regression, else one."""
         whole_state = self.task == "series" and self.objective == "regression"
         return self.dimension if whole_state else 1
+
+
+def _check_composition(spec: DataSpec) -> None:
+    """Refuse rules that cannot be made of so many skills, or be variants of one another."""
+    check(
+        spec.spread == 0 or (spec.variants > 1 and 0 < spec.spread < float("inf")),
+        f"spread = {spec.spread}: how far variants lie from the first of their group, a number "
+        "above 0 with at least 2 variants. Use --variants 2, or drop --spread.",
+    )
+    if not spec.skills:
+        check(
+            (spec.skills_per_rule, spec.composition) == (2, "additive"),
+            "skills_per_rule and composition say how rules are made of skills, and there are none. "
+            "Use --skills 4, or drop them.",
+        )
+        return
+    check(spec.variants == 1, "variants and skills: rules are one or the other. Drop one of them.")
+    check(
+        1 <= spec.skills_per_rule <= spec.skills,
+        f"skills_per_rule = {spec.skills_per_rule} of {spec.skills} skills: give from 1 to "
+        f"{spec.skills}.",
+    )
+    named = spec.operation == "named"
+    check(
+        not named or spec.skills <= len(NAMED_OPERATIONS),
+        f"skills = {spec.skills} with named operations: there are {len(NAMED_OPERATIONS)} "
+        f"({', '.join(NAMED_OPERATIONS)}). Use --skills {len(NAMED_OPERATIONS)} or fewer, or "
+        "--operation linear.",
+    )
+    ways = {"additive": math.comb, "sequential": math.perm}
+    most = ways[spec.composition](spec.skills, spec.skills_per_rule)
+    check(
+        spec.rules <= most,
+        f"rules = {spec.rules} made of {spec.skills_per_rule} of {spec.skills} skills: there are "
+        f"{most}. Use --rules {most} or fewer, or more --skills.",
+    )

@@ -135,7 +135,7 @@ def validation_batch(stream: Stream, samples: int) -> Batch:
     """Return samples that training never sees, the same at each validation."""
     tasks = stack_tasks(stream.data, [task for task, _ in stream.seeds], stream.device)
     own = generators(replace(stream, phase=0), VALIDATION, 0)
-    return draw(stream.data, tasks, own, samples=samples)
+    return draw(stream.data.clean, tasks, own, samples=samples)
 
 
 def _steps(tensor: Tensor, steps: int) -> Sequence[Tensor]:

@@ -1,0 +1,161 @@
+"""Tasks beyond the reference's: skills, variants, noise; and that its own stay what they were."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from modeval.data import draw, skill_matrix, skills_of_rules, stack_tasks, task_parameters
+from modeval.errors import SpecError
+from modeval.evaluate.cohort import evaluate
+from modeval.evaluate.subject import Subject
+from modeval.nn import create
+from modeval.spec import MODELS, DataSpec, ModelSpec, digest_of
+from modeval.train import stream
+
+OPERATIONS = (np.add, np.subtract, np.multiply, np.minimum, np.maximum)
+
+
+def sample(spec, *, seed=0, samples=200, dtype=torch.float64):
+    tasks = stack_tasks(spec, [seed], dtype=dtype)
+    generator = torch.Generator().manual_seed(1)
+    return draw(spec, tasks, [generator], samples=samples, dtype=dtype)
+
+
+# --- skills --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("composition", ["additive", "sequential"])
+@pytest.mark.parametrize("operation", ["linear", "named"])
+@pytest.mark.parametrize("each", [1, 2, 3])
+def test_targets_are_those_of_the_skills_of_each_rule(composition, operation, each):
+    spec = DataSpec(
+        operation=operation, skills=4, skills_per_rule=each, composition=composition, rules=4
+    )
+    random = np.random.RandomState(7)
+    alpha, beta = random.randn(4), random.randn(4)
+
+    def apply(skill, first, second):
+        if operation == "named":
+            return OPERATIONS[skill](first, second)
+        return alpha[skill] * first + beta[skill] * second
+
+    batch = sample(spec, seed=7)
+    for (first, second), rule, target in zip(
+        batch.inputs[0].numpy(), batch.rule[0].tolist(), batch.target[0, :, 0].numpy(), strict=True
+    ):
+        used = skills_of_rules(spec)[rule]
+        if composition == "additive":
+            expected = sum(apply(skill, first, second) for skill in used)
+        else:
+            expected = first
+            for skill in used:
+                expected = apply(skill, expected, second)
+        assert target == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_skill_matrix_is_true_and_its_rows_differ():
+    for composition, ways in (("additive", itertools.combinations), ("sequential", None)):
+        spec = DataSpec(skills=5, rules=10, composition=composition)
+        matrix = skill_matrix(spec)
+        assert matrix.sum(1).tolist() == [2] * 10
+        assert len(set(skills_of_rules(spec))) == 10
+        assert int(matrix.sum(0).min()) >= 2, "few rules should use all skills about equally"
+        if ways is not None:
+            assert set(skills_of_rules(spec)) == set(ways(range(5), 2))
+    assert torch.equal(skill_matrix(DataSpec(rules=3)), torch.eye(3, dtype=torch.int64))
+
+
+def test_fewer_rules_are_the_first_of_more():
+    few, many = (DataSpec(skills=4, rules=rules) for rules in (3, 6))
+    assert skills_of_rules(many)[:3] == skills_of_rules(few)
+    one, two = (task_parameters(spec, 5)["alpha"] for spec in (few, many))
+    assert torch.equal(one, two[:3])
+
+
+# --- variants ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["binary", "sets", "series"])
+def test_duplicates_are_the_same_and_variants_near(task):
+    plain = DataSpec(task=task, rules=5)
+    own = task_parameters(plain, 3)
+    same = task_parameters(dataclasses.replace(plain, variants=2), 3)
+    near = task_parameters(dataclasses.replace(plain, variants=2, spread=0.1), 3)
+    for name, value in own.items():
+        assert torch.equal(same[name], value[[0, 0, 2, 2, 4]])
+        torch.testing.assert_close(near[name][1], value[0] + 0.1 * value[1])
+        assert torch.equal(near[name][::2], value[::2])
+
+
+# --- noise ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["binary", "sets", "series"])
+def test_noise_is_added_to_targets_and_to_nothing_else(task):
+    clean = DataSpec(task=task, rules=2)
+    noisy = dataclasses.replace(clean, noise=0.5)
+    one, two = sample(clean, samples=2_000), sample(noisy, samples=2_000)
+    assert torch.equal(one.inputs, two.inputs)
+    assert torch.equal(one.rule, two.rule)
+    added = two.target - one.target
+    assert float(added.std()) == pytest.approx(0.5, rel=0.05)
+    assert float(added.mean()) == pytest.approx(0, abs=0.05)
+    assert noisy.clean == clean
+
+
+def test_noise_flips_labels_near_the_boundary():
+    one, two = (
+        sample(DataSpec(objective="classification", noise=noise), samples=2_000)
+        for noise in (0.0, 0.3)
+    )
+    flipped = float((one.target != two.target).double().mean())
+    assert 0.02 < flipped < 0.3
+    assert set(two.target.unique().tolist()) == {0.0, 1.0}
+
+
+def test_models_are_validated_and_scored_on_targets_without_noise():
+    noisy = DataSpec(rules=2, noise=100.0)
+    place = stream.Stream(noisy, ((0, 0),), 8, torch.device("cpu"))
+    assert float(stream.validation_batch(place, 100).target.abs().max()) < 50
+    assert float(next(stream.batches(place)).target.abs().max()) > 50
+    model = ModelSpec(**MODELS["gt-modular"], encoder=8, width=16)
+    subject = Subject(
+        title="GT-Modular", origin="run", data=noisy, model=model, objective_known=True,
+        seeds=((0, 0),), sources=("",), faults=("",), selection="last",
+        network=create(noisy, model, [0]),
+    )  # fmt: skip
+    assert max(float(loss.mean().max()) for loss in evaluate(subject, precision=0.5).losses) < 50
+
+
+# --- the rest ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"skills": 3, "rules": 4}, "there are 3. Use --rules 3 or fewer"),
+        ({"skills": 6, "operation": "named"}, "there are 5"),
+        ({"skills": 2, "skills_per_rule": 3, "rules": 1}, "give from 1 to 2"),
+        ({"composition": "sequential"}, "there are none. Use --skills 4"),
+        ({"spread": 0.5}, "Use --variants 2"),
+        ({"variants": 2, "skills": 4}, "one or the other"),
+        ({"variants": 2, "operation": "named"}, "Drop --variants, or use --operation linear"),
+        ({"skills": 4, "task": "sets"}, "Drop --skills, or use --task binary"),
+        ({"noise": -1.0}, "expected 0 or more"),
+    ],
+)
+def test_tasks_that_make_no_sense_are_refused_with_what_to_type(settings, message):
+    with pytest.raises(SpecError) as caught:
+        DataSpec(**settings)
+    assert message in str(caught.value)
+
+
+def test_tasks_of_the_reference_keep_their_numbers_and_their_names():
+    random = np.random.RandomState(0)
+    own = task_parameters(DataSpec(rules=4), 0)
+    assert own["alpha"].tolist() == random.randn(4).tolist()
+    assert own["beta"].tolist() == random.randn(4).tolist()
+    assert digest_of(DataSpec(rules=8), ModelSpec()) == "e18956d02fbd42fd"
