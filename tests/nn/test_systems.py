@@ -60,7 +60,7 @@ def inputs() -> tuple[Tensor, Tensor]:
 
 def weights_of(name: str) -> Tensor:
     x, rule = inputs()
-    return built(name)(x, rule).routed[0].weight
+    return built(name)(x, rule).routed[0].weight  # type: ignore[no-any-return]
 
 
 def logits_of(*shape: int) -> Tensor:
@@ -370,7 +370,7 @@ def test_a_linear_hypernetwork_adds_generated_differences_to_one_trunk() -> None
     x, rule = inputs()
     output = network(x, rule)
     weight = output.routed[0].weight
-    assert float(weight.min()) < 0
+    assert float(weight.detach().min()) < 0
     mixed = averaged(network, weight, code(network, x, rule), trunk_once=True)
     torch.testing.assert_close(output.prediction, decode(network, mixed))
 
