@@ -1,7 +1,7 @@
 """Choices that wait, and the tables they are added up in, on the device where they were made."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from modeval.errors import TraceError
 from modeval.record.device_counts import Tally, add_choices, counts_of
+from modeval.record.document_counts import DocumentTally, units_of
 from modeval.record.frames import Place
 from modeval.record.readers import Router
 from modeval.trace.fold import LayerGroup
@@ -46,6 +47,7 @@ class Counter:
         self._write = write
         self._rules, self._blocks = rules, blocks
         self._tallies: dict[tuple[torch.device, int, int], Tally] = {}
+        self._documents: dict[tuple[torch.device, int, int], DocumentTally] = {}
         self._pending: list[Pending] = []
         self._waiting = 0
         self._mark: int | None = None
@@ -87,10 +89,24 @@ class Counter:
             torch.no_grad(),
             torch.autocast(device, enabled=False),
         ):
-            for key, layers, cell, chosen, weight in _batches(pending, self.routers):
+            for key, layers, places, chosen, weight in _batches(pending, self.routers):
                 tally = self._tally(*key)
                 rows = [tally.layers.index(layer) for layer in layers]
+                cell = torch.cat([place.cell for place in places])
                 add_choices(tally, rows, cell, chosen, weight)
+                document, label = (
+                    torch.cat([getattr(place, name) for place in places])
+                    for name in ("document", "label")
+                )
+                counted = cell < self._blocks * self._rules
+                self._documents_of(*key).add(
+                    rows,
+                    document=document,
+                    label=label,
+                    counted=counted,
+                    chosen=chosen,
+                    weight=weight,
+                )
             for entry in pending:
                 self._look(entry)
         if self._write is not None:
@@ -129,7 +145,19 @@ class Counter:
         """Return the counts, one entry for each number of modules that layers have."""
         self.refuse_broken()
         sizes = sorted({router.modules for router in self.routers})
-        return tuple(self._group_of(size, phase) for size in sizes)
+        groups = [self._group_of(size, phase) for size in sizes]
+        kept = [
+            [
+                tally
+                for (_, modules, at), tally in self._documents.items()
+                if modules == size and phase in (None, at)
+            ]
+            for size in sizes
+        ]
+        units = units_of(kept, self._rules) if all(kept) else None
+        if units is None:
+            return tuple(groups)
+        return tuple(replace(group, units=own) for group, own in zip(groups, units, strict=True))
 
     def counted(self) -> list[float]:
         """Return for each layer how many rows were counted."""
@@ -177,6 +205,14 @@ class Counter:
             self._tallies[key] = Tally.zeros(layers, cells, modules, device)
         return self._tallies[key]
 
+    def _documents_of(self, device: torch.device, modules: int, phase: int) -> DocumentTally:
+        key = (device, modules, phase)
+        if key not in self._documents:
+            width = sum(router.modules for router in self.routers)
+            layers = self._tallies[key].layers
+            self._documents[key] = DocumentTally.zeros(layers, modules, width, device)
+        return self._documents[key]
+
     def _group_of(self, modules: int, phase: int | None) -> LayerGroup:
         tallies = [
             tally
@@ -199,7 +235,7 @@ _Key = tuple[torch.device, int, int]
 
 def _batches(
     pending: Sequence[Pending], routers: Sequence[Router]
-) -> Iterator[tuple[_Key, list[int], Tensor, Tensor, Tensor | None]]:
+) -> Iterator[tuple[_Key, list[int], list[Place], Tensor, Tensor | None]]:
     """Join the calls of each layer, then the layers that saw the same tokens."""
     by_layer: dict[tuple[Any, ...], list[Pending]] = {}
     for entry in pending:
@@ -212,8 +248,8 @@ def _batches(
         same = (key, shape, tuple(id(entry.place) for entry in entries))
         together.setdefault(same, []).append((layer, entries))
     for (key, _, _), members in together.items():
-        cell = torch.cat([entry.place.cell for entry in members[0][1]])
+        places = [entry.place for entry in members[0][1]]
         chosen = torch.stack([torch.cat([e.chosen for e in entries]) for _, entries in members])
         weights = [[e.weight for e in entries if e.weight is not None] for _, entries in members]
         weight = torch.stack([torch.cat(part) for part in weights]) if weights[0] else None
-        yield key, [layer for layer, _ in members], cell, chosen, weight
+        yield key, [layer for layer, _ in members], places, chosen, weight

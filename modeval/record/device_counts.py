@@ -66,8 +66,13 @@ def add_choices(
     cell: Int64[Tensor, " rows"],
     chosen: Int32[Tensor, "some rows choices"],
     weight: Float32[Tensor, "some rows choices"] | None,
+    *,
+    pairs: bool = True,
 ) -> None:
-    """Add the choices of some layers (numbers into ``tally.layers``) for the same rows."""
+    """Add the choices of some layers (numbers into ``tally.layers``) for the same rows.
+
+    Pairs of modules that were chosen together are counted unless said otherwise.
+    """
     _, cells, width = tally.selections.shape
     numbers = torch.tensor(layers, device=cell.device)
     bad = (chosen < -1) | (chosen >= width - 1)
@@ -84,6 +89,8 @@ def add_choices(
     share = _shares(taken, weight)
     _scatter(tally.mass, index, share)
     _scatter(tally.entropy, row, torch.special.entr(share).sum(-1))
+    if not pairs:
+        return
     inside = (cell < cells - 1)[:, None]
     for place, layer in enumerate(layers):
         _add_pairs(tally.coactivation[layer], torch.where(inside, picks[place], 0))

@@ -948,3 +948,26 @@ def test_a_phase_that_is_said_stands_in_the_header_and_is_held_to(tmp_path: Path
     with pytest.raises(TraceError, match="phase 'train': this recording was said to be"):
         with record(model.train(), phase="prefill"):
             model(ids)
+
+
+# --- documents -----------------------------------------------------------------------------------
+
+
+def test_documents_are_kept_beside_the_counts(model: Model, ids) -> None:
+    with record(model, routers=GATES, labels=["a", "b"]) as recording:
+        for labels, documents in (([0, 1, 1], [0, 1, 2]), ([0, 1, 0], [0, 1, 3])):
+            recording.label(labels, documents=documents)
+            model(ids)
+    [group] = recording.groups()
+    assert group.units is not None
+    sizes = zip(group.units.label.tolist(), group.units.samples[0].tolist(), strict=True)
+    assert sorted(sizes) == [(0, 5), (0, 10), (1, 5), (1, 10)]
+    pooled = group.counts.pooled()
+    same(group.units.counts(pooled.coactivation), pooled)
+
+
+def test_documents_of_several_labels_are_left_to_a_trace_on_disk(model: Model, ids) -> None:
+    with record(model, routers=GATES, labels=["a", "b"]) as recording:
+        recording.label([0, 1, 1], documents=[0, 0, 1])
+        model(ids)
+    assert recording.groups()[0].units is None
