@@ -382,7 +382,7 @@ def test_mixing_outputs_is_mixing_parameters_where_modules_are_linear_only() -> 
         create(DATA, ModelSpec(aggregation=kind, **choices), SEEDS).double()
         for kind in ("outputs", "parameters")
     )
-    bent = outputs(x, rule).prediction - parameters(x, rule).prediction
+    bent = (outputs(x, rule).prediction - parameters(x, rule).prediction).detach()
     assert float(bent.abs().max()) > 1e-4
     with torch.no_grad():
         for network in (outputs, parameters):
