@@ -25,7 +25,7 @@ from modeval.errors import TraceError
 from modeval.trace import documents
 from modeval.trace.files import Trace, open_trace, read_columns
 from modeval.trace.fold_torch import NO_SHARES, count_rows
-from modeval.trace.trace import PHASES, TraceHeader, check_range
+from modeval.trace.trace import PHASES, TraceHeader, check_range, check_size
 from modeval.types import RoutingCounts
 
 BLOCKS = 64
@@ -91,6 +91,7 @@ def fold_groups(
     found, digests = _documents(opened, code)
     rules, weighted = max(len(header.labels), 1), "weight" in columns_read
     cells = len(found) + rules  # the last ones are of rows whose document is unknown
+    check_size(header, cells)
     library = kernel.kernel(opened.rows)
     count = count_rows if library is None else functools.partial(_count_natively, library)
     read = (

@@ -265,7 +265,8 @@ def _column(name: str, value: Any, rows: int) -> NDArray[Any]:
     kind = DTYPES[name]
     if source.dtype != kind and np.issubdtype(kind, np.integer) and source.size:
         _check_fits(name, source, kind)
-    column = source.astype(kind, copy=False)
+    with np.errstate(over="ignore"):  # what overflows is infinite, and refused by its row
+        column = source.astype(kind, copy=False)
     if column.ndim == 0:
         return np.full(rows, column, dtype=kind)
     wanted = 2 if name in ("chosen", "weight", "logits") else 1
@@ -319,6 +320,31 @@ def _check_column(name: str, column: NDArray[Any], rows: int, header: TraceHeade
         raise TraceError(
             f"Column {name} is {column.dtype} of shape {column.shape}: expected "
             f"{np.dtype(DTYPES[name])} of shape {shape}."
+        )
+
+
+LARGEST_TABLES = 4 << 30
+"""Bytes that the counts of a trace may take: what asks for more was no recording of a model."""
+
+
+def check_size(header: TraceHeader, cells: int) -> None:
+    """Refuse a trace whose counts would not fit into memory, before anything is allocated.
+
+    Args:
+        header: of the trace.
+        cells: (block, rule) pairs, or documents, that are counted apart.
+
+    Raises:
+        TraceError: says how much would be needed, and for what.
+    """
+    modules = np.array(header.modules, dtype=np.float64)
+    needed = float(8 * (modules**2 + 2 * cells * modules).sum())
+    if needed > LARGEST_TABLES:
+        raise TraceError(
+            f"Counts of {len(modules)} layers with up to {max(header.modules)} modules and {cells} "
+            f"documents or labels would take {needed / 2**30:,.1f} GiB, more than "
+            f"{LARGEST_TABLES >> 30}. If the model has fewer modules, import again with --modules "
+            "N; if labels are too many, give fewer with --labels."
         )
 
 

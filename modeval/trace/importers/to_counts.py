@@ -8,7 +8,7 @@ from torch import Tensor
 from modeval.errors import TraceError
 from modeval.trace.fold import BLOCKS, LayerGroup, document_block
 from modeval.trace.importers.format import Counts, Format, Options, layer_name, natural
-from modeval.trace.trace import Source, TraceHeader
+from modeval.trace.trace import Source, TraceHeader, check_size
 from modeval.types import RoutingCounts
 
 PARTS = ("mass", "selections", "samples", "entropy", "selection_entropy")
@@ -86,6 +86,7 @@ def _sum(
 ) -> RoutingCounts:
     layers, rules, modules = len(header.layers), max(len(header.labels), 1), header.modules[0]
     blocks = BLOCKS if any(piece.document >= 0 for piece in found) else 1
+    check_size(header, blocks * rules)
     zeros = RoutingCounts.zeros(layers, rules=rules, modules=modules, blocks=blocks).tensors()
     seen = torch.zeros(layers, rules, dtype=torch.bool)
     for piece, label in zip(found, labels, strict=True):

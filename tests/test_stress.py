@@ -1,0 +1,40 @@
+"""Small versions of fixtures/try_to_break.py: kills lose nothing, damage causes no traceback."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pyarrow", reason="traces are Parquet files")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are forked")
+
+SCRIPT = Path(__file__).parents[1] / "fixtures" / "try_to_break.py"
+
+
+@pytest.fixture(scope="module")
+def script() -> Any:
+    described = importlib.util.spec_from_file_location("try_to_break", SCRIPT)
+    assert described is not None
+    assert described.loader is not None
+    module = importlib.util.module_from_spec(described)
+    sys.modules["try_to_break"] = module
+    described.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_kills_lose_nothing_but_time(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script.loop, "VALIDATION_SAMPLES", 64)
+    tally = script.kill_all(6, seed=1)
+    assert tally.faults == []
+    assert tally.outcomes["kills"] >= 6
+
+
+@pytest.mark.slow
+def test_damaged_files_cause_no_traceback(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script.loop, "VALIDATION_SAMPLES", 64)
+    tally = script.fuzz_all(120, seed=1)
+    assert tally.faults == []
+    assert tally.outcomes["refused"] > 40
