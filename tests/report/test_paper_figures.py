@@ -2,6 +2,7 @@
 
 import re
 import sys
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -143,7 +144,8 @@ def test_the_ranking_puts_the_best_on_top_for_either_direction(paper):
         names = [label.get_text() for label in panel.get_yticklabels()]
         assert names == ["GT-Modular", "Modular-op", "Modular"]
         assert panel.yaxis_inverted()
-    seeds = [line for line in figure.axes[0].get_lines() if line.get_marker() == "o"]
+    drawn = [line for line in figure.axes[0].get_lines() if line.get_marker() == "o"]
+    seeds = [line for line in drawn if len(line.get_xdata())]  # the key has a dot of its own
     expected = [
         sorted(value for _, value in scorecard_views.by_seed(entry, "alignment_score"))
         for entry in paper[:3]
@@ -279,3 +281,71 @@ def test_a_layer_that_is_not_there_is_refused(deep):
 def test_runs_without_a_validation_have_no_curve():
     with pytest.raises(ScorecardError, match="has been validated"):
         draw_curves([curves(steps=0)], Style())
+
+
+def test_runs_that_were_validated_once_have_no_curve():
+    with pytest.raises(ScorecardError, match="shorter --validate-every, as 50"):
+        draw_curves([replace(curves(steps=1), steps=np.array([1000.0]))], Style())
+
+
+# --- many groups, and what a reader must be able to read -----------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sweep():
+    return entries(*(cards.cohort(rules=rules, modules=rules) for rules in (16, 2, 8, 4)))
+
+
+@pytest.mark.parametrize("kind", ["ranking", "heatmap", "budget"])
+def test_many_groups_fit_in_the_order_of_their_numbers(kind, sweep):
+    figure = draw(kind, sweep, Style())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # "axes sizes collapsed to zero"
+        figure.draw_without_rendering()
+    panels = [panel for panel in figure.axes if panel.axison]
+    assert min(panel.get_window_extent().width for panel in panels[:-1]) > 0.5 * figure.dpi
+    said = [f"{panel.get_title(loc='left')} {panel.get_ylabel()}" for panel in panels]
+    order = [int(found[1]) for text in said if (found := re.search(r"(\d+) rules", text))]
+    assert order[:4] == [2, 4, 8, 16]
+
+
+def test_a_model_keeps_its_colour_from_panel_to_panel(paper):
+    figure = draw("ranking", paper, Style(metrics=("alignment_score", "in_distribution_loss")))
+    colours = {}
+    for panel in figure.axes:
+        names = [label.get_text() for label in panel.get_yticklabels()]
+        for line in panel.get_lines():
+            if line.get_marker() == "o" and len(line.get_ydata()):
+                colours.setdefault(names[int(line.get_ydata()[0])], set()).add(line.get_color())
+    assert {len(found) for found in colours.values()} == {1}
+    assert len({next(iter(found)) for found in colours.values()}) == len(colours)
+
+
+def test_a_map_names_its_modules_and_writes_percent_where_there_is_room(deep):
+    [panel, bar] = draw("heatmap", deep, Style(layer=2, width=7.0)).axes
+    [each] = routing_views.activations(deep[0], 2)
+    found = routing_views.ordered_map(each)
+    assert [int(label.get_text()) for label in panel.get_xticklabels()] == list(found.modules)
+    assert panel.get_xlabel() == "expert"
+    written = [int(text.get_text()) for text in panel.texts]
+    assert written == [round(100 * share) for share in found.matrix.ravel().tolist()]
+    assert "line: even" in bar.get_ylabel() or bar.get_ylabel() == "share"
+
+
+def test_keys_name_seeds_intervals_and_bands(paper, deep):
+    words = {
+        text.get_text()
+        for kind, found in (("ranking", paper), ("specialisation", paper), ("layers", deep))
+        for key in draw(kind, found, Style()).legends
+        for text in key.get_texts()
+    }
+    assert {"one seed", "95 % interval over 3 seeds", "permuted labels (middle 95 %)"} <= words
+
+
+def test_a_notebook_shows_a_figure(paper):
+    assert draw("budget", paper, Style())._repr_png_().startswith(b"\x89PNG")
+
+
+def test_a_score_that_is_none_of_collapse_is_sent_to_its_own_kind(paper):
+    with pytest.raises(SpecError, match="plot specialisation --metric alignment_score"):
+        draw("collapse", paper, Style(metrics=("alignment_score",)))
