@@ -12,6 +12,8 @@ formula, its place in :data:`Gating` makes it a choice. Four facts go with it:
   never see each other);
 * ``sparse``: whether a weight of 0 means that a module was not chosen, so that those above 0 were.
 
+Those that change in the course of training (``noise.progress``) say by ``anneals`` whether they do.
+
 Weights are what multiplies module outputs. Those of most gatings sum to 1; :func:`shares
 <modeval.types.shares>` makes the others comparable. A choice is hard where training routes
 each sample to few modules; gradients then pass straight through: the backward pass is that of the
@@ -214,6 +216,11 @@ class Gumbel:
     start: float = 5.0
     hard: bool = True
 
+    @property
+    def anneals(self) -> bool:
+        """Whether a step depends on how many there are in all."""
+        return self.start != self.temperature
+
     def __post_init__(self) -> None:
         check_positive(self, "temperature", "start")
 
@@ -253,6 +260,11 @@ class Concrete:
     temperature: float = 1.0
     start: float = 1.0
     hard: bool = False
+
+    @property
+    def anneals(self) -> bool:
+        """Whether a step depends on how many there are in all."""
+        return self.start != self.temperature
 
     def __post_init__(self) -> None:
         check_positive(self, "temperature", "start")
@@ -327,6 +339,11 @@ class EpsilonGreedy:
     kind: Literal["epsilon-greedy"] = "epsilon-greedy"
     epsilon: float = 0.3
     end: float = 0.0
+
+    @property
+    def anneals(self) -> bool:
+        """Whether a step depends on how many there are in all."""
+        return self.epsilon != self.end
 
     def __post_init__(self) -> None:
         for name in ("epsilon", "end"):
@@ -564,3 +581,8 @@ def _check_two(k: int) -> None:
         f"k = {k}: expected 2 or more. With one module its weight is always 1 and the router "
         "learns nothing; for one module of each sample use --gating switch.",
     )
+
+
+def anneals(gating: Gate) -> bool:
+    """Tell whether a gating's steps depend on how many there are in all."""
+    return bool(getattr(gating, "anneals", False))

@@ -1,9 +1,9 @@
 """A run that goes on for longer, or with more seeds, than it was begun with.
 
 More steps: the run goes on from its last checkpoint. What comes of it is what would have come of
-training for so long at once, to the last bit, where no rate depends on the number of steps
-(``cosine`` does, and is refused). The best checkpoint has one candidate more where the former end
-lay between two validations.
+training for so long at once, to the last bit, where nothing depends on the number of steps (the
+schedule ``cosine`` does and gatings that are annealed; they are refused). The best checkpoint has
+one candidate more where the former end lay between two validations.
 
 More seeds: those that are new are trained as a cohort of their own below the run's folder, up to
 the step where the others are, and joined with them. A seed is what it would be in one large cohort:
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from modeval.errors import RunError
 from modeval.spec import RunSpec, load_toml, read_spec, to_toml
+from modeval.spec.gatings import anneals
 from modeval.train import files
 from modeval.train.files import RunRecord
 
@@ -70,12 +71,17 @@ def lengthen(spec: RunSpec, folder: Path, record: RunRecord) -> RunRecord:
     """Have a run folder say that its run goes on for longer.
 
     Raises:
-        RunError: the rate of its steps depends on their number.
+        RunError: its steps depend on their number.
     """
+    cause = ""
     if spec.train.schedule == "cosine":
+        cause = "a rate that falls to zero at its last step (schedule cosine)"
+    elif anneals(spec.model.gating):
+        cause = f"a gating that changes until its last step ({spec.model.gating.kind})"
+    if cause:
         raise RunError(
-            f"{folder} was trained with a rate that falls to zero at its last step (schedule "
-            "cosine), so a longer run is another one. Choose another --out."
+            f"{folder} was trained with {cause}, so a longer run is another one. Choose another "
+            "--out."
         )
     longer = _renamed(record, files.digest_on(spec.digest, record.data))
     files.write_record(folder, longer)

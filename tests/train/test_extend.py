@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from modeval import native
 from modeval.errors import RunError
-from modeval.spec import DataSpec, ModelSpec, RunSpec, TrainSpec, seed_grid
+from modeval.spec import DataSpec, ModelSpec, Phase, RunSpec, TrainSpec, seed_grid
+from modeval.spec.gatings import EpsilonGreedy, Gumbel, TopK
 from modeval.train import extend, files, loop
 
 CPU = torch.device("cpu")
@@ -111,6 +112,48 @@ def test_seeds_that_would_be_lost_are_named(tmp_path):
     run(spec(), tmp_path / "run")
     with pytest.raises(RunError, match=r"not among those asked for: \(task 1, model 0\)"):
         run(spec(seeds=((0, 0), (5, 0))), tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("gating", "changes"),
+    [
+        (Gumbel(), True),
+        (Gumbel(start=0.5, temperature=0.5), False),
+        (EpsilonGreedy(), True),
+        (EpsilonGreedy(epsilon=0.1, end=0.1), False),
+        (TopK(k=2), False),
+    ],
+)
+def test_a_gating_that_is_annealed_cannot_be_prolonged(tmp_path, gating, changes):
+    begun, longer = (
+        dataclasses.replace(
+            spec(steps=steps), model=dataclasses.replace(spec().model, gating=gating)
+        )
+        for steps in (12, 16)
+    )
+    run(begun, tmp_path / "run")
+    if changes:
+        with pytest.raises(RunError, match="a gating that changes until its last step"):
+            run(longer, tmp_path / "run", resume=True)
+        return
+    run(longer, tmp_path / "run", resume=True)
+    run(longer, tmp_path / "whole")
+    assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_the_last_of_several_phases_goes_on(tmp_path):
+    begun, longer = (
+        spec(steps=steps, phases=(Phase(steps=6, rules=(0,)), Phase())) for steps in (12, 16)
+    )
+    run(begun, tmp_path / "run")
+    run(longer, tmp_path / "run", resume=True)
+    run(longer, tmp_path / "whole")
+    assert_same(tmp_path / "whole", tmp_path / "run")
+    more = dataclasses.replace(
+        longer, train=dataclasses.replace(longer.train, seeds=seed_grid(3, 1))
+    )
+    run(more, tmp_path / "run", resume=True)
+    assert files.read_network(tmp_path / "run").seeds == 3
 
 
 class KilledError(Exception):
