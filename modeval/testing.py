@@ -103,25 +103,21 @@ def modular_failures(
 def _comparison(name: str) -> str:
     """Return which way a limit on a metric goes."""
     from modeval.errors import nearest  # noqa: PLC0415
-    from modeval.gate.policy_check import LENGTHS  # noqa: PLC0415
-    from modeval.metrics import METRICS  # noqa: PLC0415 - loads torch
-    from modeval.score.scorecard import LOSS_TITLES  # noqa: PLC0415
+    from modeval.metrics.table import METRICS, metric_of  # noqa: PLC0415
 
     metric = name.rpartition("__")[2] or name
-    if metric in LOSS_TITLES or LENGTHS.fullmatch(metric):
-        return "max"
-    if metric not in METRICS:
+    row = metric_of(metric)
+    if row is None:
         raise SpecError(
             f"{metric}: there is no such metric{nearest(metric, list(METRICS))}. "
             "See the list: modeval metrics"
         )
-    better = METRICS[metric].better
-    if better == "neither":
+    if row.better == "neither":
         raise SpecError(
             f"{metric} has no better and worse. Say which limit it is: "
             f'maximum={{"{metric}": ...}} or minimum={{"{metric}": ...}}.'
         )
-    return "max" if better == "lower" else "min"
+    return "max" if row.better == "lower" else "min"
 
 
 def read(scorecard: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from modeval.cli import main as program
@@ -42,6 +43,7 @@ def cohort_card(
     rules: int = 4,
     failed: int = 0,
     seeds: Sequence[Seed] | None = None,
+    p_value: float | None = None,
     **changes: Any,
 ) -> Scorecard:
     """Return the scorecard of a cohort: values of each seed by metric, an interval of +-half."""
@@ -75,6 +77,9 @@ def cohort_card(
         for metric, each in values.items()
         for score in _of_metric(model, metric, each, names, error, half)
     ]
+    if p_value is not None:
+        tested = {"p_value": p_value, "chance_permuted": 0.02, "null_low": 0.01, "null_high": 0.03}
+        scores = [replace(score, **tested) for score in scores]  # type: ignore[arg-type]
     return Scorecard(
         modeval="0.1.0", precision=0.005, models=(record,), scores=tuple(scores), **changes
     )
@@ -125,6 +130,7 @@ def trace_card(
     half: float = 0.02,
     p_values: Sequence[float] | None = None,
     notes: Sequence[str] | None = None,
+    few: Sequence[bool] | None = None,
     profiles: Sequence[Profile] = (),
     activations: Sequence[Activation] = (),
     **record: Any,
@@ -168,6 +174,7 @@ def trace_card(
                 p_value=None if p_values is None else p_values[layer],
                 p_adjusted=None if adjusted is None else adjusted[layer],
                 note="" if notes is None else notes[layer],
+                few_samples=few is not None and few[layer],
                 **base,
             )
             for layer, value in enumerate(each)

@@ -17,7 +17,8 @@ CARD = cohort_card(
         "collapse_worst": [0.1, 0.3, 0.2],
         "alignment_score": [0.8, 0.7, 0.9],
         "in_distribution_loss": [0.1] * 3,
-    }
+    },
+    p_value=0.005,
 )
 
 
@@ -42,8 +43,9 @@ def test_the_difference_can_be_read():
         "\n"
         "  fail: Modular\n"
         "  - collapse_worst <= 0.1\n"
-        "  + collapse_worst = 0.2 [0.15, 0.25]   (chance: uniform 0, hashed 0.9)\n"
-        "    Modular: 0.2 is above 0.1. modeval metrics collapse_worst says what it means."
+        "  + collapse_worst = 0.2 [0, 0.4794]   (chance: uniform 0, permuted 0.02, hashed 0.9)\n"
+        "    Modular: 0.2 is above 0.1, though its 95% interval over seeds, 0 to 0.4794, reaches "
+        "back to the limit. modeval metrics collapse_worst says what it means."
     )
 
 
@@ -55,7 +57,7 @@ def test_places_are_written_with_two_underscores():
 
 
 def test_baselines_chance_and_bounds_are_asked_for_by_name():
-    worse = cohort_card({"alignment_score": [0.5, 0.4, 0.6]})
+    worse = cohort_card({"alignment_score": [0.5, 0.41, 0.59]})
     assert_modular(CARD, significant=["alignment_score"], minimum={"alignment_score": 0.7})
     with pytest.raises(AssertionError, match="beyond the margin and beyond the noise"):
         assert_modular(worse, baseline=CARD, max_drop={"alignment_score": 0.05})
@@ -115,7 +117,7 @@ def test_a_suite_gets_the_scorecard_and_a_failure_without_our_insides(tmp_path):
     write_scorecard(tmp_path / "card.json", CARD)
     done = pytest_in(tmp_path, "--modeval-scorecard", "card.json")
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
-    assert "+ alignment_score = 0.8 [0.75, 0.85]" in done.stdout
+    assert "+ alignment_score = 0.8 [0.5206, 1]" in done.stdout
     assert "modular_failures" not in done.stdout
     (tmp_path / "pytest.ini").write_text("[pytest]\nmodeval_scorecard = card.json\n")
     assert "1 failed, 1 passed" in pytest_in(tmp_path).stdout

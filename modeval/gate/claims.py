@@ -1,13 +1,12 @@
 """What a requirement is about: the measurements at its place in a model."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from modeval.errors import nearest
 from modeval.gate.policy import Place, Requirement
-from modeval.gate.policy_check import profile_name
-from modeval.metrics import METRICS
+from modeval.metrics.table import METRICS
 from modeval.score.scorecard import ModelRecord, Profile, Score, Scorecard, Seed
 
 
@@ -17,7 +16,8 @@ class Item:
 
     Attributes:
         score: the measurement; null where it is absent.
-        seeds: the same seed by seed, numbers only; the score itself where it is of one seed.
+        singles: the same seed by seed, numbers only; the score itself where it is of one seed.
+        missing: seeds that did not fail and have no number all the same.
         layer: number of its layer.
         rule: name of its rule.
         module: number of its module.
@@ -26,41 +26,36 @@ class Item:
     """
 
     score: Score | None
-    seeds: tuple[Score, ...] = ()
+    singles: tuple[Score, ...] = ()
+    missing: tuple[Seed, ...] = ()
     layer: int | None = None
     rule: str | None = None
     module: int | None = None
     seed: Seed | None = None
     absent: str = ""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """Measurements that must all keep to a requirement.
-
-    Attributes:
-        items: the measurements.
-        words: what they are when there are several, as ``worst of 16 layers``.
-    """
-
-    items: tuple[Item, ...]
-    words: str = ""
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What it is of, beside the model: two items with the same key are partners."""
+        return self.layer, self.rule, self.module, self.seed
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """Where to look for the items of a requirement."""
+    """Where the items of a requirement are looked for."""
 
     card: Scorecard
     model: ModelRecord
     metric: str
-    place: Place = field(default_factory=Place)
+    place: Place
 
 
 def claims(
     card: Scorecard, model: ModelRecord, requirement: Requirement, *, ignore_failed: bool = False
-) -> tuple[Claim, ...]:
+) -> tuple[tuple[Item, ...], ...]:
     """Return what a requirement is about: one claim, or one for each layer, rule, module, seed.
+
+    A claim is made of measurements that must all keep to the requirement.
 
     Args:
         card: the scorecard.
@@ -85,11 +80,11 @@ def claims(
     groups: dict[tuple[object, ...], list[Item]] = {}
     for item in items:
         groups.setdefault(_group(place, item), []).append(item)
-    return tuple(Claim(items=tuple(group), words=_words(place, group)) for group in groups.values())
+    return tuple(map(tuple, groups.values()))
 
 
-def _absent(reason: str) -> Claim:
-    return Claim(items=(Item(score=None, absent=reason),))
+def _absent(reason: str) -> tuple[Item, ...]:
+    return (Item(score=None, absent=reason),)
 
 
 def _group(place: Place, item: Item) -> tuple[object, ...]:
@@ -101,7 +96,7 @@ def _group(place: Place, item: Item) -> tuple[object, ...]:
     )
 
 
-def _words(place: Place, items: Sequence[Item]) -> str:
+def claim_words(place: Place, items: Sequence[Item]) -> str:
     """Name a claim about several measurements.
 
     A claim about the worst of many is another than one about a given one: it says so.
@@ -155,8 +150,28 @@ def _scored(look: _Look, layer: int | str | None, seed: Seed | None) -> Item:
     score = look.card.find(look.model.id, look.metric, seed, layer=number)
     if score is None:
         return Item(score=None, layer=number, seed=seed, absent=_why_absent(look))
-    singles = _single_seeds(look, number) if seed is None else ()
-    return Item(score=score, seeds=singles or (score,), layer=number, seed=seed)
+    if seed is not None:
+        return Item(score=score, singles=(score,), layer=number, seed=seed)
+    singles = {
+        member: look.card.find(look.model.id, look.metric, member, layer=number)
+        for member in _sound_seeds(look.model)
+    }
+    return _over_seeds(score, singles, layer=number)
+
+
+def _sound_seeds(model: ModelRecord) -> list[Seed]:
+    return [
+        member.seed for member in model.members if member.seed is not None and member.status == "ok"
+    ]
+
+
+def _over_seeds(
+    score: Score, singles: Mapping[Seed, Score | None], *, layer: int | None = None
+) -> Item:
+    """Return a mean over seeds with its seeds, and those that have no number."""
+    known = tuple(each for each in singles.values() if each is not None and _is_number(each))
+    missing = tuple(seed for seed, each in singles.items() if each is None or not _is_number(each))
+    return Item(score=score, singles=known or (score,), missing=missing, layer=layer)
 
 
 def _mean(look: _Look, seed: Seed | None) -> Item:
@@ -167,24 +182,15 @@ def _mean(look: _Look, seed: Seed | None) -> Item:
         if (score := look.card.find(look.model.id, look.metric, seed, layer=number)) is not None
     ]
     score = look.card.find(look.model.id, look.metric, seed, over="mean")
-    if score is None and len(layers) < len(look.model.layers):
+    if len(layers) < len(look.model.layers):
         return Item(score=None, seed=seed, absent=_why_absent(look))
     if score is None:
         score = _averaged(layers)
-    notes = dict.fromkeys(each.note for each in (score, *layers) if each.note)
-    score = replace(score, note="; ".join(notes))
-    singles = (
-        ()
-        if seed
-        else tuple(
-            each.score
-            for member in look.model.members
-            if member.seed is not None
-            for each in (_mean(look, member.seed),)
-            if each.score is not None and _is_number(each.score)
-        )
-    )
-    return Item(score=score, seeds=singles or (score,), seed=seed)
+    score = replace(score, few_samples=any(each.few_samples for each in (score, *layers)))
+    if seed is not None:
+        return Item(score=score, singles=(score,), seed=seed)
+    singles = {member: _mean(look, member).score for member in _sound_seeds(look.model)}
+    return _over_seeds(score, singles)
 
 
 def _averaged(layers: Sequence[Score]) -> Score:
@@ -213,22 +219,13 @@ def _averaged(layers: Sequence[Score]) -> Score:
     )
 
 
-def _single_seeds(look: _Look, layer: int | None) -> tuple[Score, ...]:
-    found = (
-        look.card.find(look.model.id, look.metric, member.seed, layer=layer)
-        for member in look.model.members
-        if member.seed is not None
-    )
-    return tuple(score for score in found if score is not None and _is_number(score))
-
-
 def _is_number(score: Score) -> bool:
     return score.value is not None and math.isfinite(score.value)
 
 
 def _why_absent(look: _Look) -> str:
     model = look.model
-    measured = sorted({score.metric for score in look.card.scores if score.model == model.id})
+    measured = look.card.metrics_of(model.id)
     reason = f"the scorecard has no {look.metric} of {model.title}"
     if model.modules == 1 and look.metric in METRICS:
         return f"{reason}: a single module has no routing. Name the models to check with --model"
@@ -272,6 +269,7 @@ def _entries(look: _Look, layer: int | str | None, seed: Seed | None) -> Iterato
             return
         index = names.index(wanted) if wanted in names else int(wanted)
         chosen = range(index, index + 1)
+    few = _few_in(look, number, seed)
     for index in chosen:
         score = Score(
             model=model.id,
@@ -281,10 +279,11 @@ def _entries(look: _Look, layer: int | str | None, seed: Seed | None) -> Iterato
             value=profile.values[index],
             chance=profile.chance,
             better=profile.better,
+            few_samples=few,
         )
         yield Item(
             score=score,
-            seeds=(score,),
+            singles=(score,),
             layer=number,
             rule=names[index] if rules else None,
             module=None if rules else index,
@@ -293,15 +292,25 @@ def _entries(look: _Look, layer: int | str | None, seed: Seed | None) -> Iterato
 
 
 def _profile(look: _Look, layer: int | None, seed: Seed | None) -> Profile | None:
-    of_axis = [
-        entry
-        for entry in look.card.profiles
-        if (entry.model, entry.axis, entry.layer, entry.seed)
-        == (look.model.id, look.place.axis, layer, seed)
-    ]
-    wanted = Requirement(metric=look.metric, comparison="max", place=look.place)
-    name = profile_name(wanted, [entry.metric for entry in of_axis])
-    return next((entry for entry in of_axis if entry.metric == name), None)
+    axis = look.place.axis
+    return next(
+        (
+            found
+            for name in (look.metric, f"{axis}_{look.metric}")
+            if (found := look.card.find_profile(look.model.id, name, seed, layer=layer)) is not None
+            and found.axis == axis
+        ),
+        None,
+    )
+
+
+def _few_in(look: _Look, layer: int | None, seed: Seed | None) -> bool:
+    """Tell whether a layer is marked for few samples, which its profiles say no word of."""
+    scores = (
+        look.card.find(look.model.id, metric, seed, layer=layer)
+        for metric in look.card.metrics_of(look.model.id)
+    )
+    return any(score is not None and score.few_samples for score in scores)
 
 
 def _entry_name(model: ModelRecord, index: int, *, rules: bool) -> str:

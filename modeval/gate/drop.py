@@ -4,34 +4,42 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from scipy.special import stdtrit
-
 from modeval.gate.claims import Item, claims
 from modeval.gate.limits import MANY
+from modeval.gate.missing import missing_from
 from modeval.gate.policy import On
 from modeval.gate.verdicts import (
+    SIZE,
     Asked,
-    Judged,
     Outcome,
-    few_samples,
+    Verdict,
+    few_words,
     figure,
+    flatters,
     holm_adjusted,
     measured,
     more_noise,
     more_samples,
+    p_words,
+    slanders,
     value_of,
     verdict_of,
 )
+from modeval.metrics.table import metric_of
 from modeval.score.differences import Difference, differences
-from modeval.score.partners import comparable, partner, same_seeds
+from modeval.score.partners import comparable, named_partner, partner, same_seeds
+from modeval.score.scorecard import ModelRecord, Score, Seed
+
+ALIKE = 1.05
+"""Ratio of numbers of samples up to which they count as the same."""
 
 
-def against_baseline(asked: Asked, items: Sequence[Item]) -> list[Judged]:
+def against_baseline(asked: Asked, items: Sequence[Item]) -> list[Verdict]:
     """Judge ``max_drop``, paired by seed and layer, corrected for the number of items."""
     baseline = asked.baseline
     if baseline is None:
         raise ValueError("require_possible has seen to it that a policy with max_drop has one")
-    record = partner(asked.model, baseline)
+    record = baseline_of(asked)
     faults = comparable(
         *(asked.card, asked.model, baseline, record),
         metric=asked.requirement.metric,
@@ -39,57 +47,153 @@ def against_baseline(asked: Asked, items: Sequence[Item]) -> list[Judged]:
     )
     if faults or record is None:
         return [_incomparable(asked, item, "; ".join(faults)) for item in items]
+    theirs = replace(asked, card=baseline, model=record)
+    ignore = asked.policy.failed_seeds == "ignore"
     others = {
-        (other.layer, other.rule, other.module, other.seed): other
-        for each in claims(baseline, record, asked.requirement)
-        for other in each.items
+        other.key: other
+        for claim in claims(baseline, record, asked.requirement, ignore_failed=ignore)
+        for other in claim
     }
-    compared = [
-        _compare(item, others.get((item.layer, item.rule, item.module, item.seed)))
-        for item in items
-    ]
+    compared = [_compare(asked, item, others.get(item.key)) for item in items]
     tests = holm_adjusted(
         [None if isinstance(each, str) else each.drop.p_above() for each in compared]
     )
     return [
         _incomparable(asked, item, each)
         if isinstance(each, str)
-        else _judge(asked, item, each, p_value, many=len(items) > 1)
+        else _without_gaps(theirs, item, _judge(asked, item, each, p_value, many=len(items) > 1))
         for item, each, p_value in zip(items, compared, tests, strict=True)
     ]
 
 
+def baseline_of(asked: Asked) -> ModelRecord | None:
+    """Return the model of the baseline that this one is held against."""
+    if asked.baseline is None:
+        return None
+    if asked.policy.baseline_model is not None:
+        return named_partner(asked.policy.baseline_model, asked.baseline)
+    return partner(asked.model, asked.baseline, alone=False)
+
+
 @dataclass(frozen=True, slots=True)
 class _Compared:
-    """The drop of one item, the values that it is between, and their marks of few samples."""
+    """The drop of one item, and what it is between.
+
+    Attributes:
+        drop: how much worse it got, over pairs.
+        new: mean of the new values, as far as they have partners.
+        old: mean of their partners.
+        extra: seeds of the new side without a partner.
+        absent: seeds of the baseline without a partner.
+        level: what was taken off both sides, in words; empty for nothing.
+        new_score: the measurement.
+        old_score: that of the baseline.
+        unlike: why the two are of unlike numbers of samples that nothing makes up for.
+    """
 
     drop: Difference
     new: float
     old: float
-    unpaired: int
-    few: str = ""
-    few_before: str = ""
+    extra: int
+    absent: tuple[Seed, ...]
+    level: str
+    new_score: Score
+    old_score: Score
+    unlike: str = ""
 
 
-def _compare(item: Item, other: Item | None) -> "_Compared | str":
+def _compare(asked: Asked, item: Item, other: Item | None) -> "_Compared | str":
     """Return the drop of an item against its partner, or why there is none."""
+    score = measured(item)
     if other is None or other.score is None:
-        return f"the baseline has no {measured(item).metric} there"
-    new, old, unpaired = same_seeds(item.seeds, other.seeds)
+        return f"the baseline has no {score.metric} there"
+    new, old = same_seeds(item.singles, other.singles)
     if not new:
         return (
             "the baseline has no seed in common with this scorecard, or no number for those it has"
         )
-    sign = -1 if measured(item).better == "higher" else 1
-    drop = differences(new, old, sign=sign)
-    values = [math.fsum(value_of(each) for each in part) / len(part) for part in (new, old)]
-    few, before = (each.note if few_samples(each) else "" for each in (measured(item), other.score))
-    marked = f"of the baseline: {before}" if before else ""
-    return _Compared(drop, values[0], values[1], unpaired, few, marked)
+    ignored = _failed(asked.model) if asked.policy.failed_seeds == "ignore" else set()
+    shared = {each.seed for each in new}
+    absent = {each.seed for each in other.singles} | {*other.missing}
+    absent -= shared | ignored
+    sign = -1 if score.better == "higher" else 1
+    fair = _alike(new, old)
+    values = [math.fsum(value_of(each) for each in side) / len(side) for side in (new, old)]
+    return _Compared(
+        drop=differences(*fair.sides, sign=sign),
+        new=values[0],
+        old=values[1],
+        extra=len({each.seed for each in item.singles} - shared),
+        absent=tuple(sorted(seed for seed in absent if seed is not None)),
+        level=fair.level,
+        new_score=score,
+        old_score=other.score,
+        unlike=fair.unlike,
+    )
 
 
-def _incomparable(asked: Asked, item: Item, reason: str) -> Judged:
-    verdict = verdict_of(
+def _failed(model: ModelRecord) -> set[Seed | None]:
+    return {member.seed for member in model.members if member.status == "failed"}
+
+
+# --- traces of unlike size -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Fair:
+    """Two sides that few samples shift alike, what was done for that, and what could not be."""
+
+    sides: tuple[list[Score], list[Score]]
+    level: str = ""
+    unlike: str = ""
+
+
+def _alike(new: list[Score], old: list[Score]) -> _Fair:
+    """Take off what chance gives with so many samples, where the two sides have unlike numbers.
+
+    A router that did not change scores better on few documents than on many. Values that are
+    corrected for that can be compared as they are; others can where permuted labels tell how much
+    chance gives on each side.
+    """
+    row = metric_of(new[0].metric)
+    pairs = [*zip(new, old, strict=True)]
+    alike = all(_same_size(one, two) for one, two in pairs)
+    corrected = {each.plug_in is not None for pair in pairs for each in pair}
+    if (alike and len(corrected) == 1) or corrected == {True} or row is None:
+        return _Fair((new, old))
+    if row.few_samples == "neither":
+        return _Fair((new, old))
+    sides = [_above_chance(each) for each in new], [_above_chance(each) for each in old]
+    if all(each.value is not None for side in sides for each in side):
+        return _Fair(sides, level=", each without what permuted labels give")
+    counts = [sum(each.samples or 0 for each in side) for side in (new, old)]
+    return _Fair(
+        (new, old),
+        unlike=f"they are of unlike numbers of samples, {counts[0]:,} and {counts[1]:,}, and "
+        f"{row.title.lower()} seems {row.few_samples} on fewer",
+    )
+
+
+def _same_size(one: Score, two: Score) -> bool:
+    if not one.samples or not two.samples:
+        return one.samples == two.samples
+    return max(one.samples, two.samples) <= ALIKE * min(one.samples, two.samples)
+
+
+def _above_chance(score: Score) -> Score:
+    """Return a score without what chance gives; without a value where that is not known."""
+    if score.plug_in is not None:
+        return score
+    if score.chance_permuted is None or score.chance is None or score.value is None:
+        return replace(score, value=None)
+    return replace(score, value=score.value - (score.chance_permuted - score.chance))
+
+
+# --- outcomes ------------------------------------------------------------------------------------
+
+
+def _incomparable(asked: Asked, item: Item, reason: str) -> Verdict:
+    return verdict_of(
         asked,
         item,
         "error",
@@ -97,7 +201,15 @@ def _incomparable(asked: Asked, item: Item, reason: str) -> Judged:
         "Score a baseline of the same task and model, with the same seeds: modeval score RUN "
         "--json main.json",
     )
-    return Judged(verdict, 0.0)
+
+
+def _without_gaps(theirs: Asked, item: Item, verdict: Verdict) -> Verdict:
+    """Let nothing pass against a baseline of which something was left out."""
+    gap = missing_from(theirs, item.layer)
+    if not gap or verdict.outcome == "fail":
+        return verdict
+    why = f"{verdict.why}, but of the baseline {gap}"
+    return replace(verdict, outcome="error", why=why, advice="Score the baseline again, all of it.")
 
 
 def decide_drop(
@@ -118,40 +230,60 @@ def decide_drop(
         return "inconclusive"
     if on == "value":
         return "pass"
-    reach = _reach(drop, 1 - size)
+    reach = drop.reach(1 - size)
     ruled_out = reach is not None and drop.value + reach <= margin
     return "pass" if ruled_out else "inconclusive"
 
 
-def _reach(drop: Difference, level: float) -> float | None:
-    """Return how far the one-sided interval reaches above the drop."""
-    return None if drop.error is None else drop.error * float(stdtrit(drop.freedom, level))
-
-
 def _judge(
     asked: Asked, item: Item, found: _Compared, p_value: float | None, *, many: bool
-) -> Judged:
+) -> Verdict:
     requirement, drop = asked.requirement, found.drop
     margin = requirement.limit or 0.0
-    facts = _facts(found, margin, p_value, many=many)
-    outcome = decide_drop(requirement.on, drop, margin, p_value, size=asked.size)
-    # Few samples flatter: they hide a drop here, and make one where the baseline has few.
-    few = {"pass": found.few, "fail": found.few_before}.get(outcome, "")
-    if few:
-        outcome = "inconclusive"
-        why, advice = f"{facts}, but {few}", more_samples(asked)
-    else:
-        why = facts + _because(asked, drop, margin, p_value, outcome)
-        advice = _advice(asked, drop, margin, p_value, outcome)
-    verdict = replace(
-        verdict_of(asked, item, outcome, why, advice),
+    outcome = decide_drop(requirement.on, drop, margin, p_value, size=SIZE)
+    because = _because(asked, drop, margin, p_value, outcome)
+    advice = _advice(asked, drop, margin, p_value, outcome)
+    doubt = _doubt(found, outcome)
+    if doubt:
+        outcome, because, advice = "inconclusive", f", but {doubt}", more_samples(asked)
+    if found.absent and outcome != "fail":
+        many_seeds = "s of the baseline are" if len(found.absent) > 1 else " of the baseline is"
+        outcome, because = "error", f", but {len(found.absent)} seed{many_seeds} not here"
+        advice = (
+            "Train and score them, or leave them out on purpose, marked as failed, with "
+            "--failed-seeds ignore."
+        )
+    verdict = verdict_of(
+        asked, item, outcome, _facts(found, margin, p_value, many=many) + because, advice
+    )
+    return replace(
+        verdict,
         p_value=p_value,
         baseline=found.old,
         drop=drop.value,
         noise=drop.error,
         pairs=drop.pairs,
+        distance=drop.value,
+        narrow=outcome == "pass" and drop.value > margin,
     )
-    return Judged(verdict, drop.value)
+
+
+def _doubt(found: _Compared, outcome: Outcome) -> str:
+    """Say which side has too few samples, or unlike ones, for an outcome that they could make.
+
+    What makes the new side look better, or the old one worse, hides a drop; the other way round
+    it makes one.
+    """
+    new, old = found.new_score, found.old_score
+    if outcome == "pass" and flatters(new):
+        return few_words(new)
+    if outcome == "pass" and slanders(old):
+        return f"of the baseline: {few_words(old)}"
+    if outcome == "fail" and slanders(new):
+        return few_words(new)
+    if outcome == "fail" and flatters(old):
+        return f"of the baseline: {few_words(old)}"
+    return found.unlike if outcome in ("pass", "fail") else ""
 
 
 def _facts(found: _Compared, margin: float, p_value: float | None, *, many: bool) -> str:
@@ -160,14 +292,14 @@ def _facts(found: _Compared, margin: float, p_value: float | None, *, many: bool
     if drop.value:
         change = f"{figure(abs(drop.value), margin)} {'worse' if drop.value > 0 else 'better'}"
     pairs = f" over {drop.pairs} pairs of seeds" if drop.noise == "seeds" else ""
-    left = f", {found.unpaired} without a partner left out" if found.unpaired else ""
+    left = f", {found.extra} without a partner left out" if found.extra else ""
     noise = "noise unknown"
     if drop.error is not None and p_value is not None:
         corrected = ", corrected for several" if many else ""
-        noise = f"noise ±{figure(drop.error)}, p = {p_value:.2g}{corrected}"
+        noise = f"noise ±{figure(drop.error)}, {p_words(p_value)}{corrected}"
     return (
-        f"{figure(found.new)} against {figure(found.old)} of the baseline: {change}{pairs}{left} "
-        f"({noise})"
+        f"{figure(found.new)} against {figure(found.old)} of the baseline{found.level}: "
+        f"{change}{pairs}{left} ({noise})"
     )
 
 
@@ -183,7 +315,7 @@ def _because(
     if outcome == "pass":
         return ": beyond the margin, but not beyond the noise" if drop.value > margin else ""
     if p_value is None:
-        return ": nothing tells the noise"
+        return f": {drop.reason or 'nothing tells the noise'}"
     return ": a drop beyond the margin cannot be ruled out"
 
 
@@ -193,10 +325,11 @@ def _advice(
     if outcome == "pass":
         return ""
     if outcome == "fail":
-        return "Look at what changed since the baseline: modeval compare BASELINE SCORECARD."
+        main = asked.policy.baseline or "BASELINE"
+        return f"Look at what changed since the baseline: modeval compare {main} SCORECARD."
     if p_value is None:
         return f"{more_noise(asked)}, for both."
-    gap, reach = abs(margin - drop.value), _reach(drop, 1 - asked.size)
+    gap, reach = abs(margin - drop.value), drop.reach(1 - SIZE)
     if not gap or reach is None:
         return "Train more seeds, or widen the margin."
     factor = (reach / gap) ** 2

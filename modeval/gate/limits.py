@@ -2,28 +2,29 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from modeval.gate.claims import Item
 from modeval.gate.policy import On
 from modeval.gate.verdicts import (
     Asked,
     Interval,
-    Judged,
     Outcome,
-    few_samples,
+    Verdict,
+    few_words,
     figure,
+    flatters,
     interval_of,
     measured,
     more_noise,
     more_samples,
+    slanders,
     value_of,
     verdict_of,
 )
-from modeval.metrics import METRICS
-from modeval.score.scorecard import Score
+from modeval.metrics.table import METRICS
+from modeval.score.scorecard import LEVEL, Score
 
-FEW_SEEDS = 3
-"""Seeds below which an interval over them is too narrow to rely on: of two, it is their values."""
 MANY = 1000
 
 
@@ -47,30 +48,33 @@ def decide(on: On, beyond: float, ends: tuple[float, float] | None) -> Outcome:
     return "pass" if bad <= 0 else "fail" if good > 0 else "inconclusive"
 
 
-def within_limit(asked: Asked, items: Sequence[Item]) -> list[Judged]:
+def within_limit(asked: Asked, items: Sequence[Item]) -> list[Verdict]:
     """Judge a ``max`` or a ``min`` for each item."""
     return [_judge(asked, item) for item in items]
 
 
-def _judge(asked: Asked, item: Item) -> Judged:
+def _judge(asked: Asked, item: Item) -> Verdict:
     requirement, score = asked.requirement, measured(item)
     limit = requirement.limit or 0.0
     sign = 1 if requirement.comparison == "max" else -1
     beyond = sign * (value_of(score) - limit)
-    interval = interval_of(asked, score)
+    interval = interval_of(asked, item)
     ends = _ends(interval, limit, sign)
-    relied = None if interval.over == "seeds" and score.seeds < FEW_SEEDS else ends
+    outcome = decide(requirement.on, beyond, None if interval.reason else ends)
     relation = "keeps to" if beyond <= 0 else "is above" if sign > 0 else "is below"
     facts = f"{figure(value_of(score), limit)} {relation} {figure(limit)}"
-    outcome = decide(requirement.on, beyond, relied)
-    if few_samples(score) and outcome == "pass":  # few samples flatter: a failure stands
+    # few samples shift a score one way: an outcome that it was shifted to is none
+    if (outcome == "pass" and flatters(score)) or (outcome == "fail" and slanders(score)):
         outcome = "inconclusive"
-        why, advice = f"{facts}, but {score.note}", more_samples(asked)
+        why, advice = f"{facts}, but {few_words(score)}", more_samples(asked)
     else:
-        why = facts + _about_interval(asked, interval, ends, relied, outcome)
-        advice = _advice(asked, score, outcome, beyond, relied)
-    distance = beyond if requirement.on == "value" or ends is None else ends[1]
-    return Judged(verdict_of(asked, item, outcome, why, advice), distance)
+        why = facts + _about_interval(asked, interval, ends, outcome)
+        advice = _advice(asked, score, outcome, beyond, None if interval.reason else ends)
+    return replace(
+        verdict_of(asked, item, outcome, why, advice),
+        distance=beyond if requirement.on == "value" or ends is None else ends[1],
+        narrow=outcome == "pass" and ends is not None and ends[1] > 0,
+    )
 
 
 def _ends(interval: Interval, limit: float, sign: int) -> tuple[float, float] | None:
@@ -82,18 +86,14 @@ def _ends(interval: Interval, limit: float, sign: int) -> tuple[float, float] | 
 
 
 def _about_interval(
-    asked: Asked,
-    interval: Interval,
-    ends: tuple[float, float] | None,
-    relied: tuple[float, float] | None,
-    outcome: Outcome,
+    asked: Asked, interval: Interval, ends: tuple[float, float] | None, outcome: Outcome
 ) -> str:
     """Say what the interval has to do with it."""
     limit, by_value = asked.requirement.limit, asked.requirement.on == "value"
-    if ends is None or interval.low is None or interval.high is None:
-        return "" if by_value else ", but nothing tells how sure it is"
+    if interval.reason or ends is None or interval.low is None or interval.high is None:
+        return "" if by_value else f", but {interval.reason}"
     words = (
-        f"its {asked.card.level:.0%} interval over {interval.over}, "
+        f"its {LEVEL:.0%} interval over {interval.over}, "
         f"{figure(interval.low, limit)} to {figure(interval.high, limit)},"
     )
     good, bad = ends
@@ -102,8 +102,6 @@ def _about_interval(
             side = "past the limit" if outcome == "pass" else "back to the limit"
             return f", though {words} reaches {side}"
         return ""
-    if relied is None:
-        return f", but {words} is over too few seeds to rely on"
     if outcome == "inconclusive":
         return f", but {words} lies on both sides of the limit"
     return f", and so {'does' if outcome == 'pass' else 'is'} all of {words.rstrip(',')}"

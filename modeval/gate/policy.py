@@ -33,6 +33,7 @@ On = Literal["value", "bound"]
 Inconclusive = Literal["pass", "fail", "3"]
 Chance = Literal["uniform", "hash"]
 FailedSeeds = Literal["error", "ignore"]
+LeftOutPolicy = Literal["error", "ignore"]
 Axis = Literal["rule", "module"]
 
 COMPARISONS: tuple[Comparison, ...] = get_args(Comparison)
@@ -115,6 +116,9 @@ class Policy:
         baseline: scorecard that ``max_drop`` compares with; null where none is named.
         failed_seeds: ``error``: the mean over seeds of which some failed is no measurement;
             ``ignore``: they were left out on purpose.
+        left_out: ``error``: nothing passes of a model of which a layer, a rule or the end of the
+            recording was left out, or whose recording is doubtful; ``ignore``: it may.
+        baseline_model: the model of the baseline to compare with, where it had another name.
         source: file that it was read from; empty for flags alone.
     """
 
@@ -122,6 +126,8 @@ class Policy:
     inconclusive: Inconclusive = "3"
     baseline: str | None = None
     failed_seeds: FailedSeeds = "error"
+    left_out: LeftOutPolicy = "error"
+    baseline_model: str | None = None
     source: str = ""
 
 
@@ -235,7 +241,15 @@ def _from_flag(comparison: Comparison, text: str) -> Requirement:
 
 # --- TOML ----------------------------------------------------------------------------------------
 
-SETTINGS = ("on", "model", "inconclusive", "baseline", "failed_seeds")
+SETTINGS = (
+    "on",
+    "model",
+    "inconclusive",
+    "baseline",
+    "baseline_model",
+    "failed_seeds",
+    "left_out",
+)
 LEAF = ("limit", "on", "model", "significant", "chance")
 
 
@@ -262,22 +276,27 @@ def from_table(table: Mapping[str, Any], where: str) -> Policy:
 
 
 def with_settings(policy: Policy, given: Mapping[str, Any], where: str) -> Policy:
-    """Return a policy with ``inconclusive``, ``failed_seeds``, ``baseline`` where they are given.
+    """Return a policy with the settings of all requirements where they are given.
 
     Raises:
         SpecError: names the setting and its choices.
     """
-    choices = {"inconclusive": get_args(Inconclusive), "failed_seeds": get_args(FailedSeeds)}
+    choices = {
+        "inconclusive": get_args(Inconclusive),
+        "failed_seeds": get_args(FailedSeeds),
+        "left_out": get_args(LeftOutPolicy),
+    }
     found: dict[str, Any] = {}
     for name, known in choices.items():
         if given.get(name) is not None:
             found[name] = str(given[name])
             _check_choice(where, f"{name} = {given[name]!r}", found[name], known)
-    baseline = given.get("baseline")
-    if baseline is not None:
-        if not isinstance(baseline, str):
-            raise SpecError(f"{where}: baseline = {baseline!r}: expected the path of a file.")
-        found["baseline"] = baseline
+    for name, what in (("baseline", "the path of a file"), ("baseline_model", "a name")):
+        text = given.get(name)
+        if text is not None:
+            if not isinstance(text, str):
+                raise SpecError(f"{where}: {name} = {text!r}: expected {what}.")
+            found[name] = text
     return replace(policy, **found)
 
 

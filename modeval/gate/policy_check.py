@@ -1,14 +1,14 @@
 """Whether a policy can be checked at all: names, directions, ranges. What cannot is refused."""
 
-import re
 from collections.abc import Sequence
 
 from modeval.errors import SpecError, nearest
 from modeval.gate.policy import Policy, Requirement
-from modeval.metrics import METRICS, metric_of
-from modeval.score.scorecard import LOSS_TITLES, ModelRecord, Scorecard, is_named
+from modeval.metrics.losses import LOSSES
+from modeval.metrics.profile_table import PROFILES, ProfileMetric
+from modeval.metrics.table import METRICS, metric_of
+from modeval.score.scorecard import ModelRecord, Scorecard, is_named
 
-LENGTHS = re.compile(r"(loss|error_rate)_at_length_\d+(_x[\d.]+)?")
 DIRECTIONS = {"max": "lower", "min": "higher"}
 
 
@@ -28,7 +28,7 @@ def require_possible(policy: Policy, cards: Sequence[Scorecard]) -> None:
         )
     for requirement in policy.requirements:
         _check_metric(requirement, cards)
-        _check_direction(requirement, cards)
+        _check_direction(requirement)
         _check_range(requirement, cards)
         _check_chance(requirement, cards)
         _check_model(requirement, cards)
@@ -38,6 +38,11 @@ def require_possible(policy: Policy, cards: Sequence[Scorecard]) -> None:
             "max_drop compares with a baseline, and none is named. Add --baseline main.json, the "
             "scorecard of the model to compare with."
         )
+    if policy.baseline_model is not None and sum(len(card.models) for card in cards) != 1:
+        raise SpecError(
+            f"baseline_model {policy.baseline_model}: several models are checked, and one alone "
+            "can be held against it. Name it with --model."
+        )
     if policy.baseline is not None and not compared:
         raise SpecError(
             f"The baseline {policy.baseline} would not be used. Say what may not get worse, as "
@@ -45,23 +50,11 @@ def require_possible(policy: Policy, cards: Sequence[Scorecard]) -> None:
         )
 
 
-def direction(metric: str, cards: Sequence[Scorecard]) -> str | None:
-    """Return which direction of a metric is better, if one is."""
-    if metric in METRICS:
-        better = METRICS[metric].better
-        return None if better == "neither" else better
-    scores = (score.better for card in cards for score in card.scores if score.metric == metric)
-    profiles = (entry.better for card in cards for entry in card.profiles if entry.metric == metric)
-    found: str | None = next(scores, None) or next(profiles, None)
-    if found is None and (metric in LOSS_TITLES or LENGTHS.fullmatch(metric)):
-        return "lower"
-    return found
-
-
-def profile_name(requirement: Requirement, names: Sequence[str]) -> str | None:
-    """Return the name of a profile, which may be written without its ``rule_`` or ``module_``."""
-    whole = f"{requirement.place.axis}_{requirement.metric}"
-    return next((name for name in (requirement.metric, whole) if name in names), None)
+def profile_of(requirement: Requirement) -> ProfileMetric | None:
+    """Return the row of a number for each rule or module, with or without its axis in front."""
+    axis, metric = requirement.place.axis, requirement.metric
+    rows = (PROFILES.get(name) for name in (metric, f"{axis}_{metric}"))
+    return next((row for row in rows if row is not None and row.axis == axis), None)
 
 
 # --- one rule each -------------------------------------------------------------------------------
@@ -69,44 +62,41 @@ def profile_name(requirement: Requirement, names: Sequence[str]) -> str | None:
 
 def _check_metric(requirement: Requirement, cards: Sequence[Scorecard]) -> None:
     axis, metric = requirement.place.axis, requirement.metric
-    profiles = {entry.metric: entry.axis for card in cards for entry in card.profiles}
     if axis is not None:
-        of_axis = sorted(name for name, its in profiles.items() if its == axis)
-        if profile_name(requirement, of_axis) is None:
+        there = {entry.metric for card in cards for entry in card.profiles}
+        of_axis = sorted(name for name in there if PROFILES[name].axis == axis)
+        row = profile_of(requirement)
+        if row is None or row.name not in of_axis:
             offered = ", ".join(of_axis) or "none"
             raise SpecError(
                 f"{requirement.source}: there is no number {metric!r} for each {axis}"
                 f"{nearest(metric, of_axis)}. The scorecard has {offered}."
             )
         return
-    if metric in profiles:
+    if metric in PROFILES:
+        its = PROFILES[metric].axis
         raise SpecError(
-            f"{requirement.source}: {metric} is a number for each {profiles[metric]}. Write "
-            f"{profiles[metric]}s.worst.{metric} or {profiles[metric]}s.each.{metric}."
+            f"{requirement.source}: {metric} is a number for each {its}. Write "
+            f"{its}s.worst.{metric} or {its}s.each.{metric}."
         )
-    scored = {score.metric for card in cards for score in card.scores}
-    known = {*METRICS, *LOSS_TITLES, *scored}
-    if metric not in known and not LENGTHS.fullmatch(metric):
+    if metric_of(metric) is None:
+        known = [*METRICS, *LOSSES]
         raise SpecError(
-            f"{requirement.source}: there is no metric {metric!r}{nearest(metric, sorted(known))}. "
+            f"{requirement.source}: there is no metric {metric!r}{nearest(metric, known)}. "
             "See the list: modeval metrics"
         )
 
 
-def _check_direction(requirement: Requirement, cards: Sequence[Scorecard]) -> None:
-    name = (
-        profile_name(requirement, [entry.metric for card in cards for entry in card.profiles])
-        if requirement.place.axis
-        else requirement.metric
-    )
-    better = direction(name or requirement.metric, cards)
+def _check_direction(requirement: Requirement) -> None:
+    row = profile_of(requirement) if requirement.place.axis else metric_of(requirement.metric)
+    better = "neither" if row is None else row.better
     wanted = DIRECTIONS.get(requirement.comparison)
-    if wanted is None and better is None:
+    if wanted is None and better == "neither":
         raise SpecError(
             f"{requirement.source}: {requirement.metric} has no better and worse, so "
             f"{requirement.comparison} means nothing for it. Give it a --max or a --min."
         )
-    if wanted is not None and better not in (None, wanted):
+    if wanted is not None and better not in ("neither", wanted):
         other = "min" if requirement.comparison == "max" else "max"
         raise SpecError(
             f"{requirement.source}: {requirement.metric} is better when it is {better}, so a "
@@ -116,7 +106,8 @@ def _check_direction(requirement: Requirement, cards: Sequence[Scorecard]) -> No
 
 
 def _check_range(requirement: Requirement, cards: Sequence[Scorecard]) -> None:
-    metric, limit = metric_of(requirement.metric), requirement.limit
+    axis, limit = requirement.place.axis, requirement.limit
+    metric = profile_of(requirement) if axis else metric_of(requirement.metric)
     if limit is None:
         return
     if requirement.comparison == "max_drop" and limit < 0:
@@ -124,7 +115,7 @@ def _check_range(requirement: Requirement, cards: Sequence[Scorecard]) -> None:
             f"{requirement.source}: a drop is how much worse a metric gets, at least 0. Write "
             f"--max-drop {requirement.name}={-limit:g}"
         )
-    if metric is None or requirement.place.axis:
+    if metric is None:
         return
     ends = [
         metric.bounds(rules, modules, model.prior)

@@ -4,19 +4,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
 from scipy.special import stdtrit
 
 from modeval.gate.claims import Item
 from modeval.gate.policy import Policy, Requirement
-from modeval.score.differences import BLOCKS_FREEDOM, sampling_error
-from modeval.score.inference.multiple import holm
-from modeval.score.scorecard import ModelRecord, Score, Scorecard, Seed, distinct_title
+from modeval.metrics.profile_table import PROFILES
+from modeval.metrics.table import metric_of
+from modeval.score.differences import BLOCKS_FREEDOM, sampling_error, tasks_of
+from modeval.score.inference.seeds import seed_mean
+from modeval.score.scorecard import LEVEL, ModelRecord, Score, Scorecard, Seed, distinct_title
 
 Outcome = Literal["pass", "fail", "inconclusive", "error"]
 IntervalOf = Literal["seeds", "documents", "samples"]
 
 SEVERITY: dict[Outcome, int] = {"pass": 0, "inconclusive": 1, "fail": 2, "error": 3}
+SIZE = 1 - LEVEL
+"""Size of the tests: it is the program's, whatever a scorecard says of its intervals."""
+TINY = 1e-4
+"""p values below this are not told apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +55,9 @@ class Verdict:
         seed: task seed and model seed.
         samples: samples behind the value.
         seeds: seeds behind it.
+        few_samples: whether too few samples shift it noticeably.
+        narrow: whether it passed though its noise reaches past the limit.
+        distance: how far it is from passing, among others of its outcome.
         why: the verdict in words.
         advice: what to do about it; empty for a pass.
     """
@@ -79,6 +87,9 @@ class Verdict:
     seed: Seed | None = None
     samples: int | None = None
     seeds: int = 1
+    few_samples: bool = False
+    narrow: bool = False
+    distance: float = 0.0
     why: str = ""
     advice: str = ""
 
@@ -97,18 +108,38 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GateResult:
-    """All verdicts of a run of the gate.
+class Checked:
+    """One model of one scorecard, and the verdicts about it.
 
     Attributes:
-        verdicts: for each scorecard, model and requirement.
-        policy: what was asked.
-        cards: the scorecards with the files that they came from.
+        source: file of the scorecard.
+        card: the scorecard.
+        model: the model.
+        verdicts: one or several for each requirement that is about it, in the policy's order.
     """
 
+    source: str
+    card: Scorecard
+    model: ModelRecord
     verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateResult:
+    """What a run of the gate found.
+
+    Attributes:
+        checked: the models that something is required of, scorecard by scorecard.
+        policy: what was asked.
+    """
+
+    checked: tuple[Checked, ...]
     policy: Policy
-    cards: tuple[tuple[str, Scorecard], ...] = ()
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """The verdicts of all models."""
+        return tuple(verdict for each in self.checked for verdict in each.verdicts)
 
     @property
     def outcome(self) -> Outcome:
@@ -140,45 +171,78 @@ class Asked:
     model: ModelRecord
     requirement: Requirement
     policy: Policy
-    baseline: Scorecard | None
-
-    @property
-    def size(self) -> float:
-        """The size of a test."""
-        return 1 - self.card.level
+    baseline: Scorecard | None = None
 
     @property
     def traced(self) -> bool:
         """Whether the model was measured once, on documents, and has no seeds."""
-        return self.model.origin == "trace"
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A verdict, and how far it is from passing among others of its outcome."""
-
-    verdict: Verdict
-    distance: float
+        return all(member.seed is None for member in self.model.members)
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Ends of the interval of a score, and what it is over; nothing where there is none."""
+    """Ends of the interval of a score, and what it is over; nothing where there is none.
 
-    low: float | None
-    high: float | None
-    over: IntervalOf | None
+    Attributes:
+        low: lower end.
+        high: upper end.
+        over: what was drawn again.
+        reason: why there is none, in words.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    over: IntervalOf | None = None
+    reason: str = "nothing tells how sure it is"
 
 
-def interval_of(asked: Asked, score: Score) -> Interval:
-    """Return the interval of a score; one from its samples alone where it has no other."""
-    if score.low is not None and score.high is not None:
-        return Interval(score.low, score.high, "documents" if asked.traced else "seeds")
+def interval_of(asked: Asked, item: Item) -> Interval:
+    """Return the interval of a measurement: over its seeds, over documents, or from its samples.
+
+    That over seeds is made from the seeds themselves, tasks being random too, so that it keeps its
+    promise whichever version wrote the scorecard.
+    """
+    score = measured(item)
+    if len(item.singles) > 1:
+        values = [value_of(each) for each in item.singles]
+        found = seed_mean(
+            values, tasks_of(item.singles), sampling_error=sampling_error(item.singles)
+        )
+        if found.low is None or found.high is None:
+            return Interval(over="seeds", reason=found.reason)
+        return _within(Interval(found.low, found.high, "seeds"), asked, score)
+    if score.low is not None and score.high is not None and asked.traced:
+        same = score.low == score.high
+        return Interval(
+            score.low,
+            score.high,
+            "documents",
+            reason="its interval has no width, and equal numbers prove nothing" if same else "",
+        )
     error = sampling_error([score])
-    if error is None or score.value is None or score.seeds > 1:
-        return Interval(None, None, None)
-    reach = error * float(stdtrit(BLOCKS_FREEDOM, (1 + asked.card.level) / 2))
-    return Interval(score.value - reach, score.value + reach, "samples")
+    if not error or score.value is None:
+        return Interval()
+    reach = error * float(stdtrit(BLOCKS_FREEDOM, (1 + LEVEL) / 2))
+    return _within(Interval(score.value - reach, score.value + reach, "samples"), asked, score)
+
+
+def _within(interval: Interval, asked: Asked, score: Score) -> Interval:
+    """Cut an interval at the bounds of its metric: what no model can have needs no covering."""
+    metric, model = metric_of(score.metric), asked.model
+    rules = len(model.rules) or model.data.get("rules")
+    corrected = score.plug_in is not None
+    if metric is None or corrected or not isinstance(rules, int) or rules < 1:
+        return replace(interval, reason="")
+    counts = model.layer_modules
+    modules = counts[score.layer or 0] if counts else model.modules
+    low, high = metric.bounds(rules, modules, model.prior)
+    ends = interval.low, interval.high
+    return replace(
+        interval,
+        low=None if ends[0] is None else max(ends[0], low),
+        high=None if ends[1] is None else min(ends[1], high),
+        reason="",
+    )
 
 
 def verdict_of(asked: Asked, item: Item, outcome: Outcome, why: str, advice: str = "") -> Verdict:
@@ -197,20 +261,21 @@ def verdict_of(asked: Asked, item: Item, outcome: Outcome, why: str, advice: str
         why=why,
         advice=advice,
     )
-    if score is None:
+    if score is None or score.value is None:
         return verdict
-    interval = interval_of(asked, score)
+    interval = interval_of(asked, item)
     return replace(
         verdict,
         value=score.value,
         low=interval.low,
         high=interval.high,
-        interval_of=interval.over,
+        interval_of=None if interval.low is None else interval.over,
         chance=score.chance,
         chance_hash=score.chance_hash,
         chance_permuted=score.chance_permuted,
         samples=score.samples,
         seeds=score.seeds,
+        few_samples=score.few_samples,
     )
 
 
@@ -231,9 +296,24 @@ def value_of(score: Score) -> float:
     return score.value
 
 
-def few_samples(score: Score) -> bool:
-    """Tell whether a score is marked as measured on too few samples to be believed."""
-    return "few samples" in score.note
+def flatters(score: Score) -> bool:
+    """Tell whether a score is of so few samples that it looks better than it is."""
+    return score.few_samples and _shift(score) == "better"
+
+
+def slanders(score: Score) -> bool:
+    """Tell whether a score is of so few samples that it looks worse than it is."""
+    return score.few_samples and _shift(score) == "worse"
+
+
+def _shift(score: Score) -> str:
+    row = metric_of(score.metric) or PROFILES.get(score.metric)
+    return "better" if row is None else row.few_samples
+
+
+def few_words(score: Score) -> str:
+    """Say that there are few samples, once, with what is known of them."""
+    return score.note.split("; ")[0] or "too few samples are behind it to believe it"
 
 
 def more_samples(asked: Asked) -> str:
@@ -253,13 +333,27 @@ def more_noise(asked: Asked) -> str:
 def holm_adjusted(p_values: Sequence[float | None]) -> list[float | None]:
     """Adjust p values for a claim about some of several (Holm 1979); what is unknown stays so.
 
+    The same as :func:`modeval.score.inference.multiple.holm`, without loading torch.
+
     >>> holm_adjusted([0.01, 0.04, None, 0.03])
     [0.03, 0.06, None, 0.06]
     """
-    known = [index for index, value in enumerate(p_values) if value is not None]
-    values = torch.tensor([p_values[index] for index in known], dtype=torch.float64)
-    adjusted = dict(zip(known, holm(values).tolist(), strict=True))
-    return [adjusted.get(index) for index in range(len(p_values))]
+    adjusted: list[float | None] = [None] * len(p_values)
+    known = sorted((value, index) for index, value in enumerate(p_values) if value is not None)
+    least = 0.0
+    for rank, (value, index) in enumerate(known):
+        least = max(least, min(1.0, value * (len(known) - rank)))
+        adjusted[index] = least
+    return adjusted
+
+
+def p_words(p_value: float) -> str:
+    """Write a p value; it is never 0.
+
+    >>> p_words(0.031), p_words(1e-300)
+    ('p = 0.031', 'p < 0.0001')
+    """
+    return f"p < {TINY:.4f}" if p_value < TINY else f"p = {p_value:.2g}"
 
 
 def figure(value: float, beside: float | None = None) -> str:

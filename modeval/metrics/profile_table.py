@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from modeval.metrics.levels import FROM_ZERO, MODULES_IN_USE, UNIT, Bounds
-from modeval.metrics.metric import Better
+from modeval.metrics.metric import Better, Bias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,12 +16,14 @@ class ProfileMetric:
         axis: what there is a number for each of.
         better: the direction.
         bounds: smallest and largest value, ``bounds(R, M)``.
+        few_samples: which way too few samples shift it.
     """
 
     name: str
     axis: Literal["rule", "module"]
     better: Better = "neither"
     bounds: Bounds = FROM_ZERO
+    few_samples: Bias = "neither"
 
 
 RULE_NUMBER = Bounds("0 to R - 1", lambda rules, _modules: (0.0, rules - 1.0))
@@ -32,13 +34,19 @@ _ROWS = (
     ProfileMetric(name="module_tokens", axis="module", better="higher"),
     ProfileMetric(name="module_selections", axis="module"),
     ProfileMetric(name="module_main_rule", axis="module", bounds=RULE_NUMBER),
-    ProfileMetric(name="module_specialization", axis="module", better="higher", bounds=UNIT),
-    ProfileMetric(name="module_information", axis="module", better="higher"),
+    ProfileMetric(
+        name="module_specialization",
+        axis="module",
+        better="higher",
+        bounds=UNIT,
+        few_samples="better",
+    ),
+    ProfileMetric(name="module_information", axis="module", better="higher", few_samples="better"),
     ProfileMetric(name="rule_samples", axis="rule"),
     ProfileMetric(name="rule_main_module", axis="rule", bounds=MODULE_NUMBER),
     ProfileMetric(name="rule_main_share", axis="rule", bounds=UNIT),
     ProfileMetric(name="rule_effective_modules", axis="rule", bounds=MODULES_IN_USE),
-    ProfileMetric(name="rule_information", axis="rule", better="higher"),
+    ProfileMetric(name="rule_information", axis="rule", better="higher", few_samples="better"),
 )
 
 PROFILES: dict[str, ProfileMetric] = {row.name: row for row in _ROWS}

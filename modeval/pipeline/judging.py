@@ -84,8 +84,14 @@ def gate_policy(
     models: Sequence[str] = (),
     baseline: Scorecard | None = None,
 ) -> GateResult:
-    """Check scorecards with their names against a policy that is complete."""
-    return gate_cards(only_models([*cards], [*models]), policy, baseline)
+    """Check scorecards with their names against a policy that is complete.
+
+    Models of the baseline that the patterns name are to be found again, unless one is named.
+    """
+    before = baseline
+    if baseline is not None and policy.baseline_model is None:
+        before = baseline.only(models)
+    return gate_cards(only_models([*cards], [*models]), policy, before)
 
 
 def gate_files(
@@ -98,7 +104,18 @@ def gate_files(
     """
     files = [*dict.fromkeys(scorecards)]
     cards = [_named(path, number) for number, path in enumerate(files)]
+    _check_baseline(files, policy)
     return gate_policy(cards, policy, models=models, baseline=_baseline(policy, None))
+
+
+def _check_baseline(files: Sequence[Path], policy: Policy) -> None:
+    """Refuse to compare a scorecard with itself: it would pass whatever it holds."""
+    path = None if policy.baseline is None else Path(policy.baseline)
+    if path is not None and path.exists() and any(path.samefile(each) for each in files):
+        raise SpecError(
+            f"{path} would be compared with itself, which tells nothing. Name the scorecard of an "
+            "earlier model: --baseline main.json"
+        )
 
 
 def _several(given: Source | Scorecard | Sequence[Source | Scorecard]) -> list[Source | Scorecard]:

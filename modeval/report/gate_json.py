@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 from modeval.gate.verdicts import GateResult, Verdict
-from modeval.report.verdicts import CHANCE_WORDS, checked_models, sentence
+from modeval.report.verdicts import CHANCE_WORDS, sentence
 from modeval.report.words import measured
 
 FORMAT = 1
@@ -31,18 +31,20 @@ def gate_form(result: GateResult, exit_code: int) -> dict[str, Any]:
         "policy": {
             "source": policy.source or None,
             "baseline": policy.baseline,
+            "baseline_model": policy.baseline_model,
             "inconclusive": policy.inconclusive,
             "failed_seeds": policy.failed_seeds,
+            "left_out": policy.left_out,
         },
         "models": [
             {
-                "scorecard": source,
-                "id": model.id,
-                "title": model.title,
-                "digest": model.digest,
-                "measured": dict(measured(card, model)),
+                "scorecard": each.source,
+                "id": each.model.id,
+                "title": each.model.title,
+                "digest": each.model.digest,
+                "measured": dict(measured(each.card, each.model)),
             }
-            for source, card, model in checked_models(result)
+            for each in result.checked
         ],
         "chance": CHANCE_WORDS,
         "verdicts": [_verdict(verdict) for verdict in result.verdicts],
@@ -54,7 +56,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
     own = {
         entry.name: getattr(verdict, entry.name)
         for entry in fields(verdict)
-        if entry.name not in ("requirement", "seed")
+        if entry.name not in ("requirement", "seed", "distance")
     }
     seed = verdict.seed
     return {

@@ -3,7 +3,6 @@
 from modeval.gate.verdicts import GateResult, Outcome, Verdict
 from modeval.report.verdicts import (
     chance,
-    checked_models,
     headline,
     in_short,
     measurement,
@@ -18,22 +17,19 @@ def render_github(result: GateResult) -> str:
 
     Source: GitHub Docs, Workflow commands for GitHub Actions (annotations, escaping).
     """
-    about = {
-        (source, model.id): in_short(card, model) for source, card, model in checked_models(result)
-    }
+    about = [in_short(each.card, each.model) for each in result.checked]
     lines = [
         _command(
             COMMANDS[verdict.outcome],
             title=f"modeval gate: {verdict.requirement}",
-            message=f"{_numbers(verdict)}\n{about[verdict.source, verdict.model]}",
+            message=f"{_numbers(verdict)}\n{facts}",
             file=result.policy.source or verdict.source,
         )
-        for verdict in result.verdicts
+        for each, facts in zip(result.checked, about, strict=True)
+        for verdict in each.verdicts
         if verdict.outcome != "pass"
     ]
-    lines.append(
-        _command("notice", title=headline(result), message="\n".join(about.values()), file="")
-    )
+    lines.append(_command("notice", title=headline(result), message="\n".join(about), file=""))
     return "".join(f"{line}\n" for line in lines)
 
 

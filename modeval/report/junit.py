@@ -13,7 +13,6 @@ from modeval.gate.verdicts import GateResult, Verdict
 from modeval.report.verdicts import (
     CHANCE_WORDS,
     chance,
-    checked_models,
     measurement,
     place,
     sentence,
@@ -28,18 +27,18 @@ def render_junit(result: GateResult) -> str:
     """Return the text of the file."""
     lenient = result.policy.inconclusive == "pass"
     root = ET.Element("testsuites", {"name": "modeval gate"} | _counts(result.verdicts, lenient))
-    for source, card in result.cards:
-        own = [verdict for verdict in result.verdicts if verdict.source == source]
+    for source in dict.fromkeys(each.source for each in result.checked):
+        models = [each for each in result.checked if each.source == source]
+        own = [verdict for each in models for verdict in each.verdicts]
         suite = ET.SubElement(root, "testsuite", {"name": _clean(source)} | _counts(own, lenient))
         facts = ET.SubElement(suite, "properties")
         _property(facts, "modeval", version("modeval-cli"))
         _property(facts, "policy", result.policy.source or "flags")
         _property(facts, "baseline", result.policy.baseline or "none")
         _property(facts, "chance", CHANCE_WORDS)
-        for where, its, model in checked_models(result):
-            if where == source and its is card:
-                for term, text in measured(card, model):
-                    _property(facts, f"{model.id}: {term}", text)
+        for each in models:
+            for term, text in measured(each.card, each.model):
+                _property(facts, f"{each.model.id}: {term}", text)
         for verdict in own:
             _case(suite, verdict, lenient=lenient)
     ET.indent(root)

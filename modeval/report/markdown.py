@@ -6,7 +6,6 @@ from modeval.gate.verdicts import GateResult, Outcome
 from modeval.report.verdicts import (
     CHANCE_WORDS,
     chance,
-    checked_models,
     headline,
     measurement,
     place,
@@ -52,9 +51,11 @@ def render_markdown(result: GateResult) -> str:
     ]
     lines += ["", *reasons] if reasons else []
     lines += ["", _plain(CHANCE_WORDS), ""]
-    for source, card, model in checked_models(result):
+    for each in result.checked:
+        card, model = each.card, each.model
+        about = _html(f"What was measured: {model.title} ({each.source})")
         lines += [
-            f"<details><summary>{_html(f'What was measured: {model.title} ({source})')}</summary>",
+            f"<details><summary>{about}</summary>",
             "",
             "| | |",
             "|---|---|",

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from modeval.gate.verdicts import GateResult, Outcome, Verdict
 from modeval.metrics import METRICS
-from modeval.report.verdicts import CHANCE_WORDS, checked_models, measurement, sentence
+from modeval.report.verdicts import CHANCE_WORDS, measurement, sentence
 from modeval.report.words import measured, metric_title
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -21,7 +21,6 @@ def render_sarif(result: GateResult) -> str:
     Verdicts that passed are results of the kind ``pass``, which need no attention.
     """
     metrics = sorted({verdict.requirement.metric for verdict in result.verdicts})
-    models = checked_models(result)
     run = {
         "tool": {
             "driver": {
@@ -37,8 +36,12 @@ def render_sarif(result: GateResult) -> str:
             "policy": result.policy.source or None,
             "baseline": result.policy.baseline,
             "models": [
-                {"id": model.id, "scorecard": source, "measured": dict(measured(card, model))}
-                for source, card, model in models
+                {
+                    "id": each.model.id,
+                    "scorecard": each.source,
+                    "measured": dict(measured(each.card, each.model)),
+                }
+                for each in result.checked
             ],
         },
     }

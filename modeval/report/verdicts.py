@@ -98,17 +98,6 @@ def sentence(verdict: Verdict) -> str:
     return f"{place(verdict)}: {verdict.why}." + (f" {verdict.advice}" if verdict.advice else "")
 
 
-def checked_models(result: GateResult) -> list[tuple[str, Scorecard, ModelRecord]]:
-    """Return the models that verdicts are about, with file and scorecard."""
-    judged = {(verdict.source, verdict.model) for verdict in result.verdicts}
-    return [
-        (source, card, model)
-        for source, card in result.cards
-        for model in card.models
-        if (source, model.id) in judged
-    ]
-
-
 def in_short(card: Scorecard, model: ModelRecord) -> str:
     """Say in one line what was measured of a model."""
     facts = dict(measured(card, model))
@@ -137,7 +126,7 @@ def render_gate(result: GateResult) -> list[RenderableType]:
             *("" if level is None else figure(level) for level in levels),
         )
     shown: list[RenderableType] = [table, *_reasons(result.verdicts)]
-    shown += [Text(in_short(card, model), style="dim") for _, card, model in checked_models(result)]
+    shown += [Text(in_short(each.card, each.model), style="dim") for each in result.checked]
     if result.policy.source:
         shown.append(Text(f"Policy: {result.policy.source}", style="dim"))
     shown.append(Text(CHANCE_WORDS, style="dim"))
@@ -149,8 +138,7 @@ def _reasons(verdicts: Iterable[Verdict]) -> list[RenderableType]:
     """Say why, for all that did not pass, and for what passed by a narrow margin."""
     shown: list[RenderableType] = []
     for verdict in verdicts:
-        narrow = verdict.outcome == "pass" and ("though" in verdict.why or "but not" in verdict.why)
-        if verdict.outcome == "pass" and not narrow:
+        if verdict.outcome == "pass" and not verdict.narrow:
             continue
         text = Text(verdict.outcome, style=STYLES[verdict.outcome])
         text.append(f" {verdict.requirement}", style="bold")

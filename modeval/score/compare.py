@@ -251,7 +251,7 @@ def _lineage(columns: Sequence[Column], level: float) -> Lineage:
     agreements = [
         agreement
         for place in range(1, len(named))
-        for agreement in _agreements(named[0], named[place], place, level)
+        for agreement in _agreements(named[0], named[place], place)
     ]
     return Lineage(
         columns=tuple(named),
@@ -366,7 +366,7 @@ def _contrast(  # noqa: PLR0917 - two columns and a place
 
 
 def _read(found: Difference, pairing: Pairing, better: str | None, level: float) -> Contrast:
-    low, high = found.interval(level) or (None, None)
+    low, high = found.interval() or (None, None)
     above = found.p_above()
     p = None if above is None else min(2 * min(above, 1 - above), 1.0)
     return Contrast(
@@ -431,7 +431,7 @@ def _correct(rows: list[Row], places: Sequence[int], column: int, level: float) 
 # --- modules -------------------------------------------------------------------------------------
 
 
-def _agreements(first: Column, later: Column, place: int, level: float) -> Iterable[Agreement]:
+def _agreements(first: Column, later: Column, place: int) -> Iterable[Agreement]:
     """Match the modules of two columns, layer by layer, where their rules are the same."""
     one, two = (_activations(column) for column in (first, later))
     layers = dict.fromkeys(layer for layer, _ in one)
@@ -443,7 +443,7 @@ def _agreements(first: Column, later: Column, place: int, level: float) -> Itera
         ]
         usable = [pair for pair in pairs if len(pair[0].matrix) == len(pair[1].matrix)]
         if usable and _rules(first.model) == _rules(later.model):
-            yield _agreement([_matched(*pair) for pair in usable], place, layer, level)
+            yield _agreement([_matched(*pair) for pair in usable], place, layer)
 
 
 def _activations(column: Column) -> dict[tuple[int | None, Seed | None], Activation]:
@@ -511,7 +511,7 @@ def _orders(rules: int) -> list[list[int]]:
     return [generator.permutation(rules).tolist() for _ in range(RELABELLED)]
 
 
-def _agreement(matches: Sequence[_Match], place: int, layer: int | None, level: float) -> Agreement:
+def _agreement(matches: Sequence[_Match], place: int, layer: int | None) -> Agreement:
     def mean(values: Iterable[float]) -> float:
         each = [*values]
         return math.fsum(each) / len(each)
@@ -519,7 +519,7 @@ def _agreement(matches: Sequence[_Match], place: int, layer: int | None, level: 
     scores = [Score(model="", metric="agreement", value=each.value) for each in matches]
     zero = replace(scores[0], value=0.0)
     found = differences(scores, [zero] * len(scores))
-    interval = found.interval(level) if len(matches) > 1 else None
+    interval = found.interval() if len(matches) > 1 else None
     numbered = [each.by_number for each in matches if each.by_number is not None]
     return Agreement(
         column=place,

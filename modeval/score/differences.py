@@ -1,21 +1,29 @@
 """Differences between measurements, and the noise that they are held against.
 
 Where both have several seeds, seeds are paired: what a seed's task makes easy or hard cancels,
-and the noise is seen in how much the differences differ. Two checks of one model may differ by
-the samples that were drawn, too; when all seeds see the same samples this does not show in the
-spread over seeds, so it is added, which errs on the side of too much noise. With one pair, as for
-traces, the sampling errors are all there is: they tell what another sample would change, not what
-another training would.
+and the noise is seen in how much the differences differ, one number for each task where there are
+several (:mod:`modeval.score.inference.seeds`). Two checks of one model may differ by the samples
+that were drawn, too; when all seeds see the same samples this does not show in the spread over
+seeds, so it is added, which errs on the side of too much noise. With one pair, as for traces, the
+sampling errors are all there is: they tell what another sample would change, not what another
+training would.
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from scipy.special import stdtr, stdtrit
 
-from modeval.score.scorecard import Score
+from modeval.score.inference.seeds import (
+    SeedEstimate,
+    seed_contrast,
+    seed_difference,
+    seed_mean,
+)
+from modeval.score.scorecard import LEVEL, Score
 
 BLOCKS_FREEDOM = 31.0
 """Degrees of freedom of sampling errors: they are estimated from at least 32 blocks."""
@@ -27,11 +35,14 @@ class Difference:
     """How much larger one measurement is than another, and how sure that is.
 
     Attributes:
-        value: mean of the differences.
-        error: its standard error; null where nothing tells it.
+        value: mean of the differences, of those of each task where there are several.
+        error: its standard error; null where nothing tells it, as when all differences are equal.
         freedom: degrees of freedom of that error.
         pairs: number of pairs.
         noise: what the error was judged from: the spread over ``seeds``, or ``samples`` alone.
+        low: lower end of the two-sided interval; null where there is none.
+        high: upper end.
+        reason: why nothing tells the noise, in words; empty where it is known.
     """
 
     value: float
@@ -39,30 +50,33 @@ class Difference:
     freedom: float
     pairs: int
     noise: Literal["seeds", "samples"]
+    low: float | None = None
+    high: float | None = None
+    reason: str = ""
 
-    def interval(self, level: float = 0.95) -> tuple[float, float] | None:
-        """Return the two-sided interval (Student's t), if the error is known."""
-        if self.error is None:
-            return None
-        reach = self.error * float(stdtrit(self.freedom, (1 + level) / 2))
-        return self.value - reach, self.value + reach
+    def interval(self) -> tuple[float, float] | None:
+        """Return the two-sided interval, if there is one."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
 
     def p_above(self, limit: float = 0.0) -> float | None:
-        """Return the one-sided p value that the difference is no larger than ``limit``."""
-        if self.error is None:
+        """Return the one-sided p value that the difference is no larger than ``limit``.
+
+        It is never 0; nothing where no noise is seen, for equal numbers prove nothing.
+        """
+        if not self.error or not self.freedom:
             return None
-        above = self.value - limit
-        if self.error == 0:
-            return 0.0 if above > 0 else 1.0
-        return float(stdtr(self.freedom, -above / self.error))
+        found = float(stdtr(self.freedom, (limit - self.value) / self.error))
+        return max(found, sys.float_info.min)
+
+    def reach(self, level: float) -> float | None:
+        """Return how far the one-sided interval of that level reaches above the value."""
+        if not self.error or not self.freedom:
+            return None
+        return self.error * float(stdtrit(self.freedom, level))
 
 
 def differences(new: Sequence[Score], old: Sequence[Score], *, sign: int = 1) -> Difference:
     """Compare two measurements, pair by pair: ``mean of sign · (new - old)``.
-
-    With n > 1 pairs the squared error is ``s²/n + e_new² + e_old²``, s being the standard
-    deviation of the differences and e the mean sampling error of each side; its degrees of freedom
-    are those of Welch and Satterthwaite.
 
     Args:
         new: scores whose value is a number.
@@ -70,39 +84,88 @@ def differences(new: Sequence[Score], old: Sequence[Score], *, sign: int = 1) ->
         sign: -1 turns the difference round.
     """
     values = [sign * (_value(one) - _value(two)) for one, two in zip(new, old, strict=True)]
-    return _judged(values, [sampling_error(new), sampling_error(old)])
+    errors = [sampling_error(new), sampling_error(old)]
+    if len(values) == 1:
+        return _of_one(values[0], errors)
+    zeros = [0.0] * len(values)
+    return _of_seeds(
+        seed_difference(values, zeros, tasks_of(new), sampling_error=_together(errors))
+    )
 
 
 def above(scores: Sequence[Score], level: float, *, sign: int = 1) -> Difference:
     """Compare measurements with a fixed number: ``mean of sign · (score - level)``."""
-    return _judged([sign * (_value(each) - level) for each in scores], [sampling_error(scores)])
+    values = [sign * (_value(each) - level) for each in scores]
+    error = sampling_error(scores)
+    if len(values) == 1:
+        return _of_one(values[0], [error])
+    return _of_seeds(seed_mean(values, tasks_of(scores), sampling_error=error))
 
 
-def _judged(values: Sequence[float], errors: Sequence[float | None]) -> Difference:
-    count = len(values)
-    mean = math.fsum(values) / count
-    known = [error for error in errors if error is not None]
-    if count == 1:
-        error = math.hypot(*known) if len(known) == len(errors) else None
-        return Difference(value=mean, error=error, freedom=BLOCKS_FREEDOM, pairs=1, noise="samples")
-    spread = math.fsum((value - mean) ** 2 for value in values) / (count - 1) / count
-    sampled = math.fsum(error**2 for error in known)
-    return Difference(
-        value=mean,
-        error=math.sqrt(spread + sampled),
-        freedom=_freedom(spread, sampled, count),
-        pairs=count,
-        noise="seeds",
+def separate(new: Sequence[Score], old: Sequence[Score]) -> Difference:
+    """Compare the means of two sets of seeds that have no partners (Welch 1947).
+
+    Args:
+        new: at least two scores whose value is a number.
+        old: likewise.
+    """
+    return _of_seeds(
+        seed_contrast(
+            [_value(each) for each in new],
+            tasks_of(new),
+            [_value(each) for each in old],
+            tasks_of(old, first=len(new)),
+            sampling_error=_together([sampling_error(new), sampling_error(old)]),
+        )
     )
 
 
-def _freedom(spread: float, sampled: float, count: int) -> float:
-    """Return the degrees of freedom of a sum of two variances (Welch 1947; Satterthwaite 1946)."""
-    whole = spread + sampled
-    if whole == 0:
-        return float(count - 1)
-    # by shares, which neither overflow nor underflow
-    return 1 / ((spread / whole) ** 2 / (count - 1) + (sampled / whole) ** 2 / BLOCKS_FREEDOM)
+def tasks_of(scores: Sequence[Score], *, first: int = 0) -> list[int]:
+    """Return the task seed of each score; scores without a seed are of a task each, from first."""
+    return [at if each.seed is None else each.seed[0] for at, each in enumerate(scores, first)]
+
+
+def _of_one(value: float, errors: Sequence[float | None]) -> Difference:
+    known = [error for error in errors if error is not None]
+    error = math.hypot(*known) if len(known) == len(errors) else None
+    found = Difference(value=value, error=error, freedom=BLOCKS_FREEDOM, pairs=1, noise="samples")
+    reach = found.reach((1 + LEVEL) / 2)
+    if reach is None:
+        return Difference(
+            value=value,
+            error=None,
+            freedom=BLOCKS_FREEDOM,
+            pairs=1,
+            noise="samples",
+            reason="no sampling error is known",
+        )
+    return Difference(
+        value=value,
+        error=error,
+        freedom=BLOCKS_FREEDOM,
+        pairs=1,
+        noise="samples",
+        low=value - reach,
+        high=value + reach,
+    )
+
+
+def _of_seeds(found: SeedEstimate) -> Difference:
+    return Difference(
+        value=found.value,
+        error=found.error,
+        freedom=found.freedom,
+        pairs=found.seeds,
+        noise="seeds",
+        low=found.low,
+        high=found.high,
+        reason=found.reason,
+    )
+
+
+def _together(errors: Sequence[float | None]) -> float | None:
+    known = [error for error in errors if error]
+    return math.hypot(*known) if known else None
 
 
 def sampling_error(scores: Sequence[Score]) -> float | None:
@@ -127,37 +190,3 @@ def _value(score: Score) -> float:
     if score.value is None or not math.isfinite(score.value):
         raise ValueError(f"{score.metric} has no value: check before comparing")  # a bug of ours
     return score.value
-
-
-def separate(new: Sequence[Score], old: Sequence[Score]) -> Difference:
-    """Compare the means of two sets of seeds that have no partners (Welch 1947).
-
-    The squared error is ``s_new²/n_new + s_old²/n_old + e_new² + e_old²``.
-
-    Args:
-        new: at least two scores whose value is a number.
-        old: likewise.
-    """
-    sides = [[_value(each) for each in side] for side in (new, old)]
-    means = [math.fsum(side) / len(side) for side in sides]
-    parts = [
-        (math.fsum((value - mean) ** 2 for value in side) / (len(side) - 1) / len(side))
-        for side, mean in zip(sides, means, strict=True)
-    ]
-    errors = [sampling_error(side) for side in (new, old)]
-    sampled = math.fsum(error**2 for error in errors if error is not None)
-    whole = math.fsum(parts) + sampled
-    fewest = min(len(side) for side in sides)
-    freedom = float(fewest - 1)
-    if whole > 0:
-        terms = [
-            (part / whole) ** 2 / (len(side) - 1) for part, side in zip(parts, sides, strict=True)
-        ]
-        freedom = 1 / (math.fsum(terms) + (sampled / whole) ** 2 / BLOCKS_FREEDOM)
-    return Difference(
-        value=means[0] - means[1],
-        error=math.sqrt(whole),
-        freedom=freedom,
-        pairs=fewest,
-        noise="seeds",
-    )

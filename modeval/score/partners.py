@@ -14,12 +14,25 @@ TRACED_DATA = ("phase", "capacity", "padding", "labels_within_documents")
 TRACED_MODEL = ("choices", "layer_numbers")
 
 
-def partner(model: ModelRecord, baseline: Scorecard) -> ModelRecord | None:
-    """Return the model of a baseline that is this one before: by its id, its digest, or alone."""
+def partner(model: ModelRecord, baseline: Scorecard, *, alone: bool = True) -> ModelRecord | None:
+    """Return the model of a baseline that is this one before: by its id, its digest, or alone.
+
+    Args:
+        model: a model.
+        baseline: an earlier scorecard.
+        alone: whether the only model of the baseline is taken whatever it is called. A gate does
+            not: another model would pass for the one that is to be guarded.
+    """
     by_id = [each for each in baseline.models if each.id == model.id]
-    by_digest = [each for each in baseline.models if _same_digest(each, model)]
-    alone = list(baseline.models) if len(baseline.models) == 1 else []
-    return next(iter([*by_id, *by_digest, *alone]), None)
+    by_digest = [each for each in baseline.models if each.digest == model.digest]
+    only = list(baseline.models) if alone and len(baseline.models) == 1 else []
+    return next(iter([*by_id, *by_digest, *only]), None)
+
+
+def named_partner(pattern: str, baseline: Scorecard) -> ModelRecord | None:
+    """Return the one model of a baseline that a pattern names."""
+    found = baseline.only([pattern]).models
+    return found[0] if len(found) == 1 else None
 
 
 def comparable(
@@ -40,7 +53,8 @@ def comparable(
     """
     if other is None:
         names = ", ".join(each.id for each in baseline.models) or "none"
-        return [f"it has no model {model.id}; it has {names}"]
+        hint = "Where one of them is this one before, say so: --baseline-model ID"
+        return [f"it has no model {model.id}; it has {names}. {hint}"]
     if (model.origin == "trace") != (other.origin == "trace"):
         return [f"this is a {model.origin}, the baseline a {other.origin}"]
     faults = _unlike({name: (getattr(model, name), getattr(other, name)) for name in READ})
@@ -57,7 +71,9 @@ def comparable(
         faults += _unlike({"adaptation": (model.adaptation, other.adaptation)})
     if axis == "module":
         faults.append("modules have no identity across trainings; compare rules, or scores")
-    data = [None if each.dataset is None else each.dataset["digest"] for each in (card, baseline)]
+    data = [
+        None if each.dataset is None else each.dataset.get("digest") for each in (card, baseline)
+    ]
     return faults + _unlike({"dataset": (data[0], data[1])})
 
 
@@ -94,11 +110,10 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - a line of a report
 
 
-def same_seeds(mine: Sequence[Score], its: Sequence[Score]) -> tuple[list[Score], list[Score], int]:
-    """Return the scores of the seeds that both have, in order, and how many have no partner."""
+def same_seeds(mine: Sequence[Score], its: Sequence[Score]) -> tuple[list[Score], list[Score]]:
+    """Return the scores of the seeds that both have, in order."""
     theirs = {
         score.seed: score for score in its if score.value is not None and math.isfinite(score.value)
     }
     pairs = [(score, theirs[score.seed]) for score in mine if score.seed in theirs]
-    new, old = [one for one, _ in pairs], [two for _, two in pairs]
-    return new, old, len(mine) + len(theirs) - 2 * len(pairs)
+    return [one for one, _ in pairs], [two for _, two in pairs]

@@ -385,6 +385,27 @@ class Scorecard:
         """Return a table of models and metrics for LaTeX."""
         return frames.to_latex(self, metrics)
 
+    def find_profile(
+        self, model: str, metric: str, seed: Seed | None = None, *, layer: int | None = None
+    ) -> Profile | None:
+        """Return the numbers for each rule or module of a layer, if they are there."""
+        return self._profile_index.get((model, metric, seed, layer))
+
+    def metrics_of(self, model: str) -> tuple[str, ...]:
+        """Return the names of all that was scored of a model."""
+        return self._metrics.get(model, ())
+
+    @cached_property
+    def _profile_index(self) -> dict[tuple[str, str, Seed | None, int | None], Profile]:
+        return {(each.model, each.metric, each.seed, each.layer): each for each in self.profiles}
+
+    @cached_property
+    def _metrics(self) -> dict[str, tuple[str, ...]]:
+        names: dict[str, set[str]] = {}
+        for score in self.scores:
+            names.setdefault(score.model, set()).add(score.metric)
+        return {model: tuple(sorted(each)) for model, each in names.items()}
+
     def only(self, patterns: Sequence[str]) -> "Scorecard":
         """Return the part about models that match one of the patterns; all of it without any.
 

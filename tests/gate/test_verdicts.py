@@ -10,6 +10,7 @@ import torch
 from gate_cards import cohort_card, seeds_of, trace_card
 from scipy.stats import binom
 
+from modeval.errors import SpecError
 from modeval.evaluate.subject import Evaluation, Subject
 from modeval.gate.drop import decide_drop
 from modeval.gate.gate import check, gate
@@ -75,6 +76,9 @@ def test_a_policy_at_the_measured_value_passes_and_next_to_it_fails(metric):
     assert outcome(card, **{flag: [f"{metric}={worse!r}"]}) == "fail"
 
 
+AROUND = [0.15, 0.175, 0.2, 0.225, 0.25]  # 0.2, interval 0.147 to 0.253
+
+
 @pytest.mark.parametrize(
     ("limit", "on", "expected"),
     [
@@ -82,30 +86,31 @@ def test_a_policy_at_the_measured_value_passes_and_next_to_it_fails(metric):
         (0.20, "value", "pass"),
         (0.19, "value", "fail"),
         (0.30, "bound", "pass"),
-        (0.25, "bound", "pass"),
-        (0.22, "bound", "inconclusive"),
+        (0.26, "bound", "pass"),
+        (0.25, "bound", "inconclusive"),
         (0.18, "bound", "inconclusive"),
         (0.14, "bound", "fail"),
     ],
 )
 def test_the_interval_of_a_scorecard_decides_on_request(limit, on, expected):
-    card = cohort_card({"collapse_worst": [0.2] * 5}, half=0.05)
+    card = cohort_card({"collapse_worst": AROUND}, error=None)
     assert outcome(card, max=[f"collapse_worst={limit}"], on=on) == expected
 
 
 def test_what_passes_narrowly_says_so():
-    card = cohort_card({"collapse_worst": [0.2] * 5}, half=0.05)
+    card = cohort_card({"collapse_worst": AROUND}, error=None)
     [narrow] = verdicts(card, max=["collapse_worst=0.22"])
-    assert "0.15 to 0.25, reaches past the limit" in narrow.why
+    assert "0.147 to 0.253, reaches past the limit" in narrow.why
+    assert narrow.narrow
     [clear] = verdicts(card, max=["collapse_worst=0.3"])
     assert clear.why == "0.2 keeps to 0.3"
 
 
 def test_inconclusive_says_how_many_seeds_would_tell():
-    card = cohort_card({"collapse_worst": [0.2] * 5}, half=0.05)
+    card = cohort_card({"collapse_worst": AROUND}, error=None)
     [verdict] = verdicts(card, max=["collapse_worst=0.225"], on="bound")
-    assert "About 20 seeds in place of 5 would tell" in verdict.advice  # (0.05 / 0.025)² x 5
-    [never] = verdicts(card, max=["collapse_worst=0.2"], on="bound")
+    assert "About 23 seeds in place of 5 would tell" in verdict.advice  # (0.053 / 0.025)² x 5
+    [never] = verdicts(card, max=[f"collapse_worst={sum(AROUND) / 5!r}"], on="bound")
     assert "no number of samples decides it" in never.advice
 
 
@@ -169,7 +174,7 @@ def test_failed_seeds_are_an_error_unless_they_are_left_out_on_purpose():
 
 def test_few_samples_tell_nothing():
     note = "few samples: worth 300 independent ones, and 800 are wanted for 4 rules x 4 modules"
-    card = trace_card({"alignment_score": [0.9, 0.9]}, notes=["", note])
+    card = trace_card({"alignment_score": [0.9, 0.9]}, notes=["", note], few=[False, True])
     [verdict] = verdicts(card, min=["alignment_score=0.5"])
     assert (verdict.outcome, verdict.layer) == ("inconclusive", 1)
     assert "800 are wanted" in verdict.why
@@ -191,7 +196,7 @@ def test_few_samples_tell_nothing():
 def test_few_samples_flatter_either_side_of_a_comparison(before, after, few, expected):
     note = "few samples: worth 300 independent ones, and 800 are wanted"
     old, new = (
-        trace_card({"alignment_score": [value]}, notes=[note if few == side else ""])
+        trace_card({"alignment_score": [value]}, notes=[note], few=[few == side])
         for value, side in ((before, "before"), (after, "after"))
     )
     assert outcome(new, old, max_drop=["alignment_score=0.05"]) == expected
@@ -200,9 +205,9 @@ def test_few_samples_flatter_either_side_of_a_comparison(before, after, few, exp
 def test_few_samples_are_no_matter_where_labels_were_permuted():
     note = "few samples: worth 300 independent ones, and 800 are wanted"
     values = {"alignment_score": [0.9, 0.9]}
-    card = trace_card(values, notes=[note, note], p_values=[0.001, 0.001])
+    card = trace_card(values, notes=[note, note], few=[True] * 2, p_values=[0.001, 0.001])
     assert outcome(card, significant=["alignment_score"]) == "pass"
-    untested = trace_card(values, notes=[note, note])
+    untested = trace_card(values, notes=[note, note], few=[True] * 2)
     assert outcome(untested, significant=["alignment_score"]) == "inconclusive"
 
 
@@ -210,7 +215,7 @@ def test_few_samples_are_no_matter_where_labels_were_permuted():
 
 LAYERS = {"collapse_worst": [0.1, 0.4, 0.2], "alignment_score": [0.9, 0.5, 0.7]}
 SHARE = [
-    Profile(model="olmo", metric="rule_share", axis="rule", layer=layer, values=values)
+    Profile(model="olmo", metric="rule_main_share", axis="rule", layer=layer, values=values)
     for layer, values in enumerate([(0.9, 0.8, 0.7, 0.6), (0.9, 0.8, 0.7, 0.2), (1.0,) * 4])
 ]
 
@@ -225,11 +230,11 @@ SHARE = [
         ("layers.2.collapse_worst=0.3", ["pass"], [2], ""),
         ("layers.model.layers.1.mlp.collapse_worst=0.3", ["fail"], [1], ""),
         ("layers.7.collapse_worst=0.3", ["error"], [None], ""),
-        ("rules.worst.share=0.95", ["fail"], [2], "worst of 3 layers x 4 rules"),
-        ("layers.1.rules.each.share=0.75", ["fail", "fail", "pass", "pass"], [1] * 4, ""),
-        ("layers.1.rules.poems.share=0.75", ["pass"], [1], ""),
-        ("layers.1.rules.poem.share=0.75", ["error"], [1], ""),
-        ("layers.mean.rules.worst.share=0.75", ["error"], [None], ""),
+        ("rules.worst.main_share=0.95", ["fail"], [2], "worst of 3 layers x 4 rules"),
+        ("layers.1.rules.each.main_share=0.75", ["fail", "fail", "pass", "pass"], [1] * 4, ""),
+        ("layers.1.rules.poems.main_share=0.75", ["pass"], [1], ""),
+        ("layers.1.rules.poem.main_share=0.75", ["error"], [1], ""),
+        ("layers.mean.rules.worst.main_share=0.75", ["error"], [None], ""),
         ("seeds.each.collapse_worst=0.3", ["error"], [None], ""),
     ],
 )
@@ -266,7 +271,7 @@ def test_near_names_of_layers_and_rules_are_offered():
     card = trace_card(LAYERS, profiles=SHARE)
     [verdict] = verdicts(card, max=["layers.model.layers.1.mpl.collapse_worst=0.3"])
     assert "did you mean model.layers.1.mlp?" in verdict.why
-    [verdict] = verdicts(card, max=["layers.1.rules.poem.share=0.75"])
+    [verdict] = verdicts(card, max=["layers.1.rules.poem.main_share=0.75"])
     assert "did you mean poems?" in verdict.why
 
 
@@ -314,23 +319,29 @@ def test_beating_chance_needs_every_layer_and_the_corrected_p():
     assert "not distinguishable from chance" in verdict.why
 
 
-def test_a_mean_over_layers_without_a_test_of_its_own_is_held_against_its_level():
+def test_a_mean_over_layers_without_a_test_of_its_own_is_not_held_against_uniform_routing():
     card = trace_card({"alignment_score": [0.5, 0.5]}, p_values=[0.001, 0.001])
-    assert outcome(card, significant=["layers.mean.alignment_score"]) == "pass"
+    [verdict] = verdicts(card, significant=["layers.mean.alignment_score"])
+    assert verdict.outcome == "inconclusive"
+    assert "labels were not permuted" in verdict.why
 
 
 @pytest.mark.parametrize(
-    ("values", "error", "expected"),
+    ("values", "p_value", "expected"),
     [
-        ([0.5, 0.6, 0.55], 0.01, "pass"),
-        ([0.02, -0.03, 0.04], 0.01, "fail"),
-        ([0.5], 0.01, "pass"),
-        ([0.015], 0.01, "fail"),
+        ([0.5, 0.6, 0.55], 0.005, "pass"),
+        ([0.5, 0.6, 0.55], 0.3, "fail"),  # these models route so by chance
+        ([0.9, 0.0, 0.01], 0.005, "fail"),  # one of them does not, others may not either
+        ([0.5] * 3, 0.005, "pass"),  # equal seeds say nothing of others, but of these
+        ([0.5], 0.005, "pass"),
+        ([0.5], 0.3, "fail"),
+        ([0.01] * 3, 0.005, "fail"),  # no better than permuted labels, whatever p says
+        ([0.5, 0.6, 0.55], None, "inconclusive"),
         ([0.5], None, "inconclusive"),
     ],
 )
-def test_cohorts_beat_chance_by_their_seeds_or_by_their_samples(values, error, expected):
-    card = cohort_card({"alignment_score": values}, error=error)
+def test_cohorts_beat_chance_by_permuted_labels_and_by_their_seeds(values, p_value, expected):
+    card = cohort_card({"alignment_score": values}, p_value=p_value)
     assert outcome(card, significant=["alignment_score"]) == expected
 
 
@@ -340,7 +351,7 @@ def test_a_loss_has_no_chance_level():
 
 
 def test_hashed_routing_is_harder_to_beat_than_uniform_routing():
-    card = cohort_card({"alignment_score": [0.3, 0.32, 0.31]})
+    card = cohort_card({"alignment_score": [0.3, 0.32, 0.31]}, p_value=0.005)
     assert outcome(card, significant=["alignment_score"]) == "pass"
     table = {"significant": [{"metric": "alignment_score", "chance": "hash"}]}
     [verdict] = check(card, from_table(table, "gate.toml"))
@@ -373,8 +384,8 @@ def drop_of(value, error):
         ("value", 0.20, None, "inconclusive"),
         ("value", 0.01, None, "pass"),
         ("bound", 0.01, None, "inconclusive"),
-        ("value", 0.20, 0.0, "fail"),
-        ("bound", 0.05, 0.0, "pass"),
+        ("value", 0.20, 0.0, "inconclusive"),  # no spread proves nothing
+        ("bound", 0.05, 0.0, "inconclusive"),
         ("value", -0.20, 0.01, "pass"),
     ],
 )
@@ -386,7 +397,7 @@ def test_drops_are_decided_as_the_table_says(on, drop, error, expected):
 def test_a_drop_is_seen_through_the_spread_over_seeds_because_seeds_are_paired():
     easy = [0.2, 0.4, 0.6, 0.8, 0.9]
     baseline = cohort_card({"alignment_score": easy})
-    card = cohort_card({"alignment_score": [value - 0.1 for value in easy]})
+    card = cohort_card({"alignment_score": [0.1, 0.31, 0.49, 0.7, 0.8]})
     [verdict] = verdicts(card, baseline, max_drop=["alignment_score=0.05"])
     assert verdict.outcome == "fail"
     assert verdict.drop == pytest.approx(0.1)
@@ -396,7 +407,9 @@ def test_a_drop_is_seen_through_the_spread_over_seeds_because_seeds_are_paired()
 
 
 def test_worse_is_in_the_metrics_own_direction():
-    low, high = (cohort_card({"collapse_worst": [value] * 3}) for value in (0.2, 0.4))
+    low, high = (
+        cohort_card({"collapse_worst": values}) for values in ([0.2, 0.21, 0.2], [0.4, 0.4, 0.41])
+    )
     assert outcome(high, low, max_drop=["collapse_worst=0.1"]) == "fail"
     assert outcome(low, high, max_drop=["collapse_worst=0.1"]) == "pass"
 
@@ -413,16 +426,32 @@ def test_layers_are_compared_with_themselves_and_corrected():
     assert [verdict.outcome for verdict in each] == ["pass"] * 3  # 3 tests are 3 tests
 
 
-def test_only_seeds_that_both_have_are_compared():
-    baseline = cohort_card({"alignment_score": [0.8, 0.8, 0.8]}, seeds=[(0, 0), (1, 0), (2, 0)])
-    card = cohort_card({"alignment_score": [0.1, 0.8, 0.8]}, seeds=[(9, 0), (1, 0), (2, 0)])
-    [verdict] = verdicts(card, baseline, max_drop=["alignment_score=0.05"])
-    assert (verdict.outcome, verdict.pairs) == ("pass", 2)
-    assert "2 without a partner left out" in verdict.why
+def test_seeds_of_the_baseline_that_are_not_here_never_pass():
+    baseline = cohort_card({"alignment_score": [0.8, 0.81, 0.79]})
+    fewer = cohort_card({"alignment_score": [0.81, 0.8]}, seeds=[(1, 0), (2, 0)])
+    [verdict] = verdicts(fewer, baseline, max_drop=["alignment_score=0.05"])
+    assert (verdict.outcome, verdict.pairs) == ("error", 2)
+    assert "1 seed of the baseline is not here" in verdict.why
+    worse = cohort_card({"alignment_score": [0.3, 0.31]}, seeds=[(1, 0), (2, 0)])
+    assert outcome(worse, baseline, max_drop=["alignment_score=0.05"]) == "fail"
+    more = cohort_card({"alignment_score": [0.8, 0.81, 0.79, 0.8]})
+    [verdict] = verdicts(more, baseline, max_drop=["alignment_score=0.05"])
+    assert (verdict.outcome, verdict.pairs) == ("pass", 3)
+    assert "1 without a partner left out" in verdict.why
     strange = cohort_card({"alignment_score": [0.8] * 3}, seeds=[(7, 0), (8, 0), (9, 0)])
     [verdict] = verdicts(strange, baseline, max_drop=["alignment_score=0.05"])
     assert verdict.outcome == "error"
     assert "no seed in common" in verdict.why
+
+
+def test_failed_seeds_that_are_left_out_on_purpose_are_not_missed_in_the_baseline():
+    baseline = cohort_card({"alignment_score": [0.8, 0.81, 0.79]})
+    card = cohort_card({"alignment_score": [None, 0.8, 0.81]}, failed=1)
+    table = {"max_drop": {"alignment_score": 0.05}, "baseline": "main.json"}
+    [verdict] = check(card, from_table(table, "x"), baseline)
+    assert verdict.outcome == "error"
+    [verdict] = check(card, from_table(table | {"failed_seeds": "ignore"}, "x"), baseline)
+    assert verdict.outcome == "pass"
 
 
 def with_model(card, **changes):
@@ -457,22 +486,34 @@ TRACE = trace_card({"alignment_score": [0.8, 0.7]})
     ],
 )
 def test_what_cannot_be_compared_is_an_error_that_says_what_differs(card, baseline, reason):
-    for verdict in verdicts(card, baseline, max_drop=["alignment_score=0.05"]):
+    for verdict in verdicts(card, baseline, max_drop=["alignment_score=0.05"])[:1]:
         assert verdict.outcome == "error"
         assert reason in verdict.why
 
 
-def test_checkpoints_of_a_traced_model_are_comparable():
+def test_a_model_of_another_name_is_held_against_the_one_that_is_named():
     newer = trace_card({"alignment_score": [0.8, 0.7]}, model="olmo-2000", digest="other")
-    assert outcome(newer, TRACE, max_drop=["alignment_score=0.05"]) == "pass"
+    table = {"max_drop": {"alignment_score": 0.05}, "baseline": "main.json"}
+    found = check(newer, from_table(table, "x"), TRACE)
+    assert [each.outcome for each in found] == ["error", "error"]
+    assert "--baseline-model ID" in found[0].why
+    assert "no scorecard has it any more" in found[1].why
+    [verdict] = check(newer, from_table(table | {"baseline_model": "olmo"}, "x"), TRACE)
+    assert verdict.outcome == "pass"
+    with pytest.raises(SpecError, match="several models"):
+        check(newer + TRACE, from_table(table | {"baseline_model": "olmo"}, "x"), TRACE)
 
 
 def test_a_baseline_without_the_model_says_what_it_has():
     both = cohort_card({"alignment_score": [0.8] * 3}, model="one", rules=8) + cohort_card(
         {"alignment_score": [0.8] * 3}, model="two", rules=8
     )
-    [verdict] = verdicts(COHORT, both, max_drop=["alignment_score=0.05"])
-    assert "no model modular; it has one, two" in verdict.why
+    found = verdicts(COHORT, both, max_drop=["alignment_score=0.05"])
+    assert "no model modular; it has one, two" in found[0].why
+    assert [(each.model, each.outcome) for each in found[1:]] == [
+        ("one", "error"),
+        ("two", "error"),
+    ]
 
 
 # --- the three routers, scored and gated ---------------------------------------------------------

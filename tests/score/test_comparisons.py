@@ -34,7 +34,8 @@ def test_paired_differences_are_those_of_the_t_test():
     assert found.value == pytest.approx(np.mean(np.subtract(NEW, OLD)))
     assert found.p_above() == pytest.approx(oracle.pvalue)
     low, high = stats.ttest_rel(NEW, OLD).confidence_interval(0.95)
-    assert found.interval(0.95) == pytest.approx((low, high))
+    its_low, its_high = found.interval()
+    assert its_low < low < high < its_high  # skewed differences are covered, too
     turned = differences(scores(NEW), scores(OLD), sign=-1)
     assert turned.value == -found.value
 
@@ -42,8 +43,8 @@ def test_paired_differences_are_those_of_the_t_test():
 def test_means_without_partners_are_those_of_welch():
     found = separate(scores(NEW), scores(OLD[:3]))
     oracle = stats.ttest_ind(NEW, OLD[:3], equal_var=False)
-    assert found.freedom == pytest.approx(oracle.df)
     assert found.value / found.error == pytest.approx(oracle.statistic)
+    assert found.freedom == 2  # of the smaller side: never more than Welch's
 
 
 def test_one_sample_is_held_against_a_level():
@@ -61,10 +62,33 @@ def test_sampling_errors_add_to_the_noise():
     assert differences(scores([0.3]), scores([0.1], 0.04)).error is None
 
 
-def test_no_noise_at_all_decides_by_the_value():
+def test_no_noise_at_all_proves_nothing():
     same = differences(scores([0.3], 0.0), scores([0.3], 0.0))
-    assert (same.p_above(), same.interval()) == (1.0, (0.0, 0.0))
-    assert differences(scores([0.4], 0.0), scores([0.3], 0.0)).p_above() == 0.0
+    assert (same.p_above(), same.interval()) == (None, None)
+    assert differences(scores([0.4], 0.0), scores([0.3], 0.0)).p_above() is None
+    equal = differences(scores([0.4] * 5, 0.01), scores([0.3] * 5, 0.01))
+    assert equal.p_above() is None
+    assert "all 5 values are equal" in equal.reason
+
+
+def test_p_is_never_0():
+    assert 0 < differences(scores([9e9], 1e-9), scores([0.0], 1e-9)).p_above() < 1e-300
+
+
+def test_tasks_count_and_not_their_seeds():
+    """Five seeds of two tasks are two numbers: what one task does to its seeds is one event."""
+    seeds = [(task, model) for task in range(2) for model in range(5)]
+
+    def of_seeds(values):
+        return [
+            Score(model="m", metric="x", seed=seed, value=value)
+            for seed, value in zip(seeds, values, strict=True)
+        ]
+
+    new = of_seeds([0.5, 0.51, 0.49, 0.5, 0.5, 0.7, 0.69, 0.71, 0.7, 0.7])
+    found = differences(new, of_seeds([0.4] * 10))
+    assert (found.freedom, found.pairs) == (1, 10)
+    assert found.p_above() > 0.05
 
 
 # --- which model stands beside which -------------------------------------------------------------
@@ -76,7 +100,10 @@ def named(*cards):
 
 def test_seeds_are_paired_on_one_task_and_read_in_the_metrics_direction():
     values = {"collapse_worst": [0.2, 0.4, 0.6], "alignment_score": [0.5, 0.6, 0.7]}
-    later = {name: [value + 0.1 for value in each] for name, each in values.items()}
+    later = {
+        name: [value + 0.1 + 0.001 * place for place, value in enumerate(each)]
+        for name, each in values.items()
+    }
     [lineage] = compare(named(cohort_card(values), cohort_card(later))).lineages
     read = {row.metric: row.contrasts[1] for row in lineage.rows}
     assert {name: found.reading for name, found in read.items()} == {
@@ -84,9 +111,9 @@ def test_seeds_are_paired_on_one_task_and_read_in_the_metrics_direction():
         "alignment_score": "better",
     }
     found = read["alignment_score"]
-    assert found.value == pytest.approx(0.1)
+    assert found.value == pytest.approx(0.101)
     assert (found.pairing, found.pairs) == ("seeds", 3)
-    assert found.low < 0.1 < found.high
+    assert found.low < 0.101 < found.high
 
 
 def test_other_seeds_or_another_task_are_compared_by_their_means():
