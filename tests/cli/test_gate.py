@@ -28,8 +28,9 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
     good = {"collapse_worst": [0.1, 0.2, 0.15], "alignment_score": [0.8, 0.7, 0.9]}
-    write_scorecard(tmp_path / "good.json", cohort_card(good))
-    bad = {"collapse_worst": [0.6, 0.7, 0.5], "alignment_score": [0.2, 0.1, 0.3]}
+    write_scorecard(tmp_path / "good.json", cohort_card(good, p_value=0.005))
+    write_scorecard(tmp_path / "main.json", cohort_card(good))
+    bad = {"collapse_worst": [0.6, 0.7, 0.51], "alignment_score": [0.2, 0.11, 0.3]}
     write_scorecard(tmp_path / "bad.json", cohort_card(bad))
     write_scorecard(tmp_path / "trace.json", trace_card({"collapse_worst": [0.1, 0.5]}))
     return tmp_path
@@ -69,7 +70,8 @@ NARROW = "--max collapse_worst=0.16 --on bound"
         ("gate", Exit.USER_ERROR),
         ("gate good.json --maximum collapse_worst=0.2", Exit.USER_ERROR),
         ("gate bad.json --baseline good.json --max-drop alignment_score=0.05", Exit.GATE_FAILED),
-        ("gate good.json --baseline good.json --max-drop alignment_score=0", Exit.OK),
+        ("gate good.json --baseline main.json --max-drop alignment_score=0", Exit.OK),
+        ("gate good.json --baseline good.json --max-drop alignment_score=0", Exit.USER_ERROR),
         ("gate good.json --baseline trace.json --max-drop alignment_score=0", Exit.USER_ERROR),
         ("gate good.json --significant alignment_score", Exit.OK),
         ("gate trace.json --max layers.worst.collapse_worst=0.2", Exit.GATE_FAILED),
@@ -168,7 +170,7 @@ def test_the_policy_of_pyproject_is_found(folder):
     path.write_text("[project]\nname = 'x'\n")
     assert code_of("gate good.json") == Exit.USER_ERROR
     path.write_text(
-        '[tool.modeval.gate]\nbaseline = "good.json"\nmax_drop.alignment_score = 0.05\n'
+        '[tool.modeval.gate]\nbaseline = "main.json"\nmax_drop.alignment_score = 0.05\n'
     )
     assert code_of("gate good.json") == Exit.OK
     assert code_of("gate bad.json") == Exit.GATE_FAILED
@@ -228,21 +230,23 @@ def test_a_router_that_lost_its_training_fails_against_the_trained_one(folder):
         source = FIXTURES / f"{name}.counts.safetensors"
         assert run(f"score {source} --json {name}.json -q").exit_code == Exit.OK
     check = "--max-drop alignment_score=0.02 --max-drop layers.each.v_measure=0.01"
-    lost = run(f"gate tiny-moe-untrained.json --baseline tiny-moe.json {check} --json g.json")
+    named = f"--baseline-model tiny-moe {check}"
+    lost = run(f"gate tiny-moe-untrained.json --baseline tiny-moe.json {named} --json g.json")
     assert lost.exit_code == Exit.GATE_FAILED, lost.output
     found = json.loads((folder / "g.json").read_text())["verdicts"]
     assert {verdict["outcome"] for verdict in found} == {"fail"}
     assert [verdict["layer_name"] for verdict in found[1:]] == [
         f"model.layers.{layer}.mlp.gate" for layer in range(4)
     ]
-    assert code_of(f"gate tiny-moe.json --baseline tiny-moe.json {check}") == Exit.OK
+    (folder / "main.json").write_bytes((folder / "tiny-moe.json").read_bytes())
+    assert code_of(f"gate tiny-moe.json --baseline main.json {check}") == Exit.OK
     assert code_of("gate tiny-moe.json --significant mutual_information") == Exit.OK
     assert code_of("gate tiny-moe.json --max modules.worst.share=0.5") == Exit.OK
     assert code_of("gate tiny-moe.json --max modules.worst.share=0.2") == Exit.GATE_FAILED
 
 
 def test_a_baseline_of_an_earlier_version_can_be_kept(folder):
-    form = json.loads((folder / "good.json").read_text())
+    form = json.loads((folder / "main.json").read_text())
     for score in form["scores"]:
         del score["error"], score["p_value"], score["chance_permuted"]
     for model in form["models"]:
@@ -262,7 +266,7 @@ def test_the_examples_of_the_help_run(folder):
         "collapse_worst": [0.02] * 5,
         "alignment_score": [0.9] * 5,
     }
-    card = cohort_card(values, model="gt-modular")
+    card = cohort_card(values, model="gt-modular", p_value=0.005)
     for name in ("scorecard.json", "main.json"):
         write_scorecard(Path(name), card)
     Path("gate.toml").write_text("max.collapse_worst = 0.2\n")

@@ -34,7 +34,7 @@ GOLD = Path(__file__).parent / "gold"
 def result_of(**settings):
     """Return verdicts of every kind: two cohorts and a trace, with a name that needs escaping."""
     cohorts = cohort_card(
-        {"collapse_worst": [0.1, 0.3, 0.2], "alignment_score": [0.8, 0.7, 0.9]}
+        {"collapse_worst": [0.1, 0.3, 0.2], "alignment_score": [0.8, 0.7, 0.9]}, p_value=0.005
     ) + cohort_card({"collapse_worst": [0.6] * 3}, model="two|<three> & *four*")
     trace = trace_card(
         {"collapse_worst": [0.1, 0.5], "alignment_score": [0.9, 0.3]}, p_values=[0.001, 0.4]
