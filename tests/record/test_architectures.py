@@ -4,6 +4,7 @@ The other account of the routing is taken inside the expert blocks: the argument
 experts are called, the rows that reach each expert, or the rows looked up in tables of experts.
 """
 
+import importlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -71,6 +72,8 @@ SIZES = {
     "eos_token_id": 2,
 }
 LATENT = {"num_key_value_heads": 4}
+SPARSE = {"mlp_layer_types": ["sparse", "sparse"]}
+MROPE = {"rope_type": "default", "rope_theta": 1e4}
 HYBRID = {
     "layer_types": ["linear_attention", "full_attention"],
     "linear_num_value_heads": 4,
@@ -82,7 +85,11 @@ HYBRID = {
 
 @dataclass(frozen=True)
 class Case:
-    """A model type, what its tiny configuration needs beside SIZES, and its routed layers."""
+    """A model type, what its tiny configuration needs beside SIZES, and its routed layers.
+
+    A part of a model that no automatic class makes is named by ``folder.Class``, and ``kind`` is
+    then the class of its configuration.
+    """
 
     kind: str
     settings: dict[str, Any] = field(default_factory=dict)
@@ -91,6 +98,7 @@ class Case:
     choices: int = 2
     seq2seq: bool = False
     auto: str = "AutoModelForCausalLM"
+    part: str = ""
 
 
 CASES = [
@@ -219,6 +227,63 @@ CASES = [
     Case("openai_privacy_filter", auto="AutoModelForTokenClassification"),
     Case("solar_open"),
     Case("zaya", {"num_experts_per_tok": 1, "router_hidden_size": 8}, choices=1),
+    Case("bailing_hybrid", LATENT | {"layer_types": ["linear_attention", "full_attention"]}),
+    Case("beam", SPARSE),
+    Case("dots3_note_text", LATENT, layers=1),
+    Case(
+        "hy_v4_vl_text",
+        {"rope_parameters": MROPE | {"mrope_section": [1, 1, 2]}},
+        layers=1,
+        auto="AutoModel",
+    ),
+    Case("inkling_text"),
+    Case("kimi_linear", LATENT | {"layer_types": ["linear_attention", "full_attention"]}, layers=1),
+    Case("lara_mini"),
+    Case("minimax_m3_vl_text"),
+    Case("nemotron_h", layers=1),
+    Case("qwen3_5_moe_text", HYBRID),
+    Case("qwen3_vl_moe_text", auto="AutoModel"),
+    Case(
+        "DeepseekOcr2TextConfig",
+        SPARSE | {"num_experts_per_tok": 2},
+        part="deepseek_ocr2.DeepseekOcr2TextModel",
+    ),
+    Case(
+        "DiffusionGemmaTextConfig",
+        {
+            "num_experts": 8,
+            "moe_intermediate_size": 16,
+            "enable_moe_block": True,
+            "top_k_experts": 2,
+            "global_head_dim": 8,
+            "num_global_key_value_heads": 2,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+        part="diffusion_gemma.DiffusionGemmaEncoderTextModel",
+    ),
+    Case(
+        "Glm4vMoeTextConfig",
+        {
+            "head_dim": 16,
+            "rope_parameters": MROPE | {"mrope_section": [2, 3, 3], "partial_rotary_factor": 1.0},
+        },
+        part="glm4v_moe.Glm4vMoeTextModel",
+    ),
+    Case(
+        "Glm5NextTextConfig",
+        LATENT
+        | SPARSE
+        | {"qk_rope_head_dim": 0, "layer_types": ["linear_attention", "full_attention"]},
+        part="glm5_next.Glm5NextTextModel",
+    ),
+    Case("Inkling2LoopTextConfig", part="inkling2_loop.Inkling2LoopTextModel"),
+    Case("Inkling2TextConfig", part="inkling2.Inkling2TextModel"),
+    Case("Mistral4Config", LATENT | {"head_dim": 16}, part="mistral4.Mistral4ForCausalLM"),
+    Case("MistralLarge4TextConfig", LATENT, part="mistral_large4.MistralLarge4TextModel"),
+    Case("MuseSparkTextConfig", part="muse_spark.MuseSparkTextModel"),
+    Case("Qwen3OmniMoeTextConfig", part="qwen3_omni_moe.Qwen3OmniMoeThinkerTextModel"),
+    Case("Step3p7TextConfig", SPARSE | {"sliding_window": 8}, part="step3p7.Step3p7TextModel"),
+    Case("UnlimitedOcrTextConfig", LATENT, layers=1, part="unlimited_ocr.UnlimitedOcrTextModel"),
 ]
 
 
@@ -240,9 +305,7 @@ NLLB = Case(
 
 def build(case: Case) -> nn.Module:
     """Return a tiny random model; skip when this transformers has none of that type."""
-    if case.kind not in transformers.CONFIG_MAPPING:
-        pytest.skip(f"transformers {transformers.__version__} has no {case.kind}")
-    kind = transformers.CONFIG_MAPPING[case.kind]
+    kind, make = _classes(case)
     transformers.logging.set_verbosity_error()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of transformers and torch, about settings of our sizes
@@ -253,10 +316,23 @@ def build(case: Case) -> nn.Module:
             if name == "pad_token_id" or _has(plain, name)
         }
         torch.manual_seed(0)
-        auto = "AutoModelForSeq2SeqLM" if case.seq2seq else case.auto
-        model: nn.Module = getattr(transformers, auto).from_config(kind(**sizes | case.settings))
+        model: nn.Module = make(kind(**sizes | case.settings))
         _stir(model)
     return model.eval()
+
+
+def _classes(case: Case) -> tuple[Any, Callable[[Any], nn.Module]]:
+    """Return the class of the configuration, and what makes a model of it."""
+    if case.part:
+        folder, _, name = case.part.partition(".")
+        home = f"transformers.models.{folder}"
+        models = pytest.importorskip(f"{home}.modeling_{folder}", exc_type=ImportError)
+        configs = importlib.import_module(f"{home}.configuration_{folder}")
+        return getattr(configs, case.kind), getattr(models, name)
+    if case.kind not in transformers.CONFIG_MAPPING:
+        pytest.skip(f"transformers {transformers.__version__} has no {case.kind}")
+    auto = "AutoModelForSeq2SeqLM" if case.seq2seq else case.auto
+    return transformers.CONFIG_MAPPING[case.kind], getattr(transformers, auto).from_config
 
 
 def _has(config: object, name: str) -> bool:
