@@ -1,7 +1,9 @@
 """What happened while a model was recorded that whoever reads the counts must know."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from modeval.record.experts import Watch
 from modeval.record.frames import PREFILL, Frame, Labelling
@@ -19,6 +21,9 @@ class Facts:
         continued: calls of several tokens after others, outside of ``generate``.
         drafted: whether tokens were guessed first and then verified.
         unheard: calls of ``generate`` that told nothing of their sequences.
+        packed: calls whose samples hold several documents, as their positions tell, that were not
+            told apart.
+        looped: names of routers that route the same tokens several times in a call.
     """
 
     calls: int = 0
@@ -26,10 +31,16 @@ class Facts:
     continued: int = 0
     drafted: bool = False
     unheard: bool = False
+    packed: int = 0
+    looped: dict[str, None] = field(default_factory=dict)
 
-    def note(self, frame: Frame, labelling: Labelling, generation: Generation) -> None:
-        """Take down what is special about an outermost call."""
+    def note(
+        self, frame: Frame, labelling: Labelling, generation: Generation, positions: object = None
+    ) -> None:
+        """Take down what is special about an outermost call, which was given these positions."""
         self.calls += 1
+        if not generation.runs and labelling.document.ndim == 1 and _restarts(frame, positions):
+            self.packed += 1
         runs = generation.runs
         if runs and runs[-1].module is frame.module:
             self.drafted = self.drafted or runs[-1].drafted
@@ -49,10 +60,26 @@ class Facts:
             "chunks of a prompt, or tokens that were written.": self.continued,
             "Tokens were guessed and then verified: those that were rejected are counted, as the "
             "model routed them.": self.drafted,
+            f"{self.packed} calls hold several documents in a sample, as their positions tell, and "
+            "each sample was taken for one: say recording.label(labels, documents=...) with a "
+            "number for each token.": self.packed,
+            f"{len(self.looped)} routers ({', '.join(list(self.looped)[:3])}) route the same "
+            "tokens several times in a call: each pass is counted.": len(self.looped),
             "A model generated in a way of its own: sequences that had ended may be counted "
             "on.": self.unheard,
         }
         return tuple(text for text, holds in said.items() if holds)
+
+
+def _restarts(frame: Frame, positions: object) -> bool:
+    """Return whether positions begin anew within a sample, among tokens that are not padding."""
+    shape = (frame.batch, frame.length)
+    if not isinstance(positions, Tensor) or tuple(positions.shape) != shape:
+        return False
+    begins = positions == 0
+    if frame.mask is not None:
+        begins = begins & frame.mask.to(begins.device)
+    return bool((begins.sum(1) > 1).any())
 
 
 def inferred(watches: Iterable[Watch]) -> tuple[str, ...]:

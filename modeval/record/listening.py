@@ -77,6 +77,7 @@ class Listener:
         self._before: tuple[list[Seen], Labelling | None, Labelling] | None = None
         self._inputs: dict[int, tuple[str, ...]] = {}
         self._types: dict[int, Tensor] = {}
+        self._last: dict[int, Place] = {}
 
     def start(self) -> None:
         """Hang hooks on the model, all or none."""
@@ -189,7 +190,7 @@ class Listener:
             generation.settle(frame, labeller.current.mask)
         elif not continues:
             labeller.refuse_misfits(frame)
-        self.facts.note(frame, labeller.current, generation)
+        self.facts.note(frame, labeller.current, generation, inputs.get("position_ids"))
 
     def _reach(self, number: int, module: nn.Module, arguments: Any) -> None:
         del module, arguments
@@ -227,6 +228,9 @@ class Listener:
             note(self.watches[number], chosen, inferred=choice.inferred)
         _refuse_capture(router, chosen)
         place = self._place(router, chosen)
+        if self._last.get(number) is place:
+            self.facts.looped[router.name] = None
+        self._last[number] = place
         seen.calls += 1
         seen.tokens += len(chosen)
         seen.choices = max(seen.choices or 0, chosen.shape[1])

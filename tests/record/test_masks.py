@@ -137,3 +137,32 @@ def test_documents_in_a_row_have_positions_of_their_own(tmp_path) -> None:
     mine = read[read.layer == 0]
     assert mine.document.tolist() == [7, 7, 8, 8, 8]
     assert mine.position.tolist() == [0, 1, 0, 1, 2]
+
+
+def test_documents_in_a_row_that_are_not_told_apart_are_said() -> None:
+    model = mixtral()
+    ids, mask = padded([[5, 6, 7, 8, 9], [4, 3]])
+    places = torch.tensor([[0, 1, 0, 1, 2], [0, 0, 0, 0, 1]])  # the second one is padded
+    with torch.no_grad(), record(model) as recording:
+        model(input_ids=ids, attention_mask=mask, position_ids=places)
+    assert any("1 calls hold several documents" in note for note in recording.header().notes)
+    with torch.no_grad(), record(model) as recording:
+        model(input_ids=ids[1:], attention_mask=mask[1:], position_ids=places[1:])
+        recording.label(None, documents=[[0, 0, 1, 1, 1], [2, 2, 2, 2, 2]])
+        model(input_ids=ids, attention_mask=mask, position_ids=places)
+    assert recording.header().notes == ()
+
+
+def test_layers_that_run_several_times_are_said() -> None:
+    class Looped(Model):  # type: ignore[misc, unused-ignore]
+        def forward(self, input_ids, attention_mask=None):
+            hidden = self.embed(input_ids)
+            for _ in range(2):
+                for layer in self.layers:
+                    hidden = layer(hidden)
+            return hidden
+
+    with torch.no_grad(), record(Looped().eval()) as recording:
+        recording.model(torch.ones(1, 4, dtype=torch.long))
+    assert recording.counts().samples[0].sum() == 8
+    assert "2 routers (layers.0.gate, layers.1.gate) route the same" in recording.header().notes[0]
