@@ -34,20 +34,33 @@ class Batch:
         inputs: ``(S, N, F)``, or ``(S, N, T, F)`` for sequences: what a model sees beside the rule.
         rule: ``(S, N)``, or ``(S, N, T)``: the ground-truth rule of each sample or position.
         target: ``(S, N, D)``, or ``(S, N, T, D)``: real values, or 0 and 1 for classification.
+        shown: the rule that a model is told, where that is not always the true one.
     """
 
     inputs: Float[Tensor, "seeds samples *positions features"]
     rule: Int64[Tensor, "seeds samples *positions"]
     target: Float[Tensor, "seeds samples *positions outputs"]
+    shown: Int64[Tensor, "seeds samples *positions"] | None = None
+
+    @property
+    def told(self) -> Int64[Tensor, "seeds samples *positions"]:
+        """The rule that a model is told."""
+        return self.rule if self.shown is None else self.shown
+
+    def as_told(self) -> "Batch":
+        """Return the samples as a model sees them: nothing tells it which rules are true."""
+        return Batch(self.inputs, self.told, self.target)
 
     def seed(self, index: int) -> "Batch":
         """Return the part of one seed as a cohort of one."""
         part = slice(index, index + 1)
-        return Batch(self.inputs[part], self.rule[part], self.target[part])
+        shown = None if self.shown is None else self.shown[part]
+        return Batch(self.inputs[part], self.rule[part], self.target[part], shown)
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch on ``device``."""
-        return Batch(self.inputs.to(device), self.rule.to(device), self.target.to(device))
+        shown = None if self.shown is None else self.shown.to(device)
+        return Batch(self.inputs.to(device), self.rule.to(device), self.target.to(device), shown)
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,6 +127,11 @@ def write_dataset(
         SpecError: no samples, no tasks, or seeds out of range.
     """
     _check_request(task_seeds, samples, data_seed, shard_size)
+    if spec.hidden:
+        raise SpecError(
+            f"hidden = {spec.hidden}: a data set holds true rules. Leave --hidden out of modeval "
+            "generate, and give it to modeval train without --data."
+        )
     if storage == "parquet":
         parquet.require_arrow()
     encode = {"safetensors": _to_safetensors, "parquet": parquet.to_bytes}[storage]

@@ -167,7 +167,22 @@ def draw(
             inputs[member].normal_(generator=generator)
     if spec.scale != 1:
         inputs *= spec.scale
-    return Batch(inputs, rule, target(spec, tasks, inputs, rule, _noise(spec, rule, generators)))
+    values = target(spec, tasks, inputs, rule, _noise(spec, rule, generators))
+    return Batch(inputs, rule, values, _shown(spec, rule, generators))
+
+
+def _shown(spec: DataSpec, rule: Tensor, generators: Sequence[Generator]) -> Tensor | None:
+    """Draw what a model is told, after all else; None where it is told the truth."""
+    if not spec.hidden:
+        return None
+    shown = torch.empty_like(rule)
+    for member, generator in enumerate(generators):
+        wrong = torch.rand(rule[member].shape, device=rule.device, generator=generator)
+        other = torch.randint(
+            spec.rules, rule[member].shape, device=rule.device, generator=generator
+        )
+        shown[member] = torch.where(wrong < spec.hidden, other, rule[member])
+    return shown
 
 
 def _noise(spec: DataSpec, rule: Tensor, generators: Sequence[Generator]) -> Tensor | None:

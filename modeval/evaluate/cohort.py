@@ -339,7 +339,7 @@ def _run(bench: _Bench, condition: _Condition, samples: int) -> _Sums:
 def _tally(bench: _Bench, condition: _Condition, batch: Batch, weight: Tensor | None) -> _Sums:
     """Run the cohort on given samples, weighted if they were drawn unevenly."""
     data = bench.data
-    output = bench.network(batch.inputs, batch.rule)
+    output = bench.network(batch.inputs, batch.told)
     each, wrong = sample_losses(output.prediction, batch.target, data.objective)
     if weight is not None:
         each, wrong = each * weight, wrong * weight
@@ -434,7 +434,7 @@ def _hardened(bench: _Bench) -> Loss:
         part
         for route in (None, on_largest)
         for part in sample_losses(
-            bench.network(batch.inputs, batch.rule, route=route).prediction,
+            bench.network(batch.inputs, batch.told, route=route).prediction,
             batch.target,
             data.objective,
         )
@@ -471,7 +471,7 @@ def _shifted(bench: _Bench) -> Shifted:
         batch = draw(
             data, bench.tasks, bench.generators, samples=each * len(part), rule_probabilities=part
         )
-        routed = bench.network(batch.inputs, batch.rule).routed
+        routed = bench.network(batch.inputs, batch.told).routed
         shape = (len(batch.rule), len(part), -1)
         shown = F.one_hot(batch.rule.view(shape), data.rules).double().mean(2)
         rules.append(shown)

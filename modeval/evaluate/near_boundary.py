@@ -49,4 +49,4 @@ def push(
     for each in PUSHES:
         # φ(z / push) / (push φ(z)), kept relative so that nothing underflows
         density += (0.5 * square * (1 - each**-2)).exp() / each
-    return Batch(inputs, batch.rule, batch.target), len(PUSHES) / density
+    return Batch(inputs, batch.rule, batch.target, batch.shown), len(PUSHES) / density

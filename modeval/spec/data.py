@@ -37,6 +37,8 @@ class DataSpec:
         rule_probabilities: shares of the rules, as 0.5,0.3,0.2; empty for equal shares.
         noise: standard deviation of normal noise on what is to be learned (before the sign, for
             classification); scores are of targets without it.
+        hidden: share of samples (or positions) of which a model is told a rule drawn at random in
+            place of the true one; with 1 it is told nothing.
         variants: rules in a group whose members are variants of its first; 1 for rules that have
             nothing in common.
         spread: how far variants lie from the first of their group, in parameters of rules of their
@@ -59,6 +61,7 @@ class DataSpec:
     scale: float = 1.0
     rule_probabilities: tuple[float, ...] = setting((), unit="shares")
     noise: float = 0.0
+    hidden: float = setting(0.0, unit="share")
     variants: int = setting(1, unit="rules", read_by={"operation": ("linear",)})
     spread: float = 0.0
     skills: int = setting(0, unit="skills", read_by={"task": ("binary",)})
@@ -70,6 +73,7 @@ class DataSpec:
         refuse_unread(self)
         check_positive(self, "rules", "dimension", "order", "length", "scale", "variants")
         check(0 <= self.noise < float("inf"), f"noise = {self.noise}: expected 0 or more.")
+        check(0 <= self.hidden <= 1, f"hidden = {self.hidden}: expected a share from 0 to 1.")
         _check_composition(self)
         if self.operation == "named" and not self.skills:
             check(

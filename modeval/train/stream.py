@@ -89,7 +89,7 @@ def batches(stream: Stream, *, start: int = 0) -> Iterator[Batch]:
             own,
             samples=steps * stream.batch,
             rule_probabilities=stream.shares,
-        )
+        ).as_told()
         parts = (drawn.inputs, drawn.rule, drawn.target)
         return [Batch(*part) for part in zip(*(_steps(each, steps) for each in parts), strict=True)]
 
@@ -135,7 +135,7 @@ def validation_batch(stream: Stream, samples: int) -> Batch:
     """Return samples that training never sees, the same at each validation."""
     tasks = stack_tasks(stream.data, [task for task, _ in stream.seeds], stream.device)
     own = generators(replace(stream, phase=0), VALIDATION, 0)
-    return draw(stream.data.clean, tasks, own, samples=samples)
+    return draw(stream.data.clean, tasks, own, samples=samples).as_told()
 
 
 def _steps(tensor: Tensor, steps: int) -> Sequence[Tensor]:

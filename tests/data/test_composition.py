@@ -7,10 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from modeval.data import draw, skill_matrix, skills_of_rules, stack_tasks, task_parameters
+from modeval.data import (
+    draw,
+    skill_matrix,
+    skills_of_rules,
+    stack_tasks,
+    task_parameters,
+    write_dataset,
+)
 from modeval.errors import SpecError
 from modeval.evaluate.cohort import evaluate
 from modeval.evaluate.subject import Subject
+from modeval.metrics import mutual_information
 from modeval.nn import create
 from modeval.spec import MODELS, DataSpec, ModelSpec, digest_of
 from modeval.train import stream
@@ -121,13 +129,62 @@ def test_models_are_validated_and_scored_on_targets_without_noise():
     place = stream.Stream(noisy, ((0, 0),), 8, torch.device("cpu"))
     assert float(stream.validation_batch(place, 100).target.abs().max()) < 50
     assert float(next(stream.batches(place)).target.abs().max()) > 50
+    losses = evaluate(oracle(noisy), precision=0.5).losses
+    assert max(float(loss.mean().max()) for loss in losses) < 50
+
+
+# --- rules that a model is not told ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["binary", "sets", "series"])
+@pytest.mark.parametrize("hidden", [0.25, 1.0])
+def test_a_model_is_told_another_rule_for_a_share_of_the_samples(task, hidden):
+    true = DataSpec(task=task, rules=4)
+    one = sample(true, samples=4_000)
+    two = sample(dataclasses.replace(true, hidden=hidden), samples=4_000)
+    assert one.shown is None
+    assert torch.equal(one.told, one.rule)
+    assert torch.equal(one.rule, two.rule)
+    assert torch.equal(one.target, two.target)
+    wrong = float((two.told != two.rule).double().mean())
+    assert wrong == pytest.approx(hidden * 3 / 4, abs=0.03)  # one of four is drawn by chance
+    assert torch.equal(two.as_told().rule, two.told)
+    assert torch.equal(two.seed(0).to("cpu").told, two.told)
+
+
+def test_training_sees_what_a_model_is_told_and_scores_know_the_truth():
+    """The oracle routes by what it is told: told nothing, it routes without regard to the rule."""
+    place = stream.Stream(DataSpec(rules=4, hidden=1.0), ((0, 0),), 500, torch.device("cpu"))
+    known = stream.Stream(DataSpec(rules=4), ((0, 0),), 500, torch.device("cpu"))
+    told = next(stream.batches(place)).rule
+    assert told.shape == (1, 500)
+    assert not torch.equal(told, next(stream.batches(known)).rule)
+    assert stream.validation_batch(place, 100).shown is None
+    for hidden, information in ((0.0, np.log(4)), (0.5, None), (1.0, 0.0)):
+        data = DataSpec(rules=4, hidden=hidden)
+        counts = evaluate(oracle(data), precision=0.02).counts
+        assert counts is not None
+        joint = counts.joint()[0, 0]
+        found = float(mutual_information(joint))
+        if information is None:
+            diagonal = float(joint.diag().sum())
+            assert diagonal == pytest.approx(1 - 0.5 * 3 / 4, abs=0.02)
+        else:
+            assert found == pytest.approx(information, abs=0.002)
+
+
+def oracle(data):
     model = ModelSpec(**MODELS["gt-modular"], encoder=8, width=16)
-    subject = Subject(
-        title="GT-Modular", origin="run", data=noisy, model=model, objective_known=True,
+    return Subject(
+        title="GT-Modular", origin="run", data=data, model=model, objective_known=True,
         seeds=((0, 0),), sources=("",), faults=("",), selection="last",
-        network=create(noisy, model, [0]),
+        network=create(data, model, [0]),
     )  # fmt: skip
-    assert max(float(loss.mean().max()) for loss in evaluate(subject, precision=0.5).losses) < 50
+
+
+def test_a_data_set_holds_true_rules(tmp_path):
+    with pytest.raises(SpecError, match="Leave --hidden out of modeval generate"):
+        write_dataset(tmp_path / "data", DataSpec(hidden=0.5), [0], samples=10)
 
 
 # --- the rest ------------------------------------------------------------------------------------
@@ -145,6 +202,7 @@ def test_models_are_validated_and_scored_on_targets_without_noise():
         ({"variants": 2, "operation": "named"}, "Drop --variants, or use --operation linear"),
         ({"skills": 4, "task": "sets"}, "Drop --skills, or use --task binary"),
         ({"noise": -1.0}, "expected 0 or more"),
+        ({"hidden": 1.5}, "expected a share from 0 to 1"),
     ],
 )
 def test_tasks_that_make_no_sense_are_refused_with_what_to_type(settings, message):
