@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_recording import mixtral, padded  # type: ignore[import-not-found, unused-ignore]
+from small_models import mixtral, padded  # type: ignore[import-not-found, unused-ignore]
 from torch import nn
 
 from modeval.errors import TraceError

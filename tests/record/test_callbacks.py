@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_recording import (  # type: ignore[import-not-found, unused-ignore]
+from small_models import (  # type: ignore[import-not-found, unused-ignore]
     MODULES,
     Model,
     hooks_of,

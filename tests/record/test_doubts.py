@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_recording import mixtral, padded  # type: ignore[import-not-found, unused-ignore]
+from small_models import mixtral, padded  # type: ignore[import-not-found, unused-ignore]
 from torch import nn
 
 from modeval.record.recording import record

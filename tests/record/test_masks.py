@@ -3,7 +3,7 @@
 # ruff: noqa: PT012, SIM117 - what must fail is the whole recording
 import pytest
 import torch
-from test_recording import Model, mixtral, padded  # type: ignore[import-not-found, unused-ignore]
+from small_models import Model, mixtral, padded  # type: ignore[import-not-found, unused-ignore]
 
 from modeval.errors import TraceError
 from modeval.record.masks import token_mask
