@@ -27,6 +27,7 @@ from modeval.score.scorecard import Scorecard
 from modeval.spec import Objective, Selection
 from modeval.trace.counts import SUFFIX, Survey, find_traces, gather, is_trace, survey
 from modeval.trace.fold import LayerGroup
+from modeval.trace.importers.matrix import is_matrix, read_matrix
 from modeval.trace.trace import TraceHeader
 from modeval.train.files import find_runs, read_run
 from modeval.types import Prior
@@ -162,6 +163,8 @@ def _look(text: str, asked: Asked, found: _Found) -> None:
     runs = find_runs(path) if origin in ("auto", "run") else []
     models = list(find_models(path)) if origin in ("auto", "modarch") else []
     traces = find_traces(path) if origin in ("auto", "trace") else []
+    if is_matrix(path):
+        traces = [path]
     if not runs and not models and not traces:
         raise _nothing(path, origin)
     for each, places in ((found.runs, runs), (found.models, models), (found.traces, traces)):
@@ -188,7 +191,7 @@ def _check_path(path: Path) -> None:
             f"There is nothing at {path}. Give a folder that exists (a model of the hub by its id "
             "needs --data as well)."
         )
-    if path.is_file() and not is_trace(path):
+    if path.is_file() and not is_trace(path) and not is_matrix(path):
         selection = " --selection best" if "best" in path.name else ""
         raise RunError(
             f"{path} is a file; models are scored by their folder: "
@@ -360,7 +363,7 @@ def _with_members(card: Scorecard, faults: Scorecard) -> Scorecard:
 
 
 def _score_trace(path: Path, asked: Asked) -> list[Scorecard]:
-    header, groups = gather(path, phase=asked.phase)
+    header, groups = read_matrix(path) if is_matrix(path) else gather(path, phase=asked.phase)
     name = path.resolve().name.removesuffix(SUFFIX).removesuffix(".trace")
     known = asdict(survey(path))
     if asked.phase is not None:

@@ -18,8 +18,8 @@ ROW_NAMES: dict[str, tuple[str, ...]] = {
     "chosen": (
         *("topk_ids", "expert_ids", "selected_experts", "topk_experts", "top_k_experts", "experts"),
         *("topk_indices", "top_indices", "top_k_indices", "top_k_index", "expert_indices"),
-        *("router_indices", "topk_idx", "topk", "chosen_experts", "selected", "modules"),
-        *("routed_experts", "expert_id", "expert", "module"),
+        *("router_indices", "topk_idx", "chosen_experts", "selected"),
+        *("modules", "topk", "routed_experts"),
     ),
     "weight": (
         *("weights", "topk_weights", "top_k_weights", "expert_weights", "routing_weights"),

@@ -355,7 +355,7 @@ def _is_csv(path: Path, start: bytes) -> bool:
     except TraceError:
         return False
     names = list(first[1]) if first else []
-    return _holds_rows(names) and not {"count", "expert"} & set(names)
+    return _holds_rows(names)
 
 
 def _is_jsonl(_path: Path, start: bytes) -> bool:
