@@ -11,8 +11,8 @@ import typer
 from modeval.cli.flags import COMMON, Given, Section, completing, one_of, with_settings
 from modeval.cli.options import merge, read_file, with_examples
 from modeval.cli.output import progress_bar, stderr, stdout
-from modeval.errors import SpecError
-from modeval.spec import DataSpec, TrainSpec, from_dict
+from modeval.errors import DataError, SpecError
+from modeval.spec import DataSpec, TrainSpec, differences, from_dict, to_dict
 
 if TYPE_CHECKING:
     from modeval.data import Dataset
@@ -188,18 +188,43 @@ def generate(request: Request, progress: Callable[[int], None] = lambda _: None)
 
 
 def already(request: Request) -> "Dataset | None":
-    """Return the data set that a folder holds if it is the one requested, whole; else None."""
+    """Return the data set that a folder holds if it is the one requested; None if it holds none.
+
+    Raises:
+        DataError: it holds another one, and each difference is named.
+    """
     from modeval.data import is_dataset, open_dataset
 
     if not is_dataset(request.out):
         return None
     held = open_dataset(request.out)
-    asked = (request.data, request.task_seeds, request.data_seed, request.samples)
-    same = asked == (held.spec, held.task_seeds, held.data_seed, held.samples)
-    stored = {path.suffix for path in request.out.glob("part-*")} == {f".{request.storage}"}
-    sizes = {shard.rule.shape[1] for shard in held.shards[:-1]} or {request.shard_size}
-    cut = not request.shard_size or sizes == {request.shard_size}
-    return held if same and stored and cut else None
+    settings = differences(DataSpec, to_dict(request.data), to_dict(held.spec))
+    settings |= {
+        name: (asked, its)
+        for name, asked, its in (
+            ("task seeds", list(request.task_seeds), list(held.task_seeds)),
+            ("data_seed", request.data_seed, held.data_seed),
+            ("samples", request.samples, held.samples),
+            ("format", request.storage, _storage_of(request.out)),
+        )
+        if asked != its
+    }
+    largest = max(shard.rule.shape[1] for shard in held.shards)
+    if request.shard_size and largest != min(request.shard_size, request.samples):
+        settings["shard_size"] = (request.shard_size, largest)
+    if settings:
+        listed = "; ".join(
+            f"{name} is {its} there and {asked} here" for name, (asked, its) in settings.items()
+        )
+        raise DataError(
+            f"{request.out} holds another data set: {listed}. Give another folder, or --force to "
+            "replace it."
+        )
+    return held
+
+
+def _storage_of(folder: Path) -> str:
+    return next(path.suffix for path in sorted(folder.glob("part-*"))).removeprefix(".")
 
 
 def choose_tasks(values: Mapping[str, Any], count: int | None) -> tuple[int, ...]:

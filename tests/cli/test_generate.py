@@ -106,6 +106,41 @@ def test_a_taken_folder_is_replaced_only_by_force(tmp_path: Path) -> None:
     assert open_dataset(tmp_path / "data").samples == 30
 
 
+def test_the_same_command_twice_writes_once(tmp_path: Path) -> None:
+    command = (tmp_path / "data", "--samples", 20, "--shard-size", 8, "--task-seeds", 2)
+    first = generate(*command)
+    before = (tmp_path / "data" / "dataset.json").stat().st_mtime_ns
+    again = generate(*command)
+    assert again.exit_code == 0
+    assert "holds this data set already" in " ".join(again.stderr.split())
+    assert again.stdout == first.stdout
+    assert (tmp_path / "data" / "dataset.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--rules", 5), "rules is 4 there and 5 here"),
+        (("--samples", 30), "samples is 20 there and 30 here"),
+        (("--data-seed", 1), "data_seed is 0 there and 1 here"),
+        (("--task-seeds", 1), r"task seeds is \[0, 1, 2, 3, 4\] there and \[0\] here"),
+        (("--format", "parquet"), "format is safetensors there and parquet here"),
+        (("--shard-size", 3), "shard_size is 20 there and 3 here"),
+    ],
+)
+def test_what_differs_from_a_data_set_is_named(
+    tmp_path: Path, arguments: tuple[object, ...], message: str
+) -> None:
+    generate(tmp_path / "data", "--samples", 20)
+    with pytest.raises(DataError, match=message):
+        generate(tmp_path / "data", "--samples", 20, *arguments)
+
+
+def test_missing_parents_of_a_data_set_are_made(tmp_path: Path) -> None:
+    generate(tmp_path / "a" / "b" / "data", "--samples", 20)
+    assert open_dataset(tmp_path / "a" / "b" / "data").samples == 20
+
+
 def test_a_table_is_written_for_other_programs(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     generate(tmp_path / "data", "--samples", 20, "--task-seeds", 2, "--format", "parquet")
