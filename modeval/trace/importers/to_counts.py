@@ -1,10 +1,12 @@
 """From counts of engines to routing counts, with NaN for all that they do not say."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from modeval.counting.units import Units, unique_units
 from modeval.errors import TraceError
 from modeval.trace.fold import BLOCKS, LayerGroup, document_block
 from modeval.trace.importers.format import Counts, Format, Options, layer_name, natural
@@ -61,7 +63,8 @@ def tally(
         notes=tuple(dict.fromkeys(notes)),
     )
     counts = _sum(found, labels, header, known)
-    return header, (LayerGroup(tuple(range(len(names))), counts),)
+    units = _units(found, labels, header, known)
+    return header, (LayerGroup(tuple(range(len(names))), counts, units),)
 
 
 def _modules(
@@ -99,6 +102,44 @@ def _sum(
     for name in PARTS:
         zeros[name].transpose(1, 2)[~seen] = torch.nan
     return RoutingCounts(**zeros | {"coactivation": _coactivation(zeros["selections"], choices)})
+
+
+def _units(
+    found: Sequence[Counts], labels: Sequence[str | None], header: TraceHeader, choices: int | None
+) -> Units | None:
+    """Return the replicates of each label; nothing where a piece is of none, or sums are unknown.
+
+    Replicates are numbered within a file, and a file has one label, so both together are a unit.
+    """
+    if choices is None or any(piece.document < 0 for piece in found):
+        return None
+    rules = [0 if label is None else header.labels.index(label) for label in labels]
+    owner = [(rule, piece.document) for rule, piece in zip(rules, found, strict=True)]
+    pairs = sorted(set(owner))
+    place = {pair: number for number, pair in enumerate(pairs)}
+    zeros = RoutingCounts.zeros(
+        len(header.layers), rules=1, modules=header.modules[0], blocks=len(pairs)
+    ).tensors()
+    for piece, pair in zip(found, owner, strict=True):
+        layer = header.layers.index(_name(piece))
+        for name, value in _parts(piece, choices, header.modules[0]).items():
+            zeros[name][layer, place[pair], 0] += value
+    own = torch.arange(len(pairs))
+    tables: dict[str, Any] = {name: zeros[name].squeeze(2) for name in PARTS}
+    size = torch.arange(1, 1 + header.modules[0], dtype=torch.float64)
+    content = (tables["selections"].nan_to_num() @ size).sum(0).long()
+    return unique_units(
+        Units(
+            **tables,
+            label=torch.tensor([rule for rule, _ in pairs]),
+            cluster=own,
+            stratum=torch.zeros_like(own),
+            documents=torch.ones_like(own),
+            copies=torch.ones_like(own),
+            key=-1 - content,  # sums tell too little to know copies by
+            rules=max(len(header.labels), 1),
+        )
+    )
 
 
 def _parts(piece: Counts, choices: int | None, modules: int) -> dict[str, Tensor]:
