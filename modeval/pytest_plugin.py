@@ -37,4 +37,5 @@ def modeval_scorecard(pytestconfig: pytest.Config) -> Any:
     try:
         return read(path)
     except ModevalError as error:
-        pytest.fail(str(error), pytrace=False)
+        reason = str(error)
+    pytest.fail(reason, pytrace=False)  # outside, so that nothing of ours is shown before it

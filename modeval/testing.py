@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modeval.errors import SpecError
+from modeval.errors import ModevalError, SpecError
 
 
 def assert_modular(
@@ -53,17 +53,24 @@ def assert_modular(
     modeval.errors.SpecError: colapse_worst: there is no such metric (did you mean ...
     """
     __tracebackhide__ = True
-    failures = modular_failures(
-        scorecard,
-        model=model,
-        on=on,
-        baseline=baseline,
-        max_drop=max_drop,
-        significant=significant,
-        maximum=maximum,
-        minimum=minimum,
-        limits=limits,
-    )
+    wrong: ModevalError | None = None
+    failures = ""
+    try:
+        failures = modular_failures(
+            scorecard,
+            model=model,
+            on=on,
+            baseline=baseline,
+            max_drop=max_drop,
+            significant=significant,
+            maximum=maximum,
+            minimum=minimum,
+            limits=limits,
+        )
+    except ModevalError as error:
+        wrong = error.with_traceback(None)  # a suite shows its own line, not ours
+    if wrong is not None:
+        raise wrong from None
     if failures:
         raise AssertionError(failures)
 

@@ -1,9 +1,8 @@
 """``modeval gate``: does a model keep to a policy? The exit code says so."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -11,6 +10,7 @@ from modeval.cli.exits import Exit
 from modeval.cli.options import with_examples
 from modeval.cli.output import stderr, stdout
 from modeval.errors import SpecError
+from modeval.report.gate_formats import GATE_FORMATS
 
 if TYPE_CHECKING:
     from modeval.gate.policy import Policy
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 PYPROJECT = Path("pyproject.toml")
 SUMMARY = "GITHUB_STEP_SUMMARY"
+COMMITS = ("GITHUB_SHA", "CI_COMMIT_SHA")
+STANDARD_OUTPUT = Path("-")
+EXAMPLES_OF_FILES = {each.flag: each.example for each in GATE_FORMATS.values()} | {
+    "--history": "history.jsonl"
+}
 WHAT, HOW, WHERE = "What must hold", "How it is judged", "Where verdicts go, beside the terminal"
 
 EXAMPLES = """
@@ -42,6 +47,12 @@ EXAMPLES = """
 
   0 passed   1 failed   2 the request or its input is wrong   3 inconclusive   4 a bug of modeval
 """
+
+
+def _output(name: str) -> Any:
+    """Return the option that names a file for a format."""
+    format_ = GATE_FORMATS[name]
+    return typer.Option(format_.flag, metavar="FILE", help=format_.help, rich_help_panel=WHERE)
 
 
 def gate_command(
@@ -142,23 +153,20 @@ def gate_command(
             rich_help_panel=HOW,
         ),
     ] = None,
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="FILE", help="JSON.", rich_help_panel=WHERE),
-    ] = None,
-    junit: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JUnit XML.", rich_help_panel=WHERE)
-    ] = None,
-    markdown: Annotated[
-        Path | None,
+    json_file: Annotated[str | None, _output("json")] = None,
+    junit: Annotated[str | None, _output("junit")] = None,
+    markdown: Annotated[str | None, _output("markdown")] = None,
+    comment: Annotated[str | None, _output("comment")] = None,
+    sarif: Annotated[str | None, _output("sarif")] = None,
+    gitlab: Annotated[str | None, _output("gitlab")] = None,
+    badge: Annotated[str | None, _output("badge")] = None,
+    history: Annotated[
+        str | None,
         typer.Option(
             metavar="FILE",
-            help="Markdown; added to the end of the file that GITHUB_STEP_SUMMARY names.",
+            help="Add a line of JSON with commit, date and values to the end of the file.",
             rich_help_panel=WHERE,
         ),
-    ] = None,
-    sarif: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="SARIF 2.1.0.", rich_help_panel=WHERE)
     ] = None,
     github: Annotated[
         bool,
@@ -166,7 +174,9 @@ def gate_command(
             "--github", help="Annotations of GitHub on standard output.", rich_help_panel=WHERE
         ),
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print a line when it did not pass, else nothing.")
+    ] = False,
 ) -> None:
     """Check scorecards against a policy, and end with an exit code that a pipeline understands.
 
@@ -174,13 +184,17 @@ def gate_command(
     layers.worst, layers.mean, layers.each, layers.NAME, seeds.worst, seeds.each, rules.NAME,
     modules.NAME, as in layers.worst.dead_fraction. Without a place it must hold in every layer.
     """
-    outputs = {
-        "--json": json_file,
-        "--junit": junit,
-        "--markdown": markdown,
-        "--sarif": sarif,
+    named = {
+        "json": json_file,
+        "junit": junit,
+        "markdown": markdown,
+        "comment": comment,
+        "sarif": sarif,
+        "gitlab": gitlab,
+        "badge": badge,
     }
-    _check_outputs(outputs)
+    outputs = {GATE_FORMATS[name].flag: path for name, path in named.items() if path is not None}
+    files = _files(outputs | ({} if history is None else {"--history": history}))
     asked = _policy(
         policy,
         no_policy=no_policy,
@@ -203,18 +217,27 @@ def gate_command(
 
     result = gate_files(scorecards, asked, models=model or [])
     code = exit_code(result)
-    _write(result, code, outputs)
-    if not quiet:
-        console = stdout()
-        from modeval.report.verdicts import render_gate
-
-        for part in render_gate(result):
-            console.print(part)
+    _write(result, code, files)
+    _print(result, code, quiet=quiet, aside=STANDARD_OUTPUT in files.values())
     if github:
         from modeval.report.github import render_github
 
         typer.echo(render_github(result), nl=False)
     raise typer.Exit(code)
+
+
+def _print(result: "GateResult", code: Exit, *, quiet: bool, aside: bool) -> None:
+    """Print the verdicts; quietly, one line where it did not pass; aside, on standard error."""
+    if quiet and code == Exit.OK:
+        return
+    from modeval.report.verdicts import in_a_line, render_gate
+
+    if quiet:
+        stderr().print(in_a_line(result), markup=False, highlight=False, soft_wrap=True)
+        return
+    console = stderr() if aside else stdout()
+    for part in render_gate(result):
+        console.print(part)
 
 
 gate_command.__doc__ = with_examples(gate_command, EXAMPLES)
@@ -265,41 +288,83 @@ def _policy(
 # --- outputs -------------------------------------------------------------------------------------
 
 
-def _check_outputs(outputs: dict[str, Path | None]) -> None:
-    """Refuse places that cannot be written, before anything is read."""
+def _files(outputs: dict[str, str]) -> dict[str, Path]:
+    """Return where each format goes; what cannot be written is refused before anything is read.
+
+    An empty name, as a variable that is not set leaves it, asks for nothing. ``-`` is standard
+    output. Folders that are missing are made.
+    """
     from modeval.score.files import check_writable
 
-    taken: dict[Path, str] = {}
-    for flag, path in outputs.items():
-        if path is None:
+    files: dict[str, Path] = {}
+    for flag, name in outputs.items():
+        if not name:
+            stderr().print(f"{flag} names no file: nothing is written there.", markup=False)
             continue
-        if path.resolve() in taken:
-            raise SpecError(f"{taken[path.resolve()]} and {flag} both name {path}: name two files.")
-        taken[path.resolve()] = flag
-        check_writable(path, flag=flag, example=f"gate.{flag.removeprefix('--')}")
+        path = Path(name)
+        taken = [other for other, its in files.items() if its.resolve() == path.resolve()]
+        if taken:
+            raise SpecError(f"{taken[0]} and {flag} both name {path}: name two files.")
+        if path != STANDARD_OUTPUT:
+            _make_folder(path, flag)
+            check_writable(path, flag=flag, example=EXAMPLES_OF_FILES[flag])
+        files[flag] = path
+    return files
 
 
-def _write(result: "GateResult", code: Exit, outputs: dict[str, Path | None]) -> None:
-    from modeval.report.gate_json import render_json
-    from modeval.report.junit import render_junit
-    from modeval.report.markdown import render_markdown
-    from modeval.report.sarif import render_sarif
+def _make_folder(path: Path, flag: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise SpecError(
+            f"Cannot make the folder {path.parent}: {reason}. Name another file with {flag}."
+        ) from None
+
+
+def _write(result: "GateResult", code: Exit, files: dict[str, Path]) -> None:
     from modeval.score.files import append_text, write_text
 
-    renderers: dict[str, Callable[[], str]] = {
-        "--json": lambda: render_json(result, code),
-        "--junit": lambda: render_junit(result),
-        "--markdown": lambda: render_markdown(result),
-        "--sarif": lambda: render_sarif(result),
-    }
-    for flag, path in outputs.items():
-        if path is None:
+    texts = {each.flag: each for each in GATE_FORMATS.values()}
+    for flag, path in files.items():
+        text = _history(result) if flag == "--history" else texts[flag].render(result, code)
+        if path == STANDARD_OUTPUT:
+            typer.echo(text, nl=False)
             continue
-        summary = os.environ.get(SUMMARY)
-        if flag == "--markdown" and summary and path.resolve() == Path(summary).resolve():
-            append_text(path, renderers[flag](), flag=flag)
+        if flag == "--history" or (flag == "--markdown" and _is_summary(path)):
+            append_text(path, text, flag=flag)
         else:
-            write_text(path, renderers[flag](), flag=flag)
+            write_text(path, text, flag=flag)
         stderr().print(
             f"Wrote {path}", style="green", markup=False, highlight=False, soft_wrap=True
         )
+
+
+def _is_summary(path: Path) -> bool:
+    summary = os.environ.get(SUMMARY)
+    return bool(summary) and path.resolve() == Path(str(summary)).resolve()
+
+
+def _history(result: "GateResult") -> str:
+    from datetime import UTC, datetime
+
+    from modeval.report.gate_history import history_line
+
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    return history_line(result, date=date, commit=_commit())
+
+
+def _commit() -> str | None:
+    """Return the commit that is checked, as the build server or git says it."""
+    told = next((value for name in COMMITS if (value := os.environ.get(name))), None)
+    if told:
+        return told
+    import shutil
+    import subprocess
+
+    git = shutil.which("git")
+    if git is None:
+        return None
+    command = [git, "rev-parse", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)  # noqa: S603 - no words of others
+    return done.stdout.strip() or None

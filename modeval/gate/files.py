@@ -1,12 +1,14 @@
 """Policies on disk: a TOML file of their own, or a table of ``pyproject.toml``."""
 
+import re
+import stat
 import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from modeval.errors import SpecError
-from modeval.gate.policy import Policy, from_table
+from modeval.gate.policy import Policy, Requirement, from_table
 
 
 def read_policy(path: Path) -> Policy:
@@ -24,9 +26,37 @@ def read_policy(path: Path) -> Policy:
             "that heading, or name another file: --policy gate.toml"
         )
     policy = from_table(table, str(path))
+    text = path.read_text(encoding="utf-8")
+    requirements = tuple(replace(each, line=line_of(each, text)) for each in policy.requirements)
+    policy = replace(policy, requirements=requirements)
     if policy.baseline is None:
         return policy
     return replace(policy, baseline=str(path.parent / policy.baseline))
+
+
+def line_of(requirement: Requirement, text: str) -> int:
+    r"""Return the line of a policy's text that asks for something, from 1; 0 where none is found.
+
+    The line whose key, after the heading that it stands under, ends with the comparison and the
+    metric; else the first that has the comparison before it and names the metric.
+
+    >>> line_of(Requirement(metric="v", comparison="max", limit=1.0), "[max]\nu = 1\nv = 1")
+    3
+    """
+    heading, named, below = "", 0, False
+    whole = f"{requirement.comparison}.{requirement.name}"
+    for number, line in enumerate(text.splitlines(), 1):
+        code = line.split("#")[0].strip()
+        if code.startswith("["):
+            heading = code.strip("[] ")
+        key = ".".join(part for part in (heading, code.split("=")[0]) if part)
+        key = re.sub(r"[\s'\"]", "", key)
+        if key == whole or key.endswith(f".{whole}"):
+            return number
+        below = below or requirement.comparison in key
+        if below and not named and re.search(rf"\b{re.escape(requirement.metric)}\b", code):
+            named = number
+    return named
 
 
 def policy_table(path: Path) -> dict[str, Any] | None:
@@ -36,6 +66,8 @@ def policy_table(path: Path) -> dict[str, Any] | None:
         SpecError: the file is missing, cannot be read, or is no TOML.
     """
     try:
+        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+            raise SpecError(f"{path} is no file, so no policy. Name one: --policy gate.toml")
         whole = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SpecError(

@@ -116,7 +116,10 @@ def check(
 
 
 def _with_profiles(card: Scorecard, policy: Policy) -> Scorecard:
-    """Return a scorecard with numbers for each rule and module, where something asks for them."""
+    """Return a scorecard with numbers for each rule and module, where they are asked for."""
+    known = {profile.model for profile in card.profiles}
+    if all(activation.model in known for activation in card.activations):
+        return card
     if not any(requirement.place.axis for requirement in policy.requirements):
         return card
     from modeval.score.profiles import with_profiles  # noqa: PLC0415 - loads torch
@@ -146,7 +149,9 @@ def _verdicts(asked: Asked) -> Iterator[Verdict]:
             (judged[id(item)] for item in claim),
             key=lambda verdict: (SEVERITY[verdict.outcome], verdict.distance),
         )
-        yield replace(worst, claim=claim_words(asked.requirement.place, claim))
+        words = claim_words(asked.requirement.place, claim)
+        by_p = bool(words) and asked.requirement.comparison == "significant"
+        yield replace(worst, claim=f"{words} by p" if by_p else words)
 
 
 def _judged(asked: Asked, items: Sequence[Item]) -> Mapping[int, Verdict]:

@@ -81,6 +81,7 @@ class Requirement:
         chance: which chance level ``significant`` must beat: ``uniform`` routing (or permuted
             labels, where they were drawn), or routing by a random ``hash`` map.
         source: where it was written.
+        line: line of the file that it was written in, from 1; 0 where that is not known.
     """
 
     metric: str
@@ -91,6 +92,7 @@ class Requirement:
     model: str = "*"
     chance: Chance = "uniform"
     source: str = ""
+    line: int = 0
 
     @property
     def name(self) -> str:

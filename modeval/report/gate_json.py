@@ -72,7 +72,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def render_json(result: GateResult, exit_code: int) -> str:
+def render(result: GateResult, exit_code: int) -> str:
     """Return the text of the file."""
     form = _finite(gate_form(result, exit_code))
     return json.dumps(form, indent=1, allow_nan=False, ensure_ascii=False) + "\n"

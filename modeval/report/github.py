@@ -8,6 +8,7 @@ from modeval.report.verdicts import (
     measurement,
     sentence,
 )
+from modeval.text import for_github, for_github_property
 
 COMMANDS: dict[Outcome, str] = {"fail": "error", "error": "error", "inconclusive": "warning"}
 
@@ -24,6 +25,7 @@ def render_github(result: GateResult) -> str:
             title=f"modeval gate: {verdict.requirement}",
             message=f"{_numbers(verdict)}\n{facts}",
             file=result.policy.source or verdict.source,
+            line=verdict.requirement.line if result.policy.source else 0,
         )
         for each, facts in zip(result.checked, about, strict=True)
         for verdict in each.verdicts
@@ -38,25 +40,8 @@ def _numbers(verdict: Verdict) -> str:
     return f"{sentence(verdict)} Measured {measurement(verdict)}{beside}."
 
 
-def _command(kind: str, *, title: str, message: str, file: str) -> str:
-    properties = [f"file={_property(file)}"] if file else []
-    properties.append(f"title={_property(title)}")
-    return f"::{kind} {','.join(properties)}::{_data(message)}"
-
-
-def _data(text: str) -> str:
-    r"""Escape a message.
-
-    >>> _data("100 %\nmore")
-    '100 %25%0Amore'
-    """
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    """Escape a property, which ends at a colon or a comma, too.
-
-    >>> _property("a: b, c")
-    'a%3A b%2C c'
-    """
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
+def _command(kind: str, *, title: str, message: str, file: str, line: int = 0) -> str:
+    properties = [f"file={for_github_property(file)}"] if file else []
+    properties += [f"line={line}"] if line else []
+    properties.append(f"title={for_github_property(title)}")
+    return f"::{kind} {','.join(properties)}::{for_github(message)}"

@@ -23,7 +23,7 @@ NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 cannot hold, escaped or not."""
 
 
-def render_junit(result: GateResult) -> str:
+def render(result: GateResult, _exit_code: int = 0) -> str:
     """Return the text of the file."""
     lenient = result.policy.inconclusive == "pass"
     root = ET.Element("testsuites", {"name": "modeval gate"} | _counts(result.verdicts, lenient))

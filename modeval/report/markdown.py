@@ -22,7 +22,7 @@ MARKS: dict[Outcome, str] = {
 SPECIAL = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>|#"} | {"\n": " ", "\r": " "})
 
 
-def render_markdown(result: GateResult) -> str:
+def render(result: GateResult, _exit_code: int = 0) -> str:
     """Return the text of the file."""
     lines = [
         f"## {_plain(headline(result))}",

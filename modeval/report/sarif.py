@@ -15,7 +15,7 @@ SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 LEVELS: dict[Outcome, str] = {"fail": "error", "error": "error", "inconclusive": "warning"}
 
 
-def render_sarif(result: GateResult) -> str:
+def render(result: GateResult, _exit_code: int = 0) -> str:
     """Return the text of the file: a rule for each metric, a result for each verdict.
 
     Verdicts that passed are results of the kind ``pass``, which need no attention.
@@ -77,7 +77,7 @@ def _result(verdict: Verdict, metrics: list[str], policy: str) -> dict[str, Any]
         },
         "locations": [
             {
-                "physicalLocation": {"artifactLocation": {"uri": _uri(policy or verdict.source)}},
+                "physicalLocation": _location(verdict, policy),
                 "logicalLocations": [{"fullyQualifiedName": verdict.where, "kind": "resource"}],
             }
         ],
@@ -95,6 +95,14 @@ def _result(verdict: Verdict, metrics: list[str], policy: str) -> dict[str, Any]
             "seed": None if seed is None else {"task": seed[0], "model": seed[1]},
         },
     }
+
+
+def _location(verdict: Verdict, policy: str) -> dict[str, Any]:
+    """Return the place in the policy that asks for it, or the scorecard."""
+    place: dict[str, Any] = {"artifactLocation": {"uri": _uri(policy or verdict.source)}}
+    if policy and verdict.requirement.line:
+        place["region"] = {"startLine": verdict.requirement.line}
+    return place
 
 
 def _uri(path: str) -> str:

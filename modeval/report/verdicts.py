@@ -11,6 +11,7 @@ from rich.text import Text
 from modeval.gate.verdicts import GateResult, Outcome, Verdict, figure
 from modeval.report.words import measured
 from modeval.score.scorecard import ModelRecord, Scorecard
+from modeval.text import visible
 
 STYLES: dict[Outcome, str] = {
     "pass": "green",
@@ -31,9 +32,9 @@ COUNTED: tuple[tuple[Outcome, str], ...] = (
     ("pass", "passed"),
 )
 CHANCE_WORDS = (
-    "Chance is what routing scores that knows nothing of the rules: uniform spreads each sample "
-    "over all modules, permuted exchanges the labels, hashed sends each rule to a module drawn at "
-    "random."
+    "Chance is what routing scores that knows nothing of the rules: permuted exchanges the labels, "
+    "uniform (where labels were not permuted) spreads each sample over all modules, hashed sends "
+    "each rule to a module drawn at random."
 )
 SHORT_TERMS = {
     "Task": "",
@@ -58,6 +59,16 @@ def headline(result: GateResult) -> str:
         f"{result.count(outcome)} {word}" for outcome, word in COUNTED if result.count(outcome)
     ]
     return f"{HEADLINES[result.outcome]}: {', '.join(counts)}"
+
+
+def in_a_line(result: GateResult) -> str:
+    """Say in one line how it ended, and why: the first verdict of the worst outcome."""
+    worst = [verdict for verdict in result.verdicts if verdict.outcome == result.outcome]
+    if not worst:
+        return headline(result)
+    more = f" (and {len(worst) - 1} more)" if len(worst) > 1 else ""
+    first = worst[0]
+    return visible(f"{headline(result)}. {first.requirement}: {place(first)}: {first.why}{more}")
 
 
 def measurement(verdict: Verdict) -> str:
@@ -115,10 +126,11 @@ def render_gate(result: GateResult) -> list[RenderableType]:
     table.add_column("", no_wrap=True)
     table.add_column("required, and of what", overflow="fold")
     table.add_column("measured")
-    table.add_column("uniform\nrouting", style="dim", justify="right")
+    table.add_column("chance", style="dim", justify="right")
     table.add_column("hashed\nrouting", style="dim", justify="right")
     for verdict in result.verdicts:
-        levels = (verdict.chance, verdict.chance_hash)
+        permuted = verdict.chance_permuted
+        levels = (verdict.chance if permuted is None else permuted, verdict.chance_hash)
         table.add_row(
             Text(verdict.outcome, style=STYLES[verdict.outcome]),
             Text(str(verdict.requirement)).append(f"\n{place(verdict)}", style="dim"),

@@ -21,11 +21,10 @@ from rich.console import Console
 from modeval import __version__
 from modeval.gate.gate import gate
 from modeval.gate.policy import from_table
-from modeval.report.gate_json import render_json
+from modeval.report import badge, gate_comment, gate_json, gitlab, junit, markdown, sarif
+from modeval.report.gate_formats import GATE_FORMATS
+from modeval.report.gate_history import history_line
 from modeval.report.github import render_github
-from modeval.report.junit import render_junit
-from modeval.report.markdown import render_markdown
-from modeval.report.sarif import render_sarif
 from modeval.report.verdicts import render_gate
 
 GOLD = Path(__file__).parent / "gold"
@@ -62,11 +61,11 @@ def terminal(result):
 
 FORMATS = {
     "gate.txt": terminal,
-    "gate.json": lambda result: render_json(result, 2),
-    "gate.xml": render_junit,
-    "gate.md": render_markdown,
+    "gate.json": lambda result: gate_json.render(result, 2),
+    "gate.xml": junit.render,
+    "gate.md": markdown.render,
     "gate.github": render_github,
-    "gate.sarif": render_sarif,
+    "gate.sarif": sarif.render,
 }
 
 
@@ -100,7 +99,7 @@ def test_each_format_says_what_was_measured_and_names_chance(name):
 
 def test_junit_is_read_by_a_parser_of_its_own():
     result = result_of()
-    read = JUnitXml.fromstring(render_junit(result).encode())
+    read = JUnitXml.fromstring(junit.render(result).encode())
     assert (read.tests, read.failures, read.errors, read.skipped) == (
         len(result.verdicts),
         result.count("fail") + result.count("inconclusive"),
@@ -116,7 +115,7 @@ def test_junit_is_read_by_a_parser_of_its_own():
 
 def test_junit_skips_what_is_inconclusive_where_that_passes():
     result = result_of(inconclusive="pass")
-    read = JUnitXml.fromstring(render_junit(result).encode())
+    read = JUnitXml.fromstring(junit.render(result).encode())
     assert read.skipped == result.count("inconclusive") > 0
     assert read.failures == result.count("fail")
 
@@ -124,7 +123,7 @@ def test_junit_skips_what_is_inconclusive_where_that_passes():
 def test_junit_stays_xml_whatever_a_model_is_called():
     card = cohort_card({"collapse_worst": [0.6] * 3}, model='a\x00\x1b]0;<&>"\ud800')
     policy = from_table({"max": {"collapse_worst": 0.3}}, "gate.toml")
-    root = ET.fromstring(render_junit(gate([("card.json", card)], policy)))
+    root = ET.fromstring(junit.render(gate([("card.json", card)], policy)))
     [case] = root.iter("testcase")
     assert case.get("classname") == 'a??]0;<&>"?'
 
@@ -133,14 +132,14 @@ def test_json_has_no_number_that_is_none():
     card = cohort_card({"collapse_worst": [0.6] * 3})
     broken = replace(card, scores=tuple(replace(each, value=float("nan")) for each in card.scores))
     policy = from_table({"max": {"collapse_worst": 0.3}}, "gate.toml")
-    form = json.loads(render_json(gate([("card.json", broken)], policy), 2))
+    form = json.loads(gate_json.render(gate([("card.json", broken)], policy), 2))
     assert form["verdicts"][0]["value"] is None
     assert form["verdicts"][0]["outcome"] == "error"
 
 
 def test_json_keeps_every_verdict_as_it_was_measured():
     result = result_of()
-    form = json.loads(render_json(result, 2))
+    form = json.loads(gate_json.render(result, 2))
     assert form["outcome"] == result.outcome
     assert form["exit_code"] == 2
     for entry, verdict in zip(form["verdicts"], result.verdicts, strict=True):
@@ -162,7 +161,7 @@ def test_annotations_are_one_line_each_and_escaped():
 
 
 def test_markdown_tables_have_a_cell_for_each_column_whatever_a_model_is_called():
-    lines = render_markdown(result_of()).splitlines()
+    lines = markdown.render(result_of()).splitlines()
     start = lines.index("|---|---|---|---|---|")
     rows = []
     for line in lines[start + 1 :]:
@@ -260,7 +259,7 @@ SARIF = {
 
 def test_sarif_is_of_the_form_that_the_standard_asks():
     result = result_of()
-    log = json.loads(render_sarif(result))
+    log = json.loads(sarif.render(result))
     jsonschema.validate(log, SARIF)
     [run] = log["runs"]
     rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
@@ -271,3 +270,72 @@ def test_sarif_is_of_the_form_that_the_standard_asks():
         assert (
             (entry["level"] == "none") == (entry["kind"] != "fail") == (verdict.outcome == "pass")
         )
+
+
+# --- the table of formats ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", GATE_FORMATS)
+def test_every_format_renders_and_has_a_flag_and_an_example_of_its_own(name):
+    entry = GATE_FORMATS[name]
+    assert entry.render(result_of(), 2).endswith("\n")
+    assert len({each.flag for each in GATE_FORMATS.values()}) == len(GATE_FORMATS)
+    assert len({each.example for each in GATE_FORMATS.values()}) == len(GATE_FORMATS)
+
+
+def with_lines(result):
+    """Return a result of a policy whose requirements stand on lines 1, 2, ... of their file."""
+    checked = tuple(
+        replace(
+            each,
+            verdicts=tuple(
+                replace(verdict, requirement=replace(verdict.requirement, line=number))
+                for number, verdict in enumerate(each.verdicts, 1)
+            ),
+        )
+        for each in result.checked
+    )
+    return replace(result, checked=checked)
+
+
+def test_annotations_code_scanning_and_code_quality_name_the_line_of_the_policy():
+    result = with_lines(result_of())
+    assert "::error file=gate.toml,line=1,title=" in render_github(result)
+    [run] = json.loads(sarif.render(result))["runs"]
+    lines = [
+        each["locations"][0]["physicalLocation"]["region"]["startLine"] for each in run["results"]
+    ]
+    assert lines == [1, 2, 3, 4] * 3
+    quality = json.loads(gitlab.render(result))
+    assert {each["location"]["path"] for each in quality} == {"gate.toml"}
+    assert quality[0]["location"]["lines"]["begin"] == 2
+    failed = [each for each in result.verdicts if each.outcome != "pass"]
+    assert len({each["fingerprint"] for each in quality}) == len(quality) == len(failed)
+    assert {each["severity"] for each in quality} <= {"major", "critical", "minor"}
+
+
+def test_a_badge_says_the_outcome():
+    made = json.loads(badge.render(result_of()))
+    assert made["schemaVersion"] == 1
+    assert (made["message"], made["color"]) == ("could not be checked", "lightgrey")
+
+
+def test_a_comment_shows_before_and_after():
+    text = gate_comment.render(result_of())
+    assert text.startswith(gate_comment.MARKER)
+    [row] = [line for line in text.splitlines() if "0.1333 | 0.2 " in line]
+    assert "✅ pass" in row
+    assert "<three>" not in text  # names of others are no markup
+
+
+def test_a_line_of_history_has_commit_date_and_values():
+    line = history_line(result_of(), date="2026-01-02T03:04:05+00:00", commit="abc")
+    assert line.count("\n") == 1
+    made = json.loads(line)
+    assert (made["commit"], made["date"], made["outcome"]) == (
+        "abc",
+        "2026-01-02T03:04:05+00:00",
+        "error",
+    )
+    assert made["values"][0]["metric"] == "collapse_worst"
+    assert made["values"][0]["value"] == pytest.approx(0.2)
