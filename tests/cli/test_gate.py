@@ -122,10 +122,61 @@ def test_all_formats_are_written_in_one_run(folder):
     assert "Gate failed: 1 failed, 1 passed" in result.stdout
 
 
-def test_quiet_prints_nothing_but_annotations(folder):
-    assert run("gate bad.json --max collapse_worst=0.2 -q").stdout == ""
+def test_quiet_says_why_it_failed_in_one_line(folder):
+    result = run("gate bad.json --max collapse_worst=0.2 -q")
+    assert result.stdout == ""
+    assert result.stderr == (
+        "Gate failed: 1 failed. collapse_worst <= 0.2: Modular: 0.6033 is above 0.2\n"
+    )
     lines = run("gate bad.json --max collapse_worst=0.2 -q --github").stdout.splitlines()
     assert [line[:8] for line in lines] == ["::error ", "::notice"]
+    passed = run("gate good.json --max collapse_worst=0.2 -q")
+    assert passed.output == ""
+
+
+def test_a_hyphen_is_standard_output_and_verdicts_for_people_go_aside(folder):
+    result = run("gate good.json --max collapse_worst=0.2 --json -")
+    assert json.loads(result.stdout)["outcome"] == "pass"
+    assert "Gate passed" in result.stderr
+    assert not (folder / "-").exists()
+
+
+def test_an_empty_name_asks_for_nothing_and_folders_are_made(folder):
+    result = run("gate good.json --max collapse_worst=0.2 --markdown '' --badge out/new/badge.json")
+    assert result.exit_code == Exit.OK
+    assert "--markdown names no file" in result.stderr
+    assert json.loads((folder / "out/new/badge.json").read_text())["message"] == "1 passed"
+
+
+def test_a_history_grows_by_a_line_with_each_run(folder, monkeypatch):
+    monkeypatch.setenv("CI_COMMIT_SHA", "abc123")
+    for _ in range(2):
+        run("gate good.json --max collapse_worst=0.2 --history out/history.jsonl -q")
+    lines = (folder / "out/history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["commit"] for line in lines] == ["abc123", "abc123"]
+    assert json.loads(lines[0])["values"][0]["value"] == pytest.approx(0.15)
+
+
+def test_annotations_name_the_line_of_the_policy(folder):
+    (folder / "gate.toml").write_text("# limits\n[max]\ncollapse_avg = 0.9\ncollapse_worst = 0.2\n")
+    result = run("gate bad.json --policy gate.toml --github")
+    assert "::error file=gate.toml,line=4,title=" in result.stdout
+
+
+def test_a_gate_loads_no_torch(folder):
+    code = (
+        "import sys; from modeval.cli.main import run\n"
+        "try: run()\n"
+        "except SystemExit as end: sys.exit(10 * ('torch' in sys.modules) + int(end.code or 0))"
+    )
+    command = "gate trace.json --max collapse_worst=0.6 --json g.json --junit g.xml --markdown g.md"
+    more = (
+        "--sarif g.sarif --gitlab q.json --badge b.json --comment c.md --history h.jsonl --github"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *shlex.split(command), *shlex.split(more)], check=False
+    )
+    assert done.returncode == Exit.OK
 
 
 def test_markdown_is_added_to_the_summary_of_a_build_and_replaces_any_other_file(
@@ -143,8 +194,8 @@ def test_markdown_is_added_to_the_summary_of_a_build_and_replaces_any_other_file
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--json none/g.json", "Cannot write none/g.json"),
-        ("--junit .", "is a folder. Name a file: --junit gate.junit"),
+        ("--json good.json/g.json", "Cannot make the folder good.json"),
+        ("--junit .", "is a folder. Name a file: --junit gate.xml"),
         ("--json g --junit g", "--json and --junit both name g"),
     ],
 )
