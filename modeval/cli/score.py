@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import typer
 
 from modeval.cli.options import numbers, with_examples
-from modeval.cli.output import progress_bar, stderr, stdout
+from modeval.cli.output import (
+    check_target,
+    deliver,
+    progress_bar,
+    stderr,
+    stdout,
+    tell_written,
+)
 from modeval.errors import SpecError
 
 if TYPE_CHECKING:
@@ -198,17 +205,17 @@ def score_command(
         quiet=quiet,
     )
     if json_file is not None:
-        from modeval.score.files import check_writable
-
-        check_writable(json_file)
+        check_target(json_file, flag="--json", example="scorecard.json")
     with _Progress(quiet=quiet) as progress:
         asked = replace(asked, watch=progress.tokens, tell=progress.tell)
         scored = score_asked(paths, asked, watch=progress.sources)
     card, failed = scored.card, list(scored.failed)
     if json_file is not None:
-        from modeval.score.files import write_scorecard
+        from modeval.score.files import scorecard_text
 
-        write_scorecard(json_file, card)
+        if not deliver(json_file, scorecard_text(card), flag="--json"):
+            _tell_failures(card, failed)  # standard output is the scorecard's
+            return
     if quiet:
         _tell_failures(card, failed)
     else:
@@ -276,7 +283,7 @@ def _show(card: "Scorecard", json_file: Path | None) -> None:
     from modeval.report.terminal.scores import render
 
     console = stdout()
-    for part in render(card):
-        console.print(part)
+    for part in render(card, "" if json_file is None else str(json_file)):
+        console.print(part, highlight=False)
     if json_file is not None:
-        stderr().print(f"Wrote {json_file}", style="green", markup=False, highlight=False)
+        tell_written(json_file)

@@ -37,7 +37,9 @@ def compare(
     whole = [_card(source, number) for number, source in enumerate(sources)]
     comparison = compare_cards(only_models(whole, [*models]))
     if not comparison.lineages:
-        reasons = "; ".join(comparison.notes)
+        first, *others = comparison.notes or ("no model stands in both",)
+        more = f" (and {len(others)} more)" if others else ""
+        reasons = f"{first}{more}"
         raise SpecError(
             f"There is nothing to compare: {reasons}. Give a second scorecard of the same model: "
             "modeval compare main.json scorecard.json"

@@ -192,6 +192,11 @@ def _check_path(path: Path) -> None:
             "needs --data as well)."
         )
     if path.is_file() and not is_trace(path) and not is_matrix(path):
+        if path.suffix == ".json":
+            raise RunError(
+                f"{path} is no model but perhaps a scorecard, which is scored already: "
+                f"modeval report {path}"
+            )
         selection = " --selection best" if "best" in path.name else ""
         raise RunError(
             f"{path} is a file; models are scored by their folder: "

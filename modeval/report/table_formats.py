@@ -11,6 +11,7 @@ from modeval.report.brief import brief
 from modeval.report.scorecard_views import Entry
 from modeval.report.tables import Cell, Table
 from modeval.report.words import is_trace, vocabulary
+from modeval.text import for_markdown, visible
 
 # --- which table ---------------------------------------------------------------------------------
 
@@ -28,7 +29,8 @@ def findings_table(entries: Sequence[Entry]) -> list[Table]:
 def glance_tables(entries: Sequence[Entry]) -> list[Table]:
     """Return the scores that matter most, for each task the models."""
     return [
-        tables.glance_table(group.entries, group.title) for group in scorecard_views.groups(entries)
+        tables.glance_table(group.entries, group.title, signs=tables.SIGNS)
+        for group in scorecard_views.groups(entries)
     ]
 
 
@@ -128,16 +130,16 @@ def markdown(found: Sequence[Table]) -> str:
 
 def _markdown(table: Table) -> str:
     numeric = [any(row[place].numeric for row in table.rows) for place in range(len(table.columns))]
-    lines = [f"**{_barred(table.caption)}**", ""]
-    lines.append(f"| {' | '.join(map(_barred, table.columns))} |")
+    lines = [f"**{for_markdown(table.caption)}**", ""]
+    lines.append(f"| {' | '.join(map(for_markdown, table.columns))} |")
     lines.append("|" + "|".join(" ---: " if each else " --- " for each in numeric) + "|")
     rows = (*table.rows, *table.foot)
-    lines += [f"| {' | '.join(_barred(cell.text) for cell in row)} |" for row in rows]
+    lines += [f"| {' | '.join(_marked(cell) for cell in row)} |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
-def _barred(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("*", "\\*")
+def _marked(cell: Cell) -> str:
+    return cell.text if cell.numeric else for_markdown(cell.text)
 
 
 def latex(found: Sequence[Table]) -> str:
@@ -219,11 +221,17 @@ def _records(found: Sequence[Table]) -> list[dict[str, str | float | None]]:
 
 def _parts(column: str, cell: Cell) -> list[tuple[str, str | float | None]]:
     """Return the number of a cell, and the ends of its interval where it has one."""
-    main: str | float | None = cell.key if cell.numeric else cell.text or None
+    main: str | float | None = cell.key if cell.numeric else _said(cell.text) or None
     if cell.ends is None:
         return [(column, main)]
     low, high = cell.ends
     return [(column, main), (f"{column}, low", low), (f"{column}, high", high)]
+
+
+def _said(text: str) -> str:
+    """Return text that no spreadsheet takes for a formula."""
+    shown = visible(text)
+    return f"'{shown}" if shown.startswith(("=", "+", "@")) else shown
 
 
 FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {

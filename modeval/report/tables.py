@@ -1,7 +1,7 @@
 """Tables of a report: the numbers behind the pictures, for reading and sorting."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,15 @@ from modeval.report.scorecard_views import (
     seed_name,
     worst,
 )
-from modeval.report.words import Vocabulary, interval, metric_title, number, percent, span
+from modeval.report.words import (
+    Vocabulary,
+    interval,
+    metric_title,
+    number,
+    percent,
+    span,
+    vocabulary,
+)
 from modeval.score.scorecard import Score, layer_findings
 
 ARROWS = {"lower": "lower is better", "higher": "higher is better", None: ""}
@@ -138,8 +146,21 @@ SCORE_COLUMNS: dict[str, Callable[[Score], Cell]] = {
 }
 
 
-def glance_table(entries: Sequence[Entry], caption: str) -> Table:
-    """Return the scores that matter most, models down, chance levels at the foot."""
+SIGNS = {"lower": " ↓", "higher": " ↑", None: ""}
+SPELT = {"lower": " (lower is better)", "higher": " (higher is better)", None: ""}
+
+
+def glance_table(
+    entries: Sequence[Entry], caption: str, *, signs: Mapping[str | None, str] = SPELT
+) -> Table:
+    """Return the scores that matter most, models down, chance levels at the foot.
+
+    Args:
+        entries: models of one task.
+        caption: over it.
+        signs: how directions are written.
+    """
+    known = vocabulary(entries[0].record)
     metrics = [
         metric
         for metric in metrics_of(entries)
@@ -154,7 +175,10 @@ def glance_table(entries: Sequence[Entry], caption: str) -> Table:
             scores[-1] = (f"{entry.name}, mean of layers", scores[-1][1])
             lowest.append((f"{entry.name}, worst layer of each", low))
     rows = [(words(name), *(scored(s) for s in found)) for name, found in scores + lowest]
-    titles = (metric_title(metric) + _arrow(entries, metric) for metric in metrics)
+    titles = (
+        metric_title(metric).replace("modules", known.modules) + signs[_better(entries, metric)]
+        for metric in metrics
+    )
     of_mean = ", mean of layers" if lowest else ""
     columns = list(zip(*(found for _, found in scores), strict=True))
     foot = [
@@ -165,9 +189,8 @@ def glance_table(entries: Sequence[Entry], caption: str) -> Table:
     return Table(caption, ("Model", *titles), tuple(rows), tuple(foot))
 
 
-def _arrow(entries: Sequence[Entry], metric: str) -> str:
-    found = next(score for entry in entries if (score := overall(entry, metric)))
-    return {"lower": " (lower is better)", "higher": " (higher is better)", None: ""}[found.better]
+def _better(entries: Sequence[Entry], metric: str) -> str | None:
+    return next(score for entry in entries if (score := overall(entry, metric))).better
 
 
 def _common(scores: Sequence[Score | None], level: Callable[[Score], str]) -> str:
@@ -231,7 +254,7 @@ def layers_table(entry: Entry) -> Table:
         )
         for layer, name in enumerate(record.layers)
     ]
-    titles = ("Layer", "Verdict", "Modules", "p of alignment, corrected")
+    titles = ("Layer", "Finding", "Modules", "p of alignment, corrected")
     return filled(
         f"{entry.name}, layer by layer", (*titles, *(metric_title(m) for m in metrics)), rows
     )

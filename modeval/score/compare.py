@@ -223,7 +223,7 @@ def _across(cards: Sequence[tuple[str, Scorecard]]) -> tuple[list[list[Column]],
         columns = [Column(label=source, source=source, card=first, model=model)]
         for where, card in others:
             found = partner(model, card)
-            if found is None:
+            if found is None or (found.origin == "trace") != (model.origin == "trace"):
                 notes.append(f"{where} has no model {model.id}")
             else:
                 columns.append(Column(label=where, source=where, card=card, model=found))

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -40,6 +41,8 @@ def folder(tmp_path, monkeypatch):
                     chosen=chosen[:, None],
                 )
             )
+    for name in ("full.trace", "int4.trace"):
+        shutil.copytree(tmp_path / "step-3000.trace", tmp_path / name)
     return tmp_path
 
 
@@ -90,6 +93,10 @@ def test_the_examples_of_the_help_run(folder):
         ("compare main.json scorecard.json --model modula", "did you mean modular"),
         ("compare main.json scorecard.json --metric alignment", "did you mean alignment_score"),
         ("compare main.json scorecard.json --json .", "is a folder"),
+        (
+            "compare main.json step-1000.trace",
+            "There is nothing to compare: step-1000.trace has no",
+        ),
         ("compare main.json none.counts.safetensors", "There is nothing at none"),
     ],
 )

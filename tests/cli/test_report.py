@@ -2,13 +2,15 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 import report_cards as cards
 import typer
 from typer.testing import CliRunner
 
-from modeval.cli import plot, report
+from modeval.cli import output, plot, report
 from modeval.errors import ModevalError
 from modeval.pipeline import plotting
 from modeval.report.paper_figures import CURVES, KINDS
@@ -187,3 +189,70 @@ def test_what_cannot_be_drawn_is_refused_and_nothing_is_left(
     monkeypatch.chdir(tmp_path)
     assert message in refusal("plot", *arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["card.json"]
+
+
+# --- standard output, folders and pipes ----------------------------------------------------------
+
+
+def test_a_table_goes_to_standard_output_or_a_file_in_a_folder_that_is_made(card, tmp_path):
+    text = run("report", card, "--format", "csv", "--table", "scores")
+    assert text.startswith("table,Score,Model")
+    out = tmp_path / "new" / "folder" / "scores.csv"
+    assert "Wrote" in run("report", card, "--format", "csv", "--table", "scores", "--out", out)
+    assert out.read_text(encoding="utf-8") == text
+    assert run("report", card, "--format", "html", "--out", "-").startswith("<!doctype html>")
+    assert not (tmp_path / "-").exists()
+
+
+def test_a_pattern_means_the_same_for_a_report_and_a_figure(card, tmp_path):
+    text = run("report", card, "--model", "modular-op*", "--format", "csv")
+    assert "Modular-op" in text
+    assert "GT-Modular" not in text
+    for command in (("report", card), ("plot", "ranking", card, "--out", tmp_path / "a.svg")):
+        assert "did you mean" in refusal(*command, "--model", "gt-modulr-r2-x32")
+
+
+def test_the_text_of_a_report_can_be_written_too(deep, tmp_path):
+    run("report", deep, "--out", tmp_path / "report.txt", "--quiet")
+    assert "Next: " in (tmp_path / "report.txt").read_text(encoding="utf-8")
+
+
+PIPED = """
+import sys
+from modeval.cli import main
+sys.argv = ["modeval", *{arguments!r}]
+main.run()
+"""
+
+
+@pytest.mark.slow
+def test_a_reader_that_stops_early_changes_no_exit_code(card):
+    arguments = ["report", str(card)]
+    command = [sys.executable, "-c", PIPED.format(arguments=arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()  # nobody reads, as when head has had enough
+        said = process.stderr.read()
+        assert process.wait() == 0, said
+    assert b"Traceback" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["report", "card.json"], ["compare", "card.json"]])
+def test_scorecards_are_shown_without_torch(arguments, card, monkeypatch):
+    monkeypatch.chdir(card.parent)
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        f"sys.argv = {['modeval', *arguments]!r}\n"
+        "from modeval.cli.main import run\nrun()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Alignment" in done.stdout
+
+
+def test_what_is_printed_while_a_bar_is_drawn_goes_through_it():
+    with output.progress_bar() as bar:
+        assert output.stderr() is bar.console
+    assert output.stderr() is not bar.console

@@ -196,6 +196,9 @@ def _difference(lineage: Lineage, row: Row, place: int) -> Text:
     ends = span(contrast.low, contrast.high)
     if ends:
         text.append(f"\n{ends}", style="dim")
+    seeds = {score.seeds for score in (row.scores[0], row.scores[place]) if score is not None}
+    if contrast.pairing == "seeds" and seeds != {contrast.pairs}:
+        text.append(f"\n{contrast.pairs} common seeds", style="dim")
     return text.append(f"\n{READINGS[said]}", style=style or "dim")
 
 
