@@ -237,6 +237,8 @@ def _to_disk(path: Path) -> None:
 def _take_place(draft: Path, folder: Path, *, replace: bool) -> None:
     """Rename a draft; a folder that it replaces is there until the moment that it is replaced."""
     if not folder.exists() or not replace:
+        for left in folder.glob(f".*{PARTIAL}"):
+            left.unlink()  # of a writer that died before its first file
         draft.rename(folder)  # an empty folder may be there
         return
     if _exchange(draft, folder):

@@ -7,7 +7,7 @@ preference (:func:`distinct_costs`) that leaves one best assignment.
 * on CUDA: a Triton kernel, one program a matrix; without Triton the same algorithm in torch.
 """
 
-import importlib.util
+import functools
 
 import numpy as np
 import torch
@@ -98,8 +98,17 @@ def assign(cost: Tables) -> Columns:
         return assign_triton(cost) if available() else assign_paths(cost)
     if cost.device.type != "cpu":
         return assign(cost.cpu()).to(cost.device)
-    solve = assign_scipy if importlib.util.find_spec("lap") is None else assign_lapx
-    return solve(cost)
+    return assign_lapx(cost) if has_lapx() else assign_scipy(cost)
+
+
+@functools.cache
+def has_lapx() -> bool:
+    """Tell whether lapx is there; another package has a module ``lap`` without batches."""
+    try:
+        from lap import lapjvh_batch  # noqa: PLC0415 - optional: scipy does without
+    except ImportError:
+        return False
+    return callable(lapjvh_batch)
 
 
 def assign_scipy(cost: Tables) -> Columns:

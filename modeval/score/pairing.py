@@ -22,11 +22,18 @@ def paired(benefit: NDArray[np.float64]) -> list[int]:
     >>> paired(np.array([[0.5, 0.4], [0.6, 0.1]]))
     [1, 0]
     """
-    from lap import lapjv  # noqa: PLC0415 - only where something is matched
-
     rows, columns = benefit.shape
     places = np.abs(np.arange(rows)[:, None] - np.arange(columns)) / (rows + columns)
-    return [int(index) for index in lapjv(1e-9 * places - benefit, extend_cost=True)[1]]
+    cost = 1e-9 * places - benefit
+    try:
+        from lap import lapjv  # noqa: PLC0415 - optional: scipy does without, and loads slowly
+    except ImportError:
+        from scipy.optimize import linear_sum_assignment  # noqa: PLC0415
+
+        found = np.full(rows, -1)
+        found[linear_sum_assignment(cost)[0]] = linear_sum_assignment(cost)[1]
+        return found.tolist()
+    return [int(index) for index in lapjv(cost, extend_cost=True)[1]]
 
 
 def best_sum(benefit: NDArray[np.float64]) -> float:

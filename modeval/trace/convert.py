@@ -20,6 +20,7 @@ from modeval.trace.counts import UNWRITTEN, load_counts, save_counts
 from modeval.trace.files import (
     Trace,
     TraceWriter,
+    check_new,
     chunks,
     concatenate,
     open_trace,
@@ -47,7 +48,7 @@ SAME = (
 
 
 def merge(paths: Sequence[Path], out: Path, *, allow_partial: bool = False) -> Trace:
-    """Write the rows of several traces as one new trace, in the given order.
+    """Write the rows of several traces as one new trace, in the given order, whole or not at all.
 
     Labels may differ, and are united; phases may differ. All else that gives the rows their
     meaning must be the same. Documents of different traces stay different.
@@ -65,9 +66,11 @@ def merge(paths: Sequence[Path], out: Path, *, allow_partial: bool = False) -> T
             )
         if not trace.complete:
             header = header.noted(f"{trace.path.name} was incomplete: {trace.rows} rows of it.")
-    with TraceWriter(out, header) as writer:
-        _append_all(writer, traces)
-    _look_for_copies(out)
+    check_new(out)
+    with atomic.whole_folder(out, UNWRITTEN) as draft:
+        with TraceWriter(draft, header) as writer:
+            _append_all(writer, traces)
+        _look_for_copies(draft)
     return open_trace(out)
 
 

@@ -417,12 +417,23 @@ def _check_complete(marker: Path, parts: tuple[Part, ...]) -> None:
             )
 
 
-def _make_folder(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+def check_new(folder: Path) -> None:
+    """Refuse a folder that holds anything but what a killed writer left before its first file.
+
+    Raises:
+        TraceError: there is something in it.
+    """
+    held = folder.iterdir() if folder.is_dir() else ()
+    taken = any(not path.name.endswith(atomic.PARTIAL) for path in held)
+    if folder.exists() and (not folder.is_dir() or taken):
         raise TraceError(
             f"{folder} exists and is not empty: expected a new folder. Remove it, or give another "
             "name."
         )
+
+
+def _make_folder(folder: Path) -> None:
+    check_new(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,6 +1,8 @@
 """Matching: all solvers agree, and agree with trying every matching."""
 
 import itertools
+import sys
+import types
 
 import pytest
 import torch
@@ -8,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeval.errors import TraceError
-from modeval.metrics import alignment_distance, match
+from modeval.metrics import alignment_distance, match, matching
 from modeval.metrics.matching import assign_lapx, assign_scipy, distinct_costs
 from modeval.metrics.matching_paths import assign_paths
+from modeval.score import pairing
 
 KINDS = ("random", "one-hot", "equal", "few values")
 
@@ -108,3 +111,19 @@ def test_a_gpu_gives_the_matching_of_scipy(kind):
     here, there = match(table), match(table.cuda())
     assert torch.equal(here[0], there[0].cpu())
     torch.testing.assert_close(here[1], there[1].cpu())
+
+
+def test_another_module_lap_is_no_lapx(monkeypatch):
+    """The package ``lap`` lays down a module of that name without batches."""
+    monkeypatch.setitem(sys.modules, "lap", types.ModuleType("lap"))
+    matching.has_lapx.cache_clear()
+    assert not matching.has_lapx()
+    benefit = torch.rand(7, 3, 4, dtype=torch.float64)
+    without = matching.match(benefit)
+    table = benefit[0].numpy()
+    pairs = pairing.paired(table), pairing.paired(table.T)
+    monkeypatch.undo()
+    matching.has_lapx.cache_clear()
+    for mine, its in zip(without, matching.match(benefit), strict=True):
+        torch.testing.assert_close(mine, its)
+    assert pairs == (pairing.paired(table), pairing.paired(table.T))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from modeval import atomic
 from modeval.errors import TraceError
 from modeval.trace.counts import SUFFIX, UNWRITTEN, save_counts
-from modeval.trace.files import TraceWriter
+from modeval.trace.files import TraceWriter, check_new
 from modeval.trace.importers.format import Counts, Facts, Format, Options, Rows, layer_name, natural
 from modeval.trace.importers.formats import detect, find_format, matching, source_files
 from modeval.trace.importers.to_counts import tally
@@ -131,8 +131,7 @@ def _import_rows(
     dense = _check_layers(survey, entry, options)
     header = make_header(entry, options, survey, dense)
     header = _suspected(header, survey, dense, options)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise TraceError(f"{out} exists and is not empty. Remove it, or give another --out.")
+    check_new(out)
     with atomic.whole_folder(out, UNWRITTEN) as draft:
         with TraceWriter(draft, header) as writer:
             for chunk in _build(entry, files, header, options, survey.left_out):
