@@ -36,15 +36,21 @@ class Correction:
             effective documents: what it leaves is of the order ``1 / n^2``.
         doubt: share of the correction that is added to the error, squared: the correction is
             itself uncertain.
+        from_top: whether the lower end lies at so many errors in the logarithm of the distance from
+            the largest value: that distance is the share of one rare module, which is skewed.
+        brackets: whether, of a metric that picks, the truth lies between its two values for sure.
     """
 
     slow: float = 0.0
     doubt: float = 0.6
+    from_top: bool = False
+    brackets: bool = True
 
 
 INFORMATION = Correction(slow=3.0, doubt=0.35)
-KINKED = Correction(doubt=1.0)
+KINKED = Correction(doubt=1.0, brackets=False)
 SMOOTH = Correction()
+RARE = Correction(from_top=True)
 OF_INFORMATION = frozenset(
     {
         "mutual_information",
@@ -63,6 +69,8 @@ def correction_of(name: str) -> Correction:
     """Return what is done about the bias of a metric."""
     if name in OF_INFORMATION:
         return INFORMATION
+    if name == "collapse_worst":
+        return RARE
     return KINKED if name in OF_KINKS else SMOOTH
 
 
@@ -263,19 +271,30 @@ def estimate(found: LeaveOneOut, bounds: tuple[float, float], *, level: float = 
     freedom = float(parts.sum().square() / (parts.square() / (worth - 1)).sum())
     reach = float(stdtrit(freedom, (1 + level) / 2))
     error = math.hypot(math.sqrt(variance), doubt)
-    beyond = reach * (error if found.floor is None else math.sqrt(variance))
+    bracketed = found.floor is not None and found.correction.brackets
+    beyond = reach * math.sqrt(variance) if bracketed else reach * error + (far - near)
+    if found.correction.from_top and near < most < near + beyond:
+        return replace(known, error=error, freedom=freedom, reason=TOO_RARE)
     return replace(
         known,
-        low=min(corrected, max(near - beyond, least)),
+        low=min(corrected, max(_below(near, beyond, most, found.correction), least)),
         high=max(corrected, min(far + beyond, most)),
         error=error,
         freedom=freedom,
     )
 
 
+def _below(near: float, beyond: float, most: float, correction: Correction) -> float:
+    """Return the lower end."""
+    if not correction.from_top or near >= most:
+        return near - beyond
+    return most - (most - near) * math.exp(min(beyond / (most - near), 50.0))
+
+
 DEAD = "dead_fraction"
 MIDDLE = 3**-0.5
 """Standard deviation of a number that lies anywhere between -1 and 1."""
+TOO_RARE = "too few documents use the idlest module at all, so nothing tells how much others would"
 UNMOVED = (
     "it is the same without any one of the documents, so nothing tells how others would differ"
 )

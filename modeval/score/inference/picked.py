@@ -107,13 +107,14 @@ TINY = torch.finfo(torch.float64).tiny
 
 
 def dead_ends(
-    units: Units, *, prior: Prior = "uniform", view: View = "weight", reach: float = 2.0
+    units: Units, *, prior: Prior = "uniform", view: View = "weight", reach: float = 2.5
 ) -> tuple[Float64[Tensor, "*batch"], Float64[Tensor, "*batch"]]:
     """Return which share of the modules is surely dead, and which may be.
 
-    A module is dead when its share is below 0.1/M. Surely: ``reach`` standard errors above its
-    share still are; perhaps: as many below it are. The error is that of a ratio of sums over
-    documents (Cochran 1977, section 6.4).
+    A module is dead when its share is below 0.1/M. Surely: ``reach`` standard errors of its
+    logarithm above it still are; perhaps: as many below it are. In logarithms, since a share that
+    few documents make is skewed. The error is that of a ratio of sums over documents
+    (Cochran 1977, section 6.4).
     """
     table = units.table(view)
     member = torch.nn.functional.one_hot(units.label, units.rules).double()
@@ -132,6 +133,7 @@ def dead_ends(
     error = summed.square().sum(-2).sqrt()
     used = (share * weight.unsqueeze(-1)).sum(-2)
     limit = 0.1 / used.shape[-1]
-    sure = (used + reach * error < limit).double().mean(-1)
-    perhaps = (used - reach * error < limit).double().mean(-1)
+    factor = (reach * error / used.clamp(min=TINY)).clamp(max=50).exp()
+    sure = (used * factor < limit).double().mean(-1)
+    perhaps = (used / factor < limit).double().mean(-1)
     return sure, perhaps
