@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from gate_cards import cohort_card, trace_card
@@ -287,6 +288,16 @@ def test_words_of_version_0_1_become_fields():
         ("layer", "layers.7"),
         ("rule", "d"),
     ]
+
+
+@pytest.mark.parametrize("name", ["scorecard.json", "trace-scorecard.json"])
+def test_scorecards_of_version_0_1_are_read_and_whole(name):
+    card = read_scorecard(Path(__file__).parents[2] / "fixtures" / "version-0.1" / name)
+    assert card.modeval == "0.1.0"
+    assert card.scores
+    assert not any(model.left_out for model in card.models)
+    if name == "trace-scorecard.json":
+        assert [finding.word for finding in card.findings] == ["partial"] * 3
 
 
 def test_models_are_chosen_with_all_that_is_of_them():
