@@ -54,6 +54,8 @@ WORKING_SPACE = 2**22
 """Numbers that the widest layer may hold for one chunk of samples."""
 HARDENED = 2**12
 """Samples (positions) on which hardened routing is compared with soft routing."""
+ROUNDING = 1e-5
+"""By how much routing weights may miss a sum of 1 and still be meant to have it."""
 SHIFTED = 5.0
 """Positions that are run under each shifted rule distribution, times the precision."""
 
@@ -443,11 +445,17 @@ def _hardened(bench: _Bench) -> Loss:
 
 
 def on_largest(weight: Tensor, layer: int) -> Tensor:
-    """Route each sample to the module with the largest share alone; what none took stays so."""
+    """Route each sample to the module with the largest share alone.
+
+    It gets all that the sample's modules had together, so that routing which is hard already stays
+    as it is, scaled or not; a sample that no module took stays so.
+    """
     del layer  # the same for all
-    part = shares(weight)
-    hard = F.one_hot(part.argmax(-1), part.shape[-1]).to(weight.dtype)
-    return hard * (part.sum(-1, keepdim=True) > 0)
+    size = weight.abs()
+    best = size.argmax(-1, keepdim=True)
+    total = size.sum(-1, keepdim=True)
+    total = torch.where((total - 1).abs() < ROUNDING, 1.0, total) * weight.gather(-1, best).sign()
+    return torch.zeros_like(weight).scatter_(-1, best, total)
 
 
 def exact_from_activation(network: Network, data: DataSpec) -> bool:

@@ -63,6 +63,7 @@ class Network(nn.Module):
 
     Attributes:
         seeds: size S of the cohort.
+        rules: number of rules R of the task.
         module_count: number of modules M of each modular layer.
         layer_count: number of modular layers L.
         looks_at: the most that the routing of any layer looks at.
@@ -73,6 +74,7 @@ class Network(nn.Module):
     """
 
     seeds: int
+    rules: int
     module_count: int
     layer_count: int = 1
     looks_at: LooksAt = "module"

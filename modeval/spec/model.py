@@ -1,7 +1,7 @@
 """What to build: a network as a point in the space of modular models."""
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from modeval.spec.checks import check, check_choices, check_positive
@@ -211,13 +211,13 @@ def title_of(model: ModelSpec) -> str:
     >>> title_of(ModelSpec(scorer="rule", layers=2, gating=TopK()))
     'Modular-op (top-k, 2 layers)'
     >>> from modeval.spec.gatings import Gumbel
-    >>> title_of(ModelSpec(scorer="rule", gating=Gumbel()))
-    'Gumbel routing'
+    >>> title_of(ModelSpec(scorer="rule", gating=Gumbel(), layers=2))
+    'Gumbel routing (2 layers)'
     """
-    chosen = _choices(model)
+    one_layer = replace(model, layers=1)
     for system in SYSTEMS:
-        if chosen == _choices(from_dict(ModelSpec, system.choices)):
-            return system.title
+        if _choices(one_layer) == _choices(from_dict(ModelSpec, system.choices)):
+            return _titled(system.title, [f"{model.layers} layers"] if model.layers > 1 else [])
     base = next(
         (MODEL_TITLES[name] for name, same in MODELS.items() if same["scorer"] == model.scorer),
         f"Modular-{model.scorer}",
@@ -225,9 +225,14 @@ def title_of(model: ModelSpec) -> str:
     changed = [_named(model.gating), _named(model.computation)]
     changed += [model.aggregation] if model.aggregation != "outputs" else []
     changed += [f"{model.layers} layers"] if model.layers > 1 else []
-    listed = ", ".join(text for text in changed if text)
-    if not listed:
+    return _titled(base, [text for text in changed if text])
+
+
+def _titled(base: str, more: list[str]) -> str:
+    """Return a title with what is more than it says, in parentheses."""
+    if not more:
         return base
+    listed = ", ".join(more)
     return f"{base[:-1]}, {listed})" if base.endswith(")") else f"{base} ({listed})"
 
 
@@ -242,7 +247,7 @@ def name_of(title: str) -> str:
 
 def _choices(model: ModelSpec) -> tuple[Any, ...]:
     """Return the place of a model on the axes; sizes are no choices."""
-    return (model.scorer, model.gating, model.computation, model.aggregation, model.layers)
+    return (model.scorer, model.gating, model.computation, model.aggregation)
 
 
 def _named(choice: Gating | Computation) -> str:

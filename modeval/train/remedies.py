@@ -1,6 +1,6 @@
 """Remedies: terms added to the loss against what goes wrong in routing.
 
-    remedy(routed, rule) -> (S,)
+    remedy(routed, rule, rules) -> (S,)       rules being how many there are
 
 Each is a function and an entry of :data:`REMEDIES`; a phase of training names those it takes, with
 a coefficient each. Every modular layer adds its own term. Probabilities are softmax shares of the
@@ -18,44 +18,48 @@ from modeval.nn.network import Routed
 from modeval.spec.train import RemedyName
 from modeval.types import shares
 
-Remedy = Callable[[Routed, Tensor], Tensor]
+Remedy = Callable[[Routed, Tensor, int], Tensor]
 
 
-def balance(routed: Routed, rule: Int64[Tensor, "seeds n *positions"]) -> Float[Tensor, " seeds"]:
+def balance(
+    routed: Routed, rule: Int64[Tensor, "seeds n *positions"], rules: int
+) -> Float[Tensor, " seeds"]:
     """Return ``M sum_m f_m P_m``: 1 where load is even, M where one module takes all.
 
     f is the share of samples whose largest weight is module m's (without gradient), P the mean
     softmax share. Source: Fedus et al. 2022 (arXiv 2101.03961), equation 4.
     """
-    del rule
+    del rule, rules
     soft = routed.logits.flatten(1, -2).softmax(-1)
     sent = F.one_hot(routed.weight.flatten(1, -2).argmax(-1), soft.shape[-1]).to(soft.dtype)
     return soft.shape[-1] * (sent.mean(1) * soft.mean(1)).sum(-1)
 
 
 def importance(
-    routed: Routed, rule: Int64[Tensor, "seeds n *positions"]
+    routed: Routed, rule: Int64[Tensor, "seeds n *positions"], rules: int
 ) -> Float[Tensor, " seeds"]:
     """Return the squared coefficient of variation of the summed weights: 0 where load is even.
 
     Source: Shazeer et al. 2017 (arXiv 1701.06538), equation 7.
     """
-    del rule
+    del rule, rules
     total = shares(routed.weight.flatten(1, -2)).sum(1)
     return total.var(-1, correction=0) / total.mean(-1).square().clamp(min=1e-10)
 
 
-def logits(routed: Routed, rule: Int64[Tensor, "seeds n *positions"]) -> Float[Tensor, " seeds"]:
+def logits(
+    routed: Routed, rule: Int64[Tensor, "seeds n *positions"], rules: int
+) -> Float[Tensor, " seeds"]:
     """Return the mean of ``logsumexp(l)²``, which keeps logits small.
 
     Source: Zoph et al. 2022 (router z-loss, arXiv 2202.08906), equation 5.
     """
-    del rule
+    del rule, rules
     return routed.logits.flatten(1, -2).logsumexp(-1).square().mean(1)
 
 
 def information(
-    routed: Routed, rule: Int64[Tensor, "seeds n *positions"]
+    routed: Routed, rule: Int64[Tensor, "seeds n *positions"], rules: int
 ) -> Float[Tensor, " seeds"]:
     """Return minus the mutual information of rule and module in the batch, in nats.
 
@@ -63,13 +67,15 @@ def information(
     loss follows when a score is trained for.
     """
     weight = shares(routed.weight.flatten(1, -2))
-    one_hot = F.one_hot(rule.flatten(1)).to(weight.dtype)
+    one_hot = F.one_hot(rule.flatten(1), rules).to(weight.dtype)
     joint = one_hot.mT @ weight / weight.shape[1]
     outer = joint.sum(-1, keepdim=True) * joint.sum(-2, keepdim=True)
     return -(torch.xlogy(joint, joint) - torch.xlogy(joint, outer)).sum((-2, -1))
 
 
-def reuse(routed: Routed, rule: Int64[Tensor, "seeds n *positions"]) -> Float[Tensor, " seeds"]:
+def reuse(
+    routed: Routed, rule: Int64[Tensor, "seeds n *positions"], rules: int
+) -> Float[Tensor, " seeds"]:
     """Return minus the log prior of skills that rules reuse, ``Z`` being the sigmoids of logits.
 
     The Indian buffet prior over T rules and S modules, with concentration 1 and up to a constant,
@@ -79,9 +85,8 @@ def reuse(routed: Routed, rule: Int64[Tensor, "seeds n *positions"]) -> Float[Te
     (Ponti et al. 2023, arXiv 2202.13914).
     """
     skills = routed.logits.flatten(1, -2).sigmoid()
-    one_hot = F.one_hot(rule.flatten(1)).to(skills.dtype)
+    one_hot = F.one_hot(rule.flatten(1), rules).to(skills.dtype)
     seen = one_hot.sum(1).unsqueeze(-1)
-    rules = one_hot.shape[-1]
     rows = (one_hot.mT @ skills) / seen.clamp(min=1)
     users = rows.sum(1).clamp(min=1, max=rules)
     most = torch.lgamma(torch.tensor(rules + 1.0, device=users.device))

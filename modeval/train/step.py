@@ -162,7 +162,9 @@ class Stepper:
         for remedy in self.phase.remedies:
             term = REMEDIES[remedy.kind]
             for routed in output.routed:
-                total = total + remedy.coefficient * term(routed, batch.rule).sum()
+                total = (
+                    total + remedy.coefficient * term(routed, batch.rule, self.network.rules).sum()
+                )
         return total, each
 
     def _try_compiled(

@@ -126,16 +126,26 @@ def test_load_remedies_are_least_where_load_is_even(
     spread = routed(40 * torch.eye(3).repeat(2, 1).unsqueeze(0))
     one = routed(torch.tensor([40.0, 0.0, 0.0]).expand(1, 6, 3))
     rule = torch.zeros(1, 6, dtype=torch.int64)
-    assert float(remedy(spread, rule)) == pytest.approx(even, abs=1e-5)
-    assert float(remedy(one, rule)) == pytest.approx(collapsed, abs=1e-5)
+    assert float(remedy(spread, rule, 3)) == pytest.approx(even, abs=1e-5)
+    assert float(remedy(one, rule, 3)) == pytest.approx(collapsed, abs=1e-5)
 
 
 def test_the_information_remedy_is_minus_the_information_of_rule_and_module() -> None:
     rule = torch.tensor([[0, 1, 2] * 2])
     perfect = routed(40 * torch.eye(3).repeat(2, 1).unsqueeze(0))
     nothing = routed(torch.zeros(1, 6, 3))
-    assert float(REMEDIES["information"](perfect, rule)) == pytest.approx(-1.0986, abs=1e-3)
-    assert float(REMEDIES["information"](nothing, rule)) == pytest.approx(0, abs=1e-5)
+    assert float(REMEDIES["information"](perfect, rule, 3)) == pytest.approx(-1.0986, abs=1e-3)
+    assert float(REMEDIES["information"](nothing, rule, 3)) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", REMEDIES)
+def test_a_remedy_of_a_seed_is_the_same_alone_and_in_a_cohort(kind: str) -> None:
+    logits = torch.randn(2, 20, 3, generator=torch.Generator().manual_seed(0))
+    rule = torch.stack((torch.arange(20) % 3, torch.arange(20) % 2))  # the second lacks rule 2
+    remedy = REMEDIES[kind]  # type: ignore[index]
+    together = remedy(routed(logits), rule, 3)
+    alone = [remedy(routed(logits[[seed]]), rule[[seed]], 3)[0] for seed in range(2)]
+    torch.testing.assert_close(together, torch.stack(alone))
 
 
 @pytest.mark.parametrize("kind", REMEDIES)
@@ -149,7 +159,7 @@ def test_a_remedy_moves_what_it_names(kind: str) -> None:
         batch = next(source)
         with torch.no_grad():
             output = network(batch.inputs, batch.rule)
-        return float(REMEDIES[kind](output.routed[0], batch.rule))  # type: ignore[index]
+        return float(REMEDIES[kind](output.routed[0], batch.rule, 3))  # type: ignore[index]
 
     remedies = (Remedy(kind=kind, coefficient=10.0),)  # type: ignore[arg-type]
     assert measure(Phase(remedies=remedies)) < measure(Phase())
