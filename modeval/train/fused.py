@@ -166,7 +166,7 @@ class Fused:
         self._order = family.parameters
         self._library = load(family.source)
         self._routing, self._table, self._chosen = _routing(
-            cast("Scorer", network.scorer), cast("int", network.rules), network.module_count
+            cast("Scorer", network.scorer), network.rules, network.module_count
         )
         self._sizes: dict[str, int | float] = {
             **family.sizes(network),
