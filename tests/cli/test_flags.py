@@ -62,7 +62,7 @@ class Later:
     dropout: float | None = setting(None, aliases=("--drop",))
 
 
-APP = typer.Typer(pretty_exceptions_enable=False)
+APP = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich")
 SEEN: list[Given] = []
 
 

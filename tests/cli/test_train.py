@@ -150,7 +150,7 @@ def test_the_same_command_twice_trains_once(tmp_path):
     ):
         result = modeval(*again)
         assert result.exit_code == 0, result.output
-        assert "is complete already: nothing was trained" in " ".join(result.stderr.split())
+        assert "is complete already: nothing was trained" in " ".join(result.output.split())
     assert (tmp_path / "run" / "state.safetensors").stat().st_mtime_ns == before
 
 
