@@ -280,7 +280,7 @@ def _members(found: Sequence[Entry]) -> Table:
             tables.words(entry.name),
             tables.words(scorecard_views.seed_name(member.seed)),
             tables.words(member.status),
-            tables.value(member.precision),
+            tables.value(member.precision, "exact" if member.precision == 0 else None),
             tables.words(member.note),
             tables.words(member.source),
         )

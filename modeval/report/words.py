@@ -21,7 +21,7 @@ TELLING = tuple(
 )
 """Scores at a glance that tell of rules."""
 
-WITHIN_NUMBERS = re.compile(r" (?=%)|(?<=,) (?=[-\d.e %\xa0]+\])|(?<=\d) (?=\()|(?<=%) (?=\[)")
+WITHIN_NUMBERS = re.compile(r" (?=%)|(?<=,) (?=[-\d.e %\xa0]+\])|(?<=\d) (?=\()")
 
 CHANCE = {
     "chance": "uniform routing: every sample spread evenly over the modules",
@@ -129,7 +129,7 @@ def whole(text: str) -> str:
     """Return text with spaces that do not break where a number, interval or share would.
 
     >>> whole("3.8 % [3.2 %, 4.5 %] of it").count("\N{NO-BREAK SPACE}")
-    5
+    4
     """
     return WITHIN_NUMBERS.sub("\N{NO-BREAK SPACE}", text)
 

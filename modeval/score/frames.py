@@ -2,12 +2,15 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from modeval.errors import ScorecardError
 from modeval.metrics.table import metric_of
+from modeval.text import visible
 
 if TYPE_CHECKING:
     from modeval.score.scorecard import Score, Scorecard
@@ -92,6 +95,29 @@ def to_latex(card: "Scorecard", metrics: Sequence[str] = ()) -> str:
             "",
         ]
     )
+
+
+def to_html(card: "Scorecard") -> str:
+    """Return a table for a notebook: models, what came out of each layer or seed, and metrics."""
+    names = _names(card, ())
+    words: dict[str, Counter[str]] = {model.id: Counter() for model in card.models}
+    for finding in card.findings:
+        words[finding.model][str(finding.word)] += 1
+    found = [
+        ", ".join(f"{word} {times}" for word, times in words[model.id].most_common())
+        for model in card.models
+    ]
+    lines = [["Model", "Findings", *map(_title, names)]]
+    lines += [
+        [title, said, *cells]
+        for (title, *cells), said in zip(_lines(card, names), found, strict=True)
+    ]
+    head, *body = (
+        "".join(f"<{tag}>{escape(visible(cell))}</{tag}>" for cell in line)
+        for tag, line in zip(["th", *["td"] * len(card.models)], lines, strict=True)
+    )
+    whole = "".join(f"<tr>{line}</tr>" for line in body)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{whole}</tbody></table>"
 
 
 def _names(card: "Scorecard", metrics: Sequence[str]) -> list[str]:

@@ -385,6 +385,13 @@ class Scorecard:
         """Return a table of models and metrics for LaTeX."""
         return frames.to_latex(self, metrics)
 
+    def _repr_html_(self) -> str:
+        return frames.to_html(self)
+
+    def __repr__(self) -> str:
+        named = ", ".join(model.id for model in self.models)
+        return f"<Scorecard of {named or 'no model'}: {len(self.scores)} scores>"
+
     def find_profile(
         self, model: str, metric: str, seed: Seed | None = None, *, layer: int | None = None
     ) -> Profile | None:

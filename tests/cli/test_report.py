@@ -2,18 +2,22 @@
 
 import json
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 
 import pytest
 import report_cards as cards
 import typer
+from gate_cards import examples
 from typer.testing import CliRunner
 
 from modeval.cli import output, plot, report
 from modeval.errors import ModevalError
 from modeval.pipeline import plotting
 from modeval.report.paper_figures import CURVES, KINDS
+from modeval.report.table_formats import TABLES
 from modeval.score.files import write_scorecard
 from modeval.score.scorecard import Scorecard
 from modeval.spec import DataSpec, ModelSpec, RunSpec, TrainSpec
@@ -256,3 +260,16 @@ def test_what_is_printed_while_a_bar_is_drawn_goes_through_it():
     with output.progress_bar() as bar:
         assert output.stderr() is bar.console
     assert output.stderr() is not bar.console
+
+
+def test_every_table_and_kind_stands_in_the_help():
+    shown = re.sub(r"\s+", " ", CliRunner().invoke(app, ["report", "--help"]).output)
+    assert all(f" {name} " in shown for name in TABLES)
+
+
+@pytest.mark.parametrize("command", [line for line in examples("report") if "html" not in line])
+def test_the_examples_of_the_help_run(command, card, monkeypatch):
+    monkeypatch.chdir(card.parent)
+    card.rename("scorecard.json")
+    shutil.copy("scorecard.json", "main.json")
+    run(*shlex.split(command))

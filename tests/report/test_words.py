@@ -145,3 +145,12 @@ def test_what_was_measured_names_the_circumstances():
     assert facts["Seeds"] == "4 seeds, 1 of them failed"
     assert facts["Samples"] == "27,000 samples over 3 seeds for the routing scores"
     assert facts["Digest"] == "0123456789abcdef"
+
+
+def test_certainty_that_is_total_is_called_exact():
+    card = cards.cohort()
+    sure = [replace(member, precision=0.0) for member in card.models[0].members]
+    card = replace(card, models=(replace(card.models[0], members=tuple(sure)),))
+    assert dict(words.measured(*only(card)))["Certainty of A"].startswith("exact")
+    assert ">exact<" in render([card], ["a"])
+    assert "±0" not in render([card], ["a"])

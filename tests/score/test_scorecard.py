@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
+import report_cards
 import torch
 
 from modeval.errors import ScorecardError
@@ -332,3 +333,13 @@ def test_a_loss_that_is_less_certain_than_asked_for_says_so() -> None:
         losses = [each for each in card.scores if each.metric == "in_distribution_loss"]
         assert len(losses) == 5
         assert all(("the most samples" in each.note) is noted for each in losses)
+
+
+def test_a_notebook_shows_a_scorecard_as_a_table_and_a_console_in_a_line():
+    card = report_cards.trace("A <b> & c", layers=2)
+    text = card._repr_html_()
+    assert "<td>A &lt;b&gt; &amp; c</td>" in text
+    assert "<th>Alignment score</th>" in text
+    assert text.count("<tr>") == 2
+    assert len(repr(card)) < 100
+    assert str(len(card.scores)) in repr(card)
