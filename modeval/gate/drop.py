@@ -157,21 +157,28 @@ def _alike(new: list[Score], old: list[Score]) -> _Fair:
     """
     row = metric_of(new[0].metric)
     pairs = [*zip(new, old, strict=True)]
-    alike = all(_same_size(one, two) for one, two in pairs)
-    corrected = {each.plug_in is not None for pair in pairs for each in pair}
-    if (alike and len(corrected) == 1) or corrected == {True} or row is None:
+    if row is None or all(each.plug_in is not None for pair in pairs for each in pair):
         return _Fair((new, old))
-    if row.few_samples == "neither":
-        return _Fair((new, old))
-    sides = [_above_chance(each) for each in new], [_above_chance(each) for each in old]
+    plain = (
+        [_plain(each) for each in new],
+        [_plain(each) for each in old],
+    )  # as an older baseline is
+    if row.few_samples == "neither" or all(_same_size(one, two) for one, two in pairs):
+        return _Fair(plain)
+    sides = [_above_chance(each) for each in plain[0]], [_above_chance(each) for each in plain[1]]
     if all(each.value is not None for side in sides for each in side):
         return _Fair(sides, level=", each without what permuted labels give")
     counts = [sum(each.samples or 0 for each in side) for side in (new, old)]
     return _Fair(
-        (new, old),
+        plain,
         unlike=f"they are of unlike numbers of samples, {counts[0]:,} and {counts[1]:,}, and "
         f"{row.title.lower()} seems {row.few_samples} on fewer",
     )
+
+
+def _plain(score: Score) -> Score:
+    """Return a score as its formula gives it, not corrected for few samples."""
+    return score if score.plug_in is None else replace(score, value=score.plug_in, plug_in=None)
 
 
 def _same_size(one: Score, two: Score) -> bool:
@@ -182,8 +189,6 @@ def _same_size(one: Score, two: Score) -> bool:
 
 def _above_chance(score: Score) -> Score:
     """Return a score without what chance gives; without a value where that is not known."""
-    if score.plug_in is not None:
-        return score
     if score.chance_permuted is None or score.chance is None or score.value is None:
         return replace(score, value=None)
     return replace(score, value=score.value - (score.chance_permuted - score.chance))

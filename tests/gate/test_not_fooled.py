@@ -198,6 +198,14 @@ def test_traces_of_unlike_size_are_compared_without_what_chance_gives():
     assert code_of(sized(0.30, 200), DROP, sized(0.30, 2000)) == Exit.INCONCLUSIVE
 
 
+def test_a_baseline_that_was_not_corrected_is_compared_with_what_was_not(tmp_path):
+    corrected = sized(0.30, 200, 0.12)
+    scores = tuple(
+        replace(each, value=0.24, plug_in=0.30, low=0.22, high=0.26) for each in corrected.scores
+    )
+    assert code_of(replace(corrected, scores=scores), DROP, sized(0.30, 200, 0.12)) == Exit.OK
+
+
 def test_a_level_or_a_p_of_0_is_refused():
     form = to_dict_form(TRACE)
     assert code_of(form | {"level": 0.0}, "--significant alignment_score") == Exit.USER_ERROR
