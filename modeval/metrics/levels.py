@@ -126,6 +126,11 @@ ALIGNMENT = Bounds(
 )
 
 
+def carrying(share: float) -> Bounds:
+    """Return the bounds of the number of modules that carry a share of the work."""
+    return Bounds(f"(0, {share:g} M]", lambda _rules, modules: (0.0, share * modules))
+
+
 # --- levels --------------------------------------------------------------------------------------
 
 NONE = Level("none")
@@ -153,6 +158,13 @@ UNIFORM_HOMOGENEITY = Level(  # a single rule is told by whatever happens
 )
 UNIFORM_COMPLETENESS = Level("0", lambda _rules, modules, _choices: float(modules == 1))
 UNIFORM_V_MEASURE = Level("0", lambda rules, modules, _choices: float(rules == 1 and modules == 1))
+
+
+def modules_carrying(share: float) -> Level:
+    """Return the number of modules that carry a share of the work when all do the same."""
+    return Level(f"{share:g} M", lambda _rules, modules, _choices: share * modules)
+
+
 CHOSEN_SHARE = Level("K/M", lambda _rules, modules, choices: choices / modules)
 CHOSEN_WITH_IT = Level(
     "(K-1)/(M-1)",

@@ -167,3 +167,71 @@ def over_layers(
         f"p{percent}": torch.quantile(values, percent / 100, dim=-1) for percent in PERCENTILES
     }
     return {"worst": worst, "mean": values.mean(-1), **points}
+
+
+def modules_for_50(joint: Joint) -> Scalar:
+    """How many modules carry half of the work?
+
+    ``k - (c_k - s) / p_(k)`` with p_(1) >= p_(2) >= ... the shares of the modules, c_k the sum of
+    the first k of them, and k the first with c_k >= s, s = 1/2.
+
+    Args:
+        joint: ``(..., R, M)`` joint distribution of rule and module.
+
+    Returns:
+        ``(...)`` in modules, above 0 to M/2. Uniform M/2; collapsed 1/2, half of one module.
+
+    Source: this project; the curve is Lorenz's, read from its other axis.
+
+    >>> modules_for_50(torch.tensor([[0.5, 0.25, 0.25, 0.0]], dtype=torch.float64)).item()
+    1.0
+    """
+    return _modules_for(joint, 0.5)
+
+
+def modules_for_80(joint: Joint) -> Scalar:
+    """How many modules carry four fifths of the work?
+
+    ``k - (c_k - s) / p_(k)``, s = 4/5, as in :func:`modules_for_50`.
+
+    Args:
+        joint: ``(..., R, M)`` joint distribution of rule and module.
+
+    Returns:
+        ``(...)`` in modules, above 0 to 4M/5. Uniform 4M/5; collapsed 4/5.
+
+    Source: this project.
+
+    >>> modules_for_80(torch.full((1, 5), 0.2, dtype=torch.float64)).item()
+    4.0
+    """
+    return _modules_for(joint, 0.8)
+
+
+def modules_for_95(joint: Joint) -> Scalar:
+    """How many modules carry all but a twentieth of the work?
+
+    ``k - (c_k - s) / p_(k)``, s = 19/20, as in :func:`modules_for_50`.
+
+    Args:
+        joint: ``(..., R, M)`` joint distribution of rule and module.
+
+    Returns:
+        ``(...)`` in modules, above 0 to 19M/20. Uniform 19M/20; collapsed 19/20.
+
+    Source: this project.
+
+    >>> modules_for_95(torch.tensor([[1.0, 0.0]], dtype=torch.float64)).item()
+    0.95
+    """
+    return _modules_for(joint, 0.95)
+
+
+def _modules_for(joint: Joint, share: float) -> Scalar:
+    ordered = usage(joint).sort(-1, descending=True).values
+    carried = ordered.cumsum(-1)
+    wanted = share * carried[..., -1:]
+    whole = (carried < wanted * (1 - 1e-12)).sum(-1, keepdim=True).clamp(max=ordered.shape[-1] - 1)
+    before = carried.gather(-1, whole) - ordered.gather(-1, whole)
+    part = (wanted - before) / ordered.gather(-1, whole)
+    return (whole + part).squeeze(-1)

@@ -13,7 +13,7 @@ from modeval.errors import TraceError
 from modeval.metrics.levels import Bounds, Level
 
 Better = Literal["lower", "higher", "neither"]
-Needs = Literal["joint", "counts", "table", "tokens", "logits", "outputs"]
+Needs = Literal["joint", "counts", "sums", "table", "tokens", "logits", "outputs"]
 Tells = Literal["load", "specialisation", "information", "budget", "selections", "tokens", "loss"]
 Place = Literal["headline", "glance", "table", "layers", "columns", "comparison"]
 Part = Literal["matching", "entropies", "probes", "softness"]
@@ -39,7 +39,8 @@ class Metric:
             modules, from as many samples as one likes.
         source: publication, with equation or section.
         needs: what the function takes. ``joint``: the joint distribution ``(..., R, M)``;
-            ``counts``: :class:`~modeval.types.RoutingCounts`; ``table``: whole counts
+            ``counts``: :class:`~modeval.types.RoutingCounts`; ``sums``: the same, and the number of
+            choices; ``table``: whole counts
             ``(..., R, M)``; ``tokens``: choices of single tokens; ``logits``: logits or weights of
             single tokens; ``outputs``: what the model answers, for losses, which have no function.
         home: module of this package where the function is; empty for losses.

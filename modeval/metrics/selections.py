@@ -61,3 +61,29 @@ def coactivation(counts: RoutingCounts) -> Float64[Tensor, "*batch modules modul
     """
     own = counts.coactivation.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
     return counts.coactivation / own.clamp(min=1)
+
+
+def unrouted_share(counts: RoutingCounts, *, choices: int = 0) -> Float64[Tensor, "*batch"]:
+    """Which share of the routing that samples ask for does not take place?
+
+    ``1 - sum of selections / (K N)`` for samples that choose K modules each, as when modules drop
+    what is beyond their capacity; ``1 - sum of weights / N`` where the choices are soft.
+
+    Args:
+        counts: folded routing, batch ``(...)``.
+        choices: modules that a sample chooses; 0 where they are soft or unknown.
+
+    Returns:
+        ``(...)``, no unit, from 0, where all is routed, to 1, where nothing is.
+
+    Source: this project; the share of dropped tokens of Fedus et al. 2022 (arXiv 2101.03961).
+
+    >>> import torch
+    >>> from modeval.counting.count import count_choices
+    >>> chosen = torch.tensor([[0, 1], [0, -1]])
+    >>> unrouted_share(count_choices(torch.tensor([0, 0]), chosen, rules=1, modules=2), choices=2)
+    tensor(0.2500, dtype=torch.float64)
+    """
+    table = counts.selections if choices else counts.mass
+    wanted = counts.samples.sum((-2, -1)) * max(choices, 1)
+    return (1 - table.sum((-3, -2, -1)) / wanted).clamp(0, 1)

@@ -26,6 +26,7 @@ from modeval.pipeline.machine import choose_device
 from modeval.score.scorecard import Scorecard
 from modeval.spec import Objective, Selection
 from modeval.trace.counts import SUFFIX, Survey, find_traces, gather, is_trace, survey
+from modeval.trace.files import Trace, open_trace
 from modeval.trace.fold import LayerGroup
 from modeval.trace.importers.matrix import is_matrix, read_matrix
 from modeval.trace.trace import TraceHeader
@@ -374,7 +375,8 @@ def _score_trace(path: Path, asked: Asked) -> list[Scorecard]:
     if asked.phase is not None:
         header = replace(header, phase=asked.phase)  # type: ignore[arg-type]
         known |= {"documents": None, "rows": None}
-    return [_scored(header, groups, asked, source=str(path), name=name, **known)]
+    trace = open_trace(path) if path.is_dir() and asked.phase is None else None
+    return [_scored(header, groups, asked, trace, source=str(path), name=name, **known)]
 
 
 def _score_network(name: str, asked: Asked) -> list[Scorecard]:
@@ -396,11 +398,15 @@ def _score_network(name: str, asked: Asked) -> list[Scorecard]:
     known = None if asked.max_tokens else documents
     title = Path(name).resolve().name if Path(name).exists() else name
     seen = asdict(Survey(documents=known))
-    return [_scored(header, groups, asked, source=name, name=title, **seen)]
+    return [_scored(header, groups, asked, None, source=name, name=title, **seen)]
 
 
 def _scored(
-    header: TraceHeader, groups: Sequence[LayerGroup], asked: Asked, **reading: Any
+    header: TraceHeader,
+    groups: Sequence[LayerGroup],
+    asked: Asked,
+    trace: Trace | None,
+    **reading: Any,
 ) -> Scorecard:
     # not needed for cohorts, and a tenth of the time that scoring one checkpoint takes
     from modeval.score.traces import Reading, score_trace  # noqa: PLC0415
@@ -413,4 +419,5 @@ def _scored(
         prior=asked.prior,
         layers=asked.layers,
         generator=torch.Generator().manual_seed(asked.seed),
+        trace=trace,
     )

@@ -22,6 +22,7 @@ def routing_card(
     *,
     generator: torch.Generator,
     permutations: int | None = None,
+    vocabulary: tuple[bool | None, ...] = (),
 ) -> Scorecard:
     """Return the scorecard of some routing: scores, findings, profiles and matrices.
 
@@ -31,6 +32,7 @@ def routing_card(
         members: its seeds.
         generator: draws permutations; two runs give the same numbers.
         permutations: number of permutations; when absent as many as it takes.
+        vocabulary: of each layer, whether words tell all that modules tell of the rules.
     """
     measurements = measure_routing(routing, generator=generator, permutations=permutations)
     return Scorecard(
@@ -38,7 +40,7 @@ def routing_card(
         models=(record,),
         notes=tuple(f"{record.title}: {note}" for note in measurements.notes),
         scores=_scores(record, routing, measurements, members),
-        findings=tuple(findings(record.id, routing, measurements, members)),
+        findings=tuple(findings(record.id, routing, measurements, members, vocabulary)),
         profiles=tuple(profiles(record.id, routing, members)),
         activations=tuple(activations(record.id, routing, members)),
         coactivations=tuple(coactivations(record.id, routing, members)),

@@ -23,6 +23,9 @@ from modeval.trace.fold import LayerGroup
 from modeval.trace.trace import TraceHeader
 from modeval.types import Prior, RoutingCounts, View
 
+UNEVEN = 3.0
+"""How many times as frequent as the rarest label one may be where documents are not known."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
@@ -33,12 +36,14 @@ class Cleaned:
         rules: numbers of the rules that have samples.
         left_out: what is missing.
         notes: the same in words, and what was assumed.
+        copies: documents that are copies of others.
     """
 
     routing: Routing
     rules: tuple[int, ...]
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
+    copies: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,10 @@ def clean(
         raise TraceError(
             f"No layer can be scored: {reasons} Record or import more, or other layers."
         )
-    known = [_with_units(group) for group in _filled_blocks(sorted_out)]
+    whole = [_counted_once(_with_units(group)) for group in _filled_blocks(sorted_out)]
+    known, copies = [group for group, _ in whole], max(copies for _, copies in whole)
+    if copies:
+        report.notes.append(f"{copies} documents are copies of others, and count as one with them.")
     documents = all(group.units is not None for group in known)
     routing = Routing(
         groups=tuple(known),
@@ -97,7 +105,7 @@ def clean(
         metrics=_metrics(sorted_out, rules, view, report),
     )
     notes = tuple(dict.fromkeys(report.notes))
-    return Cleaned(routing, rules, tuple(report.left_out), notes)
+    return Cleaned(routing, rules, tuple(report.left_out), notes, copies)
 
 
 def default_view(header: TraceHeader) -> View:
@@ -242,8 +250,26 @@ def _one_seed(group: LayerGroup, header: TraceHeader, present: tuple[int, ...] |
 
 
 def _with_units(group: Group) -> Group:
-    """Take blocks for documents where documents were not kept."""
-    return group if group.units is not None else replace(group, units=block_units(group.counts))
+    """Take replicate blocks for documents where documents were not kept, if that is fair.
+
+    Version 0.1 kept the sums of documents that were hashed to blocks. Labels may be exchanged
+    between such sums only where each label has about as many documents in each: simulated, the
+    test then rejects in 0 to 8 % at 5 %, and in up to 53 % where labels are very unequally frequent
+    or more than modules.
+    """
+    if group.units is not None:
+        return group
+    size = group.counts.samples.sum((0, 1, 2))
+    fair = len(size) <= group.modules and float(size.max()) < UNEVEN * float(size.min())
+    return replace(group, units=block_units(group.counts)) if fair else group
+
+
+def _counted_once(group: Group) -> tuple[Group, int]:
+    """Count documents that stand there several times once; return how many copies there were."""
+    units = group.units
+    if units is None or units.repeated == 0:
+        return group, 0
+    return replace(group, counts=units.counts(group.counts.coactivation)), units.repeated
 
 
 def _name_missing(

@@ -11,6 +11,7 @@ from torch import Tensor
 from modeval.score.amount import Amount
 from modeval.score.chance import Level
 from modeval.score.estimates import (
+    Null,
     Reduce,
     estimated,
     largest_layer,
@@ -84,11 +85,12 @@ def entries(
         amount: samples of each seed and layer.
         samples: samples of all, where they are not in ``amount``.
     """
-    corrected = _corrected(measured, members, base)
+    nulls = _nulls(measured, members, base)
+    corrected = _corrected(nulls, measured.value.shape[-1])
     layers = _layer_by_layer(measured, levels)
     for spot in _spots(measured, base):
         table = _Table(
-            base, measured, members, tuple(levels), amount, samples, spot, corrected, layers
+            base, measured, members, tuple(levels), amount, samples, spot, corrected, layers, nulls
         )
         if members.seeds == (None,):
             yield _single(table, 0)
@@ -126,6 +128,7 @@ class _Table:
     spot: Spot
     corrected: dict[int | None, Tensor]
     layers: list[list[Estimate | None]]
+    nulls: dict[int | None, dict[int, Null]]
 
     @property
     def here(self) -> list[Level]:
@@ -319,7 +322,10 @@ def _few_note(amount: Amount, places: Sequence[int], spot: Spot) -> str:
 
 
 def _null(table: _Table, places: Sequence[int], member: int | None) -> dict[str, Any]:
-    found = permuted(table.measured, places, table.spot.reduce, better=table.base.better)
+    if table.spot.over is None:
+        found = table.nulls.get(member, {}).get(table.spot.layer or 0)
+    else:
+        found = permuted(table.measured, places, table.spot.reduce, better=table.base.better)
     if found is None:
         return {}
     adjusted = found.p_value
@@ -334,24 +340,34 @@ def _null(table: _Table, places: Sequence[int], member: int | None) -> dict[str,
     }
 
 
-def _corrected(measured: Measured, members: Members, base: Score) -> dict[int | None, Tensor]:
-    """Return p values corrected over the layers, of each seed and over seeds."""
-    usable = members.usable
-    groups: dict[int | None, list[int]] = {number: [place] for place, number in enumerate(usable)}
+def _nulls(measured: Measured, members: Members, base: Score) -> dict[int | None, dict[int, Null]]:
+    """Return what permuted labels give in each layer, of each seed and over seeds."""
+    groups: dict[int | None, list[int]] = {
+        number: [place] for place, number in enumerate(members.usable)
+    }
     if members.seeds != (None,):
-        groups[None] = [*range(len(usable))]
-    found = {}
-    for member, places in groups.items():
-        nulls = [
-            permuted(measured, places, one_layer(layer), better=base.better)
-            for layer in range(measured.value.shape[-1])
+        groups[None] = [
+            place
+            for place in range(len(members.usable))
+            if bool(measured.value[place].isfinite().any())
         ]
-        p = torch.tensor(
-            [1.0 if null is None else null.p_value for null in nulls], dtype=torch.float64
-        )
-        known = torch.tensor([null is not None for null in nulls])
-        if bool(known.any()):
-            adjusted = torch.ones_like(p)
-            adjusted[known] = holm(p[known])
+    return {
+        member: {
+            layer: null
+            for layer in range(measured.value.shape[-1])
+            if (null := permuted(measured, places, one_layer(layer), better=base.better))
+        }
+        for member, places in groups.items()
+    }
+
+
+def _corrected(nulls: dict[int | None, dict[int, Null]], layers: int) -> dict[int | None, Tensor]:
+    """Return p values corrected over the layers, of each seed and over seeds."""
+    found = {}
+    for member, own in nulls.items():
+        if own:
+            adjusted = torch.ones(layers, dtype=torch.float64)
+            p = torch.tensor([null.p_value for null in own.values()], dtype=torch.float64)
+            adjusted[[*own]] = holm(p)
             found[member] = adjusted
     return found

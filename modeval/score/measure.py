@@ -37,6 +37,10 @@ PERMUTATIONS_OF_SAMPLES = 199
 """Permutations of the labels of samples that were drawn anew."""
 TESTED = tuple(name for name, metric in METRICS.items() if metric.tested)
 """Metrics that are held against permuted labels."""
+OF_TABLES = tuple(
+    name for name, row in METRICS.items() if row.needs == "table" and row.tells == "information"
+)
+"""Metrics of whole counts, as if samples were independent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +136,31 @@ def _values(routing: Routing) -> dict[str, Tensor]:
         measure(group.counts, _metrics_of(routing, group), prior=routing.prior, view=routing.view)
         for group in routing.groups
     ]
-    return _joined(routing, routing.metrics, parts) | dict(routing.given)
+    found = _joined(routing, routing.metrics, parts) | dict(routing.given)
+    return found | _of_sums(routing)
+
+
+def _of_sums(routing: Routing) -> dict[str, Tensor]:
+    """Return the metrics of whole counts.
+
+    What was not routed, and information that is corrected for chance as if samples were
+    independent.
+    """
+    if not routing.counted:
+        return {}
+    parts: list[dict[str, Tensor]] = []
+    for group in routing.groups:
+        own: dict[str, Tensor] = {}
+        chosen, counts = group.counts.selections, group.counts
+        alike = group.choices[0] if len({*group.choices}) == 1 else 0
+        if alike == 0 or bool(chosen.isfinite().all()):
+            own["unrouted_share"] = METRICS["unrouted_share"].function(counts, choices=alike)
+        table = chosen.sum(-3).round()
+        known = routing.evidence != "samples" and group.labelled and routing.rules > 1
+        if known and bool(table.isfinite().all()) and bool((table.sum((-2, -1)) > 0).all()):
+            own |= {name: METRICS[name].function(table) for name in OF_TABLES}
+        parts.append(own)
+    return _joined(routing, ["unrouted_share", *OF_TABLES], parts)
 
 
 # --- how far a number may move -------------------------------------------------------------------

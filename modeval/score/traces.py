@@ -1,16 +1,19 @@
 """Scores of traces: from the counts of recorded or imported routing to a scorecard of one model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
 
 from modeval.errors import TraceError
-from modeval.score.card import routing_card
+from modeval.score.card import better_of, routing_card, with_scores
 from modeval.score.clean import Cleaned, clean, default_view
-from modeval.score.entries import Members
+from modeval.score.entries import Members, entries
+from modeval.score.measure import Measured
 from modeval.score.routing import Routing
-from modeval.score.scorecard import LeftOut, Member, ModelRecord, Scorecard
+from modeval.score.scorecard import LeftOut, Member, ModelRecord, Score, Scorecard
+from modeval.score.tokens import TokenScore, Words, sample_layers, token_scores, words_of
+from modeval.trace.files import Trace
 from modeval.trace.fold import LayerGroup
 from modeval.trace.trace import TraceHeader
 from modeval.types import Prior, View
@@ -49,6 +52,7 @@ def score_trace(
     layers: Sequence[int] | None = None,
     permutations: int | None = None,
     generator: torch.Generator | None = None,
+    trace: Trace | None = None,
 ) -> Scorecard:
     """Turn the counts of a trace into a scorecard of one model.
 
@@ -65,6 +69,7 @@ def score_trace(
         layers: numbers of the layers to score; all when absent.
         permutations: number of permutations; when absent 999, and more for many layers.
         generator: draws permutations; two calls give the same numbers.
+        trace: the trace that was counted, where its tokens are to be looked at as well.
 
     Raises:
         TraceError: weights are asked for and there are none, a layer is not there, or nothing can
@@ -79,11 +84,49 @@ def score_trace(
     )
     record = _record(header, cleaned, reading)
     generator = generator or torch.Generator().manual_seed(0)
+    samples = {} if trace is None else sample_layers(trace, cleaned.routing.layers)
+    words = {
+        layer: found
+        for layer, sampled in samples.items()
+        if (found := words_of(sampled, generator)) is not None
+    }
     card = routing_card(
-        record, cleaned.routing, Members(), generator=generator, permutations=permutations
+        record,
+        cleaned.routing,
+        Members(),
+        generator=generator,
+        permutations=permutations,
+        vocabulary=_vocabulary(cleaned.routing, words),
     )
+    scores = [*token_scores(samples, header.modules, words, generator)]
+    card = with_scores(card, tuple(_token_entries(record.id, cleaned.routing, scores)))
     notes = (*cleaned.notes, *_reading_notes(reading, cleaned))
     return replace(card, notes=(*(f"{record.title}: {note}" for note in notes), *card.notes))
+
+
+def _vocabulary(routing: Routing, words: Mapping[int, Words]) -> tuple[bool | None, ...]:
+    return tuple(
+        words[layer].all_vocabulary if layer in words else None for layer in routing.layers
+    )
+
+
+def _token_entries(model: str, routing: Routing, scores: Sequence[TokenScore]) -> Iterator[Score]:
+    """Return the entries of metrics of tokens: over layers, and layer by layer."""
+    places = {layer: place for place, layer in enumerate(routing.layers)}
+    for name in dict.fromkeys(score.metric for score in scores):
+        own = {places[score.layer]: score for score in scores if score.metric == name}
+        value = torch.full((1, len(places)), torch.nan, dtype=torch.float64)
+        for place, score in own.items():
+            value[0, place] = score.value
+        base = Score(model=model, metric=name, better=better_of(name))
+        for entry in entries(base, Measured(value), Members()):
+            single = own.get(entry.layer or 0) if entry.over != "mean" else None
+            yield replace(
+                entry,
+                samples=max(score.tokens for score in own.values()),
+                plug_in=None if single is None else single.plug_in,
+                chance_permuted=None if single is None else single.shuffled,
+            )
 
 
 def _checked_view(view: View | None, header: TraceHeader) -> View:
@@ -142,6 +185,7 @@ def _record(header: TraceHeader, cleaned: Cleaned, reading: Reading) -> ModelRec
             "capacity": header.capacity,
             "padding": header.padding,
             "labels_within_documents": reading.mixed,
+            "copies_of_documents": cleaned.copies,
             "complete": reading.complete,
             "notes": list(header.notes),
         },
@@ -177,18 +221,24 @@ def _record(header: TraceHeader, cleaned: Cleaned, reading: Reading) -> ModelRec
 def _half_width(routing: Routing) -> float | None:
     """Return half of the 95 % interval of the least certain entry of A, of all layers.
 
-    A is a ratio of sums over blocks; its variance is that of their residuals (Cochran 1977,
+    A is a ratio of sums over documents; its variance is that of their residuals (Cochran 1977,
     Sampling Techniques, section 2.11).
     """
     widest: float | None = None
     for group in routing.groups:
-        table = group.table(routing.view)
-        blocks = table.shape[-3]
-        if blocks < 2:  # noqa: PLR2004 - one block has no spread
+        units = group.units
+        if units is None:
             return None
-        size = table.sum(-1, keepdim=True)
-        whole = size.sum(-3, keepdim=True)
-        residual = table - size * (table.sum(-3, keepdim=True) / whole)
-        variance = residual.square().sum(-3) * blocks / (blocks - 1) / whole.squeeze(-3).square()
+        member = torch.nn.functional.one_hot(units.label, units.rules).double()
+        number = member.sum(0)
+        if float(number.min()) < 2:  # noqa: PLR2004 - one document has no spread
+            return None
+        table = units.table(routing.view)
+        size = table.sum(-1)
+        whole = (size @ member).unsqueeze(-1)
+        share = (member.T @ table) / whole
+        residual = table - size.unsqueeze(-1) * share[..., units.label, :]
+        variance = (member.T @ residual.square()) / whole.square()
+        variance *= (number / (number - 1))[:, None]
         widest = max(widest or 0.0, 1.96 * float(variance.max().sqrt()))
     return widest

@@ -42,6 +42,9 @@ JOINT_LAWS = {
     "load_gini": (0, 0, 0.75),
     "max_violation": (0, 0, 3),
     "imbalance_ratio": (1, 1, 4),
+    "modules_for_50": (2, 2, 0.5),
+    "modules_for_80": (3.2, 3.2, 0.8),
+    "modules_for_95": (3.8, 3.8, 0.95),
 }
 # name: the same, on a table of 100 samples of each rule (25 of each cell for uniform).
 TABLE_LAWS = {
@@ -50,6 +53,7 @@ TABLE_LAWS = {
 }
 # Their laws are in the test file named.
 OTHER_LAWS = {
+    "unrouted_share": "test_selections.py",
     "domain_specialization": "test_selections.py",
     "coactivation": "test_selections.py",
     "saturation": "test_tokens.py",
@@ -68,6 +72,9 @@ OTHER_LAWS = {
 }
 # Smallest and largest value for R rules and M modules, where they are not 0 and 1.
 RANGES = {
+    "modules_for_50": lambda _rules, modules: (0, 0.5 * modules),
+    "modules_for_80": lambda _rules, modules: (0, 0.8 * modules),
+    "modules_for_95": lambda _rules, modules: (0, 0.95 * modules),
     "alignment_distance": lambda r, m: (1 - min(r, m) / r, 1 - min(r, m) / (r * m)),
     "mutual_information": lambda r, m: (0, math.log(min(r, m))),
     "imbalance": lambda _, m: (0, math.log(m)),

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from modeval.counting.count import count_choices
+from modeval.counting.count import count, count_choices
 from modeval.errors import TraceError
 from modeval.metrics import coactivation, domain_specialization
+from modeval.metrics.selections import unrouted_share
 
 
 def fold(rule, chosen, modules, rules=2):
@@ -47,3 +48,11 @@ def test_coactivation_counts_all_pairs_not_neighbouring_ranks():
     counts = fold(torch.tensor([0]), torch.tensor([[0, 1, 2]]), 4, rules=1)
     assert coactivation(counts)[0].tolist() == [1, 1, 1, 0]
     assert coactivation(counts)[3].tolist() == [0, 0, 0, 0]
+
+
+def test_what_is_dropped_is_not_routed() -> None:
+    chosen = torch.tensor([[0, 1], [0, -1], [-1, -1], [1, 0]])
+    counts = count_choices(torch.tensor([0, 0, 1, 1]), chosen, rules=2, modules=2)
+    assert unrouted_share(counts, choices=2).item() == pytest.approx(3 / 8)
+    soft = count(torch.tensor([0, 0]), torch.tensor([[1.0, 0.0], [0.5, 0.5]]), rules=1)
+    assert unrouted_share(soft).item() == 0
