@@ -157,7 +157,8 @@ def train_command(
         bool,
         typer.Option(
             "--resume",
-            help="Continue what is in the run folder from its last checkpoint.",
+            help="Continue what is in the run folder from its last checkpoint, to the same bits; "
+            "with more --steps or --seeds, for longer or with more models.",
             rich_help_panel=COMMON,
         ),
     ] = False,
