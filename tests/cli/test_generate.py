@@ -113,7 +113,7 @@ def test_the_same_command_twice_writes_once(tmp_path: Path) -> None:
     again = generate(*command)
     assert again.exit_code == 0
     assert "holds this data set already" in " ".join(again.output.split())
-    assert [line for line in first.output.splitlines() if "Digest" in line][0] in again.output
+    assert next(line for line in first.output.splitlines() if "Digest" in line) in again.output
     assert (tmp_path / "data" / "dataset.json").stat().st_mtime_ns == before
 
 
