@@ -123,6 +123,16 @@ def test_a_suite_gets_the_scorecard_and_a_failure_without_our_insides(tmp_path):
     assert "1 failed, 1 passed" in pytest_in(tmp_path).stdout
 
 
+def test_a_typo_in_a_suite_is_one_sentence_without_our_insides():
+    with pytest.raises(SpecError, match="did you mean collapse_worst") as caught:
+        assert_modular(CARD, colapse_worst=0.2)
+    assert [frame.name for frame in caught.traceback if "modeval" in str(frame.path)][-1] == (
+        "assert_modular"
+    )
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
 @pytest.mark.slow
 def test_a_suite_without_a_scorecard_is_told_what_to_type(tmp_path):
     (tmp_path / "test_model.py").write_text(SUITE)

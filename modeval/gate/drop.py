@@ -330,8 +330,8 @@ def _advice(
     if outcome == "pass":
         return ""
     if outcome == "fail":
-        main = asked.policy.baseline or "BASELINE"
-        return f"Look at what changed since the baseline: modeval compare {main} SCORECARD."
+        files = f"{asked.policy.baseline or 'BASELINE'} {asked.source or 'SCORECARD'}"
+        return f"Look at what changed since the baseline: modeval compare {files}"
     if p_value is None:
         return f"{more_noise(asked)}, for both."
     gap, reach = abs(margin - drop.value), drop.reach(1 - SIZE)

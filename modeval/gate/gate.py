@@ -132,7 +132,7 @@ def _of_model(
 ) -> Iterator[Verdict]:
     for requirement in policy.requirements:
         if is_named(requirement.model, model):
-            for verdict in _verdicts(Asked(card, model, requirement, policy, baseline)):
+            for verdict in _verdicts(Asked(card, model, requirement, policy, baseline, source)):
                 yield replace(verdict, source=source)
 
 

@@ -165,6 +165,7 @@ class Asked:
         requirement: what is asked.
         policy: the policy that it is part of.
         baseline: scorecard to compare with.
+        source: file of the scorecard.
     """
 
     card: Scorecard
@@ -172,6 +173,7 @@ class Asked:
     requirement: Requirement
     policy: Policy
     baseline: Scorecard | None = None
+    source: str = ""
 
     @property
     def traced(self) -> bool:
