@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from modeval.score.scorecard import Score, Scorecard
 
 RULES = (2, 8)
-TASK_SEEDS, MODEL_SEEDS, STEPS, LEARNING_RATE = 3, 2, 1_000, 1e-3
+TASK_SEEDS, MODEL_SEEDS, STEPS, LEARNING_RATE = 6, 1, 1_000, 1e-3
 PRECISION = 0.005
 MARK = ".modeval-demo"
 
@@ -197,7 +197,7 @@ def _growth(few: dict[str, Finding], many: dict[str, Finding]) -> str:
     verb = {2: "got worse", 0: "did not get worse", 1: "got worse for one of the two"}[sum(grew)]
     return (
         f"From {RULES[0]} to {RULES[1]} rules the share of missing information {verb}. Distances "
-        "are lower is better; brackets are 95 % bootstrap intervals over seeds."
+        "are lower is better; brackets are 95 % intervals over tasks."
     )
 
 

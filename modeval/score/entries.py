@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modeval.metrics.table import metric_of
 from modeval.score.amount import Amount
 from modeval.score.chance import Level
 from modeval.score.estimates import (
@@ -140,7 +141,7 @@ class _Table:
     @property
     def bounds(self) -> tuple[float, float]:
         """Return the least and the largest value that there can be."""
-        ends = [level.bounds for level in self.here] or [UNKNOWN]
+        ends = [level.bounds for level in self.here] or [_any_size(self.base.metric)]
         return min(low for low, _ in ends), max(high for _, high in ends)
 
     def estimate(self, place: int) -> tuple[Estimate, int | None]:
@@ -237,11 +238,12 @@ def _together(table: _Table) -> Score:
         sampling_error=error,
     )
     beside = _samples(table, good)
+    least, most = table.bounds  # no true mean lies beyond them, so nothing is covered less often
     return replace(
         base,
         value=found.value,
-        low=found.low,
-        high=found.high,
+        low=None if found.low is None else max(found.low, min(least, found.value)),
+        high=None if found.high is None else min(found.high, max(most, found.value)),
         error=error,
         note=_joined(
             lacking, beside.pop("note", ""), found.reason and f"no interval: {found.reason}"
@@ -249,6 +251,12 @@ def _together(table: _Table) -> Score:
         **beside,
         **_null(table, good, None),
     )
+
+
+def _any_size(metric: str) -> tuple[float, float]:
+    """Return the bounds of a metric that are the same for all sizes, as those of losses."""
+    row = metric_of(metric)
+    return row.bounds(1, 1) if row is not None and row.tells == "loss" else UNKNOWN
 
 
 def _placed(table: _Table) -> Score:

@@ -13,6 +13,7 @@ import torch
 from modeval.errors import ScorecardError
 from modeval.evaluate.subject import Evaluation, Loss, Subject
 from modeval.metrics import PAPER_METRICS
+from modeval.metrics.table import metric_of
 from modeval.nn import Network
 from modeval.score.checks import check_scorecard
 from modeval.score.cohorts import score
@@ -93,6 +94,15 @@ def test_values_over_seeds_are_means_with_intervals_that_hold_them() -> None:
     each = [card.find(model.id, "alignment_score", seed) for seed in SEEDS]
     assert [own.value for own in each if own] == pytest.approx([0, 0.4, 0.6, 1])
     assert all(own is not None and own.low is None for own in each)
+
+
+def test_no_interval_over_seeds_reaches_beyond_what_a_metric_can_be() -> None:
+    for entry in card_of().scores:
+        row = metric_of(entry.metric)
+        if entry.low is None or entry.high is None or row is None or row.name == "hard_gap":
+            continue
+        least, most = row.bounds(4, 4)
+        assert least - 1e-12 <= entry.low <= entry.high <= most + 1e-12, entry.metric
 
 
 def test_every_routing_metric_stands_beside_its_chance_levels() -> None:
