@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from modeval.report.scorecard_views import DECIDING, Entry, by_layer, layer_names
 from modeval.report.words import is_trace
 from modeval.score.pairing import paired
-from modeval.score.scorecard import Activation, Coactivation, ModelRecord
+from modeval.score.scorecard import Activation, Coactivation, ModelRecord, Score
 
 Floats = NDArray[np.float64]
 
@@ -240,6 +240,12 @@ def shares(entry: Entry, layer: int | None = None) -> Floats:
 # --- entropy budget ------------------------------------------------------------------------------
 
 
+def as_counted(score: Score) -> float:
+    """Return a value as the counts give it, without its correction: only so do terms add up."""
+    counted = score.value if score.plug_in is None else score.plug_in
+    return 0.0 if counted is None else counted
+
+
 def budget(entry: Entry, layer: int | None = None, label: str = "") -> Budget | None:
     """Return where the routing entropy of a model, or of one of its layers, goes."""
     record = entry.record
@@ -247,7 +253,8 @@ def budget(entry: Entry, layer: int | None = None, label: str = "") -> Budget | 
     if modules < 2:  # noqa: PLR2004 - one module has no entropy to share out
         return None
     found = [entry.card.find(record.id, term, layer=layer) for term in BUDGET]
-    terms = {score.metric: score.value for score in found if score and score.value is not None}
+    known = [score for score in found if score is not None and score.value is not None]
+    terms = {score.metric: as_counted(score) for score in known}
     total = math.log(modules)
     if is_trace(record) and len(record.rules) < 2 and {"imbalance", "softness"} <= set(terms):  # noqa: PLR2004
         # with one rule, or none, all that inputs decide is told apart within it

@@ -331,7 +331,7 @@ def test_the_budget_sums_to_log_m():
     assert len(rows) == 5
     for row in rows:
         assert set(row.terms) == set(routing_views.BUDGET)
-        assert sum(row.terms.values()) == pytest.approx(row.total, abs=2e-3)  # parts are corrected
+        assert sum(row.terms.values()) == pytest.approx(row.total)
         assert row.total == pytest.approx(np.log(8))
     picture = page_charts.budget_chart(rows, "Budget", "name")
     bars = re.findall(r'class="term [^"]+" x="([\d.]+)" y="([\d.]+)" width="([\d.]+)"', picture)

@@ -181,7 +181,7 @@ def test_bars_of_the_budget_end_at_one(deep):
     for bar in panel.patches:
         ends[bar.get_y()] = max(ends.get(bar.get_y(), 0), bar.get_x() + bar.get_width())
     assert len(ends) == 6
-    assert list(ends.values()) == pytest.approx([1.0] * 6, abs=2e-3)  # parts are corrected
+    assert list(ends.values()) == pytest.approx([1.0] * 6)
 
 
 def test_a_heat_map_shows_the_layer_that_is_asked_for(deep):
