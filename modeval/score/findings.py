@@ -92,7 +92,8 @@ def findings(
                 yield base
                 continue
             told = _told(routing, group, measured, corrected, seed, place)
-            narrow = _narrow(lifted[id(group)], told, seed, within)
+            choices = max(group.choices[within], 1) if routing.view == "assignment" else 1
+            narrow = _narrow(lifted[id(group)], told, (seed, within), choices)
             yield Finding(
                 model=model,
                 layer=layer,
@@ -191,14 +192,16 @@ def _lifts(routing: Routing, group: Group) -> Lifts:
     )
 
 
-def _narrow(found: Lifts, told: Told, seed: int, within: int) -> tuple[int, int, float] | None:
+def _narrow(
+    found: Lifts, told: Told, at: tuple[int, int], choices: int
+) -> tuple[int, int, float] | None:
     """Return rule, module and share where one module tells a rule apart and all tell little."""
     if told.found.value >= THRESHOLDS.blind:
         return None
-    share = found.share[seed, within]
-    apart = found.lift[seed, within] >= 2  # noqa: PLR2004 - twice as often as other rules
+    share = (found.share[at] * choices).clamp(max=1)  # of its samples, not of its choices
+    apart = found.lift[at] >= 2  # noqa: PLR2004 - twice as often as other rules
     if found.tested:
-        apart = found.named(LEVEL)[seed, within]
+        apart = found.named(LEVEL)[at]
     shown = torch.where(apart & (share >= MOST_OF_A_RULE), share, torch.zeros_like(share))
     if not bool((shown > 0).any()):
         return None

@@ -140,7 +140,7 @@ class Finding:
         narrow: one module tells one rule apart though all rules and modules together tell little.
         rule: number of that rule, where ``narrow``.
         module: number of that module; likewise.
-        share: share of the rule that goes to the module; likewise.
+        share: share of the rule's samples that go to the module; likewise.
         vocabulary: whether all that is told is told by the tokens' identity, so that labels are
             told apart by their words alone; null where tokens are not known.
     """

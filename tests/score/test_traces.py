@@ -471,3 +471,24 @@ def test_a_stopped_recording_is_named() -> None:
     )
     assert any("incomplete" in note for note in card.notes)
     assert card.models[0].data["notes"] == ["a warning"]
+
+
+def test_one_module_that_tells_one_rule_apart_is_named_though_all_tell_little() -> None:
+    """Of 16 rules one has a module of its own, the others go everywhere: little is told in all."""
+    table = torch.full((16, 32), 1000 / 32, dtype=torch.float64)
+    table[3] = 0
+    table[3, 7] = 1000
+    counts = RoutingCounts.zeros(1, rules=16, modules=32)
+    counts = replace(
+        counts,
+        mass=table[None, None],
+        selections=table[None, None],
+        samples=counts.samples + 1000,
+    )
+    labels = tuple(f"rule {number}" for number in range(16))
+    card = card_of(counts, header=replace(header_of(counts, choices=1), labels=labels))
+    [finding] = card.findings
+    assert (finding.word, finding.narrow) == ("untested", True)
+    assert (finding.rule, finding.module, finding.share) == (3, 7, 1)
+    assert finding.told is not None
+    assert finding.told < 0.1
