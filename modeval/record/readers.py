@@ -158,8 +158,11 @@ def scores_and_logits(router: Router, output: Any) -> Choice:
 
 
 def marks(router: Router, output: Any) -> Choice:
-    """Read ones and zeros for each module, all zero for a token dropped for want of capacity."""
-    mark = output[0]
+    """Read ones and zeros for each module, all zero for a token dropped for want of capacity.
+
+    They are the whole numbers of the output, which stood second in transformers 5.0.
+    """
+    mark = next(part for part in _flat(output) if _whole(part))
     del router
     most, chosen = mark.max(-1, keepdim=True)
     return Choice(

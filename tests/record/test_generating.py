@@ -1,6 +1,7 @@
 """Generation: what is prompt, written, padding, ended or drafted, in each way that models write."""
 
 # ruff: noqa: PT012, SIM117 - what must fail is the whole recording
+import re
 from typing import Any
 
 import pytest
@@ -35,10 +36,23 @@ def model():
     return mixtral(num_hidden_layers=1)
 
 
+OLD = "Cannot use prefill chunking without a cache|isin\\(\\) received an invalid combination"
+
+
+def written(model, **inputs):
+    """Generate; skip what the first releases of transformers 5 cannot do themselves."""
+    try:
+        return model.generate(**GREEDY | inputs)
+    except (TypeError, ValueError) as error:
+        if re.search(OLD, str(error)):
+            pytest.skip(f"this transformers fails: {error}")
+        raise
+
+
 def generate(model, ids, mask=None, labels=(0, 1), **options):
     with torch.no_grad(), record(model, 2) as recording:
         recording.label(list(labels))
-        model.generate(input_ids=ids, attention_mask=mask, **GREEDY | options)
+        written(model, input_ids=ids, attention_mask=mask, **options)
     return recording
 
 
@@ -136,7 +150,7 @@ def test_labels_of_tokens_go_on_while_decoding(model) -> None:
     ids, mask = padded([[5, 6, 7, 8]])
     with torch.no_grad(), record(model, 2) as recording:
         recording.label([[0, 0, 1, 1]])
-        model.generate(input_ids=ids, attention_mask=mask, prefill_chunk_size=3, **GREEDY)
+        written(model, input_ids=ids, attention_mask=mask, prefill_chunk_size=3)
     assert rows(recording, "prefill") == [2.0, 2.0]
     assert rows(recording, "decode") == [0.0, 2.0]
 
