@@ -45,7 +45,7 @@ def import_command(
         Path | None,
         typer.Option(
             metavar="DIR.trace",
-            help="New folder. Sources that hold only counts become NAME.counts.safetensors.",
+            help="New folder, needed. Sources of counts alone become NAME.counts.safetensors.",
             show_default=False,
         ),
     ] = None,
@@ -125,15 +125,17 @@ def import_command(
     assumption is printed and kept in the header.
     """
     from modeval.errors import SpecError
-    from modeval.text import for_rich, visible
-    from modeval.trace.importers.format import Options
-    from modeval.trace.importers.import_files import import_source
 
     if list_formats:
         _list_formats()
         return
     if not sources or out is None:
         raise SpecError("What to import, and where to? modeval import SOURCE... --out DIR.trace")
+
+    from modeval.text import for_rich, visible
+    from modeval.trace.importers.format import Options
+    from modeval.trace.importers.import_files import import_source
+
     options = Options(
         label=label,
         labels=_read_labels(labels),

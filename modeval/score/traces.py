@@ -100,7 +100,8 @@ def score_trace(
     )
     scores = [*token_scores(samples, header.modules, words, generator)]
     card = with_scores(card, tuple(_token_entries(record.id, cleaned.routing, scores)))
-    notes = (*cleaned.notes, *_reading_notes(reading, cleaned))
+    doubts = (f"warning, {each.kind}: {each.text}" for each in header.warnings)
+    notes = (*doubts, *cleaned.notes, *_reading_notes(reading, cleaned))
     return replace(card, notes=(*(f"{record.title}: {note}" for note in notes), *card.notes))
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from modeval.errors import TraceError
-from modeval.trace.counts import load_counts
+from modeval.score.traces import Reading, score_trace
+from modeval.trace.counts import gather, load_counts
 from modeval.trace.files import open_trace, read_columns
 from modeval.trace.importers.format import Options
 from modeval.trace.importers.import_files import import_source
@@ -195,3 +196,13 @@ def test_counts_carry_their_warnings(tmp_path):
     header, _ = load_counts(found.path)
     assert [warning.kind for warning in header.warnings] == ["too equal"]
     assert {warning.kind for warning in header.warnings} <= set(WARNINGS)
+
+
+def test_a_score_says_the_warnings_of_its_recording(tmp_path):
+    chosen = draw(np.random.default_rng(0), 100)
+    write(tmp_path / "log.jsonl", np.concatenate([np.tile(chosen[:1], (400, 1)), chosen]))
+    import_source([tmp_path / "log.jsonl"], tmp_path / "a.trace")
+    header, groups = gather(tmp_path / "a.trace")
+    card = score_trace(header, groups, Reading(source="a.trace", name="a"))
+    assert card.models[0].warnings == header.warnings
+    assert card.notes[0].startswith("a: warning, warm-up: 80 % of the rows of layers.0 are one")
