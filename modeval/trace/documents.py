@@ -19,9 +19,9 @@ from torch import Tensor
 from modeval.counting.units import BY_UNIT, LIMIT, Units, unique_units
 
 Numbers = NDArray[np.int64]
-TELLING_BITS = 64
-"""Content from which equal digests are copies: so many bits of order among the choices of a
-document, given how often it chose each module, or"""
+TELLING_BITS = 10
+"""Content from which equal digests are copies: so many bits, beyond the logarithm of the number of
+documents, of order among the choices of a document, given how often it chose what, or"""
 TELLING_TOKENS = 16
 """so many token ids."""
 KINDS = 16
@@ -324,7 +324,8 @@ class Digests:
             return self.tokens >= TELLING_TOKENS * layers
         kinds = torch.from_numpy(self.kinds).double()
         orders = torch.lgamma(kinds.sum(-1) + 1) - torch.lgamma(kinds + 1).sum(-1)
-        found: NDArray[np.bool_] = (orders / math.log(2) >= TELLING_BITS).numpy()
+        wanted = TELLING_BITS + math.log2(max(len(kinds), 1))
+        found: NDArray[np.bool_] = (orders / math.log(2) >= wanted).numpy()
         return found
 
 
