@@ -35,6 +35,8 @@ from modeval.trace.trace import (
     header_from_json,
 )
 
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
+"""What JSON of another form than ours causes."""
 UNWRITTEN = atomic.Fault(
     TraceError,
     "Free some space, or give another name; remove what is left under this one.",
@@ -397,7 +399,7 @@ def _check_complete(marker: Path, parts: tuple[Part, ...]) -> None:
         listed = json.loads(marker.read_text(encoding="utf-8"))["parts"]
         expected = {str(entry["name"]): int(entry["rows"]) for entry in listed}
         footers = {str(entry["name"]): entry.get("footer") for entry in listed}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+    except (*UNREADABLE, OSError) as error:
         raise TraceError(
             f"{marker} is damaged ({_first_line(error)}): expected the rows of each part. Remove "
             "the file to read the parts as a prefix."

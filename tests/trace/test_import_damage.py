@@ -339,3 +339,16 @@ def test_a_small_file_that_unpacks_to_a_huge_one_is_refused(
     refuses(tmp_path / "trace.json.gz", tmp_path, "is larger than 2 GiB when unpacked")
     np.savez_compressed(tmp_path / "rows.npz", layer=np.zeros(999), chosen=np.zeros((999, 1)))
     refuses(tmp_path / "rows.npz", tmp_path, "is larger than 2 GiB when unpacked")
+
+
+@pytest.mark.parametrize("damage", [-257, 99])
+def test_physical_experts_outside_the_map_are_refused(tmp_path: Path, damage: int) -> None:
+    sglang_pass(tmp_path)
+    (file,) = tmp_path.glob("*.pt")
+    dump = torch.load(file, weights_only=True)
+    dump["records"][0]["topk_ids_of_layer"][0, 0, 0] = damage
+    torch.save(dump, file)
+    refuses(tmp_path, tmp_path, f"chooses physical expert {damage}")
+    dump["last_physical_to_logical_map"][0, 0] = 10**12
+    torch.save(dump, file)
+    refuses(tmp_path, tmp_path, "names the experts 0 to 1000000000000")

@@ -258,6 +258,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "part-000002.parquet has no rows",
     ),
     "marker is garbled": (lambda path: (path / "complete.json").write_text("[]"), "complete.json"),
+    "marker is endless": (
+        lambda path: (path / "complete.json").write_text(
+            '{"parts": [{"name": "a", "rows": 1e400}]}'
+        ),
+        "complete.json is damaged",
+    ),
 }
 
 

@@ -110,8 +110,8 @@ def read_parquet(path: Path, options: Options, note: Note) -> Iterator[Piece]:
                             {key: value for key, value in record.items() if value is not None},
                         )
                         row += 1
-        except (arrow.ArrowException, OSError) as error:
-            refuse(path, f"after row {row}", f"is damaged ({str(error).splitlines()[0]})")
+        except (arrow.ArrowException, OSError, ValueError, OverflowError) as error:
+            refuse(path, f"after row {row}", f"is damaged ({brief(str(error), 200)})")
 
     yield from _rows_of(parsed(), path, options, note)
 

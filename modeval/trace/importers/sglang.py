@@ -150,6 +150,8 @@ def _map(dump: dict[str, Any], path: Path, note: Note) -> NDArray[np.int64] | No
     if dump.get(name) is None:
         return None
     logical = integers(array_of(dump[name]), 2, path, name, name)
+    if logical.size and not -1 <= logical.min() <= logical.max() <= np.iinfo(np.int16).max:
+        refuse(path, name, f"names the experts {logical.min()} to {logical.max()}")
     if (logical != np.arange(logical.shape[1])).any():
         note(
             "Physical experts were mapped to logical ones by the last map of the dump, which is "
@@ -221,11 +223,12 @@ def _owners(record: dict[str, Any], tokens: int, document: int) -> NDArray[np.in
 def _to_logical(
     chosen: NDArray[Any], logical: NDArray[Any], path: Path, place: str
 ) -> NDArray[Any]:
-    if chosen.shape[1] != len(logical) or chosen.max(initial=-1) >= logical.shape[1]:
+    low, high = chosen.min(initial=-1), chosen.max(initial=-1)
+    if chosen.shape[1] != len(logical) or low < -1 or high >= logical.shape[1]:
         refuse(
             path,
             place,
-            f"chooses physical expert {chosen.max(initial=-1)} in {chosen.shape[1]} layers: the "
+            f"chooses physical expert {low if low < -1 else high} in {chosen.shape[1]} layers: the "
             f"map has {logical.shape[1]} in {len(logical)}",
         )
     mapped = logical[np.arange(len(logical))[None, :, None], chosen]
