@@ -81,6 +81,8 @@ def seed_mean(
     interval of their mean, n - 1 degrees of freedom. Skewed values are covered too rarely by it,
     so it is that of a level (1 + 4 level) / 5, and its end on the side of the longer tail lies
     ``1 + 1.25 g / sqrt(n)`` times as far, g the skewness of the numbers.
+    A rare kind of task that was not drawn cannot be covered by anything: where one task in five
+    is of another kind, .8^5 = .33 of all sets of five tasks hold none of it.
 
     Args:
         values: one finite number for each seed.
