@@ -227,6 +227,10 @@ def _why_absent(look: _Look) -> str:
     model = look.model
     measured = look.card.metrics_of(model.id)
     reason = f"the scorecard has no {look.metric} of {model.title}"
+    if look.metric in measured:
+        gaps = [f"{gap.kind} {gap.name} of {gap.layer}" for gap in model.left_out if gap.layer]
+        why = f": {', '.join(gaps)} was left out" if gaps else ""
+        return f"{reason} there, though elsewhere{why}"
     if model.modules == 1 and look.metric in METRICS:
         return f"{reason}: a single module has no routing. Name the models to check with --model"
     if look.metric in METRICS and METRICS[look.metric].needs in ("tokens", "logits"):

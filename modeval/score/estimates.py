@@ -46,7 +46,11 @@ def estimated(
     """
     value = float(reduce(measured.value[seed]))
     if measured.left is not None:
-        return estimate(measured.left.over(lambda values: reduce(values[..., seed, :])), bounds)
+        left = measured.left.over(lambda values: reduce(values[..., seed, :]))
+        if not bool(left.left.isfinite().all()):
+            reason = "layers do not all have the same documents"
+            return Estimate(value=value, plugin=value, reason=reason)
+        return estimate(left, bounds)
     error = None if measured.error is None else float(reduce(measured.error[seed]))
     return Estimate(value=value, plugin=value, error=error)
 

@@ -191,11 +191,21 @@ def _left_out(routing: Routing) -> dict[str, LeaveOneOut]:
     parts = [_without_each(routing, group) for group in routing.groups]
     found = {}
     for name in routing.metrics:
-        there = next((part[name] for part in parts if name in part), None)
-        if there is None:
+        every = [part[name] for part in parts if name in part]
+        if not every:
             continue
+        # a layer that lacks a label lacks its documents: those of others are not left out of it
+        there = max(every, key=lambda each: len(each.left))
+        alike = [
+            part if name in part and len(part[name].left) == len(there.left) else {}
+            for part in parts
+        ]
         joined: dict[str, Any] = {
-            which: _joined(routing, [name], [_tensors(part, name, which) for part in parts])[name]
+            which: _joined(
+                routing,
+                [name],
+                [_tensors(part, name, which) for part in (parts if which == "value" else alike)],
+            )[name]
             for which in ("value", "left", "floor", "ceiling")
             if getattr(there, which) is not None
         }

@@ -86,6 +86,27 @@ def test_what_was_left_out_never_passes(card, flags, inconclusive):
     assert code_of(card, f"{flags} --inconclusive {inconclusive}") == Exit.USER_ERROR
 
 
+def test_a_layer_that_lacks_a_label_is_scored_for_its_load_and_does_not_pass(tmp_path):
+    """Layer 1 sends all to module 0, and holds no document of d: its other scores are not there."""
+    rows = ["layer,document,label,chosen"]
+    for document in range(24):
+        label = "abcd"[document % 4]
+        for token in range(8):
+            rows.append(f"0,{document},{label},{2 * (document % 4) + token % 2}")
+            rows += [f"1,{document},{label},0"] * (label != "d")
+    (tmp_path / "lo.csv").write_text("\n".join(rows) + "\n")
+    for command in (
+        "import lo.csv --modules 8 --out lo.trace",
+        "score lo.trace --json lo.json --quiet",
+    ):
+        assert runner.invoke(program.app, shlex.split(command)).exit_code == Exit.OK
+    flags = f"gate lo.json --no-policy {LIMIT} --min layers.worst.alignment_score=0.2"
+    result = runner.invoke(program.app, shlex.split(flags))
+    assert result.exit_code == Exit.USER_ERROR
+    assert "1 in error" in result.stdout
+    assert "0.875" in result.stdout  # its load is known, and it is bad
+
+
 def test_what_was_left_out_on_purpose_or_does_not_matter_passes():
     gone = model_of(TRACE, left_out=(LAYER,))
     assert code_of(gone, f"{LIMIT} --left-out ignore") == Exit.OK
