@@ -5,7 +5,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 CHUNK = 1 << 21  # terms held at a time
-DEVIATIONS = 12  # standard deviations, and
+DEVIATIONS = 9  # standard deviations, and
 WIDEST = 1 << 17  # terms of a cell beyond which its moments tell the sum
 MARGIN = 30  # counts, beyond which the hypergeometric tail is below 1e-16
 

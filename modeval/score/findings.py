@@ -81,10 +81,13 @@ def findings(
     lifted = {
         id(group): _lifts(routing, group) for group in routing.groups if _tells(routing, group)
     }
+    evenly = {
+        id(group): evenness(group.joint(routing.prior, routing.view)) for group in routing.groups
+    }
     for seed, number in enumerate(members.usable):
         for place, group, within in routing.each_layer():
             layer = place if len(routing.layers) > 1 else None
-            even = float(evenness(group.joint(routing.prior, routing.view)[seed, within]))
+            even = float(evenly[id(group)][seed, within])
             base = Finding(
                 model=model, layer=layer, seed=members.seeds[number], word=_unlabelled(even)
             )
