@@ -26,7 +26,8 @@ def read_policy(path: Path) -> Policy:
             "that heading, or name another file: --policy gate.toml"
         )
     policy = from_table(table, str(path))
-    text = path.read_text(encoding="utf-8")
+    # a pipe is read once, so its lines are not known
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
     requirements = tuple(replace(each, line=line_of(each, text)) for each in policy.requirements)
     policy = replace(policy, requirements=requirements)
     if policy.baseline is None:
@@ -66,8 +67,11 @@ def policy_table(path: Path) -> dict[str, Any] | None:
         SpecError: the file is missing, cannot be read, or is no TOML.
     """
     try:
-        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-            raise SpecError(f"{path} is no file, so no policy. Name one: --policy gate.toml")
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
+            raise SpecError(
+                f"Cannot read the policy {path}: it is no file. Name one: --policy gate.toml"
+            )
         whole = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SpecError(
