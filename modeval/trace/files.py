@@ -301,7 +301,7 @@ def _read_part(part: Part, columns: Sequence[str], rows: int) -> Iterator[dict[s
             for batch in file.iter_batches(batch_size=rows, columns=list(columns)):
                 found += len(batch)
                 yield {name: _to_numpy(batch.column(name), name, part.path) for name in columns}
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise TraceError(f"{part.path} is damaged: {_first_line(error)}.") from None
     if found != part.rows:
         raise TraceError(f"{part.path} is damaged: it gives {found} of its {part.rows} rows.")
@@ -366,7 +366,7 @@ def _open_part(path: Path, header: TraceHeader) -> Part:
     try:
         with arrow.parquet.ParquetFile(path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise TraceError(f"{path} is damaged: {_first_line(error)}.") from None
     wanted = _schema(header)
     if not schema.equals(wanted):

@@ -31,7 +31,7 @@ def read_parquet(path: Path, _options: Options, _note: Note) -> Iterator[Rows]:
                 columns = {name: _lists(batch.column(name), path, place) for name in names}
                 yield _rows(columns["indices"], columns.get("scores"), start, path, place)
                 start += len(batch)
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         refuse(path, f"after row {start}", f"is damaged ({str(error).splitlines()[0]})")
 
 
@@ -85,7 +85,7 @@ def _is_parquet(path: Path, start: bytes) -> bool:
     try:
         with arrow.parquet.ParquetFile(path) as file:
             return {"indices", "scores"} <= set(file.schema_arrow.names)
-    except (arrow.ArrowException, OSError):
+    except (arrow.ArrowException, OSError, UnicodeDecodeError):
         return "layer" in str(path)
 
 
