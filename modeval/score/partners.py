@@ -24,7 +24,7 @@ def partner(model: ModelRecord, baseline: Scorecard, *, alone: bool = True) -> M
             not: another model would pass for the one that is to be guarded.
     """
     by_id = [each for each in baseline.models if each.id == model.id]
-    by_digest = [each for each in baseline.models if each.digest == model.digest]
+    by_digest = [each for each in baseline.models if _same_digest(each, model)]
     only = list(baseline.models) if alone and len(baseline.models) == 1 else []
     return next(iter([*by_id, *by_digest, *only]), None)
 
