@@ -3,7 +3,7 @@
 import sys
 import traceback
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -31,6 +31,14 @@ from modeval.cli.trace import trace
 from modeval.cli.train import train_command
 from modeval.errors import ModevalError
 from modeval.text import for_rich
+
+LEFT_OUT = {
+    "torch": "torch",
+    "sklearn": "scikit-learn",
+    "safetensors": "safetensors",
+    "jaxtyping": "jaxtyping",
+}
+"""What is needed to train, record and score, and not to read scorecards: module and package."""
 
 app = typer.Typer(
     name="modeval",
@@ -87,16 +95,31 @@ def run() -> None:
     try:
         app()
     except ModevalError as error:
-        stderr().print(f"[bold red]error:[/] {for_rich(str(error), lines=True)}", highlight=False)
-        sys.exit(Exit.USER_ERROR)
-    except Exception:  # noqa: BLE001 - the last line of defence; the code tells it from a user's error
-        traceback.print_exc()
-        stderr().print(
-            "[bold red]internal error:[/] this is a bug of modeval. Please report it with the "
-            "lines above.",
-            highlight=False,
+        _refuse(str(error))
+    except ModuleNotFoundError as error:
+        if error.name not in LEFT_OUT:
+            _report()
+        _refuse(
+            f"This takes {error.name}, which an installation for gates and reports leaves out. "
+            f"Install it with: pip install {LEFT_OUT[error.name]}"
         )
-        sys.exit(Exit.INTERNAL_ERROR)
+    except Exception:  # noqa: BLE001 - the last line of defence; the code tells it from a user's error
+        _report()
+
+
+def _refuse(message: str) -> NoReturn:
+    stderr().print(f"[bold red]error:[/] {for_rich(message, lines=True)}", highlight=False)
+    sys.exit(Exit.USER_ERROR)
+
+
+def _report() -> NoReturn:
+    traceback.print_exc()
+    stderr().print(
+        "[bold red]internal error:[/] this is a bug of modeval. Please report it with the "
+        "lines above.",
+        highlight=False,
+    )
+    sys.exit(Exit.INTERNAL_ERROR)
 
 
 if __name__ == "__main__":

@@ -119,3 +119,18 @@ def test_a_reader_that_leaves_early_changes_no_exit_code(command, tmp_path):
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_package_that_a_light_installation_leaves_out_is_named_without_a_traceback(
+    monkeypatch, capsys
+):
+    def without_torch():
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(program, "app", without_torch)
+    with pytest.raises(SystemExit) as stopped:
+        program.run()
+    assert stopped.value.code == 2
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "pip install torch" in shown
+    assert "Traceback" not in shown
