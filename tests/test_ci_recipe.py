@@ -58,6 +58,15 @@ def test_the_policy_of_the_manual_is_one(topics):
     ]
 
 
+def test_the_light_installation_asks_for_no_newer_versions_than_the_package():
+    folder = ROOT / ".github" / "actions" / "gate"
+    light = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    named = [line for line in light if line and not line.startswith("#")]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(named) <= set(project["dependencies"])
+    assert 'modeval" gate' in (folder / "action.yml").read_text(encoding="utf-8")
+
+
 def test_the_hook_runs_the_gate():
     hooks = (ROOT / ".pre-commit-hooks.yaml").read_text(encoding="utf-8")
     assert "id: modeval-gate" in hooks
