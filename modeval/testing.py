@@ -139,7 +139,7 @@ def read(scorecard: Any) -> Any:
 
 def _diff(verdicts: Sequence[Any]) -> str:
     """Write what was asked and what was measured, one above the other."""
-    from modeval.report.verdicts import chance, measurement, place, sentence  # noqa: PLC0415
+    from modeval.report.verdicts.terminal import chance, measurement, place, sentence  # noqa: PLC0415
 
     broken = [verdict for verdict in verdicts if verdict.outcome != "pass"]
     if not broken:

@@ -10,7 +10,7 @@ from modeval.cli.output import check_target, deliver, stdout, tell_written
 from modeval.errors import SpecError
 
 if TYPE_CHECKING:
-    from modeval.score.compare import Comparison
+    from modeval.score.comparison.compare import Comparison
 
 EXAMPLES = """
 [bold]Examples[/]
@@ -103,8 +103,8 @@ compare_command.__doc__ = with_examples(compare_command, EXAMPLES)
 def _agree(paths: list[Path], target: Path, *, quiet: bool) -> None:
     """Compare two builds token by token."""
     from modeval.report.terminal.agreement import render_agreement
-    from modeval.score.agreement import agreement
-    from modeval.score.agreement_card import agreement_card
+    from modeval.score.comparison.agreement import agreement
+    from modeval.score.comparison.agreement_card import agreement_card
     from modeval.score.files import scorecard_text
     from modeval.trace.files import open_trace
 

@@ -10,7 +10,7 @@ from modeval.cli.exits import Exit
 from modeval.cli.options import with_examples
 from modeval.cli.output import stderr, stdout
 from modeval.errors import SpecError
-from modeval.report.gate_formats import GATE_FORMATS
+from modeval.report.verdicts.formats import GATE_FORMATS
 
 if TYPE_CHECKING:
     from modeval.gate.policy import Policy
@@ -220,7 +220,7 @@ def gate_command(
     _write(result, code, files)
     _print(result, code, quiet=quiet, aside=STANDARD_OUTPUT in files.values())
     if github:
-        from modeval.report.github import render_github
+        from modeval.report.verdicts.github import render_github
 
         typer.echo(render_github(result), nl=False)
     raise typer.Exit(code)
@@ -230,7 +230,7 @@ def _print(result: "GateResult", code: Exit, *, quiet: bool, aside: bool) -> Non
     """Print the verdicts; quietly, one line where it did not pass; aside, on standard error."""
     if quiet and code == Exit.OK:
         return
-    from modeval.report.verdicts import in_a_line, render_gate
+    from modeval.report.verdicts.terminal import in_a_line, render_gate
 
     if quiet:
         stderr().print(in_a_line(result), markup=False, highlight=False, soft_wrap=True)
@@ -348,7 +348,7 @@ def _is_summary(path: Path) -> bool:
 def _history(result: "GateResult") -> str:
     from datetime import UTC, datetime
 
-    from modeval.report.gate_history import history_line
+    from modeval.report.verdicts.history import history_line
 
     date = datetime.now(UTC).isoformat(timespec="seconds")
     return history_line(result, date=date, commit=_commit())

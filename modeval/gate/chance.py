@@ -20,7 +20,7 @@ from modeval.gate.verdicts import (
     value_of,
     verdict_of,
 )
-from modeval.score.differences import above
+from modeval.score.comparison.differences import above
 from modeval.score.scorecard import Score
 
 

@@ -26,8 +26,8 @@ from modeval.gate.verdicts import (
     verdict_of,
 )
 from modeval.metrics.table import metric_of
-from modeval.score.differences import Difference, differences
-from modeval.score.partners import comparable, named_partner, partner, same_seeds
+from modeval.score.comparison.differences import Difference, differences
+from modeval.score.comparison.partners import comparable, named_partner, partner, same_seeds
 from modeval.score.scorecard import ModelRecord, Score, Seed
 
 ALIKE = 1.05

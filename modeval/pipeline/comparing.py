@@ -6,8 +6,8 @@ from pathlib import Path
 
 from modeval.errors import SpecError, TraceError
 from modeval.score.chosen import only_models
-from modeval.score.compare import Comparison, Lineage
-from modeval.score.compare import compare as compare_cards
+from modeval.score.comparison.compare import Comparison, Lineage
+from modeval.score.comparison.compare import compare as compare_cards
 from modeval.score.files import read_scorecard
 from modeval.score.scorecard import Scorecard
 
@@ -68,7 +68,7 @@ def _saturated(lineage: Lineage, level: float) -> Lineage:
         for folder, column in zip(folders, lineage.columns, strict=True)
     ):
         return lineage
-    from modeval.score.saturation import saturation_by_layer  # noqa: PLC0415 - for traces alone
+    from modeval.score.comparison.saturation import saturation_by_layer  # noqa: PLC0415 - for traces alone
 
     try:
         found = tuple(

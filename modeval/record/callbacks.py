@@ -25,7 +25,7 @@ from modeval.metrics.information import inverse_mutual_information
 from modeval.record.alarm import parse_alarm, value_of
 from modeval.record.labels import LabelSource
 from modeval.record.recording import Recording, record
-from modeval.record.routers import Patterns
+from modeval.record.routers.find import Patterns
 
 Log = Callable[[dict[str, float]], None]
 

@@ -11,7 +11,7 @@ from modeval.errors import TraceError
 from modeval.record.device_counts import Tally, add_choices, counts_of
 from modeval.record.document_counts import DocumentTally, units_of
 from modeval.record.frames import Place
-from modeval.record.readers import Router
+from modeval.record.routers.readers import Router
 from modeval.trace.fold import LayerGroup
 from modeval.trace.trace import PHASES
 from modeval.types import RoutingCounts

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modeval.errors import TraceError
-from modeval.record.readers import Router
+from modeval.record.routers.readers import Router
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from modeval.record.counter import Pending
 from modeval.record.device_counts import normalise
-from modeval.record.readers import Router
+from modeval.record.routers.readers import Router
 from modeval.trace.fold import LayerGroup
 from modeval.trace.suspicions import Watch, too_equal, uneven_layers
 from modeval.trace.trace import Warned

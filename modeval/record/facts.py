@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from modeval.record.experts import Watch
 from modeval.record.frames import PREFILL, Frame, Labelling
 from modeval.record.generation import Generation
+from modeval.record.routers.experts import Watch
 from modeval.trace.trace import Warned
 
 

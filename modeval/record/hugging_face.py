@@ -14,7 +14,7 @@ from torch import nn
 from modeval.errors import CheckpointError, DependencyError, SpecError
 from modeval.record.corpus import Document, TokenBatch, label_names, token_batches
 from modeval.record.recording import Recording, record
-from modeval.record.routers import Patterns
+from modeval.record.routers.find import Patterns
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 COPYING = (

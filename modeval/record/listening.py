@@ -20,7 +20,6 @@ from modeval.errors import TraceError
 from modeval.record.calls import Calls
 from modeval.record.counter import Counter, Pending
 from modeval.record.coverage import Seen
-from modeval.record.experts import Watch, note, watch
 from modeval.record.facts import Facts
 from modeval.record.frames import (
     TRAIN,
@@ -37,8 +36,9 @@ from modeval.record.frames import (
 )
 from modeval.record.generation import Generation
 from modeval.record.labels import Labeller
-from modeval.record.readers import Choice, Router, selected, settled
-from modeval.record.routers import is_a, named_modules
+from modeval.record.routers.experts import Watch, note, watch
+from modeval.record.routers.find import is_a, named_modules
+from modeval.record.routers.readers import Choice, Router, selected, settled
 
 
 class Listener:

@@ -6,7 +6,7 @@
             model(**batch)
     counts = recording.counts()
 
-A hook on each router reads the modules that were really used (see ``modeval.record.readers``) and
+A hook on each router reads the modules that were really used (:mod:`modeval.record.routers`) and
 adds them to counts on the model's own device, without waiting for it; ``trace="NAME.trace"``
 also streams every choice to disk, which does wait. Padding is left out by the model's own
 attention mask. Layers have the names of their router modules. Shared experts, which see every
@@ -43,8 +43,8 @@ from modeval.record.facts import inferred, unconfirmed
 from modeval.record.labels import Labeller, LabelSource
 from modeval.record.listening import Listener
 from modeval.record.ranks import reduce_counts
-from modeval.record.readers import Router
-from modeval.record.routers import Patterns, find_routers
+from modeval.record.routers.find import Patterns, find_routers
+from modeval.record.routers.readers import Router
 from modeval.record.writing import Stream, shared_experts, source_of
 from modeval.trace.fold import BLOCKS, LayerGroup
 from modeval.trace.trace import PHASES, Phase, TraceHeader, Warned

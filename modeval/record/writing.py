@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from modeval.record.counter import Pending
 from modeval.record.device_counts import normalise
 from modeval.record.frames import Place
-from modeval.record.readers import Router
-from modeval.record.routers import is_a
+from modeval.record.routers.find import is_a
+from modeval.record.routers.readers import Router
 from modeval.trace.files import TraceWriter
 from modeval.trace.trace import Source, TraceHeader, Warned, make_chunk
 

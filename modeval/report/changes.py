@@ -14,7 +14,7 @@ from modeval.metrics.table import metric_of
 from modeval.report.brief import MEANINGS, brief, findings
 from modeval.report.scorecard_views import Entry
 from modeval.report.words import count, is_trace
-from modeval.score.compare import Column, Lineage, Row
+from modeval.score.comparison.compare import Column, Lineage, Row
 from modeval.score.scorecard import Score
 
 Verdict = Literal["better", "worse", "changed", "unclear", "same", "skewed", "chance"]

@@ -26,7 +26,7 @@ from modeval.report.words import (
     vocabulary,
     whole,
 )
-from modeval.score.compare import Lineage, Row, compare
+from modeval.score.comparison.compare import Lineage, Row, compare
 from modeval.score.scorecard import Scorecard
 
 if TYPE_CHECKING:

@@ -263,7 +263,7 @@ def seeds_in(tasks, models):
 @pytest.mark.parametrize("within", [0.3, 1.0])
 def test_tasks_that_a_change_suits_and_others_raise_no_alarm(tasks, models, within):
     """A change that helps some tasks and harms others, on the average none: 5 % at most."""
-    from modeval.score.differences import above, differences  # noqa: PLC0415
+    from modeval.score.comparison.differences import above, differences  # noqa: PLC0415
     from modeval.score.scorecard import Score  # noqa: PLC0415
 
     rng = np.random.default_rng(7)

@@ -19,7 +19,7 @@ from modeval.gate.policy import Policy, from_flags, from_table
 from modeval.gate.verdicts import figure, holm_adjusted
 from modeval.nn import Network
 from modeval.score.cohorts import score
-from modeval.score.differences import Difference
+from modeval.score.comparison.differences import Difference
 from modeval.score.files import read_scorecard, write_scorecard
 from modeval.score.inference.multiple import holm
 from modeval.score.scorecard import Activation, Profile, Scorecard

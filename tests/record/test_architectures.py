@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from modeval.errors import TraceError
-from modeval.record.readers import BIASES, READERS
 from modeval.record.recording import record
+from modeval.record.routers.readers import BIASES, READERS
 from modeval.trace.files import concatenate, read_trace
 from modeval.trace.fold import fold_groups
 

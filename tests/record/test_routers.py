@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from modeval.errors import TraceError
-from modeval.record.readers import READERS, Router, selected
-from modeval.record.routers import clean_name, find_routers
+from modeval.record.routers.find import clean_name, find_routers
+from modeval.record.routers.readers import READERS, Router, selected
 
 # Model, class and meaning of the output of every router class of transformers 5.24.
 CLASSES = """

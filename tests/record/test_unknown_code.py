@@ -7,7 +7,7 @@ from torch import nn
 
 from modeval.errors import TraceError
 from modeval.record.recording import record
-from modeval.record.routers import find_routers
+from modeval.record.routers.find import find_routers
 
 EXPERTS = 4
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from modeval.report.changes import change, reading
 from modeval.report.terminal.comparison import comparison_form, render_comparison, summary_rows
-from modeval.score.compare import compare, corrected
+from modeval.score.comparison.compare import compare, corrected
 from modeval.score.scorecard import layer_findings
 
 CARD = cards.trace(layers=3)

@@ -21,11 +21,12 @@ from rich.console import Console
 from modeval import __version__
 from modeval.gate.gate import gate
 from modeval.gate.policy import from_table
-from modeval.report import badge, gate_comment, gate_json, gitlab, junit, markdown, sarif
-from modeval.report.gate_formats import GATE_FORMATS
-from modeval.report.gate_history import history_line
-from modeval.report.github import render_github
-from modeval.report.verdicts import render_gate
+from modeval.report.verdicts import badge, gate_json, gitlab, junit, markdown, sarif
+from modeval.report.verdicts import comment as gate_comment
+from modeval.report.verdicts.formats import GATE_FORMATS
+from modeval.report.verdicts.github import render_github
+from modeval.report.verdicts.history import history_line
+from modeval.report.verdicts.terminal import render_gate
 
 GOLD = Path(__file__).parent / "gold"
 

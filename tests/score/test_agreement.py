@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from modeval.errors import TraceError
-from modeval.score import agreement as module
-from modeval.score.agreement import agreement
-from modeval.score.agreement_card import agreement_card
+from modeval.score.comparison import agreement as module
+from modeval.score.comparison.agreement import agreement
+from modeval.score.comparison.agreement_card import agreement_card
 from modeval.score.files import read_scorecard, write_scorecard
 from modeval.trace.files import TraceWriter
 from modeval.trace.trace import TraceHeader, make_chunk

@@ -11,9 +11,9 @@ from scipy import stats
 
 from modeval.errors import TraceError
 from modeval.report.terminal.comparison import comparison_form, sparkline
-from modeval.score.compare import compare, overlap
-from modeval.score.differences import above, differences, separate
-from modeval.score.saturation import saturation_by_layer
+from modeval.score.comparison.compare import compare, overlap
+from modeval.score.comparison.differences import above, differences, separate
+from modeval.score.comparison.saturation import saturation_by_layer
 from modeval.score.scorecard import Activation, Score
 from modeval.trace.files import TraceWriter
 from modeval.trace.trace import TraceHeader, make_chunk

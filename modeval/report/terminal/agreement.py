@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modeval.report.words import count
-from modeval.score.agreement import Agreement, LayerAgreement, Share
+from modeval.score.comparison.agreement import Agreement, LayerAgreement, Share
 from modeval.text import visible
 
 COLUMNS = {

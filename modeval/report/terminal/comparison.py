@@ -24,7 +24,7 @@ from modeval.report.words import (
     task,
     vocabulary,
 )
-from modeval.score.compare import Agreement, Column, Comparison, Lineage, Row, Saturation
+from modeval.score.comparison.compare import Agreement, Column, Comparison, Lineage, Row, Saturation
 from modeval.score.scorecard import Score
 
 FORMAT = 1

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 from modeval.gate.verdicts import GateResult, Verdict
-from modeval.report.verdicts import CHANCE_WORDS, sentence
+from modeval.report.verdicts.terminal import CHANCE_WORDS, sentence
 from modeval.report.words import measured
 
 FORMAT = 1

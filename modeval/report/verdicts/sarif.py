@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from modeval.gate.verdicts import GateResult, Outcome, Verdict
 from modeval.metrics import METRICS
-from modeval.report.verdicts import CHANCE_WORDS, measurement, sentence
+from modeval.report.verdicts.terminal import CHANCE_WORDS, measurement, sentence
 from modeval.report.words import measured, metric_title
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from xml.etree import ElementTree as ET
 
 from modeval.gate.verdicts import GateResult, Verdict
-from modeval.report.verdicts import (
+from modeval.report.verdicts.terminal import (
     CHANCE_WORDS,
     chance,
     measurement,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from modeval.errors import TraceError
-from modeval.record.readers import Router
+from modeval.record.routers.readers import Router
 
 Hook = Callable[[RemovableHandle], None]
 

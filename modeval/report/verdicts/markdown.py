@@ -3,7 +3,7 @@
 from importlib.metadata import version
 
 from modeval.gate.verdicts import GateResult, Outcome
-from modeval.report.verdicts import (
+from modeval.report.verdicts.terminal import (
     CHANCE_WORDS,
     chance,
     headline,

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from modeval.metrics.table import METRICS
-from modeval.score.agreement import Agreement, LayerAgreement, Share
+from modeval.score.comparison.agreement import Agreement, LayerAgreement, Share
 from modeval.score.scorecard import Member, ModelRecord, Score, Scorecard
 from modeval.trace.files import open_trace
 
@@ -18,7 +18,7 @@ def agreement_card(found: Agreement, one: Path | str, other: Path | str) -> Scor
     were routed differently at one layer at least.
 
     Args:
-        found: what :func:`~modeval.score.agreement.agreement` found.
+        found: what :func:`~modeval.score.comparison.agreement.agreement` found.
         one: the trace that is held to be right.
         other: the trace of the other build.
     """

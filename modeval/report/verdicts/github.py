@@ -1,7 +1,7 @@
 """Verdicts of the gate as workflow commands of GitHub: annotations on a commit."""
 
 from modeval.gate.verdicts import GateResult, Outcome, Verdict
-from modeval.report.verdicts import (
+from modeval.report.verdicts.terminal import (
     chance,
     headline,
     in_short,

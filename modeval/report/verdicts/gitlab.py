@@ -4,7 +4,7 @@ import hashlib
 import json
 
 from modeval.gate.verdicts import GateResult, Outcome, Verdict
-from modeval.report.verdicts import measurement, sentence
+from modeval.report.verdicts.terminal import measurement, sentence
 
 SEVERITIES: dict[Outcome, str] = {"fail": "major", "error": "critical", "inconclusive": "minor"}
 

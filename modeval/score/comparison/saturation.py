@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 
 from modeval.errors import TraceError
 from modeval.metrics import saturation
-from modeval.score.compare import Saturation
+from modeval.score.comparison.compare import Saturation
 from modeval.trace.files import Trace, open_trace, read_columns
 from modeval.trace.fold import BLOCKS, document_block
 

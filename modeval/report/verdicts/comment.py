@@ -1,8 +1,8 @@
 """Verdicts of the gate as a comment on a pull request: before, after, verdict."""
 
 from modeval.gate.verdicts import GateResult, Verdict, figure
-from modeval.report.markdown import MARKS
-from modeval.report.verdicts import headline, place, sentence
+from modeval.report.verdicts.markdown import MARKS
+from modeval.report.verdicts.terminal import headline, place, sentence
 from modeval.text import for_markdown
 
 MARKER = "<!-- modeval gate -->"

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from modeval.errors import TraceError
-from modeval.record.readers import Choice, Router, dense
+from modeval.record.routers.readers import Choice, Router, dense
 
 Finder = Callable[[str, nn.Module, Mapping[str, nn.Module]], Iterator[Router]]
 

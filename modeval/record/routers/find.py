@@ -5,7 +5,7 @@ Looked for in this order:
 1. what the user names (``routers="layers.*.gate"``, with a function that reads its output);
 2. the class names of :data:`READERS`: all router classes of transformers 5.24, and older ones;
 3. the classes that a Hugging Face model declares in its registry of recordable outputs;
-4. adapters that are mixed (see ``modeval.record.adapters``);
+4. adapters that are mixed (see ``modeval.record.routers.adapters``);
 5. beside a child named ``experts``: the arguments with which the experts are called, or a child
    named like a router. Logits are read as top-k only when nothing biases the choice.
 """
@@ -19,8 +19,8 @@ from typing import Any, Literal
 from torch import nn
 
 from modeval.errors import TraceError
-from modeval.record.adapters import find_adapters
-from modeval.record.readers import (
+from modeval.record.routers.adapters import find_adapters
+from modeval.record.routers.readers import (
     CHOICE_NAMES,
     READERS,
     Choice,

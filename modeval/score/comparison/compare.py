@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from modeval.score.differences import Difference, differences, separate
+from modeval.score.comparison.differences import Difference, differences, separate
+from modeval.score.comparison.partners import partner
 from modeval.score.pairing import best_sum, paired
-from modeval.score.partners import partner
 from modeval.score.scorecard import Activation, ModelRecord, Over, Score, Scorecard, Seed
 
 Reading = Literal["better", "worse", "changed", "unclear", "same"]

@@ -1,0 +1,1 @@
+"""Routers: which parts of a model they are, and how their choices are read."""

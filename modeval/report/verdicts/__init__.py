@@ -1,0 +1,1 @@
+"""The verdicts of a gate, one file for each format."""

@@ -1,0 +1,1 @@
+"""What changed between scorecards, and whether two builds route alike."""
