@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -38,15 +38,16 @@ class Members:
     Attributes:
         seeds: pair of task seed and model seed of each; nothing for a trace, which has none.
         faults: what is wrong with each; empty where nothing is.
+        usable: numbers of those that were measured, in the order of the axis S.
     """
 
     seeds: tuple[Seed | None, ...] = (None,)
     faults: tuple[str, ...] = ("",)
+    usable: tuple[int, ...] = field(init=False)
 
-    @property
-    def usable(self) -> tuple[int, ...]:
-        """Return the numbers of those that were measured, in the order of the axis S."""
-        return tuple(number for number, fault in enumerate(self.faults) if not fault)
+    def __post_init__(self) -> None:
+        usable = tuple(number for number, fault in enumerate(self.faults) if not fault)
+        object.__setattr__(self, "usable", usable)
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,6 @@ def test_a_file_is_answered_with_its_folder(tmp_path: Path) -> None:
         (("--selection", "first"), "expected one of last, best"),
         (("--precision", "0"), "Use --precision 0.005"),
         (("--only", "nowhere"), "Drop --only"),
-        (("--json", "none/card.json"), "no such file or directory"),
         (("--selection", "best"), "--selection last"),
         (("--device", "abacus"), "expected auto, cpu, cuda"),
     ],

@@ -103,7 +103,8 @@ def test_a_trace_is_scored_layer_by_layer(tmp_path: Path) -> None:
         "not specialised",
     ):
         assert wanted in " ".join(output.split()), wanted
-    assert max(map(len, output.splitlines())) <= 80
+    own = [line for line in output.splitlines() if str(tmp_path) not in line]  # a path is not cut
+    assert max(map(len, own)) <= 80
 
 
 def test_the_card_of_the_command_is_that_of_the_library(tmp_path: Path) -> None:

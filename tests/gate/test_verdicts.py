@@ -561,23 +561,30 @@ def draw(activation, seed, streams, samples):
     return np.stack([(chosen == module).sum(-1) for module in range(modules)], -1)
 
 
+TOGETHER = 10  # times that are scored as one cohort: permutations grow with its seeds
+
+
 def scorings(truth, count):
     """Score the same seeds ``count`` times, on samples that all seeds of one time share."""
     rng = np.random.default_rng(4)
     seeds, rules, modules = truth.shape
-    drawn = rng.random((count, 1, 32, rules, 8))
     cumulative = truth.cumsum(-1)[None, :, None, :, None, :]
-    chosen = (drawn[..., None] > cumulative).sum(-1).clip(max=modules - 1)
-    mass = np.stack([(chosen == module).sum(-1) for module in range(modules)], -1)
-    card = scored(truth, mass=mass.reshape(count * seeds, *mass.shape[2:]), seeds=count * seeds)
-    found = {
-        metric: [s for s in card.scores if s.metric == metric and s.seed is not None]
-        for metric in ("alignment_score", "collapse_worst")
-    }
-    return [
-        {metric: as_card(metric, each[start : start + seeds]) for metric, each in found.items()}
-        for start in range(0, count * seeds, seeds)
-    ]
+    made = []
+    for start in range(0, count, TOGETHER):
+        times = min(TOGETHER, count - start)
+        drawn = rng.random((times, 1, 32, rules, 8))
+        chosen = (drawn[..., None] > cumulative).sum(-1).clip(max=modules - 1)
+        mass = np.stack([(chosen == module).sum(-1) for module in range(modules)], -1)
+        card = scored(truth, mass=mass.reshape(times * seeds, *mass.shape[2:]), seeds=times * seeds)
+        found = {
+            metric: [s for s in card.scores if s.metric == metric and s.seed is not None]
+            for metric in ("alignment_score", "collapse_worst")
+        }
+        made += [
+            {metric: as_card(metric, each[at : at + seeds]) for metric, each in found.items()}
+            for at in range(0, times * seeds, seeds)
+        ]
+    return made
 
 
 def as_card(metric, entries):

@@ -12,7 +12,7 @@ import pytest
 
 from modeval.errors import CheckpointError, RunError, SpecError, StoppedError
 from modeval.score.files import write_scorecard
-from modeval.score.scorecard import ModelRecord, Score, Scorecard
+from modeval.score.scorecard import Member, ModelRecord, Score, Scorecard
 from modeval.sweep.collect import collect, together
 from modeval.sweep.cost import expected_seconds
 from modeval.sweep.plan import plan, read_sweep, share, state_of, with_seconds, write_sweep
@@ -31,8 +31,12 @@ def card(name):
         model={},
         digest="0",
         modules=2,
+        members=(Member(seed=(0, 0), source=name),),
     )
-    return Scorecard(models=(record,), scores=(Score(model=name, metric="hard_gap", value=1.0),))
+    scores = tuple(
+        Score(model=name, metric="hard_gap", seed=seed, value=1.0) for seed in (None, (0, 0))
+    )
+    return Scorecard(models=(record,), scores=scores)
 
 
 def planned(folder):

@@ -1,7 +1,6 @@
 """The fused kernels give the gradients that autograd gives; are found, kept and done without."""
 
 import itertools
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -214,14 +213,15 @@ def test_a_cache_that_cannot_be_written_means_eager(
 
 @pytest.mark.usefixtures("fresh")
 def test_a_compiler_that_fails_means_eager(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def fail(command: list[str], **_: object) -> "subprocess.CompletedProcess[str]":
-        return subprocess.CompletedProcess(command, 1, "", "x.cpp:1:1: error: broken\n")
-
-    monkeypatch.setattr(native, "find_compiler", lambda: Compiler("broken-compiler", "1"))
-    monkeypatch.setattr(native, "user_cache", lambda: tmp_path)
-    monkeypatch.setattr(subprocess, "run", fail)
+    broken = tmp_path / "broken-compiler"
+    broken.write_text("#!/bin/sh\necho 'x.cpp:1:1: error: broken' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    cache = tmp_path / "cache"
+    cache.mkdir(mode=0o700)
+    monkeypatch.setattr(native, "find_compiler", lambda: Compiler(str(broken), "1"))
+    monkeypatch.setattr(native, "user_cache", lambda: cache)
     data, model = spec("binary", "modular", 3, 0, "parameters", "regression")
     stepper = Stepper(create(data, model, SEEDS), "regression")
     assert stepper.engine == "eager"
     assert "error: broken" in stepper.engine_note
-    assert not list(tmp_path.iterdir())
+    assert not list(cache.iterdir())
