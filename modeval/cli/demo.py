@@ -13,7 +13,7 @@ import typer
 
 from modeval.cli.options import with_examples
 from modeval.cli.output import choose_device, stderr, stdout
-from modeval.cli.train import PAPER, Request, check_finite, train_all
+from modeval.cli.train import PAPER, RunRequest, check_finite, train_all
 from modeval.errors import DependencyError, RunError
 from modeval.spec import MODELS, DataSpec, ModelSpec, RunSpec, TrainSpec, seed_grid
 
@@ -66,7 +66,7 @@ def demo_command(
 demo_command.__doc__ = with_examples(demo_command, EXAMPLES)
 
 
-def requests(rules: int, out: Path) -> list[Request]:
+def requests(rules: int, out: Path) -> list[RunRequest]:
     """Return the four runs at one number of rules."""
     train = TrainSpec(
         seeds=seed_grid(TASK_SEEDS, MODEL_SEEDS),
@@ -75,7 +75,7 @@ def requests(rules: int, out: Path) -> list[Request]:
         validate_every=STEPS // 2,
     )
     return [
-        Request(
+        RunRequest(
             RunSpec(
                 name=name, data=DataSpec(rules=rules), model=ModelSpec(**MODELS[name]), train=train
             ),

@@ -42,7 +42,7 @@ EXAMPLES = """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class DataRequest:
     """What to write, and where.
 
     Attributes:
@@ -135,7 +135,7 @@ def generate_command(
     twice leaves the data set as it is.
     """
     values = merge(read_file(spec), settings)
-    request = Request(
+    request = DataRequest(
         out=out,
         data=from_dict(DataSpec, values["data"], where="data."),
         task_seeds=choose_tasks(values, task_seeds),
@@ -165,7 +165,7 @@ def generate_command(
 generate_command.__doc__ = with_examples(generate_command, EXAMPLES)
 
 
-def generate(request: Request, progress: Callable[[int], None] = lambda _: None) -> "Dataset":
+def generate(request: DataRequest, progress: Callable[[int], None] = lambda _: None) -> "Dataset":
     """Write what was requested.
 
     Args:
@@ -187,7 +187,7 @@ def generate(request: Request, progress: Callable[[int], None] = lambda _: None)
     )
 
 
-def already(request: Request) -> "Dataset | None":
+def already(request: DataRequest) -> "Dataset | None":
     """Return the data set that a folder holds if it is the one requested; None if it holds none.
 
     Raises:

@@ -12,7 +12,7 @@ from modeval.cli.output import STDOUT, check_target, deliver, stdout, tell_writt
 from modeval.errors import ScorecardError, SpecError
 
 if TYPE_CHECKING:
-    from modeval.report.scorecard_views import Entry
+    from modeval.report.scorecard_views import ModelView
     from modeval.score.scorecard import Scorecard
 
 Format = Literal["text", "md", "csv", "latex", "html", "json"]
@@ -137,7 +137,7 @@ def check_output(out: Path, sources: Sequence[Path], flag: str) -> None:
         )
 
 
-def entries_of(cards: "Sequence[Scorecard]", paths: Sequence[Path]) -> "list[Entry]":
+def entries_of(cards: "Sequence[Scorecard]", paths: Sequence[Path]) -> "list[ModelView]":
     """List the models of scorecards, each under a name of its own."""
     from modeval.report.scorecard_views import entries
 

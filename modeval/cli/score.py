@@ -182,9 +182,9 @@ def score_command(
     # machine. It is read when PyTorch is loaded, so it is set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from modeval.pipeline.scoring import score_asked
-    from modeval.pipeline.sources import Asked
+    from modeval.pipeline.sources import ScoreOptions
 
-    asked = Asked(
+    asked = ScoreOptions(
         origin=_choice("--from", origin, ("auto", "run", "modarch", "trace", "model")),
         selection=_choice("--selection", selection, ("last", "best")),
         objective=_choice("--objective", objective, (None, "regression", "classification")),

@@ -67,7 +67,7 @@ EXAMPLES = """
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class RunRequest:
     """One run to train: its specification and its folder."""
 
     spec: RunSpec
@@ -237,11 +237,11 @@ def _kept(out: Path) -> list[Path]:
     return find_runs(out) if out.is_dir() else []
 
 
-def _again(folder: Path, flags: Mapping[str, Mapping[str, Any]]) -> Request:
+def _again(folder: Path, flags: Mapping[str, Mapping[str, Any]]) -> RunRequest:
     """Return the run that a folder holds; flags that say something else make it another run."""
     from modeval.train.files import SPEC
 
-    return Request(from_dict(RunSpec, merge(read_file(folder / SPEC), flags)), folder)
+    return RunRequest(from_dict(RunSpec, merge(read_file(folder / SPEC), flags)), folder)
 
 
 def _refuse_contradictions(names: Sequence[str], flags: Mapping[str, Any]) -> None:
@@ -255,12 +255,12 @@ def _refuse_contradictions(names: Sequence[str], flags: Mapping[str, Any]) -> No
             )
 
 
-def plan(values: Mapping[str, Any], names: list[str], out: Path) -> list[Request]:
+def plan(values: Mapping[str, Any], names: list[str], out: Path) -> list[RunRequest]:
     """Resolve specifications and folders: a name stands for choices on the axes of the model."""
     settings = dict(values.get("model", {}))
     if not names and settings.get("scorer"):
         named = {"name": _name_of(settings), **values}
-        return [Request(from_dict(RunSpec, named), out)]  # a spec file says it all
+        return [RunRequest(from_dict(RunSpec, named), out)]  # a spec file says it all
     wanted = list(PAPER) if names == ["all"] else names or [str(values.get("name", "modular"))]
     for name in wanted:
         if name not in BY_NAME:
@@ -276,7 +276,7 @@ def plan(values: Mapping[str, Any], names: list[str], out: Path) -> list[Request
         if settings.get("modules") and (name != "monolithic" or len(wanted) == 1):
             model["modules"] = settings["modules"]
         spec = from_dict(RunSpec, {**values, "name": name, "model": model, "train": training})
-        requests.append(Request(spec, out if len(wanted) == 1 else out / name))
+        requests.append(RunRequest(spec, out if len(wanted) == 1 else out / name))
     return requests
 
 
@@ -289,7 +289,7 @@ def _name_of(settings: Mapping[str, Any]) -> str:
 
 
 def train_all(
-    requests: list[Request],
+    requests: list[RunRequest],
     *,
     device: str = "auto",
     engine: str = "auto",
@@ -333,7 +333,7 @@ def _complete(folder: Path) -> str:
     return f"{folder} is complete already: nothing was trained. Score it: modeval score {folder}"
 
 
-def check_finite(requests: list[Request], records: list["RunRecord"]) -> None:
+def check_finite(requests: list[RunRequest], records: list["RunRecord"]) -> None:
     """Raise an error that names the seeds whose loss stopped being finite, if there are any."""
     lost = [
         f"{request.folder}: seed (task {task}, model {model}) diverged by step {step}"
@@ -348,14 +348,14 @@ def check_finite(requests: list[Request], records: list["RunRecord"]) -> None:
         )
 
 
-def _seeds_of(request: Request) -> tuple[tuple[int, int], ...]:
+def _seeds_of(request: RunRequest) -> tuple[tuple[int, int], ...]:
     """Return the seeds of a run as its folder says: a resumed one may have more than asked for."""
     from modeval.train.files import read_run
 
     return read_run(request.folder).train.seeds
 
 
-def _as_json(requests: list[Request], records: list["RunRecord"]) -> str:
+def _as_json(requests: list[RunRequest], records: list["RunRecord"]) -> str:
     """Return what came of each run, as run.json says it, beside its folder and its seeds."""
     runs = [
         {"folder": str(request.folder), "name": request.spec.name, **asdict(record)}
@@ -366,7 +366,7 @@ def _as_json(requests: list[Request], records: list["RunRecord"]) -> str:
 
 
 def _train_one(
-    request: Request, machine: _Machine, bar: "ProgressBar", *, resume: bool
+    request: RunRequest, machine: _Machine, bar: "ProgressBar", *, resume: bool
 ) -> "RunRecord":
     from modeval.train.loop import Progress, train
 

@@ -53,7 +53,7 @@ UNWRITTEN = atomic.Fault(
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class FileRecord:
     """What ``dataset.json`` says of a shard.
 
     Attributes:
@@ -141,13 +141,13 @@ def write_dataset(
     sizes = [shard_size] * full + [rest] * (rest > 0)
     _check_free(folder.resolve(), force=force)
     with atomic.whole_folder(folder, UNWRITTEN, replace=force) as draft:
-        shards: list[Entry] = []
+        shards: list[FileRecord] = []
         for part in recut(_blocks(spec, task_seeds, data_seed), sizes):
             name = f"part-{len(shards):05d}.{storage}"
             content = encode(part, task_seeds)
             write_bytes(draft / name, content)
             checksum = hashlib.sha256(content).hexdigest()
-            shards.append(Entry(name, part.rule.shape[1], len(content), checksum))
+            shards.append(FileRecord(name, part.rule.shape[1], len(content), checksum))
             progress(sum(shard.samples for shard in shards))
         manifest: dict[str, Any] = {
             "format": FORMAT,
@@ -276,7 +276,7 @@ def open_dataset(folder: Path, *, verify: bool = True) -> Dataset:
         spec = _read_spec(recipe["data"])
         task_seeds = tuple(int(seed) for seed in recipe["task_seeds"])
         data_seed, samples = int(recipe["data_seed"]), int(recipe["samples"])
-        entries = [Entry(**entry) for entry in manifest["shards"]]
+        entries = [FileRecord(**entry) for entry in manifest["shards"]]
         decode = {"safetensors": _from_safetensors, "parquet": parquet.from_file}
         read = decode[manifest["storage"]]
         same_rules = manifest["rules_sha256"] == _rules_hash(spec, task_seeds)
@@ -373,7 +373,7 @@ def _read_spec(values: dict[str, Any]) -> DataSpec:
     return from_dict(DataSpec, without_unread(DataSpec, values))
 
 
-def _check_file(path: Path, entry: Entry, *, verify: bool) -> None:
+def _check_file(path: Path, entry: FileRecord, *, verify: bool) -> None:
     try:
         size = path.stat().st_size
         if size != entry.bytes:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from modeval.errors import nearest
-from modeval.gate.policy import Place, Requirement
+from modeval.gate.policy import PolicyPlace, Requirement
 from modeval.metrics.table import METRICS
 from modeval.score.scorecard import ModelRecord, Profile, Score, Scorecard, Seed
 
@@ -47,7 +47,7 @@ class _Look:
     card: Scorecard
     model: ModelRecord
     metric: str
-    place: Place
+    place: PolicyPlace
 
 
 def claims(
@@ -87,7 +87,7 @@ def _absent(reason: str) -> tuple[Item, ...]:
     return (Item(score=None, absent=reason),)
 
 
-def _group(place: Place, item: Item) -> tuple[object, ...]:
+def _group(place: PolicyPlace, item: Item) -> tuple[object, ...]:
     """Return what tells items of different claims apart."""
     return (
         item.seed if place.seeds == "each" else None,
@@ -96,7 +96,7 @@ def _group(place: Place, item: Item) -> tuple[object, ...]:
     )
 
 
-def claim_words(place: Place, items: Sequence[Item]) -> str:
+def claim_words(place: PolicyPlace, items: Sequence[Item]) -> str:
     """Name a claim about several measurements.
 
     A claim about the worst of many is another than one about a given one: it says so.
@@ -110,7 +110,9 @@ def claim_words(place: Place, items: Sequence[Item]) -> str:
     return f"worst of {' x '.join(parts)}" if parts else ""
 
 
-def _seeds(model: ModelRecord, place: Place, *, ignore_failed: bool) -> list[Seed | None] | str:
+def _seeds(
+    model: ModelRecord, place: PolicyPlace, *, ignore_failed: bool
+) -> list[Seed | None] | str:
     seeds = [
         member.seed
         for member in model.members
@@ -122,7 +124,7 @@ def _seeds(model: ModelRecord, place: Place, *, ignore_failed: bool) -> list[See
     return [*seeds] or f"{model.title} was measured once, so it has no seeds to look at one by one"
 
 
-def _layers(model: ModelRecord, place: Place) -> list[int | str | None] | str:
+def _layers(model: ModelRecord, place: PolicyPlace) -> list[int | str | None] | str:
     """Return numbers of layers, ``mean``, or nothing for the only layer."""
     wanted, count = place.layers, len(model.layers)
     several = count > 1

@@ -8,7 +8,7 @@ from modeval.gate.claims import Item
 from modeval.gate.policy import On
 from modeval.gate.verdicts import (
     Asked,
-    Interval,
+    JudgedInterval,
     Outcome,
     Verdict,
     few_words,
@@ -77,7 +77,7 @@ def _judge(asked: Asked, item: Item) -> Verdict:
     )
 
 
-def _ends(interval: Interval, limit: float, sign: int) -> tuple[float, float] | None:
+def _ends(interval: JudgedInterval, limit: float, sign: int) -> tuple[float, float] | None:
     """Return how far the good and the bad end are beyond the limit."""
     if interval.low is None or interval.high is None:
         return None
@@ -86,7 +86,7 @@ def _ends(interval: Interval, limit: float, sign: int) -> tuple[float, float] | 
 
 
 def _about_interval(
-    asked: Asked, interval: Interval, ends: tuple[float, float] | None, outcome: Outcome
+    asked: Asked, interval: JudgedInterval, ends: tuple[float, float] | None, outcome: Outcome
 ) -> str:
     """Say what the interval has to do with it."""
     limit, by_value = asked.requirement.limit, asked.requirement.on == "value"

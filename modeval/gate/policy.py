@@ -42,7 +42,7 @@ SIGNS = {"max": "<=", "min": ">="}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class PolicyPlace:
     """Where in a model a metric is looked at.
 
     Attributes:
@@ -87,7 +87,7 @@ class Requirement:
     metric: str
     comparison: Comparison
     limit: float | None = None
-    place: Place = Place()
+    place: PolicyPlace = PolicyPlace()
     on: On = "value"
     model: str = "*"
     chance: Chance = "uniform"
@@ -136,7 +136,7 @@ class Policy:
 # --- names ---------------------------------------------------------------------------------------
 
 
-def parse_name(name: str, where: str) -> tuple[Place, str]:
+def parse_name(name: str, where: str) -> tuple[PolicyPlace, str]:
     """Split ``layers.worst.dead_fraction`` into a place and a metric.
 
     Args:
@@ -147,12 +147,12 @@ def parse_name(name: str, where: str) -> tuple[Place, str]:
         SpecError: a part is missing or unknown.
 
     >>> parse_name("layers.model.3.mlp.modules.each.share", "--max")[0]
-    Place(seeds=None, layers='model.3.mlp', axis='module', entry='each')
+    PolicyPlace(seeds=None, layers='model.3.mlp', axis='module', entry='each')
     """
     scopes, _, metric = name.strip().rpartition(".")
     if not metric:
         raise SpecError(f"{where} {name!r} names no metric. Write for example collapse_worst=0.2.")
-    place = Place()
+    place = PolicyPlace()
     rest = scopes
     if rest.startswith("seeds."):
         choice, _, rest = rest.removeprefix("seeds.").partition(".")

@@ -182,7 +182,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class JudgedInterval:
     """Ends of the interval of a score, and what it is over; nothing where there is none.
 
     Attributes:
@@ -198,7 +198,7 @@ class Interval:
     reason: str = "nothing tells how sure it is"
 
 
-def interval_of(asked: Asked, item: Item) -> Interval:
+def interval_of(asked: Asked, item: Item) -> JudgedInterval:
     """Return the interval of a measurement: over its seeds, over documents, or from its samples.
 
     That over seeds is made from the seeds themselves, tasks being random too, so that it keeps its
@@ -211,11 +211,11 @@ def interval_of(asked: Asked, item: Item) -> Interval:
             values, tasks_of(item.singles), sampling_error=sampling_error(item.singles)
         )
         if found.low is None or found.high is None:
-            return Interval(over="seeds", reason=found.reason)
-        return _within(Interval(found.low, found.high, "seeds"), asked, score)
+            return JudgedInterval(over="seeds", reason=found.reason)
+        return _within(JudgedInterval(found.low, found.high, "seeds"), asked, score)
     if score.low is not None and score.high is not None and asked.traced:
         same = score.low == score.high
-        return Interval(
+        return JudgedInterval(
             score.low,
             score.high,
             "documents",
@@ -223,12 +223,14 @@ def interval_of(asked: Asked, item: Item) -> Interval:
         )
     error = sampling_error([score])
     if not error or score.value is None:
-        return Interval()
+        return JudgedInterval()
     reach = error * float(stdtrit(BLOCKS_FREEDOM, (1 + LEVEL) / 2))
-    return _within(Interval(score.value - reach, score.value + reach, "samples"), asked, score)
+    return _within(
+        JudgedInterval(score.value - reach, score.value + reach, "samples"), asked, score
+    )
 
 
-def _within(interval: Interval, asked: Asked, score: Score) -> Interval:
+def _within(interval: JudgedInterval, asked: Asked, score: Score) -> JudgedInterval:
     """Cut an interval at the bounds of its metric: what no model can have needs no covering."""
     metric, model = metric_of(score.metric), asked.model
     rules = len(model.rules) or model.data.get("rules")

@@ -82,7 +82,7 @@ def head_width(data: DataSpec, model: ModelSpec) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Slot:
     """The place of a scorer in a network.
 
     Attributes:
@@ -119,13 +119,13 @@ class Place:
         return self.modules * self.logits
 
 
-def _by_rule(at: Place) -> Scorer:
+def _by_rule(at: Slot) -> Scorer:
     if not at.rule_width:
         return TableScorer(at.seeds, at.encoder, at.numbers)
     return RuleScorer(at.seeds, at.rules, at.rule_width, at.numbers, bias=at.bias)
 
 
-SCORERS: dict[str, Callable[[Place], Scorer]] = {
+SCORERS: dict[str, Callable[[Slot], Scorer]] = {
     "none": lambda at: FixedScorer(single_table(at.rules), at.seeds),
     "oracle": lambda at: FixedScorer(oracle_table(at.rules, at.modules), at.seeds),
     "hash": lambda at: FixedScorer(hash_table(at.rules, at.modules), at.seeds),
@@ -146,15 +146,15 @@ SCORERS: dict[str, Callable[[Place], Scorer]] = {
 """The choices of the axis, and how each is built."""
 
 
-def _choices(model: ModelSpec, at: Place) -> Choices:
+def _choices(model: ModelSpec, at: Slot) -> Choices:
     """Return how a layer routes."""
     gating = Fixed() if model.scorer in GIVEN else model.gating
     value = Value(at.seeds, at.outputs) if model.aggregation == "attend" else None
     return Choices(SCORERS[model.scorer](at), gating, model.aggregation, value)
 
 
-def _place(data: DataSpec, model: ModelSpec, seeds: int, **sizes: int) -> Place:
-    return Place(
+def _place(data: DataSpec, model: ModelSpec, seeds: int, **sizes: int) -> Slot:
+    return Slot(
         seeds=seeds,
         rules=data.rules,
         features=data.features,

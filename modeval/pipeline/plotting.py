@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from modeval.errors import RunError, ScorecardError, SpecError, nearest
 from modeval.report import paper_figures
 from modeval.report.paper_figures import KINDS, Curves, Style
-from modeval.report.scorecard_views import Entry, entries
+from modeval.report.scorecard_views import ModelView, entries
 from modeval.score.chosen import only_models
 from modeval.score.files import read_scorecard
 from modeval.score.scorecard import Scorecard
@@ -85,7 +85,9 @@ def _named(source: str | Path | Scorecard, number: int) -> tuple[str, Scorecard]
     return str(source), read_scorecard(path)
 
 
-def chosen_entries(named: Sequence[tuple[str, Scorecard]], models: Sequence[str]) -> list[Entry]:
+def chosen_entries(
+    named: Sequence[tuple[str, Scorecard]], models: Sequence[str]
+) -> list[ModelView]:
     """Return the models of scorecards that match one of the patterns."""
     kept = only_models([*named], [*models])
     found = entries([card for _, card in kept], [Path(name).name for name, _ in kept])

@@ -11,7 +11,7 @@ from modeval.evaluate.cohort import evaluate as evaluate_subject
 from modeval.evaluate.runs import load_run
 from modeval.evaluate.subject import Evaluation, Subject
 from modeval.pipeline.machine import choose_device
-from modeval.pipeline.sources import Asked, Job, find_jobs
+from modeval.pipeline.sources import Job, ScoreOptions, find_jobs
 from modeval.score.scorecard import Scorecard
 from modeval.spec import Objective, Selection
 from modeval.types import Prior
@@ -97,7 +97,7 @@ def score(
     >>> card.models[0].title, card.models[0].modules
     ('tiny-moe', 8)
     """
-    asked = Asked(
+    asked = ScoreOptions(
         origin=kind,
         selection=selection,
         objective=objective,
@@ -124,7 +124,7 @@ def listed(paths: Paths) -> tuple[str, ...]:
     return (str(paths),) if isinstance(paths, str | Path) else tuple(map(str, paths))
 
 
-def score_asked(paths: Sequence[str], asked: Asked, *, watch: Watch = nobody) -> Scored:
+def score_asked(paths: Sequence[str], asked: ScoreOptions, *, watch: Watch = nobody) -> Scored:
     """Score what lies at paths; a source that fails stops only itself, unless all do."""
     if not LEAST_PRECISION <= asked.precision <= LARGEST_PRECISION:
         raise SpecError(

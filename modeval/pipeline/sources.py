@@ -43,7 +43,7 @@ def unseen(_tokens: int, _rate: float) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class ScoreOptions:
     """What is asked for; see :func:`modeval.pipeline.scoring.score`."""
 
     origin: str = "auto"
@@ -121,7 +121,9 @@ class _Found:
     networks: list[str]
 
 
-def find_jobs(paths: Sequence[str], asked: Asked) -> tuple[list[Job], list[str], Dataset | None]:
+def find_jobs(
+    paths: Sequence[str], asked: ScoreOptions
+) -> tuple[list[Job], list[str], Dataset | None]:
     """Return what there is to score, what cannot be scored, and the data folder of cohorts.
 
     Raises:
@@ -147,7 +149,7 @@ def find_jobs(paths: Sequence[str], asked: Asked) -> tuple[list[Job], list[str],
     return jobs, [f"left out: {reason}" for reason in left_out], dataset
 
 
-def _look(text: str, asked: Asked, found: _Found) -> None:
+def _look(text: str, asked: ScoreOptions, found: _Found) -> None:
     """Add what lies at and below one path."""
     if not text.strip():
         raise SpecError("A path is empty. Give a folder, a file of counts, or '.' for all of this.")
@@ -172,7 +174,7 @@ def _look(text: str, asked: Asked, found: _Found) -> None:
         each += [place for place in places if asked.only is None or asked.only in str(place)]
 
 
-def _is_network(text: str, asked: Asked) -> bool:
+def _is_network(text: str, asked: ScoreOptions) -> bool:
     """Tell whether a path is the folder of a Hugging Face model, or seems an id on the hub."""
     path = Path(text)
     if not path.exists():
@@ -223,7 +225,7 @@ def _nothing(path: Path, origin: str) -> ModevalError:
     )
 
 
-def _no_jobs(asked: Asked, left_out: list[str]) -> ModevalError:
+def _no_jobs(asked: ScoreOptions, left_out: list[str]) -> ModevalError:
     if left_out:
         return CheckpointError(left_out[0])
     if asked.task_seeds is not None or asked.model_seeds is not None:
@@ -236,7 +238,7 @@ def _no_jobs(asked: Asked, left_out: list[str]) -> ModevalError:
     )
 
 
-def _check_flags(asked: Asked, kinds: set[str]) -> None:
+def _check_flags(asked: ScoreOptions, kinds: set[str]) -> None:
     """Refuse flags that change nothing of what was found."""
     if not kinds & {"trace", "model"} and asked.of_traces:
         raise SpecError(f"{asked.of_traces[0]} is for traces, and there is none here. Drop it.")
@@ -253,7 +255,7 @@ def _check_flags(asked: Asked, kinds: set[str]) -> None:
 # --- trained cohorts -----------------------------------------------------------------------------
 
 
-def _dataset(asked: Asked, found: _Found) -> Dataset | None:
+def _dataset(asked: ScoreOptions, found: _Found) -> Dataset | None:
     """Open the folder of samples, which is of use for trained cohorts."""
     if not asked.data or not (found.runs or found.models):
         return None
@@ -268,7 +270,7 @@ def _dataset(asked: Asked, found: _Found) -> Dataset | None:
 
 
 def _cohort_jobs(
-    found: _Found, asked: Asked, dataset: Dataset | None
+    found: _Found, asked: ScoreOptions, dataset: Dataset | None
 ) -> tuple[list[Job], list[str]]:
     jobs = [
         Job(str(folder), "run", functools.partial(_score_run, folder, asked, dataset))
@@ -287,7 +289,7 @@ def _cohort_jobs(
     return jobs, left_out
 
 
-def _has_wanted(folder: Path, asked: Asked) -> bool:
+def _has_wanted(folder: Path, asked: ScoreOptions) -> bool:
     """Tell whether a run has a member that is wanted; a damaged one says so when it is scored."""
     try:
         return any(map(asked.wanted, read_run(folder).train.seeds))
@@ -295,7 +297,7 @@ def _has_wanted(folder: Path, asked: Asked) -> bool:
         return True
 
 
-def _score_run(folder: Path, asked: Asked, dataset: Dataset | None) -> list[Scorecard]:
+def _score_run(folder: Path, asked: ScoreOptions, dataset: Dataset | None) -> list[Scorecard]:
     try:
         subject = load_run(folder, asked.selection, asked.wanted)
     except ModevalError as error:
@@ -304,7 +306,7 @@ def _score_run(folder: Path, asked: Asked, dataset: Dataset | None) -> list[Scor
 
 
 def _score_group(
-    group: list[ModelFolder], asked: Asked, dataset: Dataset | None
+    group: list[ModelFolder], asked: ScoreOptions, dataset: Dataset | None
 ) -> list[Scorecard]:
     """Score a cohort of the reference; members that cannot be read are marked."""
     options = {"selection": asked.selection, "objective": asked.objective}
@@ -316,7 +318,9 @@ def _score_group(
     return [_with_members(cards[0], faults[0]), *cards[1:]] if faults else cards
 
 
-def _evaluated(subjects: list[Subject], asked: Asked, dataset: Dataset | None) -> list[Scorecard]:
+def _evaluated(
+    subjects: list[Subject], asked: ScoreOptions, dataset: Dataset | None
+) -> list[Scorecard]:
     return score_subjects(
         subjects,
         precision=asked.precision,
@@ -368,7 +372,7 @@ def _with_members(card: Scorecard, faults: Scorecard) -> Scorecard:
 # --- traces --------------------------------------------------------------------------------------
 
 
-def _score_trace(path: Path, asked: Asked) -> list[Scorecard]:
+def _score_trace(path: Path, asked: ScoreOptions) -> list[Scorecard]:
     header, groups = read_matrix(path) if is_matrix(path) else gather(path, phase=asked.phase)
     name = path.resolve().name.removesuffix(SUFFIX).removesuffix(".trace")
     known = asdict(survey(path))
@@ -379,7 +383,7 @@ def _score_trace(path: Path, asked: Asked) -> list[Scorecard]:
     return [_scored(header, groups, asked, trace, source=str(path), name=name, **known)]
 
 
-def _score_network(name: str, asked: Asked) -> list[Scorecard]:
+def _score_network(name: str, asked: ScoreOptions) -> list[Scorecard]:
     """Record a model on labelled text, in memory, and score what it did."""
     from modeval.pipeline.recording import record_model  # noqa: PLC0415 - for models alone
 
@@ -404,7 +408,7 @@ def _score_network(name: str, asked: Asked) -> list[Scorecard]:
 def _scored(
     header: TraceHeader,
     groups: Sequence[LayerGroup],
-    asked: Asked,
+    asked: ScoreOptions,
     trace: Trace | None,
     **reading: Any,
 ) -> Scorecard:

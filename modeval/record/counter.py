@@ -10,7 +10,7 @@ from torch import Tensor
 from modeval.errors import TraceError
 from modeval.record.device_counts import Tally, add_choices, counts_of
 from modeval.record.document_counts import DocumentTally, units_of
-from modeval.record.frames import Place
+from modeval.record.frames import TokenPlace
 from modeval.record.routers.readers import Router
 from modeval.trace.fold import LayerGroup
 from modeval.trace.trace import PHASES
@@ -24,7 +24,7 @@ class Pending:
     """Choices that are not added up yet."""
 
     layer: int
-    place: Place
+    place: TokenPlace
     chosen: Tensor
     weight: Tensor | None
 
@@ -235,7 +235,7 @@ _Key = tuple[torch.device, int, int]
 
 def _batches(
     pending: Sequence[Pending], routers: Sequence[Router]
-) -> Iterator[tuple[_Key, list[int], list[Place], Tensor, Tensor | None]]:
+) -> Iterator[tuple[_Key, list[int], list[TokenPlace], Tensor, Tensor | None]]:
     """Join the calls of each layer, then the layers that saw the same tokens."""
     by_layer: dict[tuple[Any, ...], list[Pending]] = {}
     for entry in pending:

@@ -85,11 +85,11 @@ class Frame:
     kin: bool = True
     targets: Bool[Tensor, "batch positions"] | None = None
     going: Bool[Tensor, "batch 1"] | None = None
-    places: dict[tuple[int, torch.device], "Place"] = field(default_factory=dict)
+    places: dict[tuple[int, torch.device], "TokenPlace"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Place:
+class TokenPlace:
     """What the rows of a router's output are.
 
     Attributes:
@@ -284,7 +284,7 @@ def place_rows(
     *,
     rules: int,
     blocks: int,
-) -> Place:
+) -> TokenPlace:
     """Return what ``rows`` tokens of a router are, by the innermost frame that they fit."""
     for frame in reversed(frames):
         key = (rows, device)
@@ -312,7 +312,7 @@ def place_samples(
     *,
     rules: int,
     blocks: int,
-) -> Place | None:
+) -> TokenPlace | None:
     """Return what the rows of a router are that routes whole samples; nothing if they are not."""
     for frame in reversed(frames):
         if frame.batch == rows:
@@ -325,7 +325,7 @@ def place_samples(
 
 def _fit(
     frame: Frame, rows: int, device: torch.device, labelling: Labelling, *, rules: int, blocks: int
-) -> Place | None:
+) -> TokenPlace | None:
     mask = _mask_of(frame, labelling)
     length = _length(frame, rows, mask)
     if not frame.batch or length is None or not labelling.fits(frame.batch):
@@ -429,7 +429,7 @@ def _within(document: Tensor) -> Tensor:
 
 def _unplaced(
     rows: int, device: torch.device, labelling: Labelling, *, rules: int, blocks: int, phase: int
-) -> Place:
+) -> TokenPlace:
     """Place rows that no frame explains: they have a label only when all samples have the same.
 
     Raises:
@@ -453,17 +453,17 @@ def _unplaced(
 
 def _make_place(
     parts: Sequence[Tensor], keep: Tensor | None, phase: int, rules: int, blocks: int
-) -> Place:
+) -> TokenPlace:
     label, document, position, tokens = parts
     cell = document_block(document, blocks) * rules + label
     outside = (label < 0) | (label >= rules)
     if keep is not None:
         outside = outside | ~keep
     cell = torch.where(outside, blocks * rules, cell)
-    return Place(cell, keep, label, document, position, tokens, phase)
+    return TokenPlace(cell, keep, label, document, position, tokens, phase)
 
 
-def subset(place: Place, rows: Bool[Tensor, " rows"]) -> Place:
+def subset(place: TokenPlace, rows: Bool[Tensor, " rows"]) -> TokenPlace:
     """Return the place of those rows that a block sends to one of its routers."""
     return replace(
         place,
@@ -477,7 +477,7 @@ def subset(place: Place, rows: Bool[Tensor, " rows"]) -> Place:
     )
 
 
-def by_phase(place: Place) -> list[tuple[Place, Tensor | None]]:
+def by_phase(place: TokenPlace) -> list[tuple[TokenPlace, Tensor | None]]:
     """Return a place as places of one phase each, with the rows that each holds."""
     if place.early is None:
         return [(place, None)]

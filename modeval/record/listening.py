@@ -26,7 +26,7 @@ from modeval.record.frames import (
     UNKNOWN,
     Frame,
     Labelling,
-    Place,
+    TokenPlace,
     by_phase,
     make_frame,
     parameter_names,
@@ -77,7 +77,7 @@ class Listener:
         self._before: tuple[list[Seen], Labelling | None, Labelling] | None = None
         self._inputs: dict[int, tuple[str, ...]] = {}
         self._types: dict[int, Tensor] = {}
-        self._last: dict[int, Place] = {}
+        self._last: dict[int, TokenPlace] = {}
 
     def start(self) -> None:
         """Hang hooks on the model, all or none."""
@@ -242,7 +242,7 @@ class Listener:
                 shares = None if weight is None else weight[rows]
                 self._counter.add(Pending(number, part, chosen[rows], shares))
 
-    def _place(self, router: Router, chosen: Tensor) -> Place:
+    def _place(self, router: Router, chosen: Tensor) -> TokenPlace:
         if not self._frames:
             self._labeller.take_given()
         options: Any = {"rules": self._labeller.rules, "blocks": self._blocks}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from modeval.record.counter import Pending
 from modeval.record.device_counts import normalise
-from modeval.record.frames import Place
+from modeval.record.frames import TokenPlace
 from modeval.record.routers.find import is_a
 from modeval.record.routers.readers import Router
 from modeval.trace.files import TraceWriter
@@ -89,7 +89,7 @@ def shared_experts(model: nn.Module, routers: Sequence[Router]) -> int | None:
     return 1 if all(shared) else None
 
 
-def _columns(place: Place, *, tokens: bool, labels: bool) -> dict[str, Any]:
+def _columns(place: TokenPlace, *, tokens: bool, labels: bool) -> dict[str, Any]:
     """Return the columns of a trace that all layers share, padding left out."""
     keep = place.keep.cpu().numpy() if place.keep is not None else slice(None)
     columns = {

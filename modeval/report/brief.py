@@ -12,7 +12,7 @@ import numpy as np
 
 from modeval.report import routing_views, scorecard_views
 from modeval.report.routing_views import Floats, Taste
-from modeval.report.scorecard_views import Entry
+from modeval.report.scorecard_views import ModelView
 from modeval.report.words import (
     Vocabulary,
     count,
@@ -126,7 +126,7 @@ class Brief:
         return " ".join(filter(None, (f"{self.verdict}: {self.meaning}.", self.figures)))
 
 
-def brief(entry: Entry) -> Brief:
+def brief(entry: ModelView) -> Brief:
     """Say what the routing of a model does, what that rests on, and what to do."""
     record = entry.record
     words = vocabulary(record)
@@ -155,7 +155,7 @@ def brief(entry: Entry) -> Brief:
     )
 
 
-def findings(entry: Entry) -> tuple[str, ...]:
+def findings(entry: ModelView) -> tuple[str, ...]:
     """Return the finding of each layer, or of each seed: keys of :data:`MEANINGS`."""
     kept = layer_findings(entry.card, entry.record)
     return tuple(str(each.word) for each in kept) if kept else _judged_again(entry)
@@ -195,7 +195,7 @@ def _filled(text: str, words: Vocabulary, **further: str) -> str:
 # --- the numbers ---------------------------------------------------------------------------------
 
 
-def _told(entry: Entry, words: Vocabulary) -> str:
+def _told(entry: ModelView, words: Vocabulary) -> str:
     """Give the figure that decides, chance beside it; empty without labels."""
     told = scorecard_views.overall(entry, "homogeneity")
     if told is not None and told.value is not None and is_trace(entry.record):
@@ -227,7 +227,7 @@ def _level(name: str, value: float | None) -> str:
     return "" if value is None else f"{name} {number(value)}"
 
 
-def _load(entry: Entry, words: Vocabulary) -> str:
+def _load(entry: ModelView, words: Vocabulary) -> str:
     """Say how evenly the work is shared, and which modules are dead."""
     used = scorecard_views.overall(entry, "effective_share")
     if used is None or used.value is None:
@@ -239,7 +239,7 @@ def _load(entry: Entry, words: Vocabulary) -> str:
     return f"{text}, none is dead." if not dead else f"{text}; dead: {_listed(dead, words.module)}."
 
 
-def dead_modules(entry: Entry) -> dict[str, list[int]]:
+def dead_modules(entry: ModelView) -> dict[str, list[int]]:
     """Return the numbers of the modules that get less than a tenth of an even share, by layer."""
     labels, _ = scorecard_views.layer_names(entry.record.layers)
     layers: list[tuple[str, int | None]] = [("", None)]
@@ -266,7 +266,7 @@ def _listed(dead: dict[str, list[int]], module: str, most: int = 4) -> str:
     return "; ".join(parts) + rest
 
 
-def _loss(entry: Entry) -> str:
+def _loss(entry: ModelView) -> str:
     score = scorecard_views.overall(entry, "in_distribution_loss")
     return "" if score is None or score.value is None else f"Its loss is {interval(score)}."
 
@@ -274,7 +274,7 @@ def _loss(entry: Entry) -> str:
 # --- what to do ----------------------------------------------------------------------------------
 
 
-def _advice(entry: Entry, word: str, words: Vocabulary) -> tuple[str, ...]:
+def _advice(entry: ModelView, word: str, words: Vocabulary) -> tuple[str, ...]:
     source = entry.source or "SCORECARD"
     score = scorecard_views.overall(entry, "alignment_score")
     floor = ""
@@ -294,7 +294,7 @@ SPECIALIST, BLIND, BALANCED, SIGNIFICANT = 0.75, 0.1, 0.5, 0.05
 """Bounds of version 0.1, whose scorecards of cohorts name no findings."""
 
 
-def _judged_again(entry: Entry) -> tuple[str, ...]:
+def _judged_again(entry: ModelView) -> tuple[str, ...]:
     """Return the findings that version 0.1 took from activation matrices and p values."""
     found = [each for each in routing_views.activations(entry) if each.prior]
     tested = [
@@ -354,7 +354,7 @@ def taste_words(taste: Taste, words: Vocabulary) -> str:
     )
 
 
-def tastes_in_words(entry: Entry) -> tuple[str, list[tuple[str, str]]]:
+def tastes_in_words(entry: ModelView) -> tuple[str, list[tuple[str, str]]]:
     """Return a heading, and for each rule which modules get most of it, where most is told."""
     words = vocabulary(entry.record)
     place = routing_views.most_telling(entry)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from modeval.metrics.table import metric_of
 from modeval.report.brief import MEANINGS, brief, findings
-from modeval.report.scorecard_views import Entry
+from modeval.report.scorecard_views import ModelView
 from modeval.report.words import count, is_trace
 from modeval.score.comparison.compare import Column, Lineage, Row
 from modeval.score.scorecard import Score
@@ -51,9 +51,9 @@ class Change:
     advice: tuple[str, ...]
 
 
-def entry_of(column: Column) -> Entry:
+def entry_of(column: Column) -> ModelView:
     """Return a column as a model to report on."""
-    return Entry(
+    return ModelView(
         card=column.card,
         record=column.model,
         name=column.label,
@@ -83,7 +83,7 @@ def change(lineage: Lineage, rows: Sequence[Row]) -> Change:
     )
 
 
-def _headline(last: Entry, before: Sequence[str], after: Sequence[str]) -> str:
+def _headline(last: ModelView, before: Sequence[str], after: Sequence[str]) -> str:
     noun = "layer" if is_trace(last.record) else "seed"
     was, now = before.count("collapsed"), after.count("collapsed")
     if now:
@@ -109,7 +109,7 @@ def _headline(last: Entry, before: Sequence[str], after: Sequence[str]) -> str:
     return f"Of {count(len(after), noun)}: {moved}"
 
 
-def _verdict(entry: Entry) -> str:
+def _verdict(entry: ModelView) -> str:
     return brief(entry).verdict
 
 

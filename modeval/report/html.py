@@ -13,7 +13,7 @@ from modeval.report import page_panels, scorecard_views, tables
 from modeval.report.brief import GRAVE, Brief, brief, tastes_in_words
 from modeval.report.changes import READINGS, Change, change, reading
 from modeval.report.page_panels import Figure, Numbers
-from modeval.report.scorecard_views import Entry, Group
+from modeval.report.scorecard_views import ModelView, TaskGroup
 from modeval.report.tables import Table
 from modeval.report.words import (
     CHANCE,
@@ -131,7 +131,7 @@ def _template_text(name: str) -> str:
     return (resources.files("modeval.report") / "templates" / name).read_text(encoding="utf-8")
 
 
-def _title(found: Sequence[Entry]) -> str:
+def _title(found: Sequence[ModelView]) -> str:
     names = list(dict.fromkeys(entry.record.title for entry in found))
     most = 3
     listed = ", ".join(names[:most])
@@ -155,14 +155,14 @@ class First:
     """
 
     title: str
-    models: tuple[tuple[Entry, Brief], ...]
+    models: tuple[tuple[ModelView, Brief], ...]
     advice: tuple[str, ...]
     picture: Figure | None
     heading: str
     tastes: tuple[tuple[str, str], ...]
 
 
-def _brief(group: Group, numbers: Numbers) -> First:
+def _brief(group: TaskGroup, numbers: Numbers) -> First:
     found = [(entry, brief(entry)) for entry in group.entries]
     ranked = [each for _, each in found if each.findings]
     ranked.sort(key=lambda each: min(map(GRAVE.index, each.findings)))
@@ -221,7 +221,7 @@ def _change_table(lineage: Lineage, rows: Sequence[Row]) -> Table:
     return tables.filled("Scores before and after", titles, listed)
 
 
-def _limits(found: Sequence[Entry]) -> list[tuple[str, list[str]]]:
+def _limits(found: Sequence[ModelView]) -> list[tuple[str, list[str]]]:
     """Return what cannot be claimed, each sentence once, with the models that it is of."""
     of: dict[str, list[str]] = {}
     for entry in found:
@@ -238,7 +238,7 @@ def _limits(found: Sequence[Entry]) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _facts(group: Group) -> Facts:
+def _facts(group: TaskGroup) -> Facts:
     each = [dict(measured(entry.card, entry.record)) for entry in group.entries]
     terms = list(dict.fromkeys(term for facts in each for term in facts))
     same = [term for term in terms if len({facts.get(term) for facts in each}) == 1]
@@ -274,7 +274,7 @@ def _chance(cards: Sequence[Scorecard]) -> dict[str, str]:
     }
 
 
-def _members(found: Sequence[Entry]) -> Table:
+def _members(found: Sequence[ModelView]) -> Table:
     rows = [
         (
             tables.words(entry.name),

@@ -13,7 +13,7 @@ import numpy as np
 
 from modeval.report import svg
 from modeval.report.routing_views import BUDGET, UNDIVIDED, Budget, Floats
-from modeval.report.scorecard_views import Entry as Model
+from modeval.report.scorecard_views import ModelView as Model
 from modeval.report.scorecard_views import dots, overall
 from modeval.report.words import beside_chance, interval, metric_title, number
 from modeval.score.scorecard import Score

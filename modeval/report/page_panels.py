@@ -7,7 +7,7 @@ import numpy as np
 
 from modeval.metrics.table import shown_in
 from modeval.report import page_charts, page_maps, routing_views, scorecard_views, tables
-from modeval.report.scorecard_views import Entry, Group
+from modeval.report.scorecard_views import ModelView, TaskGroup
 from modeval.report.tables import Table
 from modeval.report.words import count, is_trace, metric_title, vocabulary
 
@@ -71,7 +71,7 @@ class Numbers:
 # --- figures -------------------------------------------------------------------------------------
 
 
-def scores(group: Group, number: Numbers) -> tuple[Panel, Table, list[Table]]:
+def scores(group: TaskGroup, number: Numbers) -> tuple[Panel, Table, list[Table]]:
     """Return pictures of the scores, and them as tables: all models, and seed by seed.
 
     Only those that belong in a table of scores have pictures; all have rows.
@@ -100,7 +100,7 @@ def scores(group: Group, number: Numbers) -> tuple[Panel, Table, list[Table]]:
     return panel, tables.scores_table(group.entries, f"Scores: {group.title}"), seeds
 
 
-def layers(entry: Entry, number: Numbers) -> Panel:
+def layers(entry: ModelView, number: Numbers) -> Panel:
     """Return the scores of a model over its layers."""
     labels, pattern = scorecard_views.layer_names(entry.record.layers)
     there = scorecard_views.metrics_of([entry])
@@ -125,9 +125,9 @@ def layers(entry: Entry, number: Numbers) -> Panel:
     )
 
 
-def against_rules(grouped: Sequence[Group], number: Numbers) -> list[Panel]:
+def against_rules(grouped: Sequence[TaskGroup], number: Numbers) -> list[Panel]:
     """Return the scores against the number of rules, of tasks that differ in it alone."""
-    kinds: dict[str, list[Group]] = {}
+    kinds: dict[str, list[TaskGroup]] = {}
     for group in grouped:
         if not is_trace(group.entries[0].record):
             kinds.setdefault(group.kind, []).append(group)
@@ -148,7 +148,7 @@ def against_rules(grouped: Sequence[Group], number: Numbers) -> list[Panel]:
     return panels
 
 
-def first_picture(group: Group, number: Numbers) -> Figure | None:
+def first_picture(group: TaskGroup, number: Numbers) -> Figure | None:
     """Return the one picture that belongs beside the finding: who does what, where it tells most.
 
     Of several seeds or models it is the score that the finding rests on.
@@ -174,7 +174,7 @@ def first_picture(group: Group, number: Numbers) -> Figure | None:
     )
 
 
-def _telling_map(entry: Entry, place: int | None, number: Numbers) -> Figure | None:
+def _telling_map(entry: ModelView, place: int | None, number: Numbers) -> Figure | None:
     found = routing_views.mean_map(routing_views.activations(entry, place))
     if len(found.matrix) < 2:  # noqa: PLR2004 - one row is load
         return None
@@ -190,7 +190,7 @@ def _telling_map(entry: Entry, place: int | None, number: Numbers) -> Figure | N
     return Figure(title=title, picture=picture, text=text, wide=True, table=tastes)
 
 
-def maps(group: Group, number: Numbers) -> list[Panel]:
+def maps(group: TaskGroup, number: Numbers) -> list[Panel]:
     """Return which rule goes to which module, of all models."""
     routed = [
         entry
@@ -207,7 +207,7 @@ def maps(group: Group, number: Numbers) -> list[Panel]:
     return panels + [_layered_maps(entry, number) for entry in layered]
 
 
-def _brightest(entries: Sequence[Entry]) -> tuple[float, bool]:
+def _brightest(entries: Sequence[ModelView]) -> tuple[float, bool]:
     return routing_views.brightest(
         np.array(each.matrix)
         for entry in entries
@@ -216,7 +216,7 @@ def _brightest(entries: Sequence[Entry]) -> tuple[float, bool]:
     )
 
 
-def _single_maps(title: str, entries: Sequence[Entry], number: Numbers) -> Panel:
+def _single_maps(title: str, entries: Sequence[ModelView], number: Numbers) -> Panel:
     """Return the maps of models with one layer, beside each other."""
     most, clipped = _brightest(entries)
     sizes = {entry.record.modules for entry in entries}
@@ -256,7 +256,7 @@ def _single_maps(title: str, entries: Sequence[Entry], number: Numbers) -> Panel
     )
 
 
-def _layered_maps(entry: Entry, number: Numbers) -> Panel:
+def _layered_maps(entry: ModelView, number: Numbers) -> Panel:
     """Return the maps of telling layers, the others folded away."""
     most, clipped = _brightest([entry])
     told, metric = scorecard_views.telling_layers(entry)
@@ -294,7 +294,7 @@ def _others(amount: int) -> str:
 
 
 def _map_figure(
-    entry: Entry,
+    entry: ModelView,
     found: routing_views.Map,
     most: float,
     title: str,
@@ -322,7 +322,7 @@ def _map_figure(
     )
 
 
-def loads(group: Group, number: Numbers) -> list[Panel]:
+def loads(group: TaskGroup, number: Numbers) -> list[Panel]:
     """Return how the work is shared out over the modules of all models."""
     figures = []
     for entry in group.entries:
@@ -337,7 +337,7 @@ def loads(group: Group, number: Numbers) -> list[Panel]:
     return panels + [panel for entry in layered for panel in _layered_loads(entry, number)]
 
 
-def _layered_loads(entry: Entry, number: Numbers) -> list[Panel]:
+def _layered_loads(entry: ModelView, number: Numbers) -> list[Panel]:
     told, metric = scorecard_views.telling_layers(entry)
     labels, _ = scorecard_views.layer_names(entry.record.layers)
     every = [routing_views.shares(entry, layer) for layer in range(len(labels))]
@@ -361,7 +361,7 @@ def _layered_loads(entry: Entry, number: Numbers) -> list[Panel]:
     return [Panel(title=entry.name, figures=tuple(figures))] if figures else []
 
 
-def together(entry: Entry, number: Numbers) -> list[Panel]:
+def together(entry: ModelView, number: Numbers) -> list[Panel]:
     """Return which modules are chosen together."""
     found = routing_views.coactivations(entry)
     if not found:
@@ -397,14 +397,14 @@ def together(entry: Entry, number: Numbers) -> list[Panel]:
     ]
 
 
-def _together_words(entry: Entry, shown: int) -> str:
+def _together_words(entry: ModelView, shown: int) -> str:
     busiest = f"The {shown} busiest of {entry.record.modules} modules. "
     chance = routing_views.together_chance(entry)
     level = f"Choices that are even and independent give {chance:.3f} everywhere." if chance else ""
     return ((busiest if shown < entry.record.modules else "") + level).strip()
 
 
-def terms(found: Sequence[Entry]) -> list[tuple[str, str]]:
+def terms(found: Sequence[ModelView]) -> list[tuple[str, str]]:
     """Return style and title of the terms of the budget that occur."""
     occurring = {
         term for entry in found for row in routing_views.budgets(entry) for term in row.terms
@@ -416,7 +416,7 @@ def terms(found: Sequence[Entry]) -> list[tuple[str, str]]:
     ]
 
 
-def budgets(group: Group, number: Numbers) -> list[Panel]:
+def budgets(group: TaskGroup, number: Numbers) -> list[Panel]:
     """Return where the routing entropy goes."""
     single = [entry for entry in group.entries if not entry.layered]
     rows = [budget for entry in single for budget in routing_views.budgets(entry)]

@@ -13,7 +13,7 @@ from modeval.errors import ScorecardError, SpecError
 from modeval.report.paper import budget, curves, heatmaps, layers, ranking, rules
 from modeval.report.paper.curves import Curves
 from modeval.report.paper.style import COLOURS, FORMATS, WIDTHS, Style, face, save
-from modeval.report.scorecard_views import Entry
+from modeval.report.scorecard_views import ModelView
 from modeval.report.svg import shorten
 
 if TYPE_CHECKING:
@@ -47,10 +47,10 @@ class Kind:
     """
 
     summary: str
-    draw: Callable[[Sequence[Entry], Style], "Figure"]
+    draw: Callable[[Sequence[ModelView], Style], "Figure"]
 
 
-def draw(kind: str, entries: Sequence[Entry], style: Style) -> "Figure":
+def draw(kind: str, entries: Sequence[ModelView], style: Style) -> "Figure":
     """Return a figure of models.
 
     Raises:
@@ -99,7 +99,7 @@ def _titled(figure: "Figure", style: Style) -> "Figure":
     return figure
 
 
-def _written(entry: Entry) -> Entry:
+def _written(entry: ModelView) -> ModelView:
     """Return a model with names as they can be written into a figure."""
     record = entry.record
     return replace(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from modeval.report.scorecard_views import DECIDING, Entry, by_layer, layer_names
+from modeval.report.scorecard_views import DECIDING, ModelView, by_layer, layer_names
 from modeval.report.words import is_trace
 from modeval.score.pairing import paired
 from modeval.score.scorecard import Activation, Coactivation, ModelRecord, Score
@@ -61,7 +61,7 @@ class Budget:
 # --- matrices ------------------------------------------------------------------------------------
 
 
-def activations(entry: Entry, layer: int | None = None) -> list[Activation]:
+def activations(entry: ModelView, layer: int | None = None) -> list[Activation]:
     """Return the activation matrices of a layer, one for each seed."""
     return [
         each
@@ -165,7 +165,7 @@ APART = 0.05
 """How much more of a rule than of others a module gets from which it is named as its own."""
 
 
-def tastes(entry: Entry, layer: int | None = None, *, most: int = 3) -> list[Taste]:
+def tastes(entry: ModelView, layer: int | None = None, *, most: int = 3) -> list[Taste]:
     """Return for each rule the modules that get most of it; nothing where seeds are several.
 
     Args:
@@ -199,7 +199,7 @@ def _taste(name: str, row: Floats, elsewhere: Floats, most: int) -> Taste:
     )
 
 
-def most_telling(entry: Entry) -> int | None:
+def most_telling(entry: ModelView) -> int | None:
     """Return the layer whose modules tell most of the rules; nothing where there is one."""
     if not entry.layered:
         return None
@@ -215,12 +215,12 @@ def rule_names(record: ModelRecord, count: int) -> list[str]:
     return list(record.rules) if len(record.rules) == count else [f"rule {n}" for n in range(count)]
 
 
-def coactivations(entry: Entry) -> list[Coactivation]:
+def coactivations(entry: ModelView) -> list[Coactivation]:
     """Return the matrices of modules that are chosen together."""
     return [each for each in entry.card.coactivations if each.model == entry.record.id]
 
 
-def shares(entry: Entry, layer: int | None = None) -> Floats:
+def shares(entry: ModelView, layer: int | None = None) -> Floats:
     """Return the share of the work of each module, ``(S, M)``; no rows where it is not known."""
     found = [
         np.array([weight for weight in profile.values if weight is not None])
@@ -246,7 +246,7 @@ def as_counted(score: Score) -> float:
     return 0.0 if counted is None else counted
 
 
-def budget(entry: Entry, layer: int | None = None, label: str = "") -> Budget | None:
+def budget(entry: ModelView, layer: int | None = None, label: str = "") -> Budget | None:
     """Return where the routing entropy of a model, or of one of its layers, goes."""
     record = entry.record
     modules = record.modules if layer is None else record.layer_modules[layer]
@@ -290,7 +290,7 @@ def entropy(shares_: Floats) -> Floats:
     return -(positive * np.log(positive)).sum(-1)  # type: ignore[no-any-return]
 
 
-def budgets(entry: Entry) -> list[Budget]:
+def budgets(entry: ModelView) -> list[Budget]:
     """Return the budget of each layer, or of the model where it has one."""
     if not entry.layered:
         one = budget(entry, None, entry.name)
@@ -308,7 +308,7 @@ def square(found: Coactivation) -> Floats:
     return np.array(found.matrix, dtype=np.float64)
 
 
-def together_chance(entry: Entry) -> float | None:
+def together_chance(entry: ModelView) -> float | None:
     """Return (K - 1)/(M - 1): how often modules meet that are chosen evenly and independently.
 
     It is known where all layers choose the same number K of the same number M of modules.

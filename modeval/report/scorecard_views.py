@@ -15,7 +15,7 @@ DECIDING = ("alignment_score", "rule_specialization", "effective_share")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class ModelView:
     """One model of one scorecard.
 
     Attributes:
@@ -39,7 +39,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class TaskGroup:
     """Models of one task, that may be compared.
 
     Attributes:
@@ -49,14 +49,14 @@ class Group:
     """
 
     title: str
-    entries: tuple[Entry, ...]
+    entries: tuple[ModelView, ...]
     kind: str = ""
 
 
 # --- models --------------------------------------------------------------------------------------
 
 
-def entries(cards: Sequence[Scorecard], sources: Sequence[str]) -> list[Entry]:
+def entries(cards: Sequence[Scorecard], sources: Sequence[str]) -> list[ModelView]:
     """List the models of scorecards, each under a name of its own.
 
     Args:
@@ -64,11 +64,11 @@ def entries(cards: Sequence[Scorecard], sources: Sequence[str]) -> list[Entry]:
         sources: what to call each of them, such as the name of its file.
     """
     found = [
-        (source, Entry(card=card, record=record, name=record.title, anchor="", source=source))
+        (source, ModelView(card=card, record=record, name=record.title, anchor="", source=source))
         for card, source in zip(cards, sources, strict=True)
         for record in card.models
     ]
-    named: list[Entry] = []
+    named: list[ModelView] = []
     for number, (source, entry) in enumerate(found, start=1):
         twins = [
             other
@@ -82,7 +82,7 @@ def entries(cards: Sequence[Scorecard], sources: Sequence[str]) -> list[Entry]:
     return named
 
 
-def _difference(source: str, record: ModelRecord, twins: list[tuple[str, Entry]]) -> str:
+def _difference(source: str, record: ModelRecord, twins: list[tuple[str, ModelView]]) -> str:
     """Name what tells a model from others of the same title: size, checkpoint, file or number."""
     told = [[(_size(other.record)), other.record.selection or "", where] for where, other in twins]
     own = [_size(record), record.selection or "", source]
@@ -105,12 +105,12 @@ def _key(record: ModelRecord) -> str:
     return str(sorted((name, str(value)) for name, value in record.data.items()))
 
 
-def groups(found: Iterable[Entry]) -> list[Group]:
+def groups(found: Iterable[ModelView]) -> list[TaskGroup]:
     """Put models of the same task together: tasks as they first appear, rules by their number.
 
     Within a task the models of the paper stand in its order, others after them.
     """
-    together: dict[str, list[Entry]] = {}
+    together: dict[str, list[ModelView]] = {}
     for entry in found:
         together.setdefault(_key(entry.record), []).append(entry)
     kinds = list(dict.fromkeys(_kind(members[0].record) for members in together.values()))
@@ -119,7 +119,7 @@ def groups(found: Iterable[Entry]) -> list[Group]:
         key=lambda members: (kinds.index(_kind(members[0].record)), rule_count(members[0].record)),
     )
     return [
-        Group(
+        TaskGroup(
             title=_title(members[0].record),
             kind=_kind(members[0].record),
             entries=tuple(sorted(members, key=lambda entry: _rank(entry.record))),
@@ -157,7 +157,7 @@ def _rank(record: ModelRecord) -> int:
 # --- scores --------------------------------------------------------------------------------------
 
 
-def metrics_of(found: Iterable[Entry]) -> list[str]:
+def metrics_of(found: Iterable[ModelView]) -> list[str]:
     """Return the metrics that some of the models have, in order."""
     names: dict[str, None] = {}
     for entry in found:
@@ -165,13 +165,13 @@ def metrics_of(found: Iterable[Entry]) -> list[str]:
     return list(names)
 
 
-def overall(entry: Entry, metric: str) -> Score | None:
+def overall(entry: ModelView, metric: str) -> Score | None:
     """Return the score over seeds, or of the mean over layers."""
     find = entry.card.find
     return find(entry.record.id, metric) or find(entry.record.id, metric, over="mean")
 
 
-def worst(entry: Entry, metric: str) -> Score | None:
+def worst(entry: ModelView, metric: str) -> Score | None:
     """Return the score of the worst layer."""
     return next(
         (
@@ -183,7 +183,7 @@ def worst(entry: Entry, metric: str) -> Score | None:
     )
 
 
-def by_seed(entry: Entry, metric: str) -> list[tuple[Seed, float]]:
+def by_seed(entry: ModelView, metric: str) -> list[tuple[Seed, float]]:
     """Return the value of each seed that has one."""
     return [
         (score.seed, score.value)
@@ -196,7 +196,7 @@ def by_seed(entry: Entry, metric: str) -> list[tuple[Seed, float]]:
     ]
 
 
-def by_layer(entry: Entry, metric: str) -> list[Score]:
+def by_layer(entry: ModelView, metric: str) -> list[Score]:
     """Return the score of each layer, in order."""
     found = [
         score
@@ -209,7 +209,7 @@ def by_layer(entry: Entry, metric: str) -> list[Score]:
     return sorted(found, key=lambda score: score.layer or 0)
 
 
-def dots(entry: Entry, metric: str) -> list[tuple[str, float]]:
+def dots(entry: ModelView, metric: str) -> list[tuple[str, float]]:
     """Return what a mean is made of, named: seeds, or layers where there are no seeds."""
     seeds = by_seed(entry, metric)
     if seeds:
@@ -258,7 +258,7 @@ def _shared(parts: Sequence[Sequence[str]], most: int) -> int:
     return count
 
 
-def telling_layers(entry: Entry) -> tuple[list[tuple[str, int]], str]:
+def telling_layers(entry: ModelView) -> tuple[list[tuple[str, int]], str]:
     """Return the worst, a median and the best layer, and the metric that says so.
 
     Where a model has three layers or fewer all are returned, under their names.
@@ -282,7 +282,7 @@ def telling_layers(entry: Entry) -> tuple[list[tuple[str, int]], str]:
 # --- against the number of rules -----------------------------------------------------------------
 
 
-def against_rules(found: Iterable[Entry], metric: str) -> dict[str, list[tuple[int, Score]]]:
+def against_rules(found: Iterable[ModelView], metric: str) -> dict[str, list[tuple[int, Score]]]:
     """Return, for each model by name, its scores by number of rules, in order."""
     lines: dict[str, dict[int, Score]] = {}
     for entry in found:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from modeval.errors import ScorecardError, nearest
 from modeval.report import routing_views, scorecard_views, tables
 from modeval.report.brief import brief
-from modeval.report.scorecard_views import Entry
+from modeval.report.scorecard_views import ModelView
 from modeval.report.tables import Cell, Table
 from modeval.report.words import is_trace, vocabulary
 from modeval.text import for_markdown, visible
@@ -16,7 +16,7 @@ from modeval.text import for_markdown, visible
 # --- which table ---------------------------------------------------------------------------------
 
 
-def findings_table(entries: Sequence[Entry]) -> list[Table]:
+def findings_table(entries: Sequence[ModelView]) -> list[Table]:
     """Return what came out for each model, in words."""
     rows = [
         (tables.words(entry.name), tables.words(found.verdict), tables.words(found.figures))
@@ -26,7 +26,7 @@ def findings_table(entries: Sequence[Entry]) -> list[Table]:
     return [tables.filled("Findings", ("Model", "Finding", "Numbers"), rows)]
 
 
-def glance_tables(entries: Sequence[Entry]) -> list[Table]:
+def glance_tables(entries: Sequence[ModelView]) -> list[Table]:
     """Return the scores that matter most, for each task the models."""
     return [
         tables.glance_table(group.entries, group.title, signs=tables.SIGNS)
@@ -34,24 +34,24 @@ def glance_tables(entries: Sequence[Entry]) -> list[Table]:
     ]
 
 
-def scores_tables(entries: Sequence[Entry]) -> list[Table]:
+def scores_tables(entries: Sequence[ModelView]) -> list[Table]:
     """Return every score over seeds or layers, with its interval and chance."""
     return [
         tables.scores_table(group.entries, group.title) for group in scorecard_views.groups(entries)
     ]
 
 
-def layers_tables(entries: Sequence[Entry]) -> list[Table]:
+def layers_tables(entries: Sequence[ModelView]) -> list[Table]:
     """Return the scores of each layer."""
     return [tables.layers_table(entry) for entry in entries if entry.layered]
 
 
-def seeds_tables(entries: Sequence[Entry]) -> list[Table]:
+def seeds_tables(entries: Sequence[ModelView]) -> list[Table]:
     """Return every score of every seed."""
     return [table for entry in entries if (table := tables.seeds_table(entry))]
 
 
-def rules_tables(entries: Sequence[Entry]) -> list[Table]:
+def rules_tables(entries: Sequence[ModelView]) -> list[Table]:
     """Return the scores against the number of rules, one table for each score."""
     trained = [entry for entry in entries if not is_trace(entry.record)]
     metrics = scorecard_views.metrics_of(trained)
@@ -59,7 +59,7 @@ def rules_tables(entries: Sequence[Entry]) -> list[Table]:
     return [table for table in made if len(table.columns) > 2]  # noqa: PLR2004 - one is no course
 
 
-def experts_tables(entries: Sequence[Entry]) -> list[Table]:
+def experts_tables(entries: Sequence[ModelView]) -> list[Table]:
     """Return which modules get most of each rule, layer by layer."""
     return [
         table
@@ -68,7 +68,7 @@ def experts_tables(entries: Sequence[Entry]) -> list[Table]:
     ]
 
 
-def load_tables(entries: Sequence[Entry]) -> list[Table]:
+def load_tables(entries: Sequence[ModelView]) -> list[Table]:
     """Return the share of the work of each module, layer by layer."""
     made = []
     for entry in entries:
@@ -87,7 +87,7 @@ def load_tables(entries: Sequence[Entry]) -> list[Table]:
     return made
 
 
-TABLES: dict[str, Callable[[Sequence[Entry]], list[Table]]] = {
+TABLES: dict[str, Callable[[Sequence[ModelView]], list[Table]]] = {
     "glance": glance_tables,
     "findings": findings_table,
     "scores": scores_tables,
@@ -100,7 +100,7 @@ TABLES: dict[str, Callable[[Sequence[Entry]], list[Table]]] = {
 """Tables by name."""
 
 
-def tables_of(name: str, entries: Sequence[Entry]) -> list[Table]:
+def tables_of(name: str, entries: Sequence[ModelView]) -> list[Table]:
     """Return a table of models, in parts where their tasks or layers differ.
 
     Raises:

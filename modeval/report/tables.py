@@ -9,7 +9,7 @@ import numpy as np
 from modeval.metrics.table import METRICS, shown_in
 from modeval.report.routing_views import Map, rule_names, tastes
 from modeval.report.scorecard_views import (
-    Entry,
+    ModelView,
     against_rules,
     by_layer,
     by_seed,
@@ -151,7 +151,7 @@ SPELT = {"lower": " (lower is better)", "higher": " (higher is better)", None: "
 
 
 def glance_table(
-    entries: Sequence[Entry], caption: str, *, signs: Mapping[str | None, str] = SPELT
+    entries: Sequence[ModelView], caption: str, *, signs: Mapping[str | None, str] = SPELT
 ) -> Table:
     """Return the scores that matter most, models down, chance levels at the foot.
 
@@ -189,7 +189,7 @@ def glance_table(
     return Table(caption, ("Model", *titles), tuple(rows), tuple(foot))
 
 
-def _better(entries: Sequence[Entry], metric: str) -> str | None:
+def _better(entries: Sequence[ModelView], metric: str) -> str | None:
     return next(score for entry in entries if (score := overall(entry, metric))).better
 
 
@@ -199,7 +199,7 @@ def _common(scores: Sequence[Score | None], level: Callable[[Score], str]) -> st
     return found.pop() if len(found) == 1 else "varies" if found else ""
 
 
-def scores_table(entries: Sequence[Entry], caption: str) -> Table:
+def scores_table(entries: Sequence[ModelView], caption: str) -> Table:
     """Return the scores over seeds, or of the mean over layers and the worst layer."""
     rows = []
     for metric in metrics_of(entries):
@@ -212,7 +212,7 @@ def scores_table(entries: Sequence[Entry], caption: str) -> Table:
     return filled(caption, ("Score", "Model", "Layer", *SCORE_COLUMNS), rows)
 
 
-def _where(entry: Entry, score: Score) -> Cell:
+def _where(entry: ModelView, score: Score) -> Cell:
     if score.over is None:
         return words("")
     if score.over == "mean" or score.layer is None:
@@ -220,7 +220,7 @@ def _where(entry: Entry, score: Score) -> Cell:
     return words(f"worst: {entry.record.layers[score.layer]}")
 
 
-def seeds_table(entry: Entry) -> Table | None:
+def seeds_table(entry: ModelView) -> Table | None:
     """Return every score of every seed; nothing for one seed."""
     wanted = shown_in("table")  # others are in the scorecard, and in report --format csv
     metrics = [m for m in metrics_of([entry]) if m in wanted and by_seed(entry, m)]
@@ -236,7 +236,7 @@ def seeds_table(entry: Entry) -> Table | None:
     return filled(f"{entry.name}, seed by seed", titles, rows)
 
 
-def layers_table(entry: Entry) -> Table:
+def layers_table(entry: ModelView) -> Table:
     """Return the scores of each layer."""
     record = entry.record
     metrics = [metric for metric in metrics_of([entry]) if by_layer(entry, metric)]
@@ -267,7 +267,7 @@ def _value(score: Score | None) -> float | None:
 # --- matrices ------------------------------------------------------------------------------------
 
 
-def map_table(entry: Entry, found: Map, title: str) -> Table:
+def map_table(entry: ModelView, found: Map, title: str) -> Table:
     """Write out an activation matrix, or the strongest modules of each rule where it is large."""
     rules, modules = found.matrix.shape
     names = rule_names(entry.record, rules)
@@ -302,7 +302,7 @@ def map_table(entry: Entry, found: Map, title: str) -> Table:
 # --- who does what -------------------------------------------------------------------------------
 
 
-def tastes_table(entry: Entry, known: Vocabulary) -> Table:
+def tastes_table(entry: ModelView, known: Vocabulary) -> Table:
     """Return which modules get most of each rule, layer by layer."""
     names, _ = layer_names(entry.record.layers)
     layers: list[tuple[str, int | None]] = [("", None)]
@@ -321,7 +321,7 @@ def tastes_table(entry: Entry, known: Vocabulary) -> Table:
     return filled(f"{known.modules.capitalize()} of each {known.rule}: {entry.name}", titles, rows)
 
 
-def rules_table(entries: Sequence[Entry], metric: str) -> Table:
+def rules_table(entries: Sequence[ModelView], metric: str) -> Table:
     """Return a score of each model against the number of rules."""
     lines = against_rules(entries, metric)
     counts = sorted({count for line in lines.values() for count, _ in line})

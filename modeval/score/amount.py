@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from modeval.counting.units import Units
-from modeval.score.routing import Group, Routing
+from modeval.score.routing import LayerStack, Routing
 from modeval.types import View
 
 SAMPLES_PER_CELL = 50
@@ -44,7 +44,7 @@ def amount_of(routing: Routing) -> Amount:
     )
 
 
-def _worth(routing: Routing, group: Group) -> Float64[Tensor, "seeds layers"]:
+def _worth(routing: Routing, group: LayerStack) -> Float64[Tensor, "seeds layers"]:
     if routing.evidence == "documents" and group.units is not None:
         return independent_samples(group.units, routing.view)
     if routing.evidence == "samples":
@@ -52,7 +52,7 @@ def _worth(routing: Routing, group: Group) -> Float64[Tensor, "seeds layers"]:
     return torch.full_like(group.counts.samples.sum((-2, -1)), torch.nan)
 
 
-def _of_blocks(group: Group, view: View) -> Float64[Tensor, "seeds layers"]:
+def _of_blocks(group: LayerStack, view: View) -> Float64[Tensor, "seeds layers"]:
     """Return what samples drawn anew are worth, by how much A differs between blocks of them.
 
     ``N / D``, D the design effect: how much more A varies than it would if each sample chose one

@@ -21,7 +21,7 @@ from modeval.metrics.chance import (
     uniform_joint,
 )
 from modeval.metrics.table import METRICS
-from modeval.score.routing import Group, Routing
+from modeval.score.routing import LayerStack, Routing
 
 HASH_MAPS = 2000
 UNEVEN = 1e-9
@@ -54,7 +54,7 @@ def levels(name: str, routing: Routing) -> list[Level]:
 
 
 def _level(
-    name: str, routing: Routing, group: Group, number: int, generator: torch.Generator
+    name: str, routing: Routing, group: LayerStack, number: int, generator: torch.Generator
 ) -> Level:
     metric, modules = METRICS[name], group.modules
     weight = group.counts.prior(routing.prior)[:, number].mean(0)

@@ -17,7 +17,7 @@ from modeval.errors import TraceError
 from modeval.metrics.table import METRICS, STATIC_METRICS
 from modeval.score.block_units import block_units
 from modeval.score.measure import metrics_without_labels
-from modeval.score.routing import Group, Routing
+from modeval.score.routing import LayerStack, Routing
 from modeval.score.scorecard import LeftOut
 from modeval.trace.fold import LayerGroup
 from modeval.trace.trace import TraceHeader
@@ -115,7 +115,7 @@ def default_view(header: TraceHeader) -> View:
 
 
 def _metrics(
-    groups: Sequence[Group], rules: Sequence[int], view: View, report: _Report
+    groups: Sequence[LayerStack], rules: Sequence[int], view: View, report: _Report
 ) -> tuple[str, ...]:
     names = metrics_without_labels(STATIC_METRICS) if len(rules) == 1 else STATIC_METRICS
     spread = "entropy" if view == "weight" else "selection_entropy"
@@ -194,7 +194,7 @@ def _table(counts: RoutingCounts, view: View) -> Tensor:
 
 def _by_rules(
     group: LayerGroup, rules: tuple[int, ...], header: TraceHeader, view: View, report: _Report
-) -> list[Group]:
+) -> list[LayerStack]:
     """Put layers together that have samples, and routed ones, of the same rules."""
     counts = _of_rules(group.counts, rules)
     there = (counts.samples.sum(-2) > 0) & (_table(counts, view).sum((-3, -1)) > 0)
@@ -216,7 +216,7 @@ def _of_some(  # noqa: PLR0917 - a step of _by_rules, cut out to fit a glance
     places: list[int],
     header: TraceHeader,
     report: _Report,
-) -> Group | None:
+) -> LayerStack | None:
     """Return layers that know the same rules; what they lack is named."""
     layers = tuple(group.layers[place] for place in places)
     names = [header.layers[layer] for layer in layers]
@@ -231,7 +231,9 @@ def _of_some(  # noqa: PLR0917 - a step of _by_rules, cut out to fit a glance
     return _one_seed(picked, header, present if missing else None)
 
 
-def _one_seed(group: LayerGroup, header: TraceHeader, present: tuple[int, ...] | None) -> Group:
+def _one_seed(
+    group: LayerGroup, header: TraceHeader, present: tuple[int, ...] | None
+) -> LayerStack:
     """Return layers as those of one seed, with the rules that are present alone."""
     counts, units = group.counts, group.units
     if present is not None:
@@ -240,7 +242,7 @@ def _one_seed(group: LayerGroup, header: TraceHeader, present: tuple[int, ...] |
     seeds = {name: part.unsqueeze(0) for name, part in counts.tensors().items()}
     if units is not None:
         units = replace(units, **{name: getattr(units, name).unsqueeze(0) for name in BY_UNIT})
-    return Group(
+    return LayerStack(
         layers=group.layers,
         counts=RoutingCounts(**seeds),
         choices=tuple(header.choices[layer] for layer in group.layers),
@@ -249,7 +251,7 @@ def _one_seed(group: LayerGroup, header: TraceHeader, present: tuple[int, ...] |
     )
 
 
-def _with_units(group: Group) -> Group:
+def _with_units(group: LayerStack) -> LayerStack:
     """Take replicate blocks for documents where documents were not kept, if that is fair.
 
     Version 0.1 kept the sums of documents that were hashed to blocks. Labels may be exchanged
@@ -264,7 +266,7 @@ def _with_units(group: Group) -> Group:
     return replace(group, units=block_units(group.counts)) if fair else group
 
 
-def _counted_once(group: Group) -> tuple[Group, int]:
+def _counted_once(group: LayerStack) -> tuple[LayerStack, int]:
     """Count documents that stand there several times once; return how many copies there were."""
     units = group.units
     if units is None or units.repeated == 0:
@@ -302,7 +304,7 @@ def _of_rules(counts: RoutingCounts, rules: Sequence[int]) -> RoutingCounts:
     )
 
 
-def _filled_blocks(groups: Sequence[Group]) -> list[Group]:
+def _filled_blocks(groups: Sequence[LayerStack]) -> list[LayerStack]:
     """Drop replicate blocks without documents: they say nothing of how documents vary."""
     samples = sum(group.counts.samples.sum((0, 1, 3)) for group in groups)
     filled = (torch.as_tensor(samples) > 0).nonzero()[:, 0]

@@ -15,7 +15,7 @@ from modeval.score.card import routing_card, with_scores
 from modeval.score.entries import Members, entries
 from modeval.score.losses import NORMAL, error_of, loss_columns
 from modeval.score.measure import Measured, metrics_without_labels
-from modeval.score.routing import Group, Routing
+from modeval.score.routing import LayerStack, Routing
 from modeval.score.scorecard import Member, ModelRecord, Score, Scorecard
 from modeval.score.subjects import Evaluation, Subject
 from modeval.spec import digest_of, module_count, name_of, to_dict
@@ -149,7 +149,7 @@ def _routing(subject: Subject, evaluation: Evaluation, usable: list[int]) -> Rou
         shares, modules = evaluation.shifted.rules[usable], evaluation.shifted.modules[usable]
         each = [adaptation_from_marginals(shares, modules[:, layer]) for layer in range(layers)]
         given = {"adaptation_distance": torch.stack(each, -1).cpu()}
-    group = Group(
+    group = LayerStack(
         layers=tuple(range(layers)),
         counts=counts,
         choices=(0,) * layers,
@@ -178,7 +178,7 @@ def _of_matrix(joint: Tensor) -> Routing:
     )
     names = tuple(name for name in STATIC_METRICS if METRICS[name].needs == "joint")
     return Routing(
-        groups=(Group(layers=(0,), counts=counts, choices=(0,)),),
+        groups=(LayerStack(layers=(0,), counts=counts, choices=(0,)),),
         rules=rules,
         metrics=names if rules > 1 else metrics_without_labels(names),
         evidence="sums",

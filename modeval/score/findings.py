@@ -26,7 +26,7 @@ from modeval.score.inference.estimate import Estimate
 from modeval.score.inference.lifts import Lifts, lifts, lifts_of_counts
 from modeval.score.inference.multiple import holm
 from modeval.score.measure import Measured, Measurements
-from modeval.score.routing import Group, Routing
+from modeval.score.routing import LayerStack, Routing
 from modeval.score.scorecard import Finding, Word
 
 INFORMATION = "mutual_information"
@@ -115,7 +115,7 @@ def findings(
             )
 
 
-def _tells(routing: Routing, group: Group) -> bool:
+def _tells(routing: Routing, group: LayerStack) -> bool:
     return group.labelled and routing.rules > 1
 
 
@@ -137,7 +137,7 @@ def _word(told: Told, even: float) -> Word:
 
 def _told(  # noqa: PLR0917 - one step of findings, cut out to fit a glance
     routing: Routing,
-    group: Group,
+    group: LayerStack,
     measured: Measured,
     corrected: Tensor | None,
     seed: int,
@@ -187,7 +187,7 @@ def _corrected(measured: Measured) -> Tensor | None:
 # --- one rule told apart by one module -----------------------------------------------------------
 
 
-def _lifts(routing: Routing, group: Group) -> Lifts:
+def _lifts(routing: Routing, group: LayerStack) -> Lifts:
     if group.units is not None and routing.evidence == "documents":
         return lifts(group.units, view=routing.view)
     return lifts_of_counts(

@@ -27,7 +27,7 @@ from modeval.score.inference.permutation import (
     units_permuted,
     untestable,
 )
-from modeval.score.routing import Group, Routing
+from modeval.score.routing import LayerStack, Routing
 from modeval.types import RoutingCounts
 
 MOST, MOST_PROBED = 512, 128
@@ -109,7 +109,7 @@ def metrics_without_labels(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if not METRICS[name].labels)
 
 
-def _metrics_of(routing: Routing, group: Group) -> tuple[str, ...]:
+def _metrics_of(routing: Routing, group: LayerStack) -> tuple[str, ...]:
     """Return the metrics that a group can give."""
     return routing.metrics if group.labelled else metrics_without_labels(routing.metrics)
 
@@ -217,7 +217,7 @@ def _tensors(part: Mapping[str, LeaveOneOut], name: str, which: str) -> dict[str
     return {name: getattr(part[name], which)} if name in part else {}
 
 
-def _without_each(routing: Routing, group: Group) -> dict[str, LeaveOneOut]:
+def _without_each(routing: Routing, group: LayerStack) -> dict[str, LeaveOneOut]:
     if group.units is None:
         return {}
     names = _metrics_of(routing, group)
@@ -268,7 +268,7 @@ def _permutations(routing: Routing) -> int:
 
 
 def _permuted_group(
-    routing: Routing, group: Group, generator: torch.Generator, permutations: int, most: int
+    routing: Routing, group: LayerStack, generator: torch.Generator, permutations: int, most: int
 ) -> dict[str, Tensor]:
     if not group.labelled or group.units is None:
         return {}

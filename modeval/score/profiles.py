@@ -10,7 +10,7 @@ from torch import Tensor
 
 from modeval.metrics import coactivation, domain_specialization
 from modeval.score.entries import Members
-from modeval.score.routing import Group, Routing
+from modeval.score.routing import LayerStack, Routing
 from modeval.score.scorecard import Activation, Better, Coactivation, Profile, Scorecard, Seed
 
 SHOWN = 32  # modules of a co-activation matrix
@@ -167,7 +167,7 @@ def activations(model: str, routing: Routing, members: Members) -> Iterator[Acti
         )
 
 
-def _chosen(group: Group) -> Tensor | None:
+def _chosen(group: LayerStack) -> Tensor | None:
     """Return how often each rule chose each module, where several are chosen and known."""
     known = bool((group.counts.selections.sum((-3, -1)) > 0).all())  # not when it is NaN
     return domain_specialization(group.counts) if known and max(group.choices) > 1 else None

@@ -17,7 +17,7 @@ drawn anew for each score; or nothing, where sums alone were kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class LayerStack:
     """Layers that have the same number of modules and know the same rules.
 
     Attributes:
@@ -63,7 +63,7 @@ class Routing:
         counted: whether ``samples`` are numbers of samples, not the shares of a recorded matrix.
     """
 
-    groups: tuple[Group, ...]
+    groups: tuple[LayerStack, ...]
     rules: int
     prior: Prior = "uniform"
     view: View = "weight"
@@ -98,7 +98,7 @@ class Routing:
         numbers = torch.tensor([layer for group in self.groups for layer in group.layers])
         return torch.cat([*parts], dim=-1)[..., numbers.argsort()]
 
-    def each_layer(self) -> Iterator[tuple[int, Group, int]]:
+    def each_layer(self) -> Iterator[tuple[int, LayerStack, int]]:
         """Iterate over the layers in order: place, group, and place within the group."""
         where = {
             layer: (group, number)

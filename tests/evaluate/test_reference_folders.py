@@ -18,7 +18,7 @@ from modeval.evaluate.subject import Subject
 from modeval.metrics import adaptation_from_marginals
 from modeval.metrics.table import METRICS
 from modeval.nn import create
-from modeval.pipeline.sources import Asked, find_jobs
+from modeval.pipeline.sources import ScoreOptions, find_jobs
 from modeval.score.cohorts import score
 from modeval.spec import DataSpec, check_pair
 
@@ -153,7 +153,7 @@ def test_a_folder_that_cannot_be_read_is_marked_and_stops_nothing_else(tmp_path:
     for stray in ("Modular_joint_32_128_4", "GT_Modular_joint_8_64_4_0", "Modular_joint_0_64_4_0"):
         (good.parent / stray).mkdir()
     (tmp_path / "GT_Rules_4" / good.name).mkdir(parents=True)
-    jobs, left_out, _ = find_jobs([str(tmp_path)], Asked())
+    jobs, left_out, _ = find_jobs([str(tmp_path)], ScoreOptions())
     assert [job.kind for job in jobs] == ["modarch"]
     assert len(left_out) == 4
     for stray, reason in (

@@ -24,8 +24,8 @@ from modeval.record.routers.readers import (
     CHOICE_NAMES,
     READERS,
     Choice,
-    Entry,
     Router,
+    RouterReader,
     UserReader,
     any_selected,
     by_user,
@@ -176,7 +176,7 @@ def _split(named: Mapping[str, nn.Module], name: str) -> tuple[nn.Module, bool] 
     return None
 
 
-def _entry(module: nn.Module) -> Entry | None:
+def _entry(module: nn.Module) -> RouterReader | None:
     """Return the entry of a class or of one it derives from (quantised and patched classes)."""
     for kind in type(core_of(module)).__mro__:
         if kind.__name__ in READERS:

@@ -251,7 +251,7 @@ def settled(router: Router, choice: Choice, *, first: bool) -> Router:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class RouterReader:
     """How a router class is read.
 
     Attributes:
@@ -296,23 +296,23 @@ UnlimitedOcrTextTopkRouter
 # Routers of transformers 5.24 that its registry does not list, and older ones that differ.
 _OTHERS = "DeepseekV4HashRouter Dots3NoteVisionTopKRouter Ernie4_5_VLMoeMoeTopKRouter MoEGate"
 
-READERS: dict[str, Entry] = {
-    **{name: Entry() for name in (_TRIPLES + _OTHERS).split()},
-    "DbrxRouter": Entry(best_of_logits, modules="layer.out_features"),
-    "DiffusionGemmaTextRouter": Entry(probabilities_first, modules="proj.out_features"),
-    "DogeCDMoE": Entry(product_keys),
-    "Ernie4_5_VLMoeMoeBlock": Entry(None, inside="Ernie4_5_VLMoeMoeTopKRouter"),
-    "Gemma4TextRouter": Entry(probabilities_first, modules="proj.out_features"),
-    "JetMoeAttention": Entry(None, inside="JetMoeTopKGating"),
-    "JetMoeTopKGating": Entry(last_logits),
-    "Llama4Router": Entry(scores_and_logits),
-    "LongcatFlashTopkRouter": Entry(modules="n_routed_experts"),
-    "NllbMoeTop2Router": Entry(nonzero_of_two, choices=2, capacity="after", doubt=NLLB),
-    "SwitchTransformersTop1Router": Entry(marks, choices=1, capacity="after"),
-    "ZayaRouter": Entry(skipping),
-    "GraniteMoeTopKGating": Entry(last_logits),
-    "GraniteMoeSharedTopKGating": Entry(last_logits),
-    "GraniteMoeHybridTopKGating": Entry(last_logits),
+READERS: dict[str, RouterReader] = {
+    **{name: RouterReader() for name in (_TRIPLES + _OTHERS).split()},
+    "DbrxRouter": RouterReader(best_of_logits, modules="layer.out_features"),
+    "DiffusionGemmaTextRouter": RouterReader(probabilities_first, modules="proj.out_features"),
+    "DogeCDMoE": RouterReader(product_keys),
+    "Ernie4_5_VLMoeMoeBlock": RouterReader(None, inside="Ernie4_5_VLMoeMoeTopKRouter"),
+    "Gemma4TextRouter": RouterReader(probabilities_first, modules="proj.out_features"),
+    "JetMoeAttention": RouterReader(None, inside="JetMoeTopKGating"),
+    "JetMoeTopKGating": RouterReader(last_logits),
+    "Llama4Router": RouterReader(scores_and_logits),
+    "LongcatFlashTopkRouter": RouterReader(modules="n_routed_experts"),
+    "NllbMoeTop2Router": RouterReader(nonzero_of_two, choices=2, capacity="after", doubt=NLLB),
+    "SwitchTransformersTop1Router": RouterReader(marks, choices=1, capacity="after"),
+    "ZayaRouter": RouterReader(skipping),
+    "GraniteMoeTopKGating": RouterReader(last_logits),
+    "GraniteMoeSharedTopKGating": RouterReader(last_logits),
+    "GraniteMoeHybridTopKGating": RouterReader(last_logits),
 }
 """Router classes by name, so that nothing of another library is imported to find them."""
 

@@ -10,7 +10,7 @@ from modeval.errors import ScorecardError
 from modeval.report import routing_views, scorecard_views
 from modeval.report.paper.style import Style, legend, panels, told_apart
 from modeval.report.routing_views import BUDGET, UNDIVIDED
-from modeval.report.scorecard_views import Entry, Group
+from modeval.report.scorecard_views import ModelView, TaskGroup
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +34,7 @@ FEW_BARS = 12
 """Bars up to which each has a name."""
 
 
-def budget(entries: Sequence[Entry], style: Style) -> "Figure":
+def budget(entries: Sequence[ModelView], style: Style) -> "Figure":
     """Draw a bar for each model or layer."""
     groups = scorecard_views.groups(entries)
     titles = told_apart(groups)
@@ -64,7 +64,7 @@ def budget(entries: Sequence[Entry], style: Style) -> "Figure":
     return figure
 
 
-def _stacks(group: Group, title: str) -> Iterator[tuple[str, list[routing_views.Budget]]]:
+def _stacks(group: TaskGroup, title: str) -> Iterator[tuple[str, list[routing_views.Budget]]]:
     """Yield title and rows of each panel: models with one layer together, others on their own."""
     single = [
         row for entry in group.entries if not entry.layered for row in routing_views.budgets(entry)

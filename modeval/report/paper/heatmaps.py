@@ -9,7 +9,7 @@ from modeval.errors import ScorecardError
 from modeval.report import routing_views, scorecard_views
 from modeval.report.paper.style import Style, figure_class, told_apart
 from modeval.report.routing_views import Map
-from modeval.report.scorecard_views import Entry
+from modeval.report.scorecard_views import ModelView
 from modeval.report.words import number, vocabulary
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Titled:
     module: str
 
 
-def draw(entries: Sequence[Entry], style: Style) -> "Figure":
+def draw(entries: Sequence[ModelView], style: Style) -> "Figure":
     """Draw the maps of models or of telling layers, those of one task in a row."""
     groups = scorecard_views.groups(entries)
     deep = sum(entry.layered for entry in entries)
@@ -166,7 +166,7 @@ def _bar(
     bar.set_label(words if height > LETTER * len(words) + 0.4 else "share", fontsize=6)
 
 
-def _maps_of(entry: Entry, style: Style, deep: int) -> list[Titled]:
+def _maps_of(entry: ModelView, style: Style, deep: int) -> list[Titled]:
     """Return the maps of a model that are to be drawn, one of so many with layers."""
     record = entry.record
     if record.modules == 1:

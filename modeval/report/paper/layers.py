@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from modeval.errors import ScorecardError
 from modeval.report import scorecard_views
 from modeval.report.paper.style import Style, chosen, legend, line_style, name_panel, panels
-from modeval.report.scorecard_views import Entry
+from modeval.report.scorecard_views import ModelView
 from modeval.score.scorecard import Score
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def layers(entries: Sequence[Entry], style: Style) -> "Figure":
+def layers(entries: Sequence[ModelView], style: Style) -> "Figure":
     """Draw a panel for each score, a line for each model."""
     deep = [entry for entry in entries if entry.layered]
     if not deep:

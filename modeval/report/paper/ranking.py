@@ -15,7 +15,7 @@ from modeval.report.paper.style import (
     panels,
     told_apart,
 )
-from modeval.report.scorecard_views import Entry, Group
+from modeval.report.scorecard_views import ModelView, TaskGroup
 from modeval.score.scorecard import Score
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ LETTER = 0.055
 """Inches of a letter of a name."""
 
 
-def draw(entries: Sequence[Entry], style: Style) -> "Figure":
+def draw(entries: Sequence[ModelView], style: Style) -> "Figure":
     """Draw a panel for each score and task, tasks side by side where the width allows."""
     usual = ("in_distribution_loss", "alignment_score", "inverse_mutual_information")
     metrics = chosen(entries, style, (*usual, "collapse_worst"))
@@ -57,7 +57,7 @@ def draw(entries: Sequence[Entry], style: Style) -> "Figure":
 
 
 def _rank(
-    panel: "Axes", group: Group, metric: str, order: Sequence[str], handles: dict[str, Any]
+    panel: "Axes", group: TaskGroup, metric: str, order: Sequence[str], handles: dict[str, Any]
 ) -> None:
     """Draw the models of a group, the best on top."""
     found = [(entry, scorecard_views.overall(entry, metric)) for entry in group.entries]
@@ -83,7 +83,7 @@ def _few_ticks(panel: "Axes") -> None:
 
 
 def _row(  # noqa: PLR0917 - where and what is drawn
-    panel: "Axes", entry: Entry, score: Score, place: int, colour: str, handles: dict[str, Any]
+    panel: "Axes", entry: ModelView, score: Score, place: int, colour: str, handles: dict[str, Any]
 ) -> None:
     values = [value for _, value in scorecard_views.dots(entry, score.metric)]
     what = "layer" if entry.layered else "seed"

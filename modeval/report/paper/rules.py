@@ -16,7 +16,7 @@ from modeval.report.paper.style import (
     line_style,
     name_panel,
 )
-from modeval.report.scorecard_views import Entry
+from modeval.report.scorecard_views import ModelView
 from modeval.report.words import is_trace
 from modeval.score.scorecard import Score
 
@@ -28,7 +28,7 @@ COLLAPSES = tuple(name for name in PAPER_METRICS if METRICS[name].tells == "load
 PAPER_DISTANCES = tuple(name for name in PAPER_METRICS if METRICS[name].tells != "load")
 
 
-def collapse(entries: Sequence[Entry], style: Style) -> "Figure":
+def collapse(entries: Sequence[ModelView], style: Style) -> "Figure":
     """Draw both scores of collapse."""
     for name in style.metrics:
         if name in METRICS and METRICS[name].tells != "load":
@@ -39,14 +39,14 @@ def collapse(entries: Sequence[Entry], style: Style) -> "Figure":
     return _against_rules(entries, style, COLLAPSES, "collapse")
 
 
-def specialisation(entries: Sequence[Entry], style: Style) -> "Figure":
+def specialisation(entries: Sequence[ModelView], style: Style) -> "Figure":
     """Draw the scores that tell of rules."""
     usual = ("alignment_score", *PAPER_DISTANCES)
     return _against_rules(entries, style, usual, "specialisation")
 
 
 def _against_rules(
-    entries: Sequence[Entry], style: Style, usual: Sequence[str], kind: str
+    entries: Sequence[ModelView], style: Style, usual: Sequence[str], kind: str
 ) -> "Figure":
     trained = [entry for entry in entries if not is_trace(entry.record)]
     if not trained:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from modeval.errors import DependencyError, ScorecardError, SpecError
 from modeval.report import scorecard_views
-from modeval.report.scorecard_views import Entry, Group
+from modeval.report.scorecard_views import ModelView, TaskGroup
 from modeval.report.words import metric_title
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def legend(
 
 
 def name_panel(
-    panel: "Axes", metric: str, entries: Sequence[Entry], width: float = math.inf
+    panel: "Axes", metric: str, entries: Sequence[ModelView], width: float = math.inf
 ) -> None:
     """Write what a panel shows over its left edge: it has more room there than at an axis.
 
@@ -208,12 +208,12 @@ def wrapped(text: str, width: float) -> str:
     return textwrap.fill(text, int(letters))
 
 
-def short_task(group: Group) -> str:
+def short_task(group: TaskGroup) -> str:
     """Name a task in a word or two: its number of rules."""
     return group.title.split(" · ")[0]
 
 
-def told_apart(groups: Sequence[Group]) -> list[str]:
+def told_apart(groups: Sequence[TaskGroup]) -> list[str]:
     """Name tasks in as few words as tell them apart."""
     short = [short_task(group) for group in groups]
     if len(set(short)) == len(short):
@@ -231,7 +231,7 @@ def plain_ticks(panel: "Axes", axis: Literal["x", "y"]) -> None:
     one.set_minor_formatter(NullFormatter())
 
 
-def chosen(entries: Sequence[Entry], style: Style, usual: Sequence[str]) -> list[str]:
+def chosen(entries: Sequence[ModelView], style: Style, usual: Sequence[str]) -> list[str]:
     """Return the metrics to draw.
 
     Raises:

@@ -6,7 +6,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from modeval.report.brief import MEANINGS, Brief, brief, tastes_in_words
-from modeval.report.scorecard_views import Entry
+from modeval.report.scorecard_views import ModelView
 from modeval.report.terminal.grid import Prose
 from modeval.report.words import count, vocabulary
 
@@ -28,7 +28,7 @@ def finding_word(word: str) -> Text:
     return Text(MEANINGS[word][0].lower(), style=STYLES[word])
 
 
-def finding_lines(entry: Entry) -> list[RenderableType]:
+def finding_lines(entry: ModelView) -> list[RenderableType]:
     """Return what came out for one model, who does what, and what to do."""
     found = brief(entry)
     shown: list[RenderableType] = [_verdict(found)]
@@ -49,7 +49,7 @@ def advice_lines(advice: Sequence[str]) -> list[RenderableType]:
     return [Prose(f"Next: {text}", head=len("Next:")) for text in advice]
 
 
-def taste_lines(entry: Entry) -> list[RenderableType]:
+def taste_lines(entry: ModelView) -> list[RenderableType]:
     """Name the modules that get most of each rule, in the layer that tells most."""
     heading, found = tastes_in_words(entry)
     if not found:
@@ -61,7 +61,7 @@ def taste_lines(entry: Entry) -> list[RenderableType]:
     ]
 
 
-def layers_counted(entry: Entry) -> str:
+def layers_counted(entry: ModelView) -> str:
     """Say how many layers of how many modules there are, and how many of them are chosen."""
     record = entry.record
     words = vocabulary(record)

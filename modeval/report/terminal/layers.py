@@ -8,7 +8,7 @@ from rich.text import Text
 from modeval.metrics.table import shown_in
 from modeval.report import scorecard_views, words
 from modeval.report.brief import MEANINGS, findings
-from modeval.report.scorecard_views import Entry
+from modeval.report.scorecard_views import ModelView
 from modeval.report.terminal.findings import (
     finding_lines,
     finding_word,
@@ -25,7 +25,7 @@ TOLD = "homogeneity"
 """What the finding rests on: it has its interval and its chance level beside it."""
 
 
-def render_trace(entry: Entry) -> list[RenderableType]:
+def render_trace(entry: ModelView) -> list[RenderableType]:
     """Return everything that the terminal shows of one trace, in order."""
     names, pattern = _names(entry)
     metrics = _metrics(entry)
@@ -43,19 +43,19 @@ def render_trace(entry: Entry) -> list[RenderableType]:
     return [*shown, *_legend(entry, metrics, pattern), *_marks(entry), *_measured(entry), Text("")]
 
 
-def _names(entry: Entry) -> tuple[list[str], str]:
+def _names(entry: ModelView) -> tuple[list[str], str]:
     names, pattern = scorecard_views.layer_names(entry.record.layers)
     return (names, pattern) if len(names) > 1 else (["1"], "")
 
 
-def _metrics(entry: Entry) -> list[str]:
+def _metrics(entry: ModelView) -> list[str]:
     """Return the metrics that have a column, what the finding rests on first."""
     there = scorecard_views.metrics_of([entry])
     wanted = sorted(shown_in("columns"), key=lambda name: name != TOLD)
     return [name for name in wanted if name in there]
 
 
-def _labels(entry: Entry) -> str:
+def _labels(entry: ModelView) -> str:
     rules = entry.record.rules
     return (
         f" · {words.count(len(rules), vocabulary(entry.record).rule)}"
@@ -64,7 +64,7 @@ def _labels(entry: Entry) -> str:
     )
 
 
-def _telling(entry: Entry) -> list[tuple[str, int]]:
+def _telling(entry: ModelView) -> list[tuple[str, int]]:
     told, _ = scorecard_views.telling_layers(entry)
     return told
 
@@ -72,7 +72,7 @@ def _telling(entry: Entry) -> list[tuple[str, int]]:
 # --- the table -----------------------------------------------------------------------------------
 
 
-def _table(entry: Entry, metrics: Sequence[str], rows: Sequence[tuple[str, int]]) -> Grid:
+def _table(entry: ModelView, metrics: Sequence[str], rows: Sequence[tuple[str, int]]) -> Grid:
     """Return a line for each layer, and their mean and worst."""
     layers = [place if entry.layered else None for _, place in rows]
     titles = [title for title, _ in rows] + (["mean", "worst"] if entry.layered else [])
@@ -94,7 +94,7 @@ def _padded(cells: list[Cell], length: int) -> list[Cell]:
     return [*cells, *[""] * (length - len(cells))]
 
 
-def _heading(entry: Entry, name: str) -> str:
+def _heading(entry: ModelView, name: str) -> str:
     known = vocabulary(entry.record)
     if name == TOLD:
         return f"known of the {known.rule}"
@@ -123,7 +123,7 @@ def _p(score: Score | None) -> str:
     return "" if p is None else f"{p:.3f}" if p >= 0.001 else "<0.001"  # noqa: PLR2004
 
 
-def _course(entry: Entry, metric: str) -> Text:
+def _course(entry: ModelView, metric: str) -> Text:
     """Draw one metric of all layers, from the first to the last, between its least and largest."""
     values = [score.value or 0.0 for score in scorecard_views.by_layer(entry, metric)]
     low, high = min(values), max(values)
@@ -137,7 +137,7 @@ def _course(entry: Entry, metric: str) -> Text:
 # --- what to know --------------------------------------------------------------------------------
 
 
-def _legend(entry: Entry, metrics: Sequence[str], pattern: str) -> list[RenderableType]:
+def _legend(entry: ModelView, metrics: Sequence[str], pattern: str) -> list[RenderableType]:
     """Say what the columns and the findings mean that do not say it themselves."""
     known = vocabulary(entry.record)
     lines = []
@@ -166,7 +166,7 @@ def _legend(entry: Entry, metrics: Sequence[str], pattern: str) -> list[Renderab
     return [Prose(line, dim=True) for line in lines]
 
 
-def _marks(entry: Entry) -> list[RenderableType]:
+def _marks(entry: ModelView) -> list[RenderableType]:
     """Say in how many layers samples are few, and what was not scored."""
     whole = scorecard_views.overall(entry, TOLD)
     told = scorecard_views.by_layer(entry, TOLD) or ([whole] if whole is not None else [])
@@ -182,7 +182,7 @@ def _marks(entry: Entry) -> list[RenderableType]:
     return [Text(line, style="yellow") for line in lines]
 
 
-def _measured(entry: Entry) -> list[RenderableType]:
+def _measured(entry: ModelView) -> list[RenderableType]:
     """Return what the scores are of, in a few lines."""
     record = entry.record
     data, about = record.data, record.model

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from modeval.report import routing_views, scorecard_views
 from modeval.report.routing_views import Floats, Map
-from modeval.report.scorecard_views import Entry
+from modeval.report.scorecard_views import ModelView
 from modeval.report.words import count, is_trace, percent, vocabulary
 from modeval.score.scorecard import Scorecard
 
@@ -55,7 +55,7 @@ def render_trace_maps(card: Scorecard) -> list[RenderableType]:
     return shown
 
 
-def side_by_side(wanted: Sequence[tuple[Entry, int | None, str]]) -> list[RenderableType]:
+def side_by_side(wanted: Sequence[tuple[ModelView, int | None, str]]) -> list[RenderableType]:
     """Return maps of models or layers on one scale, as many abreast as the terminal is wide.
 
     Args:
@@ -86,7 +86,7 @@ def side_by_side(wanted: Sequence[tuple[Entry, int | None, str]]) -> list[Render
     return [Columns(drawn, padding=(0, 3)), Legend(most, larger, widest), Text("")]
 
 
-def _heading(entry: Entry, layer: int | None, word: str, found: Map) -> Text:
+def _heading(entry: ModelView, layer: int | None, word: str, found: Map) -> Text:
     name = entry.name if layer is None else f"{entry.name}, {entry.record.layers[layer]}"
     remarks = [word, f"mean of {found.averaged} seeds" if found.averaged > 1 else ""]
     remark = "".join(f" · {each}" for each in remarks if each)

@@ -8,7 +8,7 @@ from rich.text import Text
 from modeval.metrics.table import metric_of
 from modeval.report import scorecard_views
 from modeval.report.brief import ADVICE, GRAVE, MEANINGS, brief
-from modeval.report.scorecard_views import Entry, Group
+from modeval.report.scorecard_views import ModelView, TaskGroup
 from modeval.report.terminal.findings import STYLES, advice_lines
 from modeval.report.terminal.grid import Column, Grid, Prose
 from modeval.report.terminal.layers import render_trace
@@ -41,7 +41,7 @@ def render(card: Scorecard, source: str = "") -> list[RenderableType]:
 # --- cohorts -------------------------------------------------------------------------------------
 
 
-def _cohorts(group: Group) -> list[RenderableType]:
+def _cohorts(group: TaskGroup) -> list[RenderableType]:
     seeds = {_seeds(entry.record) for entry in group.entries}
     title = f"{group.title} · {seeds.pop()}" if len(seeds) == 1 else group.title
     shown: list[RenderableType] = [Text(title, style="bold")]
@@ -56,7 +56,7 @@ def _seeds(record: ModelRecord) -> str:
     return f"{good} of {every} seeds" if good < every else count(every, "seed")
 
 
-def _findings(group: Group) -> list[RenderableType]:
+def _findings(group: TaskGroup) -> list[RenderableType]:
     """Return a line for each model, what the words mean, and what to do."""
     lines: list[RenderableType] = []
     seen: list[str] = []
@@ -84,7 +84,7 @@ def _findings(group: Group) -> list[RenderableType]:
 # --- scores --------------------------------------------------------------------------------------
 
 
-def score_table(entries: Sequence[Entry], *, named: bool = False) -> Grid:
+def score_table(entries: Sequence[ModelView], *, named: bool = False) -> Grid:
     """Return scores over seeds, models side by side, intervals and chance levels under them.
 
     Args:
@@ -107,7 +107,7 @@ def score_table(entries: Sequence[Entry], *, named: bool = False) -> Grid:
     return Grid(tuple(columns))
 
 
-def _rows(entries: Sequence[Entry]) -> list[tuple[str, list[Score | None]]]:
+def _rows(entries: Sequence[ModelView]) -> list[tuple[str, list[Score | None]]]:
     """Return the metrics that have a row, in order, each number once."""
     rows: list[tuple[str, list[Score | None]]] = []
     seen = []
@@ -149,9 +149,9 @@ def _chance(scores: Sequence[Score | None]) -> str:
 # --- against the number of rules -----------------------------------------------------------------
 
 
-def _against_rules(grouped: Sequence[Group]) -> list[RenderableType]:
+def _against_rules(grouped: Sequence[TaskGroup]) -> list[RenderableType]:
     """Return tables of the glance metrics against the number of rules, where there are several."""
-    kinds: dict[str, list[Group]] = {}
+    kinds: dict[str, list[TaskGroup]] = {}
     for group in grouped:
         kinds.setdefault(group.kind, []).append(group)
     shown: list[RenderableType] = []
@@ -165,7 +165,7 @@ def _against_rules(grouped: Sequence[Group]) -> list[RenderableType]:
     return shown
 
 
-def _rule_table(entries: Sequence[Entry], metric: str) -> Grid:
+def _rule_table(entries: Sequence[ModelView], metric: str) -> Grid:
     lines = scorecard_views.against_rules(entries, metric)
     rules = sorted({number_ for line in lines.values() for number_, _ in line})
     scores = {name: dict(line) for name, line in lines.items()}

@@ -62,7 +62,7 @@ class Layer:
 
 
 @dataclass(slots=True)
-class Survey:
+class Inspection:
     """What the first pass found: everything that a header needs."""
 
     layers: dict[str, Layer] = field(default_factory=dict)
@@ -103,7 +103,7 @@ def import_source(
     else:
         entry = find_format(name)
         fitting = matching(entry, files)
-    survey = Survey()
+    survey = Inspection()
     for note in entry.notes:
         survey.note(note)
     if len(fitting) < len(files):
@@ -123,7 +123,7 @@ def _holds_counts(entry: Format, path: Path, options: Options) -> bool:
 
 
 def _import_rows(
-    entry: Format, files: Sequence[Path], out: Path, options: Options, survey: Survey
+    entry: Format, files: Sequence[Path], out: Path, options: Options, survey: Inspection
 ) -> Imported:
     for path, piece in _pieces(entry, files, options, survey):
         _look(survey, _rows_only(piece, path), path, options, entry)
@@ -142,7 +142,7 @@ def _import_rows(
 
 
 def _import_counts(
-    entry: Format, files: Sequence[Path], out: Path, options: Options, survey: Survey
+    entry: Format, files: Sequence[Path], out: Path, options: Options, survey: Inspection
 ) -> Imported:
     found: list[Counts] = []
     labels: list[str | None] = []
@@ -190,7 +190,7 @@ def _by_layer(found: Sequence[Counts]) -> dict[str, NDArray[np.float64]]:
 
 
 def _suspected(
-    header: TraceHeader, survey: Survey, dense: frozenset[str], options: Options
+    header: TraceHeader, survey: Inspection, dense: frozenset[str], options: Options
 ) -> TraceHeader:
     """Return the header with what is suspicious of the rows; note which of them to leave out."""
     watch = Watch({name: rows for name, rows in survey.watch.layers.items() if name not in dense})
@@ -209,7 +209,7 @@ def _suspected(
 
 
 def _pieces(
-    entry: Format, files: Sequence[Path], options: Options, survey: Survey
+    entry: Format, files: Sequence[Path], options: Options, survey: Inspection
 ) -> Iterator[tuple[Path, Rows | Counts]]:
     """Read every file; what a damaged one has to give is kept only if the user said so."""
     for path in files:
@@ -253,7 +253,7 @@ def _rows_only(piece: Rows | Counts, path: Path) -> Rows:
 # --- the first pass ------------------------------------------------------------------------------
 
 
-def _look(survey: Survey, rows: Rows, path: Path, options: Options, entry: Format) -> None:
+def _look(survey: Inspection, rows: Rows, path: Path, options: Options, entry: Format) -> None:
     chosen = rows.chosen
     if chosen.size and (chosen.min() < -1 or chosen.max() > np.iinfo(np.int16).max):
         wrong = chosen.min() if chosen.min() < -1 else chosen.max()
@@ -302,7 +302,7 @@ def _layers_of(rows: Rows, path: Path) -> Iterator[tuple[str, Any]]:
         yield layer_name(number), rows.layer == number
 
 
-def _check_layers(survey: Survey, entry: Format, options: Options) -> frozenset[str]:
+def _check_layers(survey: Inspection, entry: Format, options: Options) -> frozenset[str]:
     """Return the layers that hold no routing, after saying so; refuse rows that cannot be."""
     dense: set[str] = set()
     for name, layer in survey.layers.items():
@@ -328,7 +328,7 @@ def _check_layers(survey: Survey, entry: Format, options: Options) -> frozenset[
 
 
 def make_header(
-    entry: Format, options: Options, survey: Survey, dense: frozenset[str]
+    entry: Format, options: Options, survey: Inspection, dense: frozenset[str]
 ) -> TraceHeader:
     """Return the header for what the first pass found, without the layers that are dense."""
     names = sorted((name for name in survey.layers if name not in dense), key=natural)
@@ -370,7 +370,7 @@ def make_header(
     )
 
 
-def _weight_scale(entry: Format, survey: Survey) -> WeightScale:
+def _weight_scale(entry: Format, survey: Inspection) -> WeightScale:
     if True not in survey.weights:
         return "none"
     if entry.weight_scale is not None:
@@ -385,7 +385,7 @@ def _weight_scale(entry: Format, survey: Survey) -> WeightScale:
     return scale
 
 
-def _phase(entry: Format, survey: Survey) -> Phase:
+def _phase(entry: Format, survey: Inspection) -> Phase:
     known = {PHASES[number] for number in survey.phases}
     if known == {"unknown"}:
         return entry.phase if entry.phase != "mixed" else "unknown"
@@ -437,7 +437,7 @@ def _build(
     passed: dict[int, int] = {}  # rows of each layer
     numbers = {name: index for index, name in enumerate(header.layers)}
     offset, largest, current = 0, -1, None
-    for path, piece in _pieces(entry, files, options, Survey()):
+    for path, piece in _pieces(entry, files, options, Inspection()):
         if path != current:  # documents of two files are never the same
             offset, current = largest + 1, path
         rows = _rows_only(piece, path)
