@@ -27,7 +27,7 @@ class GateFormat:
 
     def render(self, result: "GateResult", exit_code: int) -> str:
         """Return the text of the file."""
-        module = import_module(f"modeval.report.{self.home}")
+        module = import_module(f"modeval.report.verdicts.{self.home}")
         render: Callable[[GateResult, int], str] = module.render
         return render(result, exit_code)
 
@@ -45,7 +45,7 @@ GATE_FORMATS: dict[str, GateFormat] = {
         "--comment",
         "Markdown for a pull request: before, after, verdict.",
         "comment.md",
-        "gate_comment",
+        "comment",
     ),
     "sarif": GateFormat("--sarif", "SARIF 2.1.0, for code scanning.", "gate.sarif", "sarif"),
     "gitlab": GateFormat(
