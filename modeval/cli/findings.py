@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modeval.cli.options import with_examples
-from modeval.cli.output import stdout
+from modeval.cli.output import deliver, stdout
 
 if TYPE_CHECKING:
     from modeval.report.paper_findings import Curve, PaperFinding, Setting
@@ -41,7 +41,6 @@ def findings_command(
     Each is one number with its interval over tasks: it holds, it does not, or it cannot be told.
     """
     from modeval.report.paper_findings import paper_findings
-    from modeval.score.files import write_text
 
     card, curves = _read(path)
     found = paper_findings(card, curves)
@@ -49,10 +48,7 @@ def findings_command(
         _print(found)
         return
     text = json.dumps([asdict(finding) for finding in found], indent=1)
-    if as_json == "-":
-        typer.echo(text)
-    else:
-        write_text(Path(as_json), text + "\n")
+    deliver(Path(as_json), text + "\n", flag="--json")
 
 
 def _read(path: Path) -> "tuple[Scorecard, dict[tuple[Setting, str], Curve]]":

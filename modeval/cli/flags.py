@@ -335,7 +335,8 @@ def number_of(flag: str, kind: type[int | float]) -> Callable[[str], int | float
         try:
             return kind(text)
         except ValueError:
-            one = " It takes one value: give a command for each." if "," in text else ""
+            several = " For several values plan a sweep: modeval sweep plan --help."
+            one = several if "," in text else ""
             raise SpecError(
                 f"{flag} {text}: expected {expected}, as {flag} {example}.{one}"
             ) from None

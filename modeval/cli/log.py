@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from modeval.cli.options import with_examples
-from modeval.cli.output import stdout
+from modeval.cli.output import deliver, stdout
 
 Target = Literal["tensorboard", "wandb", "mlflow", "openmetrics"]
 
@@ -41,7 +41,7 @@ def log_command(
 ) -> None:
     """Send saved scores to TensorBoard, Weights & Biases or MLflow, or write OpenMetrics text."""
     from modeval.report.trackers import log, open_metrics
-    from modeval.score.files import read_scorecard, write_text
+    from modeval.score.files import read_scorecard
 
     cards = [read_scorecard(path) for path in scorecards]
     if to == "openmetrics":
@@ -49,10 +49,7 @@ def log_command(
         for other in cards[1:]:
             card = card + other
         text = open_metrics(card)
-        if out == "-":
-            typer.echo(text, nl=False)
-        else:
-            write_text(Path(out), text, flag="--out")
+        deliver(Path(out), text, flag="--out")
         return
     sent = sum(log(card, to, where=out, step=step + place) for place, card in enumerate(cards))
     stdout().print(f"Logged {sent} numbers to {to}.", highlight=False)

@@ -75,12 +75,9 @@ def metrics_command(
 
 
 def _write(text: str, file: str) -> None:
-    if file == "-":
-        typer.echo(text)
-        return
-    from modeval.score.files import write_text
+    from modeval.cli.output import deliver
 
-    write_text(Path(file), text + "\n")
+    deliver(Path(file), text + "\n", flag="--json")
 
 
 def find_metric(name: str) -> "Metric":

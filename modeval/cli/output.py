@@ -133,7 +133,14 @@ def deliver(path: Path, content: str | bytes, *, flag: str) -> bool:
 
             leave_pipe(sys.stdout)
         return False
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        from modeval.errors import ScorecardError
+
+        raise ScorecardError(
+            f"{flag} {path}: its folder cannot be made ({error.strerror}). Name another place."
+        ) from None
     write_bytes(path, raw, flag=flag)
     return True
 

@@ -136,7 +136,9 @@ def _table(grid: Mapping[str, Any], section: str) -> Mapping[str, Any]:
 def _product(grid: Mapping[str, Any]) -> Iterator[RunSpec]:
     """Return the runs of one product; models vary fastest, so that rivals stand together."""
     names = grid.get("models", ["modular"])
-    names = [names] if isinstance(names, str) else list(names)
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise SpecError(f'models = {names!r}: expected names, as ["modular", "gt-modular"].')
     for name in names:
         if name not in BY_NAME:
             raise SpecError(

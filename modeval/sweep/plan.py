@@ -88,7 +88,7 @@ def plan(grid: Mapping[str, Any], folder: Path) -> Sweep:
     """
     asked = unfold(grid)
     known = read_sweep(folder).cohorts if (folder / FILE).is_file() else ()
-    if not known and folder.exists() and any(folder.iterdir()):
+    if not known and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SpecError(f"{folder} holds something that is no sweep. Choose another --out.")
     digests = {cohort.spec.digest for cohort in known}
     new = [run for run in asked.runs if run.digest not in digests]
@@ -105,9 +105,10 @@ def _name(run: RunSpec) -> str:
 
 def write_sweep(sweep: Sweep) -> None:
     """Write the list, whole or not at all, and the folders of its parts."""
-    sweep.folder.mkdir(parents=True, exist_ok=True)
-    for part in PARTS:
-        (sweep.folder / part).mkdir(exist_ok=True)
+    with atomic.reported(sweep.folder, UNWRITTEN):
+        sweep.folder.mkdir(parents=True, exist_ok=True)
+        for part in PARTS:
+            (sweep.folder / part).mkdir(exist_ok=True)
     form = {
         "format": FORMAT,
         "name": sweep.name,

@@ -60,6 +60,8 @@ def test_the_grids_of_the_paper_have_the_numbers_of_the_paper():
     [
         ({"modles": ["modular"]}, "modles: a grid has no such entry .did you mean models"),
         ({"models": ["moduler"]}, "'moduler' is no model .did you mean modular"),
+        ({"models": 3}, "expected names"),
+        ({"models": [["modular"]]}, "expected names"),
         ({"data": {"rulez": [2]}}, "rulez: there is no such setting"),
         ({"data": {"rules": []}}, "no run"),
         ({"data": {"rules": ["two"]}}, "rules = 'two': expected int"),

@@ -200,6 +200,8 @@ def test_a_folder_of_something_else_is_no_place_for_a_sweep(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(SpecError, match="Choose another --out"):
         plan(GRID, tmp_path)
+    with pytest.raises(SpecError, match="Choose another --out"):
+        plan(GRID, tmp_path / "thesis.tex")
 
 
 def test_expected_times_are_exact_where_a_shape_was_tried_and_between_where_not(tmp_path):

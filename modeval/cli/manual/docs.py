@@ -30,11 +30,12 @@ def docs_command(
     out: Annotated[Path, typer.Option("--out", help="Folder to write the page to.")],
 ) -> None:
     """Write the reference of commands, library, metrics and formats as one page."""
-    from modeval.cli.output import stdout
+    from modeval.cli.output import deliver, stdout
+    from modeval.errors import SpecError
 
-    page = render(parts(context.find_root()))
-    out.mkdir(parents=True, exist_ok=True)
-    (out / PAGE).write_text(page, encoding="utf-8")
+    if out.exists() and not out.is_dir():
+        raise SpecError(f"--out {out}: a file stands there, and this takes a folder. Name another.")
+    deliver(out / PAGE, render(parts(context.find_root())), flag="--out")
     stdout().print(f"Wrote {out / PAGE}", highlight=False, markup=False)
 
 

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from modeval.cli.main import app
 from modeval.cli.manual.topics import topic, topic_names
-from modeval.errors import SpecError
+from modeval.errors import ModevalError, SpecError
 
 
 @pytest.mark.parametrize("name", topic_names())
@@ -31,6 +31,16 @@ def test_the_list_of_topics_names_them_all():
 def test_a_topic_is_printed_as_it_is_where_no_terminal_reads_it():
     done = CliRunner().invoke(app, ["help", "words"])
     assert done.stdout.strip() == topic("words").text.strip()
+
+
+def test_a_file_is_no_place_for_the_reference_or_for_a_folder_of_a_file(tmp_path):
+    (tmp_path / "taken").write_text("")
+    for command in (
+        ["docs", "--out", str(tmp_path / "taken")],
+        ["metrics", "--json", str(tmp_path / "taken" / "metrics.json")],
+    ):
+        assert isinstance(CliRunner().invoke(app, command).exception, ModevalError)
+    assert (tmp_path / "taken").read_text() == ""
 
 
 def test_the_reference_is_one_page_that_loads_nothing(tmp_path):
