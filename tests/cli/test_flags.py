@@ -109,7 +109,7 @@ def test_another_name_of_a_flag_is_the_same_flag():
     [
         (["--gating", "topk"], 'expected one of soft, top-k. Did you mean "top-k"?'),
         (["--gating-choices", "1.5"], "expected a whole number, as --gating-choices 8"),
-        (["--gating-choices", "1,2"], "It takes one value"),
+        (["--gating-choices", "1,2"], "For several values plan a sweep: modeval sweep plan --help"),
         (["--dropout", "half"], "expected a number"),
         (["--depths", "1,x"], "expected whole numbers, as 1000,2000"),
     ],
