@@ -8,6 +8,7 @@
 Leading axes ``...`` are batch axes: every metric maps over them.
 """
 
+import math
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -89,6 +90,30 @@ class Noise:
         if self.uniform.shape[-1] == 0:
             return self
         return Noise(self.uniform.chunk(layers, -1)[layer], self.progress)
+
+    def more(self, *shape: int, salt: int = 0) -> Float[Tensor, "..."]:
+        """Return further uniform numbers ``(S, *shape)``, above 0 and below 1, made from these.
+
+        The first two of each seed are the key of a generator that counts: number i is a hash of
+        key, salt and i (SplitMix64), on every device the same.
+        """
+        first = self.uniform.flatten(1)[:, :2].double().mul(2**24).long()
+        key = (first[:, :1] << 24) + first[:, -1:]
+        number = torch.arange(math.prod(shape), device=key.device)
+        mixed = _hashed(_hashed(key + (salt << 50)) + number * _GOLDEN)
+        kept = (mixed >> 40) & 0xFFFFFF
+        return ((kept.float() + 0.5) / 2**24).view(-1, *shape)
+
+
+_GOLDEN = -7046029254386353131
+"""The odd number nearest to 2**64 divided by the golden ratio, as a signed one."""
+
+
+def _hashed(number: Tensor) -> Tensor:
+    """Mix the bits of 64-bit integers; products wrap around."""
+    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
+        number = (number ^ ((number >> shift) & (1 << (64 - shift)) - 1)) * factor
+    return number ^ ((number >> 31) & (1 << 33) - 1)
 
 
 @dataclass(frozen=True, slots=True)

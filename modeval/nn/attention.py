@@ -67,7 +67,8 @@ class AttentionNetwork(LayeredNetwork):
     ) -> Output:
         """Predict at each position from the features and rules of all positions."""
         flat, flat_rule = inputs.flatten(1, 2), rule.flatten(1)
-        weight, bias = with_bias(self.experts.hidden.parts())
+        chance = self.chance_of(0, noise, route).flat()
+        weight, bias = with_bias(self.experts.hidden.parts(chance.noise))
         before = (self._found(flat, rule) @ weight + bias.unsqueeze(-2)).transpose(1, 2)
         state = self._state_of(flat, flat_rule)
         seen = Seen(flat, flat_rule, not_seen, state, not_seen, not_seen)
@@ -77,7 +78,7 @@ class AttentionNetwork(LayeredNetwork):
             self.experts,
             before,
             seen,
-            self.chance_of(0, noise, route).flat(),
+            chance,
             following=None if self.layers else decoder.hidden,
         )
         passed = self.pass_on(first, seen, noise, route)
@@ -85,7 +86,8 @@ class AttentionNetwork(LayeredNetwork):
         if self.layers:
             last = last @ decoder.hidden.weight
         prediction = decoder.readout(F.relu(last + bias_of(decoder.hidden).unsqueeze(1)))
-        return Output(prediction.view(*rule.shape, -1), reported(passed, rule.shape))
+        routed = reported(passed, rule.shape)
+        return Output(prediction.view(*rule.shape, -1), routed, self.penalty())
 
     def _state_of(self, inputs: Tensor, rule: Tensor) -> Callable[[], Tensor]:
         """Return what gives the encoding of each position."""

@@ -8,7 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from modeval.nn.linear import StackedLinear, StackedMLP
-from modeval.spec.computations import Computation, Compute, Full, Layer, Own
+from modeval.spec.computations import Computation, Full
+from modeval.spec.compute import Apart, Compute, Drawing, Layer, Own, Penalised, Turning
+from modeval.types import Noise
 
 
 class Bank(nn.Module):
@@ -19,17 +21,32 @@ class Bank(nn.Module):
         modules: number of modules.
         layer: where it stands, and its widths.
         computation: what each module has for itself, and how its weight comes about.
+        number: tells banks of one modular layer apart, for what is drawn.
+
+    Attributes:
+        shared: the trunk; none where modules have this layer for themselves.
     """
 
-    def __init__(self, seeds: int, modules: int, layer: Layer, computation: Compute) -> None:
+    shared: StackedLinear | None
+
+    def __init__(
+        self, seeds: int, modules: int, layer: Layer, computation: Compute, *, number: int = 0
+    ) -> None:
         super().__init__()
         self.module_count, self.layer, self.computation = modules, layer, computation
-        self.shared = StackedLinear((seeds,), layer.inputs, layer.outputs, bias=layer.bias)
-        self.shared.requires_grad_(computation.trained)
-        self.starts = computation.own(layer)
+        self.number = number
+        alone = isinstance(computation, Apart) and computation.apart(layer)
+        self.shared = None
+        if not alone:
+            self.shared = StackedLinear((seeds,), layer.inputs, layer.outputs, bias=layer.bias)
+            self.shared.requires_grad_(computation.trained)
+        self.starts = _whole(layer) if alone else computation.own(layer)
         for name, own in self.starts.items():
-            stack = (seeds, 1 if own.common else modules)
-            self.register_parameter(f"own_{name}", nn.Parameter(torch.zeros(*stack, *own.shape)))
+            start = torch.zeros(seeds, 1 if own.common else modules, *own.shape)
+            if own.learns:
+                self.register_parameter(f"own_{name}", nn.Parameter(start))
+            else:
+                self.register_buffer(f"own_{name}", start)
 
     def draw(self, generators: Sequence[torch.Generator]) -> None:
         """Start each parameter where its computation says."""
@@ -43,18 +60,55 @@ class Bank(nn.Module):
         return {name: cast("Tensor", getattr(self, f"own_{name}")) for name in self.starts}
 
     def parts(
-        self,
+        self, noise: Noise | None = None
     ) -> tuple[Float[Tensor, "seeds modules in out"], Float[Tensor, "seeds modules out"] | None]:
         """Return the weight and the bias of each module."""
-        trunk = self.shared.bias
-        weight, bias = self.computation.made(
-            self.layer,
-            self.shared.weight.unsqueeze(1),
-            None if trunk is None else trunk.unsqueeze(1),
-            self.own,
-        )
+        trunk, own = self.trunk(), self.own
+        if trunk is None:
+            return own["weight"], own.get("bias")
+        if noise is not None and isinstance(self.computation, Drawing):
+            own = own | self._drawn(self.computation.drawn, noise)
+        weight, bias = self.computation.made(self.layer, *trunk, own)
         weight = weight.expand(-1, self.module_count, -1, -1)
         return weight, None if bias is None else bias.expand(-1, self.module_count, -1)
+
+    def trunk(
+        self,
+    ) -> tuple[Float[Tensor, "seeds one in out"], Float[Tensor, "seeds one out"] | None] | None:
+        """Return what all modules share, as the weight and the bias of one module."""
+        if self.shared is None:
+            return None
+        bias = self.shared.bias
+        return self.shared.weight.unsqueeze(1), None if bias is None else bias.unsqueeze(1)
+
+    def penalty(self) -> Float[Tensor, " seeds"] | None:
+        """Return what the loss of each seed has added to it."""
+        if isinstance(self.computation, Penalised):
+            return self.computation.penalty(self.layer, self.own)
+        return None
+
+    def turn(self) -> None:
+        """Begin another phase of training."""
+        if isinstance(self.computation, Turning):
+            with torch.no_grad():
+                for name, value in self.computation.turned(self.layer, self.own).items():
+                    self.own[name].copy_(value)
+
+    def _drawn(self, names: Sequence[str], noise: Noise) -> dict[str, Tensor]:
+        """Return a uniform number for each number of some parameters."""
+        drawn = {}
+        for index, name in enumerate(name for name in names if name in self.starts):
+            parameter = self.own[name]
+            salt = self.number * len(names) + index
+            drawn[f"{name}.uniform"] = noise.more(*parameter.shape[1:], salt=salt).to(parameter)
+        return drawn
+
+
+def _whole(layer: Layer) -> dict[str, Own]:
+    """Say that each module has a layer for itself, which starts as PyTorch's do."""
+    bound = layer.inputs**-0.5
+    own = {"weight": Own((layer.inputs, layer.outputs), bound)}
+    return own | ({"bias": Own((layer.outputs,), bound)} if layer.bias else {})
 
 
 def _start(member: Tensor, own: Own, generator: torch.Generator) -> None:
@@ -74,7 +128,7 @@ class BankMLP(nn.Module):
         self.computation = computation
         hidden, readout = Layer("hidden", *widths[:2]), Layer("readout", *widths[1:])
         self.hidden = Bank(seeds, modules, hidden, computation)
-        self.readout = Bank(seeds, modules, readout, computation)
+        self.readout = Bank(seeds, modules, readout, computation, number=1)
 
     def rectified(
         self, before: Float[Tensor, "seeds n modules hidden"]
@@ -97,9 +151,17 @@ def mlp_bank(
 
 
 def gates_bank(
-    seeds: int, modules: int, inputs: int, outputs: int, computation: Computation, *, bias: bool
+    seeds: int,
+    modules: int,
+    inputs: int,
+    outputs: int,
+    computation: Computation,
+    *,
+    bias: bool,
+    number: int = 0,
 ) -> StackedLinear | Bank:
     """Make a bank of single layers, for recurrent cells."""
     if isinstance(computation, Full):
         return StackedLinear((seeds, modules), inputs, outputs, bias=bias)
-    return Bank(seeds, modules, Layer("gates", inputs, outputs, bias=bias), computation)
+    layer = Layer("gates", inputs, outputs, bias=bias)
+    return Bank(seeds, modules, layer, computation, number=number)

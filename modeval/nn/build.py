@@ -247,8 +247,8 @@ def _recurrent(data: DataSpec, model: ModelSpec, seeds: int) -> Network:
     modules, state = module_count(data, model), hidden_width(data, model)
     bias = model.scorer == "none"  # the paper's plain LSTM has biases, its module banks none
     gates = [
-        gates_bank(seeds, modules, inputs, 4 * state, model.computation, bias=bias)
-        for inputs in (model.encoder, state)
+        gates_bank(seeds, modules, inputs, 4 * state, model.computation, bias=bias, number=number)
+        for number, inputs in enumerate((model.encoder, state))
     ]
     if model.scorer == "none":
         _as_lstm_cell(gates[0], state)

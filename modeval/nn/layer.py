@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from modeval.nn.aggregation import Readout, Spare, Value, mix_hidden
 from modeval.nn.bank import Bank, Experts
-from modeval.nn.linear import StackedLinear, bias_of, with_bias
+from modeval.nn.linear import StackedLinear, with_bias
 from modeval.nn.network import LooksAt, Network, Route, Routed
 from modeval.nn.scorers import Chance, Read, Scorer, Seen, Weighed, weigh
+from modeval.spec.compute import Drawing
 from modeval.spec.gatings import Gate, Linear
 from modeval.spec.model import Aggregation
 from modeval.types import Noise
@@ -49,25 +50,19 @@ class Passed:
     weighed: Weighed
 
 
-def readout_of(
-    layer: StackedLinear | Bank,
-    value: Value | None = None,
-    following: StackedLinear | None = None,
-) -> Readout:
-    """Return the modules' last layer, merged with the linear maps that follow it."""
-    return _followed(Readout(*with_bias(layer.parts())), value, following)
-
-
 def shared_readout(
     layer: StackedLinear | Bank,
     value: Value | None = None,
     following: StackedLinear | None = None,
 ) -> Readout | None:
     """Return the same of what the modules share, as one module; nothing where they share none."""
-    if not isinstance(layer, Bank):
-        return None
-    shared = Readout(layer.shared.weight.unsqueeze(1), bias_of(layer.shared).unsqueeze(1))
-    return _followed(shared, value, following)
+    trunk = trunk_of(layer)
+    return None if trunk is None else _followed(Readout(*with_bias(trunk)), value, following)
+
+
+def trunk_of(layer: StackedLinear | Bank) -> tuple[Tensor, Tensor | None] | None:
+    """Return what modules share of a layer, as one module; nothing where they share nothing."""
+    return layer.trunk() if isinstance(layer, Bank) else None
 
 
 def _followed(readout: Readout, value: Value | None, following: StackedLinear | None) -> Readout:
@@ -97,7 +92,8 @@ def run_bank(
         following: a linear layer after the mixture, merged into it (its bias left out).
         shared_before: hidden units of what modules share, where it must count exactly once.
     """
-    readout = readout_of(bank.readout, choices.value, following)
+    plain = Readout(*with_bias(bank.readout.parts(chance.noise)))
+    readout = _followed(plain, choices.value, following)
     if choices.aggregation == "parameters":
         weighed = weigh(choices.scorer, choices.gating, seen, chance)
         weight = weighed.weight
@@ -109,7 +105,6 @@ def run_bank(
             mixed = Spare(shared.each(hidden[:, :, :1]).squeeze(2)).add(mixed, weight)
         return Passed(mixed, weighed)
     hidden = bank.rectified(before)
-    plain = readout_of(bank.readout)
     seen = replace(seen, hidden=lambda: hidden, outputs=lambda: Read(plain, hidden))
     weighed = weigh(choices.scorer, choices.gating, seen, chance)
     return Passed(readout.mix(hidden, weighed.weight), weighed)
@@ -143,11 +138,10 @@ class ModularLayer(nn.Module):
     def forward(self, x: Float[Tensor, "seeds n width"], seen: Seen, chance: Chance) -> Passed:
         """Pass samples through; ``seen`` tells what they are beside ``x``."""
         seen = replace(seen, state=lambda: x)
-        before = _side_by_side(x, *with_bias(self.experts.hidden.parts()))
-        shared = None
-        if needs_spare(self.choices) and isinstance(self.experts.hidden, Bank):
-            layer = self.experts.hidden.shared
-            shared = _side_by_side(x, layer.weight.unsqueeze(1), bias_of(layer).unsqueeze(1))
+        layer = self.experts.hidden
+        before = _side_by_side(x, *with_bias(layer.parts(chance.noise)))
+        trunk = trunk_of(layer) if needs_spare(self.choices) else None
+        shared = None if trunk is None else _side_by_side(x, *with_bias(trunk))
         passed = run_bank(self.choices, self.experts, before, seen, chance, shared_before=shared)
         return Passed(x + passed.output, passed.weighed)
 
@@ -190,8 +184,22 @@ class LayeredNetwork(Network):
         self.looks_at = max((each.scorer.looks_at for each in every), key=looks.index)
         self.batchwise = choices.gating.batchwise
         self.sparse = choices.gating.sparse
+        self.banks = tuple(part for part in self.modules() if isinstance(part, Bank))
         drawn = choices.gating.chance
-        self.chance = drawn * self.module_count * len(every) if drawn > 0 else drawn
+        columns = drawn * self.module_count if drawn > 0 else drawn
+        if any(isinstance(bank.computation, Drawing) for bank in self.banks):
+            columns = max(columns, 1)
+        self.chance = columns * len(every) if columns > 0 else columns
+
+    def penalty(self) -> Float[Tensor, " seeds"] | None:
+        """Return what computations add to the loss of each seed."""
+        terms = [term for bank in self.banks if (term := bank.penalty()) is not None]
+        return torch.stack(terms).sum(0) if terms else None
+
+    def turn(self) -> None:
+        """Begin another phase of training."""
+        for bank in self.banks:
+            bank.turn()
 
     @property
     def choices(self) -> Choices:

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from modeval.types import Noise
+
 
 class StackedLinear(nn.Module):
     """Independent linear maps, one for each index of ``stack``.
@@ -35,8 +37,9 @@ class StackedLinear(nn.Module):
         y = x @ self.weight
         return y if self.bias is None else y + self.bias.unsqueeze(-2)
 
-    def parts(self) -> tuple[Tensor, Tensor | None]:
-        """Return the weight and the bias."""
+    def parts(self, noise: Noise | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return the weight and the bias; chance has no part in them."""
+        del noise
         return self.weight, self.bias
 
     def extra_repr(self) -> str:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from modeval.nn.bank import Bank, Experts
+from modeval.nn.bank import Experts
 from modeval.nn.layer import (
     Choices,
     LayeredNetwork,
@@ -24,6 +24,7 @@ from modeval.nn.layer import (
     needs_spare,
     reported,
     run_bank,
+    trunk_of,
 )
 from modeval.nn.linear import StackedMLP, bias_of, per_rule, with_bias
 from modeval.nn.network import Output, Route
@@ -96,7 +97,8 @@ class MLPNetwork(LayeredNetwork):
     ) -> Output:
         """Predict from two numbers and the rule."""
         encoding, layer = self.encoder_rule.table(), self.experts.hidden
-        merged = self.merged(encoding, *with_bias(layer.parts()))
+        chance = self.chance_of(0, noise, route)
+        merged = self.merged(encoding, *with_bias(layer.parts(chance.noise)))
         numbers = inputs.unsqueeze(-1) * self.encoder_number.hidden.weight.unsqueeze(1)
         numbers = F.relu(numbers + bias_of(self.encoder_number.hidden)[:, None, None])
         numbers = numbers.flatten(2)
@@ -106,17 +108,16 @@ class MLPNetwork(LayeredNetwork):
             return torch.cat((both.view(*rule.shape, -1), per_rule(encoding, rule)), -1)
 
         seen = Seen(inputs, rule, lambda: encoding, encoded, not_seen, not_seen)
-        shared = None
-        if needs_spare(self.choices) and isinstance(layer, Bank):
-            trunk = layer.shared.weight.unsqueeze(1), bias_of(layer.shared).unsqueeze(1)
-            shared = self.merged(encoding, *trunk)(numbers, rule, 1)
+        trunk, shared = trunk_of(layer) if needs_spare(self.choices) else None, None
+        if trunk is not None:
+            shared = self.merged(encoding, *with_bias(trunk))(numbers, rule, 1)
         decoder = self.decoder
         first = run_bank(
             self.choices,
             self.experts,
             merged(numbers, rule, self.module_count),
             seen,
-            self.chance_of(0, noise, route),
+            chance,
             following=None if self.layers else decoder.hidden,
             shared_before=shared,
         )
@@ -125,4 +126,4 @@ class MLPNetwork(LayeredNetwork):
         if self.layers:
             state = state @ decoder.hidden.weight
         prediction = decoder.readout(F.relu(state + bias_of(decoder.hidden).unsqueeze(1)))
-        return Output(prediction, reported(passed, rule.shape))
+        return Output(prediction, reported(passed, rule.shape), self.penalty())

@@ -52,10 +52,12 @@ class Output:
     Attributes:
         prediction: ``(S, N, D)`` or ``(S, N, T, D)``: values, or logits for classification.
         routed: one for each modular layer, from input to output.
+        penalty: ``(S,)`` what its parts add to the loss in training, where any does.
     """
 
     prediction: Float[Tensor, "seeds samples *positions outputs"]
     routed: tuple[Routed, ...]
+    penalty: Float[Tensor, " seeds"] | None = None
 
 
 class Network(nn.Module):
@@ -92,6 +94,9 @@ class Network(nn.Module):
     ) -> Output:
         """Predict, and say how each sample was routed."""
         raise NotImplementedError
+
+    def turn(self) -> None:
+        """Begin a phase of training after the first; most networks do nothing about it."""
 
 
 def count_parameters(network: nn.Module) -> int:

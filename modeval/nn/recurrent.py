@@ -28,6 +28,7 @@ from modeval.nn.layer import (
     Passed,
     needs_spare,
     reported,
+    trunk_of,
 )
 from modeval.nn.linear import StackedLinear, StackedMLP, bias_of, per_rule
 from modeval.nn.network import Output, Route
@@ -74,13 +75,15 @@ class RecurrentNetwork(LayeredNetwork):
         seen = Seen(inputs.flatten(1, 2), rule.flatten(1), not_seen, not_seen, not_seen, not_seen)
         passed = self.pass_on(first, seen, noise, route)
         prediction = self.decoder(passed[-1].output)
-        return Output(prediction.view(*rule.shape, -1), reported(passed, rule.shape))
+        routed = reported(passed, rule.shape)
+        return Output(prediction.view(*rule.shape, -1), routed, self.penalty())
 
     def _scan(self, inputs: Tensor, rule: Tensor, chance: Chance) -> Passed:
         """Run the cells over all positions."""
         seeds, samples, positions = rule.shape
         encoded = self._encoded(inputs, rule)
-        cells = _Cells(*(_side_by_side(layer) for layer in (self.input_gates, self.state_gates)))
+        layers = (self.input_gates, self.state_gates)
+        cells = _Cells(*(_side_by_side(layer, chance.noise) for layer in layers))
         projected = encoded(cells.input)  # (T, S, N, M, 4H)
         shared = _shared(self) if needs_spare(self.choices) else None
         shared_input = None if shared is None else encoded(shared.input)
@@ -206,21 +209,17 @@ def _mixed(gates: Tensor, weight: Tensor) -> Tensor:
     return (gates * weight.unsqueeze(-1)).sum(2, keepdim=True)
 
 
-def _side_by_side(layer: StackedLinear | Bank) -> _Gates:
+def _side_by_side(layer: StackedLinear | Bank, noise: Noise | None) -> _Gates:
     """Return a bank's weight as ``(S, in, M·out)`` and its bias as ``(S, 1, M·out)``."""
-    weight, bias = layer.parts()
+    weight, bias = layer.parts(noise)
     flat = weight.transpose(1, 2).flatten(2)
     return flat, None if bias is None else bias.flatten(1).unsqueeze(1)
 
 
 def _shared(network: RecurrentNetwork) -> _Cells | None:
     """Return the gates that all modules share, as those of a single module."""
-    layers = (network.input_gates, network.state_gates)
-    trunks = [layer.shared for layer in layers if isinstance(layer, Bank)]
-    if len(trunks) < len(layers):
+    first, second = trunk_of(network.input_gates), trunk_of(network.state_gates)
+    if first is None or second is None:
         return None
-    return _Cells(*((each.weight, _row(each.bias)) for each in trunks))
-
-
-def _row(bias: Tensor | None) -> Tensor | None:
-    return None if bias is None else bias.unsqueeze(1)
+    # a single module lies side by side as it is, and a bias as a row
+    return _Cells((first[0].squeeze(1), first[1]), (second[0].squeeze(1), second[1]))

@@ -295,15 +295,16 @@ def weigh(scorer: Scorer, gating: Gate, seen: Seen, chance: Chance) -> Weighed:
     computed once for each rule.
     """
     logits = scorer(seen)
+    noise = chance.noise if gating.chance >= 0 else None  # else it is of what modules are made of
     if scorer.looks_at in BY_RULE:
-        drawn = chance.noise is not None and gating.chance > 0
+        drawn = noise is not None and gating.chance > 0
         if not drawn and not gating.batchwise:
-            rows = gating(logits, chance.noise)
+            rows = gating(logits, noise)
             return _routed(
                 per_rule(rows, seen.rule), lambda: _first(per_rule(logits, seen.rule), rows), chance
             )
         logits = per_rule(logits, seen.rule)
-    weight = gating(logits, chance.noise)
+    weight = gating(logits, noise)
     return _routed(weight, lambda: _first(logits, weight), chance)
 
 

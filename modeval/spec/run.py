@@ -6,11 +6,12 @@ from typing import Any
 
 from modeval.errors import SpecError
 from modeval.spec.checks import check
+from modeval.spec.compute import Turning
 from modeval.spec.data import DataSpec, Task
 from modeval.spec.model import ModelSpec, check_pair
 from modeval.spec.plain import differences, digest, from_dict, sparse, to_dict
 from modeval.spec.settings import refuse_unread, without_unread
-from modeval.spec.train import TrainSpec
+from modeval.spec.train import Phase, TrainSpec
 
 REFERENCE_CLIP: dict[Task, float] = {"binary": 0.0, "sets": 0.0, "series": 1.0}
 """Largest norm of a gradient in the reference's training, by task; 0 for no clipping."""
@@ -37,7 +38,9 @@ class RunSpec:
                 f"numbered from 0 to {self.data.rules - 1}.",
             )
         refuse_unread(self.train, objective=self.data.objective)
-        told = replace(self.train, clip=self.clip, validate_every=self.validate_every)
+        told = replace(
+            self.train, clip=self.clip, validate_every=self.validate_every, phases=self.phases
+        )
         object.__setattr__(self, "train", told)
 
     @property
@@ -45,6 +48,19 @@ class RunSpec:
         """Largest norm of a seed's gradient; 0 for no clipping."""
         clip = self.train.clip
         return REFERENCE_CLIP[self.data.task] if clip is None else clip
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Stretches of training: two halves for a computation that needs two, if none are given."""
+        phases, kind = self.train.phases, self.model.computation.kind
+        if not isinstance(self.model.computation, Turning):
+            return phases
+        check(
+            len(phases) != 1,
+            f'computation = "{kind}" learns all, keeps a part and learns that on, so it takes two '
+            "phases. Give two [[train.phases]], or none for two halves.",
+        )
+        return phases or (Phase(steps=max(self.train.steps // 2, 1)), Phase())
 
     @property
     def validate_every(self) -> int:

@@ -44,10 +44,16 @@ class System:
 
 
 def _own(  # noqa: PLR0917 - a row
-    kind: str, title: str, what: str, formula: str, source: str, expect: str
+    kind: str,
+    title: str,
+    what: str,
+    formula: str,
+    source: str,
+    expect: str,
+    phase: Mapping[str, Any] | None = None,
 ) -> System:
     """Return a system with modules of one kind, one for each rule, on a trunk."""
-    cells = kind in ("low-rank", "rescaled", "masked", "supermask", "diff")
+    cells = kind not in ("prompt", "adapter", "parallel-adapter")
     return System(
         name=f"{kind}-per-rule",
         title=f"{title} per rule",
@@ -56,6 +62,7 @@ def _own(  # noqa: PLR0917 - a row
         source=source,
         expect=f"Routing is given, so its scores are perfect; {expect}",
         choices={"scorer": "oracle", "computation": {"kind": kind}},
+        phase=phase or {},
         tasks=("binary", "sets", "series") if cells else ("binary", "sets"),
     )
 
@@ -314,6 +321,31 @@ SYSTEMS: tuple[System, ...] = (
         "y = (W * b_c) x,  gradient of a score W dL/dW",
         "Sanh et al. 2020 (arXiv 2005.07683)",
         "masks of rules that need the same may overlap more than chance.",
+    ),
+    _own(
+        "magnitude",
+        "Magnitude pruning",
+        "Each rule keeps the largest weights of its own version of a trunk.",
+        "y = ((W + D_c) * b_c) x,  b_c the largest of |W + D_c|",
+        "Zhu & Gupta 2017 (arXiv 1710.01878)",
+        "masks begin equal and part as the versions do.",
+    ),
+    _own(
+        "sparse-diff",
+        "Sparse fine-tuning (LT-SFT)",
+        "Each rule has a sparse difference from a trunk: learn all, keep the largest, begin again.",
+        "y = (W + b_c * D_c) x,  b_c the largest of |D_c| after the first phase",
+        "Ansell et al. 2022 (LT-SFT, arXiv 2110.07560)",
+        "supports of rules that need the same may overlap more than chance.",
+    ),
+    _own(
+        "diff-pruning",
+        "Diff pruning",
+        "Each rule has a difference from a trunk of which the loss keeps little.",
+        "y = (W + z_c * D_c) x,  z_c hard concrete,  loss + w P(z_c > 0)",
+        "Guo et al. 2021 (diff pruning, arXiv 2012.07463)",
+        "the share of z that is not 0 is what rules cost beside the trunk.",
+        phase={"rates": [{"parameters": "*own_logit", "factor": 10.0}]},
     ),
     _own(
         "supermask",

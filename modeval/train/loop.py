@@ -194,6 +194,7 @@ def _train(
     with _interruptions() as interrupted:
         for stretch in stretches[now.number :]:
             if stretch is not now:
+                network.turn()
                 stepper = _stepper(network, spec, engine, None, stretch.phase)
                 record = _on_engine(record, stepper.engine, memory.step)
                 stream = stretch.stream(spec, device)

@@ -159,6 +159,8 @@ class Stepper:
         """Return what is minimised, summed over seeds, and the loss of each seed."""
         each = losses(output.prediction, batch.target, self.objective)
         total = each.sum()
+        if output.penalty is not None:
+            total = total + output.penalty.sum()
         for remedy in self.phase.remedies:
             term = REMEDIES[remedy.kind]
             for routed in output.routed:
