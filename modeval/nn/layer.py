@@ -169,7 +169,13 @@ class LayeredNetwork(Network):
 
     The parts of the first layer are parts of the network itself, under the names that stored
     parameters have: ``experts`` (or gates), ``scorer``, ``value``; layers after it are ``layers``.
+
+    Attributes:
+        deciding: numbers of the layers that route by themselves.
     """
+
+    deciding: tuple[int, ...]
+    layers: nn.ModuleList
 
     def route_by(self, choices: Choices, layers: Sequence[ModularLayer]) -> None:
         """Take the choices of the first layer and the layers after it."""
@@ -180,6 +186,7 @@ class LayeredNetwork(Network):
         self.layers = nn.ModuleList(layers)
         every = [choices, *(layer.choices for layer in layers)]
         self.layer_count = len(every)
+        self.deciding = tuple(range(len(every)))
         looks: tuple[LooksAt, ...] = get_args(LooksAt)
         self.looks_at = max((each.scorer.looks_at for each in every), key=looks.index)
         self.batchwise = choices.gating.batchwise
@@ -230,6 +237,7 @@ def reported(passed: Sequence[Passed], shape: torch.Size) -> tuple[Routed, ...]:
             each.weighed.weight.view(*shape, -1),
             each.weighed.score,
             each.output.view(*shape, -1),
+            each.weighed.load,
         )
         for each in passed
     )

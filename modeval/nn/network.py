@@ -33,11 +33,13 @@ class Routed:
         weight: ``(S, N, M)`` or ``(S, N, T, M)``: routing weights, after gating and route.
         score: gives the logits before gating, of the shape of the weights.
         output: what the layer passes on: ``(S, N, D)`` or ``(S, N, T, D)``.
+        load: gives how likely each module was to be chosen, ``(S, N·T, M)``, where the gating says.
     """
 
     weight: Float[Tensor, "seeds samples *positions modules"]
     score: Callable[[], Tensor]
     output: Tensor
+    load: Callable[[], Tensor] | None = None
 
     @property
     def logits(self) -> Float[Tensor, "seeds samples *positions modules"]:

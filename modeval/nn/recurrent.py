@@ -11,8 +11,7 @@ The inputs of all steps are projected at once; only the product with the state i
 Source: Mittal, Bengio & Lajoie 2022 (arXiv 2206.02713), section 4 and appendix.
 """
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -115,9 +114,10 @@ class RecurrentNetwork(LayeredNetwork):
         weight = torch.stack([each.weight for each in routed], 2).flatten(1, 2)
 
         def score() -> Tensor:
-            return torch.stack([each.score() for each in routed], 2).flatten(1, 2)
+            return _stacked(each.score for each in routed)
 
-        return Passed(torch.stack(states, 2).flatten(1, 2), Weighed(weight, score))
+        load = None if routed[0].load is None else lambda: _stacked(each.load for each in routed)
+        return Passed(torch.stack(states, 2).flatten(1, 2), Weighed(weight, score, load))
 
     def _routed_ahead(
         self, inputs: Tensor, rule: Tensor, chance: Chance
@@ -129,11 +129,13 @@ class RecurrentNetwork(LayeredNetwork):
         weighed = weigh(self.choices.scorer, self.gating, flat, chance.flat())
         weights = weighed.weight.view(*rule.shape, -1).movedim(2, 0)
 
-        def score(step: int) -> Tensor:
-            return weighed.score().view(*rule.shape, -1)[:, :, step]
+        def at(part: Callable[[], Tensor], step: int) -> Callable[[], Tensor]:
+            return lambda: part().view(*rule.shape, -1)[:, :, step]
 
+        load = weighed.load
         return tuple(
-            Weighed(weight, functools.partial(score, step)) for step, weight in enumerate(weights)
+            Weighed(weight, at(weighed.score, step), load and at(load, step))
+            for step, weight in enumerate(weights)
         )
 
     def _weighed(self, at: "_Step", outputs: Tensor | None, chance: Chance) -> Weighed:
@@ -202,6 +204,11 @@ def _cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     proposal = gates[..., 3 * state :].tanh()
     next_cell = forget * cell.unsqueeze(2) + keep_in * proposal
     return out * next_cell.tanh(), next_cell
+
+
+def _stacked(parts: Iterable[Callable[[], Tensor] | None]) -> Tensor:
+    """Return what each step gives, positions beside their samples."""
+    return torch.stack([part() for part in parts if part is not None], 2).flatten(1, 2)
 
 
 def _mixed(gates: Tensor, weight: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ the rule at most give a row for each rule, ``(S, R, M)``; the others a row for e
 ``(S, N, M)``. :func:`weigh` turns either into routing weights.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NoReturn, Protocol, runtime_checkable
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from modeval.nn.aggregation import Readout
 from modeval.nn.linear import StackedLinear, StackedMLP, per_rule
 from modeval.nn.network import LooksAt, Route
-from modeval.spec.gatings import Gate
+from modeval.spec.gatings import Gate, Loads
 from modeval.types import Noise
 
 BY_RULE: tuple[LooksAt, ...] = ("nothing", "rule")
@@ -257,10 +258,17 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Weighed:
-    """Routing of one layer: ``(S, N, M)`` weights, and the way to the logits behind them."""
+    """Routing of one layer: ``(S, N, M)`` weights, and the way to the logits behind them.
+
+    Attributes:
+        weight: after gating and route.
+        score: gives the logits.
+        load: gives how likely each module was to be chosen, where the gating can say.
+    """
 
     weight: Float[Tensor, "seeds n modules"]
     score: Callable[[], Tensor]
+    load: Callable[[], Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +313,8 @@ def weigh(scorer: Scorer, gating: Gate, seen: Seen, chance: Chance) -> Weighed:
             )
         logits = per_rule(logits, seen.rule)
     weight = gating(logits, noise)
-    return _routed(weight, lambda: _first(logits, weight), chance)
+    load = functools.partial(gating.load, logits, noise) if isinstance(gating, Loads) else None
+    return _routed(weight, lambda: _first(logits, weight), chance, load)
 
 
 def _first(logits: Tensor, like: Tensor) -> Tensor:
@@ -313,10 +322,15 @@ def _first(logits: Tensor, like: Tensor) -> Tensor:
     return logits[..., : like.shape[-1]]
 
 
-def _routed(weight: Tensor, score: Callable[[], Tensor], chance: Chance) -> Weighed:
+def _routed(
+    weight: Tensor,
+    score: Callable[[], Tensor],
+    chance: Chance,
+    load: Callable[[], Tensor] | None = None,
+) -> Weighed:
     if chance.route is not None:
         weight = chance.route(weight, chance.layer)
-    return Weighed(weight, score)
+    return Weighed(weight, score, load)
 
 
 # --- tables that are given -----------------------------------------------------------------------

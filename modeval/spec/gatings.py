@@ -25,14 +25,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 from modeval.spec.checks import check, check_positive
+from modeval.spec.taught import Evolved, Reinforce
+from modeval.spec.weights import (
+    assignment,
+    keep_best,
+    largest,
+    open_interval,
+    straight_through,
+)
 
 if TYPE_CHECKING:  # settings are read where torch is not yet loaded; tensors bring their methods
     from torch import Tensor
 
     from modeval.types import Noise
-
-TINY = 1e-6
-"""Uniform numbers are kept so far from 0 and 1 before their logarithm is taken."""
 
 
 @runtime_checkable
@@ -57,6 +62,14 @@ class Gate(Protocol):
 
     def __call__(self, logits: "Tensor", noise: "Noise | None" = None) -> "Tensor":
         """Return the weights of each sample, ``(S, N, logits M) -> (S, N, M)``."""
+
+
+@runtime_checkable
+class Loads(Protocol):
+    """A gating that can say how likely each module is to be chosen, as the remedy ``load`` asks."""
+
+    def load(self, logits: "Tensor", noise: "Noise | None" = None) -> "Tensor":
+        """Return likelihoods, ``(S, N, logits M) -> (S, N, M)``, with a gradient."""
 
 
 # --- the same in training and at evaluation ------------------------------------------------------
@@ -159,7 +172,7 @@ class TopK:
     def __call__(self, logits: "Tensor", noise: "Noise | None" = None) -> "Tensor":
         """Return weights of which all but k are 0."""
         del noise
-        return _keep_best(logits, self.k).softmax(-1)
+        return keep_best(logits, self.k).softmax(-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +196,7 @@ class Threshold:
     def __call__(self, logits: "Tensor", noise: "Noise | None" = None) -> "Tensor":
         """Return equal weights of the active modules; a row of zeros where none is."""
         del noise
-        active = _straight_through((logits > 0).to(logits.dtype), logits.sigmoid())
+        active = straight_through((logits > 0).to(logits.dtype), logits.sigmoid())
         return active / active.sum(-1, keepdim=True).detach().clamp(min=1)
 
 
@@ -229,9 +242,9 @@ class Gumbel:
         if noise is None:
             soft = (logits / self.temperature).softmax(-1)
         else:
-            drawn = -(-_open_interval(noise.uniform).log()).log()
+            drawn = -(-open_interval(noise.uniform).log()).log()
             soft = ((logits + drawn) / _annealed(self, noise)).softmax(-1)
-        return _straight_through(_largest(soft), soft) if self.hard else soft
+        return straight_through(largest(soft), soft) if self.hard else soft
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,10 +286,10 @@ class Concrete:
         """Return the skills of each sample as shares."""
         soft = logits.sigmoid()
         if noise is not None:
-            uniform = _open_interval(noise.uniform)
+            uniform = open_interval(noise.uniform)
             drawn = uniform.log() - (1 - uniform).log()
             soft = ((logits + drawn) / _annealed(self, noise)).sigmoid()
-        on = _straight_through((soft > 0.5).to(soft.dtype), soft) if self.hard else soft  # noqa: PLR2004
+        on = straight_through((soft > 0.5).to(soft.dtype), soft) if self.hard else soft  # noqa: PLR2004
         return on / on.sum(-1, keepdim=True).clamp(min=1e-12)
 
 
@@ -308,11 +321,29 @@ class NoisyTopK:
 
     def __call__(self, logits: "Tensor", noise: "Noise | None" = None) -> "Tensor":
         """Return weights of which all but k are 0."""
+        clean, _ = logits.chunk(2, -1)
+        noisy = clean if noise is None else clean + self._drawn(logits, noise)
+        return keep_best(noisy, self.k).softmax(-1)
+
+    def load(self, logits: "Tensor", noise: "Noise | None" = None) -> "Tensor":
+        """Return how likely each module is to be among the k, were its own noise drawn anew.
+
+        ``P_m = Phi((l_m - t_m) / softplus(n_m))``, t_m being the k-th largest of the others' H.
+        Summed over samples it is the load as a smooth function of the logits. Without noise l
+        stands for H. With no more than k modules all are always chosen.
+        """
         clean, scale = logits.chunk(2, -1)
-        if noise is not None:
-            normal = math.sqrt(2) * (2 * _open_interval(noise.uniform) - 1).erfinv()
-            clean = clean + normal * -(-scale).sigmoid().clamp(min=1e-30).log()  # softplus
-        return _keep_best(clean, self.k).softmax(-1)
+        noisy = clean if noise is None else clean + self._drawn(logits, noise)
+        if self.k >= clean.shape[-1]:
+            return clean.new_ones(clean.shape)
+        best = noisy.topk(self.k + 1, -1).values
+        least, next_best = best[..., self.k - 1 : self.k], best[..., self.k :]
+        threshold = least.where(noisy < least, next_best)  # of those chosen: the best one left out
+        return 0.5 * (1 + ((clean - threshold) / (math.sqrt(2) * _softplus(scale))).erf())
+
+    def _drawn(self, logits: "Tensor", noise: "Noise") -> "Tensor":
+        normal = math.sqrt(2) * (2 * open_interval(noise.uniform) - 1).erfinv()
+        return normal * _softplus(logits.chunk(2, -1)[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,11 +384,11 @@ class EpsilonGreedy:
     def __call__(self, logits: "Tensor", noise: "Noise | None" = None) -> "Tensor":
         """Return one module's softmax share and zeros."""
         soft = logits.softmax(-1)
-        chosen = _largest(soft)
+        chosen = largest(soft)
         if noise is not None:
             coin, other = noise.uniform.chunk(2, -1)
             share = self.epsilon + (self.end - self.epsilon) * noise.progress
-            chosen = _largest(other).where(coin[..., :1] < share, chosen)
+            chosen = largest(other).where(coin[..., :1] < share, chosen)
         return chosen * soft
 
 
@@ -398,7 +429,7 @@ class Switch:
         """Return one module's softmax share and zeros."""
         del noise
         soft = logits.softmax(-1)
-        chosen = _largest(soft)
+        chosen = largest(soft)
         if self.capacity:
             room = math.ceil(self.capacity * logits.shape[1] / logits.shape[2])
             chosen = chosen * (chosen.cumsum(1) <= room)
@@ -480,7 +511,7 @@ class Sinkhorn:
             for _ in range(self.iterations):  # in logarithms: no overflow
                 balanced = balanced - balanced.logsumexp(1, keepdim=True)
                 balanced = balanced - balanced.logsumexp(2, keepdim=True)
-        return _largest(balanced) * logits.softmax(-1)
+        return largest(balanced) * logits.softmax(-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -509,7 +540,7 @@ class Base:
 
     def __call__(self, logits: "Tensor", noise: "Noise | None" = None) -> "Tensor":
         """Return one module's sigmoid and zeros."""
-        chosen = _largest(logits) if noise is None else _assignment(logits.detach())
+        chosen = largest(logits) if noise is None else assignment(logits.detach())
         return chosen * logits.sigmoid()
 
 
@@ -526,32 +557,10 @@ Gating = (
     | ExpertChoice
     | Sinkhorn
     | Base
+    | Reinforce
+    | Evolved
 )
 """The choices of the axis. :class:`Fixed` belongs to scorers that give weights."""
-
-
-# --- pieces --------------------------------------------------------------------------------------
-
-
-def _largest(values: "Tensor") -> "Tensor":
-    """Return 1 at the largest of each row (the first of several) and 0 elsewhere."""
-    return values.new_zeros(values.shape).scatter_(-1, values.argmax(-1, keepdim=True), 1.0)
-
-
-def _straight_through(hard: "Tensor", soft: "Tensor") -> "Tensor":
-    """Return ``hard``, with the gradient of ``soft``."""
-    return hard.detach() + (soft - soft.detach())
-
-
-def _keep_best(logits: "Tensor", k: int) -> "Tensor":
-    """Return the k largest of each row, and minus infinity elsewhere."""
-    best = logits.topk(min(k, logits.shape[-1]), -1).indices
-    kept = logits.new_zeros(logits.shape).scatter_(-1, best, 1.0)
-    return logits.masked_fill(kept == 0, -math.inf)
-
-
-def _open_interval(uniform: "Tensor") -> "Tensor":
-    return uniform.clamp(TINY, 1 - TINY)
 
 
 def _annealed(gating: Gumbel | Concrete, noise: "Noise") -> "Tensor":
@@ -560,19 +569,8 @@ def _annealed(gating: Gumbel | Concrete, noise: "Noise") -> "Tensor":
     return gating.start * (noise.progress * ratio).exp()
 
 
-def _assignment(logits: "Tensor") -> "Tensor":
-    """Return the balanced assignment with the largest sum, seed by seed."""
-    from scipy.optimize import linear_sum_assignment  # noqa: PLC0415 - slow, and seldom needed
-
-    seeds, samples, modules = logits.shape
-    room = -(-samples // modules)
-    chosen = logits.new_zeros(logits.shape)
-    for seed in range(seeds):
-        wanted = logits[seed].nan_to_num()  # a seed that is lost stops no other one
-        places = wanted.repeat_interleave(room, 1).cpu().double().numpy()
-        rows, columns = linear_sum_assignment(places, maximize=True)
-        chosen[seed, rows, columns // room] = 1.0
-    return chosen
+def _softplus(values: "Tensor") -> "Tensor":
+    return -(-values).sigmoid().clamp(min=1e-30).log()
 
 
 def _check_two(k: int) -> None:

@@ -11,6 +11,7 @@ from modeval.spec.gatings import Gating, NoisyTopK, Soft, TopK
 from modeval.spec.plain import from_dict
 from modeval.spec.settings import default_of, refuse_unread, setting
 from modeval.spec.systems import SYSTEMS
+from modeval.spec.taught import Evolved
 
 Scorer = Literal[
     "none", "module", "shared", "attention", "input", "both", "rule", "table", "global", "oracle",
@@ -120,6 +121,11 @@ def _check_axes(model: ModelSpec) -> None:
         not isinstance(model.gating, NoisyTopK) or model.scorer != "attention",
         'gating = "noisy-top-k" with scorer = "attention": it takes a second number for each '
         "module, which scales the noise, and attention gives one. Use --gating top-k.",
+    )
+    check(
+        not isinstance(model.gating, Evolved) or model.scorer == "table",
+        f'gating = "evolved" with scorer = "{model.scorer}": a path is a module for each rule, '
+        "which is evolved and computed from nothing. Use --scorer table.",
     )
     check(
         model.scorer != "map" or bool(model.map),

@@ -8,6 +8,7 @@ from modeval.errors import SpecError
 from modeval.spec.checks import check
 from modeval.spec.compute import Turning
 from modeval.spec.data import DataSpec, Task
+from modeval.spec.gatings import Loads
 from modeval.spec.model import ModelSpec, check_pair
 from modeval.spec.plain import differences, digest, from_dict, sparse, to_dict
 from modeval.spec.settings import refuse_unread, without_unread
@@ -36,6 +37,13 @@ class RunSpec:
                 max(phase.rules, default=0) < self.data.rules,
                 f"A phase draws rule {max(phase.rules, default=0)} of {self.data.rules}: rules are "
                 f"numbered from 0 to {self.data.rules - 1}.",
+            )
+            loads = any(remedy.kind == "load" for remedy in phase.remedies)
+            check(
+                not loads or isinstance(self.model.gating, Loads),
+                f'remedy "load" with gating = "{self.model.gating.kind}": it takes how likely a '
+                'module is to be chosen, which --gating noisy-top-k says. Use the remedy "balance" '
+                'or "importance".',
             )
         refuse_unread(self.train, objective=self.data.objective)
         told = replace(

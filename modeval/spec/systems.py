@@ -144,6 +144,21 @@ SYSTEMS: tuple[System, ...] = (
         phase=BALANCE,
     ),
     System(
+        name="noisy-top-k",
+        title="Noisy top-2 MoE",
+        what="Top-2 of noisy scores, the scale learned; importance and load are kept even.",
+        formula="p = softmax over the 2 largest of l + e softplus(n),  + CV(sum p)^2 + CV(load)^2",
+        source="Shazeer et al. 2017 (arXiv 1701.06538), equations 3 to 5 and 8 to 11",
+        expect="As Top-2 MoE, with load even both in weights and in samples.",
+        choices={"scorer": "both", "gating": {"kind": "noisy-top-k", "k": 2}},
+        phase={
+            "remedies": [
+                {"kind": "importance", "coefficient": 0.1},
+                {"kind": "load", "coefficient": 0.1},
+            ]
+        },
+    ),
+    System(
         name="switch",
         title="Switch",
         what="One module for each sample, within its capacity, kept even by a loss.",
@@ -197,6 +212,24 @@ SYSTEMS: tuple[System, ...] = (
         source=f"{SURVEY}, learned routing",
         expect="Fewer dead modules than without exploration.",
         choices={"scorer": "rule", "gating": {"kind": "epsilon-greedy"}},
+    ),
+    System(
+        name="routing-network",
+        title="Routing network",
+        what="A policy for each rule draws the module; what came of it is its reward (REINFORCE).",
+        formula="a ~ softmax(l_c),  gradient of the router E[(R - b) d log p_a],  R = -loss",
+        source="Rosenbaum et al. 2018 (Routing Networks, arXiv 1711.01239)",
+        expect="Hard, so softness and hard gap are 0; policies collapse early and differ by seed.",
+        choices={"scorer": "rule", "gating": {"kind": "reinforce"}},
+    ),
+    System(
+        name="pathnet",
+        title="PathNet",
+        what="Paths of a module for each rule and layer compete; losers copy winners and mutate.",
+        formula="p = onehot(gene_c),  loser := mutate(winner) every few steps, fitness -loss",
+        source="Fernando et al. 2017 (PathNet, arXiv 1701.08734)",
+        expect="Hard, so softness and hard gap are 0; rules may come to share modules.",
+        choices={"scorer": "table", "gating": {"kind": "evolved"}},
     ),
     System(
         name="threshold",

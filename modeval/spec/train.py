@@ -10,7 +10,7 @@ Schedule = Literal["constant", "steps", "cosine"]
 Selection = Literal["last", "best"]
 BestBy = Literal["loss", "accuracy"]
 Engine = Literal["auto", "eager", "compiled", "fused"]
-RemedyName = Literal["balance", "importance", "logits", "information", "reuse"]
+RemedyName = Literal["balance", "importance", "load", "logits", "information", "reuse"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,6 +47,20 @@ def importance(
     return total.var(-1, correction=0) / total.mean(-1).square().clamp(min=1e-10)
 
 
+def load(
+    routed: Routed, rule: Int64[Tensor, "seeds n *positions"], rules: int
+) -> Float[Tensor, " seeds"]:
+    """Return the squared coefficient of variation of the smooth load: 0 where it is even.
+
+    The load of a module is how many samples are expected to choose it, were its noise drawn anew.
+    Source: Shazeer et al. 2017 (arXiv 1701.06538), appendix A, equations 8 to 11.
+    """
+    del rule, rules
+    likely = routed.load or (lambda: shares(routed.weight.flatten(1, -2)))
+    total = likely().sum(1)
+    return total.var(-1, correction=0) / total.mean(-1).square().clamp(min=1e-10)
+
+
 def logits(
     routed: Routed, rule: Int64[Tensor, "seeds n *positions"], rules: int
 ) -> Float[Tensor, " seeds"]:
@@ -96,6 +110,7 @@ def reuse(
 REMEDIES: dict[RemedyName, Remedy] = {
     "balance": balance,
     "importance": importance,
+    "load": load,
     "logits": logits,
     "information": information,
     "reuse": reuse,

@@ -30,9 +30,11 @@ from modeval.nn.recurrent import RecurrentNetwork
 from modeval.spec import Engine, Objective, Phase
 from modeval.train.fused import MEAN_DECAY, SQUARE_DECAY, Fused, KernelError
 from modeval.train.remedies import REMEDIES
+from modeval.train.teachers import teacher_of
 from modeval.types import Batch, Noise
 
 EPSILON = 1e-8
+TAUGHT = "a router that learns by reward or by breeding is trained step by step (eager)"
 
 
 def losses(
@@ -41,11 +43,14 @@ def losses(
     objective: Objective,
 ) -> Float[Tensor, " seeds"]:
     """Return the mean loss of each seed: absolute error, or cross-entropy of the logits."""
+    return _each(prediction, target, objective).flatten(1).mean(1)
+
+
+def _each(prediction: Tensor, target: Tensor, objective: Objective) -> Tensor:
+    """Return the loss of each output of each sample."""
     if objective == "regression":
-        each = (prediction - target).abs()
-    else:
-        each = F.binary_cross_entropy_with_logits(prediction, target, reduction="none")
-    return each.flatten(1).mean(1)
+        return (prediction - target).abs()
+    return F.binary_cross_entropy_with_logits(prediction, target, reduction="none")
 
 
 class Stepper:
@@ -85,6 +90,7 @@ class Stepper:
         named = learning(network, self.phase.learns)
         self.names, self.parameters = list(named), list(named.values())
         self.factors = [_factor(name, self.phase) for name in self.names]
+        self.teacher = teacher_of(network, self.names)
         self.means = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.squares = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.count = torch.zeros((), device=self.parameters[0].device)
@@ -93,6 +99,8 @@ class Stepper:
         self._fused: Fused | None = None
         self._compiled: Callable[..., Tensor] | None = None
         on_processor = self.count.device.type == "cpu"
+        if self.teacher is not None and engine == "compiled":
+            raise RunError(f"engine = compiled: {TAUGHT}. Use --engine auto.")
         if engine == "fused" or (engine == "auto" and on_processor):
             self._take_fused(required=engine == "fused")
         elif engine == "compiled" or (engine == "auto" and self._compiling_pays()):
@@ -128,6 +136,8 @@ class Stepper:
         state = {f"mean.{name}": mean for name, mean in zip(self.names, self.means, strict=True)}
         for name, square in zip(self.names, self.squares, strict=True):
             state[f"square.{name}"] = square
+        if self.teacher is not None:
+            state |= {f"taught.{name}": part for name, part in self.teacher.state.items()}
         return state | {"count": self.count}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -152,6 +162,8 @@ class Stepper:
             raise KernelError("the fused kernels train all parameters, and some do not learn")
         if self.phase.remedies:
             raise KernelError("the fused kernels do not know remedies")
+        if self.teacher is not None:
+            raise KernelError(TAUGHT)
         if any(factor != 1 for factor in self.factors):
             raise KernelError("the fused kernels train all parameters at one rate")
 
@@ -196,7 +208,9 @@ class Stepper:
             return self._eager(batch, learning_rate, noise)
 
     def _compiling_pays(self) -> bool:
-        if isinstance(self.network, RecurrentNetwork):
+        if self.teacher is not None:
+            self.engine_note = TAUGHT
+        elif isinstance(self.network, RecurrentNetwork):
             self.engine_note = "compiling an unrolled recurrent network takes minutes"
         elif importlib.util.find_spec("triton") is None:
             self.engine_note = "Triton is not installed"
@@ -242,8 +256,12 @@ class Stepper:
         return loss
 
     def _eager(self, batch: Batch, learning_rate: Tensor, noise: Noise | None) -> Tensor:
-        output = self.network(batch.inputs, batch.rule, noise=noise)
+        route = None if self.teacher is None else self.teacher.route(batch, noise)
+        output = self.network(batch.inputs, batch.rule, noise=noise, route=route)
         total, loss = self._sought(output, batch)
+        if self.teacher is not None:
+            cost = _each(output.prediction, batch.target, self.objective).detach().mean(-1)
+            total = total + self.teacher.term(output, cost).sum()
         # the fused optimiser reads memory in order, whatever the strides say
         gradients = [
             gradient.contiguous()
@@ -254,6 +272,9 @@ class Stepper:
         self.count += 1
         for factor in dict.fromkeys(self.factors):
             self._adam(gradients, learning_rate, factor)
+        if self.teacher is not None:
+            with torch.no_grad():
+                self.teacher.learn(output, cost, noise)
         return loss.detach()
 
     def _adam(self, gradients: list[Tensor], learning_rate: Tensor, factor: float) -> None:

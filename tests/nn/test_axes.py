@@ -14,6 +14,7 @@ from modeval.spec import DataSpec, ModelSpec, RunSpec, from_dict, to_dict, to_to
 from modeval.spec.computations import Computation, Full
 from modeval.spec.gatings import Gating, Soft
 from modeval.spec.model import AFTER_MODULES, LEARNED, Aggregation, Scorer
+from modeval.spec.taught import Evolved
 from modeval.train.step import Stepper
 from modeval.types import Batch, Noise
 
@@ -43,6 +44,11 @@ def run_of(task: str, **choices: Any) -> RunSpec | str:
         return str(error)
 
 
+def needed(*choices: Any) -> dict[str, Any]:
+    """Return the scorer that a choice needs, where it takes no other one."""
+    return {"scorer": "table"} if any(isinstance(each, Evolved) for each in choices) else {}
+
+
 def pairs() -> list[dict[str, Any]]:
     """Return points of the product in which each two choices of two axes meet, once at least."""
     axes = {
@@ -55,7 +61,7 @@ def pairs() -> list[dict[str, Any]]:
     points = []
     for first, second in itertools.combinations(axes, 2):
         for one, other in itertools.product(axes[first], axes[second]):
-            points.append({**usual, first: one, second: other})
+            points.append({**usual, **needed(one, other), first: one, second: other})
     return list({repr(point): point for point in points}.values())
 
 
@@ -121,7 +127,7 @@ def test_what_can_be_built_moves_what_learns_and_nothing_else(task: str, scorer:
 @pytest.mark.parametrize(
     "point",
     [
-        {"scorer": "both", "gating": gating, "computation": computation}
+        {"scorer": "both", "gating": gating, "computation": computation} | needed(gating)
         for gating, computation in zip(GATINGS, itertools.cycle(COMPUTATIONS), strict=False)
     ],
     ids=lambda point: f"{point['gating'].kind}-{point['computation'].kind}",
@@ -198,6 +204,8 @@ REFUSED = [
     ("binary", {"scorer": "map"}, "takes the modules of each rule"),
     ("binary", {"scorer": "map", "map": [[0], [1]]}, "2 rows for 3 rules"),
     ("binary", {"scorer": "map", "map": [[0], [1], [7]]}, "module 7"),
+    ("binary", {"scorer": "rule", "gating": "evolved"}, "Use --scorer table"),
+    ("binary", {"scorer": "rule", "gating": {"kind": "reinforce", "baseline": 1.0}}, "baseline"),
     ("binary", {"scorer": "rule", "gating": "gumble"}, 'Did you mean "gumbel"'),
     ("binary", {"scorer": "rule", "gating": {"kind": "gumbel", "k": 2}}, "no such setting"),
 ]

@@ -426,3 +426,59 @@ def test_the_router_of_polytropon_learns_faster_than_its_skills() -> None:
     rates = dict(zip(stepper.names, stepper.factors, strict=True))
     assert rates["scorer.logit"] == 10
     assert {rate for name, rate in rates.items() if name != "scorer.logit"} == {1}
+
+
+# --- load ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("k", "modules"), [(2, 4), (3, 4), (2, 2)])
+def test_the_smooth_load_is_how_often_a_module_is_chosen_when_its_noise_is_drawn_anew(
+    k: int, modules: int
+) -> None:
+    """Shazeer et al. 2017, appendix A, equation 9: noise of the others stays as it is."""
+    gating, draws = NoisyTopK(k=k), 4_000
+    logits = logits_of(1, 5, 2 * modules)
+    uniform = torch.rand(1, 5, modules, generator=torch.Generator().manual_seed(1)).double()
+    smooth = gating.load(logits, noise(uniform))
+    generator = torch.Generator().manual_seed(2)
+    for module in range(modules):
+        anew = uniform.expand(draws, -1, -1).clone()
+        anew[..., module] = torch.rand(draws, 5, generator=generator).double()
+        weight = gating(logits.expand(draws, -1, -1), noise(anew))
+        often = (weight[..., module] > 0).double().mean(0)
+        torch.testing.assert_close(often, smooth[0, :, module], rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize("task", ["binary", "sets", "series"])
+@pytest.mark.parametrize("scorer", ["both", "module"])
+def test_every_family_hands_the_smooth_load_to_the_remedy(task: str, scorer: str) -> None:
+    choices: Any = {"scorer": scorer, "encoder": E, "width": W, "modules": 3}
+    data = {"binary": DATA, "sets": DataSpec(task="sets", rules=3, length=3)}.get(
+        task, DataSpec(task="series", rules=3, dimension=3, length=3)
+    )
+    network = create(data, ModelSpec(gating=NoisyTopK(k=2), layers=2, **choices), (1, 2))
+    shape = (2, 4, *((data.length,) if data.sequence else ()))
+    uniform = torch.rand(*shape, network.chance, generator=torch.Generator().manual_seed(0))
+    output = network(
+        torch.randn(*shape, data.features),
+        torch.zeros(shape, dtype=torch.int64),
+        noise=noise(uniform),
+    )
+    for routed in output.routed:
+        assert routed.load is not None
+        load = routed.load()
+        assert load.shape == routed.weight.flatten(1, -2).shape
+        chosen = routed.weight.flatten(1, -2).detach() > 0
+        assert load.detach()[chosen].mean() > load.detach()[~chosen].mean()
+        assert load.requires_grad
+
+
+def test_the_load_remedy_is_refused_where_no_gating_says_how_likely_a_choice_is() -> None:
+    values = {
+        "model": {"scorer": "both", "gating": "switch"},
+        "train": {"phases": [{"remedies": [{"kind": "load"}]}]},
+    }
+    with pytest.raises(SpecError, match='"balance" or "importance"'):
+        from_dict(RunSpec, values)
+    values["model"] = {"scorer": "both", "gating": "noisy-top-k"}
+    assert from_dict(RunSpec, values).train.phases[0].remedies[0].kind == "load"

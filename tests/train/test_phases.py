@@ -118,7 +118,9 @@ def routed(logits: torch.Tensor) -> Routed:
     return Routed(logits.softmax(-1), lambda: logits, logits)
 
 
-@pytest.mark.parametrize(("kind", "even", "collapsed"), [("balance", 1, 3), ("importance", 0, 2)])
+@pytest.mark.parametrize(
+    ("kind", "even", "collapsed"), [("balance", 1, 3), ("importance", 0, 2), ("load", 0, 2)]
+)
 def test_load_remedies_are_least_where_load_is_even(
     kind: str, even: float, collapsed: float
 ) -> None:

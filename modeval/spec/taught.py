@@ -1,0 +1,106 @@
+"""Gatings whose router learns otherwise than by the gradient of the loss through its weights.
+
+What a gating draws in training is chosen here; how its router learns from what came of it is in
+:mod:`modeval.train.teachers`, which training finds by the class.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from modeval.spec.checks import check, check_positive
+from modeval.spec.weights import largest, open_interval
+
+if TYPE_CHECKING:  # settings are read where torch is not yet loaded; tensors bring their methods
+    from torch import Tensor
+
+    from modeval.types import Noise
+
+
+@dataclass(frozen=True, slots=True)
+class Reinforce:
+    """Draw a module by the policy ``softmax(l)`` and reward the router by minus the loss.
+
+    No gradient passes through the choice: that of the router is ``(R - b) d log p_a``, R being the
+    reward of the sample and b what such a sample earned of late. At evaluation: the likeliest
+    module.
+
+    Attributes:
+        baseline: how much of b each step keeps; 0 for no baseline (b = 0).
+        collaboration: reward, beside minus the loss, for a module that all samples chose; one that
+            a share of them chose of late gives that share of it.
+
+    Source: Rosenbaum et al. 2018 (Routing Networks, arXiv 1711.01239), section 3; Williams 1992.
+
+    >>> import torch
+    >>> Reinforce()(torch.tensor([[[1.0, 2.0]]])).tolist()
+    [[[0.0, 1.0]]]
+    """
+
+    logits: ClassVar[int] = 1
+    chance: ClassVar[int] = 1
+    batchwise: ClassVar[bool] = False
+    sparse: ClassVar[bool] = True
+    kind: Literal["reinforce"] = "reinforce"
+    baseline: float = 0.95
+    collaboration: float = 0.0
+
+    def __post_init__(self) -> None:
+        check(
+            0 <= self.baseline < 1,
+            f"baseline = {self.baseline}: expected a share from 0 up to, but not, 1.",
+        )
+        check(
+            0 <= self.collaboration < float("inf"),
+            f"collaboration = {self.collaboration}: expected a reward of 0 or more.",
+        )
+
+    def __call__(self, logits: "Tensor", noise: "Noise | None" = None) -> "Tensor":
+        """Return a drawn module in training, the likeliest at evaluation."""
+        if noise is None:
+            return largest(logits)
+        return largest(logits - (-open_interval(noise.uniform).log()).log())
+
+
+@dataclass(frozen=True, slots=True)
+class Evolved:
+    """Route each rule along a path that evolves: a module for each rule and layer.
+
+    A population of paths is kept. For ``trial`` steps two of them share each batch, half and half,
+    and what lies on them is trained; then the one with the higher loss becomes a copy of the other
+    with mutations, and the next two are drawn. The logits are no parameters that a gradient moves:
+    they are the path that won last, which is what evaluation follows.
+
+    Attributes:
+        population: paths.
+        trial: steps until two paths are compared.
+        mutations: genes that a copy has changed, on average; each by up to 2 modules to either
+            side.
+
+    Source: Fernando et al. 2017 (PathNet, arXiv 1701.08734), section 2, with one module of a layer
+    on a path for each rule, and both paths trained side by side.
+
+    >>> import torch
+    >>> Evolved()(torch.tensor([[[1.0, 0.0]]])).tolist()
+    [[[1.0, 0.0]]]
+    """
+
+    logits: ClassVar[int] = 1
+    chance: ClassVar[int] = 1
+    batchwise: ClassVar[bool] = False
+    sparse: ClassVar[bool] = True
+    kind: Literal["evolved"] = "evolved"
+    population: int = 16
+    trial: int = 50
+    mutations: float = 1.0
+
+    def __post_init__(self) -> None:
+        check(
+            self.population > 1,
+            f"population = {self.population}: a tournament takes two paths. Give 2 or more.",
+        )
+        check_positive(self, "trial", "mutations")
+
+    def __call__(self, logits: "Tensor", noise: "Noise | None" = None) -> "Tensor":
+        """Return the module with the largest logit: that on the path."""
+        del noise
+        return largest(logits)

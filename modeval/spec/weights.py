@@ -1,0 +1,47 @@
+"""Pieces that gatings are made of: choices as weights, and uniform numbers that are safe to log."""
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # settings are read where torch is not yet loaded; tensors bring their methods
+    from torch import Tensor
+
+TINY = 1e-6
+"""Uniform numbers are kept so far from 0 and 1 before their logarithm is taken."""
+
+
+def largest(values: "Tensor") -> "Tensor":
+    """Return 1 at the largest of each row (the first of several) and 0 elsewhere."""
+    return values.new_zeros(values.shape).scatter_(-1, values.argmax(-1, keepdim=True), 1.0)
+
+
+def straight_through(hard: "Tensor", soft: "Tensor") -> "Tensor":
+    """Return ``hard``, with the gradient of ``soft``."""
+    return hard.detach() + (soft - soft.detach())
+
+
+def keep_best(logits: "Tensor", k: int) -> "Tensor":
+    """Return the k largest of each row, and minus infinity elsewhere."""
+    best = logits.topk(min(k, logits.shape[-1]), -1).indices
+    kept = logits.new_zeros(logits.shape).scatter_(-1, best, 1.0)
+    return logits.masked_fill(kept == 0, -math.inf)
+
+
+def open_interval(uniform: "Tensor") -> "Tensor":
+    """Return uniform numbers with those at the ends moved inwards."""
+    return uniform.clamp(TINY, 1 - TINY)
+
+
+def assignment(logits: "Tensor") -> "Tensor":
+    """Return the balanced assignment with the largest sum, seed by seed."""
+    from scipy.optimize import linear_sum_assignment  # noqa: PLC0415 - slow, and seldom needed
+
+    seeds, samples, modules = logits.shape
+    room = -(-samples // modules)
+    chosen = logits.new_zeros(logits.shape)
+    for seed in range(seeds):
+        wanted = logits[seed].nan_to_num()  # a seed that is lost stops no other one
+        places = wanted.repeat_interleave(room, 1).cpu().double().numpy()
+        rows, columns = linear_sum_assignment(places, maximize=True)
+        chosen[seed, rows, columns // room] = 1.0
+    return chosen

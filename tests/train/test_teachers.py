@@ -1,0 +1,246 @@
+"""Routers that no gradient reaches learn by reward, or by breeding paths."""
+
+import itertools
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from modeval.errors import RunError
+from modeval.nn import Network, create
+from modeval.nn.layer import LayeredNetwork
+from modeval.spec import DataSpec, ModelSpec, Phase
+from modeval.spec.taught import Evolved, Reinforce
+from modeval.train.step import Stepper
+from modeval.train.stream import Stream, batches, uniform_numbers
+from modeval.train.teachers import Bred, Rewarded, mutated, teacher_of, winning_modules
+from modeval.types import Batch, Noise
+
+CPU = torch.device("cpu")
+SMALL: dict[str, Any] = {"encoder": 6, "width": 12}
+DATA = {
+    "binary": DataSpec(rules=2),
+    "sets": DataSpec(task="sets", rules=2, length=2),
+    "series": DataSpec(task="series", rules=2, length=2, dimension=2),
+}
+
+
+def cohort(
+    task: str, gating: Reinforce | Evolved, seeds: tuple[int, ...] = (0,), **more: Any
+) -> Any:
+    scorer = "table" if isinstance(gating, Evolved) else "rule"
+    choices: dict[str, Any] = {"scorer": scorer, **SMALL, **more}
+    choices |= {"heads": 1} if task == "sets" else {}
+    model = ModelSpec(gating=gating, **choices)
+    return create(DATA[task], model, seeds)
+
+
+def train(network: Network, steps: int, task: str = "binary", *, batch: int = 16) -> Stepper:
+    stream = Stream(DATA[task], tuple((seed, seed) for seed in range(network.seeds)), batch, CPU)
+    stepper = Stepper(network, "regression", engine="auto")
+    source = zip(batches(stream), uniform_numbers(stream, max(network.chance, 0)), strict=False)
+    for drawn, uniform in itertools.islice(source, steps):
+        stepper.step(drawn, torch.tensor(1e-2), Noise(uniform, torch.tensor(0.0)))
+    return stepper
+
+
+# --- by reward -----------------------------------------------------------------------------------
+
+
+def one_sample(task: str) -> tuple[Batch, tuple[int, ...]]:
+    data = DATA[task]
+    shape = (1, 1, *((data.length,) if data.sequence else ()))
+    random = torch.Generator().manual_seed(3)
+    inputs = torch.randn(*shape, data.features, generator=random)
+    rule = torch.arange(2).view(shape) if data.sequence else torch.ones(shape, dtype=torch.int64)
+    return Batch(inputs, rule, torch.randn(*shape, data.outputs, generator=random)), shape
+
+
+def gradients(total: Tensor, network: Network) -> dict[str, Tensor]:
+    named = {name: value for name, value in network.named_parameters() if "scorer" in name}
+    found = torch.autograd.grad(total, list(named.values()), allow_unused=True, retain_graph=True)
+    return {name: part for name, part in zip(named, found, strict=True) if part is not None}
+
+
+@pytest.mark.parametrize("task", DATA)
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("mean", [0.0, 0.7])
+def test_the_expected_gradient_of_a_router_is_that_of_the_expected_loss(
+    task: str, layers: int, mean: float
+) -> None:
+    """All choices of M modules in L layers at T positions, each weighed by its likelihood."""
+    network = cohort(task, Reinforce(), modules=3 if task == "binary" else 2, layers=layers)
+    batch, shape = one_sample(task)
+    decisions, modules = len(batch.rule.flatten()) * layers, network.module_count
+    teacher = Rewarded(network, network.gating)
+    teacher.mean.fill_(mean)
+    teacher.seen.fill_(1.0)
+    expected = torch.zeros(())
+    estimate: dict[str, Tensor] = {}
+    for choice in itertools.product(range(modules), repeat=decisions):
+        chosen = torch.tensor(choice).view(*shape, layers)
+        uniform = torch.nn.functional.one_hot(chosen, modules).flatten(-2).float()
+        output = network(batch.inputs, batch.rule, noise=Noise(uniform, torch.tensor(0.0)))
+        policies = torch.stack([each.logits.log_softmax(-1) for each in output.routed], -2)
+        likelihood = policies.gather(-1, chosen.unsqueeze(-1)).sum().exp()
+        for layer, routed in enumerate(output.routed):
+            assert torch.equal(routed.weight.argmax(-1), chosen[..., layer])
+        cost = (output.prediction - batch.target).abs().mean(-1).detach()
+        expected = expected + likelihood * cost.mean()
+        for name, part in gradients(teacher.term(output, cost).sum(), network).items():
+            estimate[name] = estimate.get(name, torch.zeros(())) + likelihood.detach() * part
+    exact = gradients(expected, network)
+    assert exact.keys() == estimate.keys()
+    for name, part in exact.items():
+        torch.testing.assert_close(estimate[name], part, rtol=1e-4, atol=1e-6)
+    assert max(float(part.abs().max()) for part in exact.values()) > 1e-4
+
+
+def test_choices_are_drawn_by_the_policy() -> None:
+    logits = torch.tensor([0.0, 1.0, -1.0]).expand(1, 20_000, 3)
+    uniform = torch.rand(1, 20_000, 3, generator=torch.Generator().manual_seed(0))
+    drawn = Reinforce()(logits, Noise(uniform, torch.tensor(0.0))).mean(1)
+    torch.testing.assert_close(drawn[0], logits[0, 0].softmax(-1), rtol=0, atol=0.02)
+
+
+def test_a_policy_learns_which_module_is_right() -> None:
+    """Modules that are what the rules need, in place: the router finds each rule its own."""
+    network = cohort("binary", Reinforce(), (0, 1))
+    oracle = create(DATA["binary"], ModelSpec(scorer="oracle", **SMALL), (0, 1))
+    train(oracle, 300, batch=64)
+    network.load_state_dict(oracle.state_dict(), strict=False)
+    stepper = Stepper(network, "regression", phase=Phase(learns=("scorer.*",)))
+    stream = Stream(DATA["binary"], ((0, 0), (1, 1)), 64, CPU)
+    for batch, uniform in itertools.islice(
+        zip(batches(stream), uniform_numbers(stream, network.chance), strict=False), 150
+    ):
+        stepper.step(batch, torch.tensor(3e-2), Noise(uniform, torch.tensor(0.0)))
+    assert network(batch.inputs, batch.rule).routed[0].weight.argmax(-1).eq(batch.rule).all()
+
+
+def test_the_collaboration_reward_makes_rules_share_a_popular_module() -> None:
+    def modules_in_use(collaboration: float) -> float:
+        network = cohort("binary", Reinforce(collaboration=collaboration), tuple(range(4)))
+        train(network, 100)
+        rules = torch.arange(2).expand(4, 2)
+        routed = network(torch.zeros(4, 2, 2), rules).routed[0].weight
+        return float(routed.sum(1).gt(0).sum(-1).double().mean())
+
+    assert modules_in_use(10.0) == 1
+    assert modules_in_use(0.0) > 1
+
+
+# --- by breeding ---------------------------------------------------------------------------------
+
+
+def test_the_loser_becomes_a_mutated_copy_of_the_winner_and_routing_follows_the_winner() -> None:
+    network = cohort("binary", Evolved(population=4, trial=3), (0, 1), layers=2)
+    stepper = train(network, 2)
+    teacher = cast("Bred", stepper.teacher)
+    before, pair = teacher.paths.clone(), teacher.pair.clone()
+    losses = teacher.losses.clone()
+    assert int(teacher.age) == 2
+    assert (losses > 0).all()
+    # what decides is the sum of losses: have the first path of seed 0 and the second of seed 1 win
+    teacher.losses += torch.tensor([[0.0, 100.0], [100.0, 0.0]])
+    batch = next(batches(Stream(DATA["binary"], ((0, 0), (1, 1)), 16, CPU)))
+    noise = Noise(torch.rand(2, 16, network.chance), torch.tensor(0.0))
+    stepper.step(batch, torch.tensor(1e-2), noise)
+    for seed, (won, lost) in enumerate(((0, 1), (1, 0))):
+        winner, loser = before[seed, pair[seed, won]], pair[seed, lost]
+        others = [place for place in range(4) if place != loser]
+        assert torch.equal(teacher.paths[seed, others], before[seed, others])
+        assert int((teacher.paths[seed, loser] != winner).sum()) <= 4
+        shown = [network.scorer, network.layers[0].scorer]
+        follows = torch.stack([each.logit[seed].argmax(-1) for each in shown])
+        assert torch.equal(follows, winner)
+    assert int(teacher.age) == 0
+
+
+def test_each_half_of_a_batch_follows_its_own_path() -> None:
+    network = cohort("sets", Evolved(population=2), layers=2)
+    teacher = Bred(network, network.gating)
+    teacher.paths.copy_(torch.tensor([[[0, 0], [1, 1]], [[1, 0], [0, 1]]]))
+    teacher.pair.copy_(torch.tensor([[1, 0]]))
+    teacher.age += 1
+    batch = next(batches(Stream(DATA["sets"], ((0, 0),), 6, CPU)))
+    noise = Noise(torch.rand(1, 6, 2, network.chance), torch.tensor(0.0))
+    route = teacher.route(batch, noise)
+    routed = network(batch.inputs, batch.rule, noise=noise, route=route).routed
+    for layer in range(2):
+        chosen = routed[layer].weight.argmax(-1)
+        for half, path in ((slice(0, 3), 1), (slice(3, 6), 0)):
+            genes = teacher.paths[0, path, layer]
+            assert torch.equal(chosen[:, half], genes[batch.rule[:, half]])
+
+
+def test_as_many_genes_mutate_as_asked_for_by_at_most_two_to_either_side() -> None:
+    generator = torch.Generator().manual_seed(1)
+    path = torch.full((2, 10), 4)
+    copies = torch.stack([mutated(path, 9, 2.0, generator) for _ in range(2_000)])
+    moved = (copies != path).double().sum((1, 2)).mean()
+    assert float(moved) == pytest.approx(2.0 * 4 / 5, rel=0.06)  # a shift may be by 0
+    assert sorted({*copies.flatten().tolist()}) == [2, 3, 4, 5, 6]
+
+
+def test_evolution_finds_the_modules_that_rules_need() -> None:
+    network = cohort("binary", Evolved(population=6, trial=2), (0, 1))
+    oracle = create(DATA["binary"], ModelSpec(scorer="oracle", **SMALL), (0, 1))
+    train(oracle, 300, batch=64)
+    network.load_state_dict(oracle.state_dict(), strict=False)
+    stepper = Stepper(network, "regression", phase=Phase(learns=("scorer.*",)))
+    stream = Stream(DATA["binary"], ((0, 0), (1, 1)), 64, CPU)
+    for batch, uniform in itertools.islice(
+        zip(batches(stream), uniform_numbers(stream, network.chance), strict=False), 150
+    ):
+        stepper.step(batch, torch.tensor(1e-2), Noise(uniform, torch.tensor(0.0)))
+    assert network(batch.inputs, batch.rule).routed[0].weight.argmax(-1).eq(batch.rule).all()
+    mine = winning_modules(cast("LayeredNetwork", network), [1])
+    assert mine.tolist() == [[[False, True]], [[False, True]]]
+
+
+# --- both ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gating", [Reinforce(collaboration=0.5), Evolved(trial=2)])
+def test_a_taught_run_resumes_from_its_state_to_the_bit(gating: Reinforce | Evolved) -> None:
+    whole = cohort("binary", gating, (0, 1))
+    train(whole, 9)
+    part = cohort("binary", gating, (0, 1))
+    stopped = train(part, 5)
+    state = {name: value.clone() for name, value in stopped.state().items()}
+    again = cohort("binary", gating, (0, 1))
+    again.load_state_dict(part.state_dict())
+    stepper = Stepper(again, "regression")
+    stepper.load_state(state)
+    stream = Stream(DATA["binary"], ((0, 0), (1, 1)), 16, CPU)
+    numbers = uniform_numbers(stream, again.chance, start=5)
+    for batch, uniform in itertools.islice(zip(batches(stream, start=5), numbers, strict=False), 4):
+        stepper.step(batch, torch.tensor(1e-2), Noise(uniform, torch.tensor(0.0)))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("gating", [Reinforce(collaboration=0.5), Evolved(trial=2)])
+def test_a_seed_is_taught_alike_alone_and_in_a_cohort(gating: Reinforce | Evolved) -> None:
+    together, alone = cohort("binary", gating, (0, 1)), cohort("binary", gating, (0,))
+    train(together, 6)
+    train(alone, 6)
+    for name, value in together.state_dict().items():
+        torch.testing.assert_close(value[:1], alone.state_dict()[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("gating", [Reinforce(), Evolved()])
+@pytest.mark.parametrize("engine", ["fused", "compiled"])
+def test_engines_that_teach_nothing_refuse(gating: Reinforce | Evolved, engine: Any) -> None:
+    network = cohort("binary", gating)
+    with pytest.raises(RunError, match="Use --engine auto"):
+        Stepper(network, "regression", engine=engine)
+    assert Stepper(network, "regression").engine == "eager"
+
+
+def test_a_router_that_does_not_learn_is_not_taught() -> None:
+    network = cohort("binary", Evolved())
+    assert teacher_of(network, ["experts.hidden.weight"]) is None
+    assert isinstance(teacher_of(network, ["scorer.logit"]), Bred)
