@@ -139,7 +139,7 @@ def read(scorecard: Any) -> Any:
 
 def _diff(verdicts: Sequence[Any]) -> str:
     """Write what was asked and what was measured, one above the other."""
-    from modeval.report.verdicts.terminal import chance, measurement, place, sentence  # noqa: PLC0415
+    from modeval.report.verdicts.terminal import chance, measurement, scope_of, sentence  # noqa: PLC0415
 
     broken = [verdict for verdict in verdicts if verdict.outcome != "pass"]
     if not broken:
@@ -149,7 +149,7 @@ def _diff(verdicts: Sequence[Any]) -> str:
         beside = f"   (chance: {chance(verdict)})" if chance(verdict) else ""
         lines += [
             "",
-            f"  {verdict.outcome}: {place(verdict)}",
+            f"  {verdict.outcome}: {scope_of(verdict)}",
             f"  - {verdict.requirement}",
             f"  + {verdict.requirement.name} = {measurement(verdict)}{beside}",
             f"    {sentence(verdict)}",

@@ -188,7 +188,7 @@ class RoutingCounts:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors by name."""
-        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def to(self, device: torch.device | str) -> "RoutingCounts":
         """Return the counts on ``device``."""

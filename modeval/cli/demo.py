@@ -159,8 +159,8 @@ def explain(cards: list["Scorecard"]) -> str:
             f"its own: its alignment distance is {_number(oracle)}, which also checks the tool."
         )
     ]
-    for rules, found in zip(RULES, (few, many), strict=True):
-        op, modular = found["modular-op"].alignment, found["modular"].alignment
+    for rules, findings in zip(RULES, (few, many), strict=True):
+        op, modular = findings["modular-op"].alignment, findings["modular"].alignment
         sentences.append(
             f"With {rules} rules, routing that sees only the rule (Modular-op) reaches "
             f"{_with_interval(op)} and routing that sees everything (Modular) "
@@ -171,8 +171,8 @@ def explain(cards: list["Scorecard"]) -> str:
     return " ".join(sentences)
 
 
-def _ordering(found: dict[str, Finding]) -> str:
-    op, modular = found["modular-op"].alignment, found["modular"].alignment
+def _ordering(findings: dict[str, Finding]) -> str:
+    op, modular = findings["modular-op"].alignment, findings["modular"].alignment
     values = (0.0, op.value, modular.value, op.chance)
     pairs = itertools.pairwise(values)
     ordered = all(a is not None and b is not None and a < b for a, b in pairs)

@@ -43,11 +43,11 @@ def findings_command(
     from modeval.report.paper_findings import paper_findings
 
     card, curves = _read(path)
-    found = paper_findings(card, curves)
+    findings = paper_findings(card, curves)
     if as_json is None:
-        _print(found)
+        _print(findings)
         return
-    text = json.dumps([asdict(finding) for finding in found], indent=1)
+    text = json.dumps([asdict(finding) for finding in findings], indent=1)
     deliver(Path(as_json), text + "\n", flag="--json")
 
 
@@ -70,18 +70,18 @@ def _read(path: Path) -> "tuple[Scorecard, dict[tuple[Setting, str], Curve]]":
         if log:
             data, model = to_dict(cohort.spec.data), to_dict(cohort.spec.model)
             curves[setting_of(data, model), name_of(model)] = Curve(
-                steps=tuple(entry["step"] for entry in log),
-                losses=tuple(tuple(entry["validation_loss"]) for entry in log),
+                steps=tuple(item["step"] for item in log),
+                losses=tuple(tuple(item["validation_loss"]) for item in log),
                 seeds=cohort.spec.train.seeds,
             )
     return collect(sweep).card, curves
 
 
-def _print(found: "list[PaperFinding]") -> None:
+def _print(findings: "list[PaperFinding]") -> None:
     from rich.table import Table
 
     table = Table("", "The paper says", "Measured", "Here", box=None, pad_edge=False)
-    for finding in found:
+    for finding in findings:
         number = "" if finding.value is None else f"{finding.value:.3f}"
         if finding.low is not None and finding.high is not None:
             number += f" [{finding.low:.3f}, {finding.high:.3f}]"

@@ -132,42 +132,42 @@ def _put(table: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
 
 
 def _flags(section: Section) -> Iterator[_Flag]:
-    for entry in fields(section.kind):
-        hint = typing.get_type_hints(section.kind)[entry.name]
+    for field in fields(section.kind):
+        hint = typing.get_type_hints(section.kind)[field.name]
         texts = descriptions(section.kind)
-        if not entry.metadata.get("flag", True):
+        if not field.metadata.get("flag", True):
             continue
         choices = choices_of(hint)
         if not choices:
-            yield from _plain_flag(section, (entry.name,), entry, hint, texts.get(entry.name, ""))
+            yield from _plain_flag(section, (field.name,), field, hint, texts.get(field.name, ""))
             continue
-        usual = getattr(default_of(entry), "kind", "")
+        usual = getattr(default_of(field), "kind", "")
         yield _flag(
             section,
-            (entry.name, "kind"),
-            name=entry.name,
-            parse=one_of(flag_of(entry.name), tuple(choices)),
+            (field.name, "kind"),
+            name=field.name,
+            parse=one_of(flag_of(field.name), tuple(choices)),
             metavar=_metavar(choices),
-            text=_help(_listing(texts.get(entry.name, ""), choices), usual),
+            text=_help(_listing(texts.get(field.name, ""), choices), usual),
             complete=completing(tuple(choices)),
         )
-        yield from _flags_of_choices(section, entry.name, choices)
+        yield from _flags_of_choices(section, field.name, choices)
 
 
 def _flags_of_choices(section: Section, name: str, choices: Mapping[str, type]) -> Iterator[_Flag]:
     """Yield a flag for each setting of the members of a union; members may share a setting."""
     readers: dict[str, list[str]] = {}
     for kind, member in choices.items():
-        for entry in fields(member):
-            readers.setdefault(entry.name, []).append(kind)
+        for field in fields(member):
+            readers.setdefault(field.name, []).append(kind)
     for setting, kinds in readers.items():
         member = choices[kinds[0]]
-        entry = next(each for each in fields(member) if each.name == setting)
+        field = next(each for each in fields(member) if each.name == setting)
         hint = typing.get_type_hints(member)[setting]
         text = _said({kind: descriptions(choices[kind]).get(setting, "") for kind in kinds})
         usual = _usual({kind: getattr(choices[kind](), setting) for kind in kinds})
         if setting != "kind":
-            yield from _plain_flag(section, (name, setting), entry, hint, text, usual=usual)
+            yield from _plain_flag(section, (name, setting), field, hint, text, usual=usual)
 
 
 def _said(texts: Mapping[str, str]) -> str:
@@ -188,7 +188,7 @@ def _usual(defaults: Mapping[str, Any]) -> str:
 def _plain_flag(
     section: Section,
     path: tuple[str, ...],
-    entry: Field[Any],
+    field: Field[Any],
     hint: Any,
     text: str,
     *,
@@ -197,18 +197,18 @@ def _plain_flag(
     """Yield the flag of a setting without settings of its own; none for lists of tables."""
     flag = flag_of("_".join(path))
     kind = _without_none(hint)
-    default = default_of(entry)
+    default = default_of(field)
     usual = ("" if default in (MISSING, None, ()) else str(default)) if usual is None else usual
     plain = _help(text, usual)
-    unit = entry.metadata.get("unit", "")
-    aliases: tuple[str, ...] = entry.metadata.get("aliases", ())
+    unit = field.metadata.get("unit", "")
+    aliases: tuple[str, ...] = field.metadata.get("aliases", ())
     make = functools.partial(
         _flag,
         section,
         path,
         name="_".join(path),
         aliases=aliases,
-        common=entry.metadata.get("common", False),
+        common=field.metadata.get("common", False),
     )
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)

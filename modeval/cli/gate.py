@@ -275,14 +275,14 @@ def _policy(
         raise SpecError(f"--policy {path} and --no-policy: expected one of them.")
     if path is None and not no_policy and PYPROJECT.is_file() and policy_table(PYPROJECT):
         path = PYPROJECT
-    found = Policy() if path is None else read_policy(path)
-    found = merge(found, from_flags(flags))  # type: ignore[arg-type]
-    found = with_settings(found, settings, "flags")
+    policy = Policy() if path is None else read_policy(path)
+    policy = merge(policy, from_flags(flags))  # type: ignore[arg-type]
+    policy = with_settings(policy, settings, "flags")
     on = settings["on"]
     if on is None:
-        return found
-    changed = tuple(replace(each, on=on) for each in found.requirements)  # type: ignore[arg-type]
-    return replace(found, requirements=changed)
+        return policy
+    changed = tuple(replace(each, on=on) for each in policy.requirements)  # type: ignore[arg-type]
+    return replace(policy, requirements=changed)
 
 
 # --- outputs -------------------------------------------------------------------------------------

@@ -149,14 +149,15 @@ def import_command(
         leave_out=frozenset(_parts(leave_out)),
         allow_partial=allow_partial,
     )
-    found = import_source(sources, out, name=name, options=options)
-    size = f"{found.rows:,} rows" if found.rows else "counts"
+    imported = import_source(sources, out, name=name, options=options)
+    size = f"{imported.rows:,} rows" if imported.rows else "counts"
     stdout().print(
-        f"[bold]{size}[/] of format {found.format}: {for_rich(str(found.path))}", highlight=False
+        f"[bold]{size}[/] of format {imported.format}: {for_rich(str(imported.path))}",
+        highlight=False,
     )
-    for key, value in describe_header(found.header).items():
+    for key, value in describe_header(imported.header).items():
         stdout().print(f"{key:>14}  {visible(value)}", markup=False, highlight=False)
-    print_notes(found.header)
+    print_notes(imported.header)
 
 
 import_command.__doc__ = with_examples(import_command, EXAMPLES)
@@ -167,8 +168,8 @@ def _list_formats() -> None:
 
     width = max(map(len, FORMATS))
     holds = {True: "counts", False: "rows  ", None: "either"}
-    for entry in FORMATS.values():
-        typer.echo(f"{entry.name:<{width}}  {holds[entry.counts]}  {entry.about}")
+    for file_format in FORMATS.values():
+        typer.echo(f"{file_format.name:<{width}}  {holds[file_format.counts]}  {file_format.about}")
 
 
 def _parts(text: str | None) -> tuple[str, ...]:

@@ -51,7 +51,7 @@ def log_command(
         text = open_metrics(card)
         deliver(Path(out), text, flag="--out")
         return
-    sent = sum(log(card, to, where=out, step=step + place) for place, card in enumerate(cards))
+    sent = sum(log(card, to, where=out, step=step + index) for index, card in enumerate(cards))
     stdout().print(f"Logged {sent} numbers to {to}.", highlight=False)
 
 

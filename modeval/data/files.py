@@ -276,7 +276,7 @@ def open_dataset(folder: Path, *, verify: bool = True) -> Dataset:
         spec = _read_spec(recipe["data"])
         task_seeds = tuple(int(seed) for seed in recipe["task_seeds"])
         data_seed, samples = int(recipe["data_seed"]), int(recipe["samples"])
-        entries = [FileRecord(**entry) for entry in manifest["shards"]]
+        entries = [FileRecord(**item) for item in manifest["shards"]]
         decode = {"safetensors": _from_safetensors, "parquet": parquet.from_file}
         read = decode[manifest["storage"]]
         same_rules = manifest["rules_sha256"] == _rules_hash(spec, task_seeds)
@@ -284,17 +284,17 @@ def open_dataset(folder: Path, *, verify: bool = True) -> Dataset:
         raise damaged(folder / MANIFEST, f"it cannot be understood ({error})") from error
     if not same_rules:
         raise damaged(folder / MANIFEST, "its seeds do not give the rules that it was drawn with")
-    if sum(entry.samples for entry in entries) != samples:
+    if sum(item.samples for item in entries) != samples:
         raise damaged(folder / MANIFEST, f"its shards do not add up to {samples} samples")
     shards = []
-    for entry in entries:
-        path = folder / Path(entry.file).name
-        _check_file(path, entry, verify=verify)
+    for item in entries:
+        path = folder / Path(item.file).name
+        _check_file(path, item, verify=verify)
         try:
             part = read(path, spec)
         except (SafetensorError, OSError, ValueError) as error:
             raise damaged(path, f"it cannot be read ({error})") from error
-        _check_shapes(path, part, spec, (len(task_seeds), entry.samples))
+        _check_shapes(path, part, spec, (len(task_seeds), item.samples))
         shards.append(part)
     return Dataset(
         folder, spec, task_seeds, data_seed, samples, str(manifest["digest"]), tuple(shards)
@@ -373,15 +373,15 @@ def _read_spec(values: dict[str, Any]) -> DataSpec:
     return from_dict(DataSpec, without_unread(DataSpec, values))
 
 
-def _check_file(path: Path, entry: FileRecord, *, verify: bool) -> None:
+def _check_file(path: Path, record: FileRecord, *, verify: bool) -> None:
     try:
         size = path.stat().st_size
-        if size != entry.bytes:
-            raise damaged(path, f"it has {size} bytes and should have {entry.bytes}")
+        if size != record.bytes:
+            raise damaged(path, f"it has {size} bytes and should have {record.bytes}")
         if verify:
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != entry.sha256:
+            if found != record.sha256:
                 raise damaged(path, "its content was changed (digest mismatch)")
     except FileNotFoundError:
         raise damaged(path, "it is missing") from None

@@ -249,7 +249,7 @@ def missing(folder: ModelFolder, selection: Selection) -> str:
     wanted = (f"model_{selection}.pt", f"prob_{selection}.npy")
     if any((folder.path / name).is_file() for name in wanted):
         return ""
-    found = sorted(entry.name for entry in folder.path.iterdir())
+    found = sorted(path.name for path in folder.path.iterdir())
     other = "best" if selection == "last" else "last"
     advice = (
         f"Use --selection {other}."

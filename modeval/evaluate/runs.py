@@ -42,7 +42,9 @@ def load_run(folder: Path, selection: Selection, wanted: Wanted = every_seed) ->
         objective_known=True,
         seeds=tuple(seeds[index] for index in kept),
         sources=(str(folder / f"{selection}.safetensors"),) * len(kept),
-        faults=tuple(_fault(network, place, diverged[index]) for place, index in enumerate(kept)),
+        faults=tuple(
+            _fault(network, position, diverged[index]) for position, index in enumerate(kept)
+        ),
         selection=selection,
         network=network,
     )

@@ -90,14 +90,18 @@ def _chance_test(asked: Asked, item: Item) -> _Test:
         return replace(known, p_value=shown, corrected=adjusted is not None)
     if level is None:
         return replace(known, p_value=permuted)
-    found = above([_plain(each) for each in item.singles], level, sign=sign)
-    spread = found.p_above()
+    difference = above([_plain(each) for each in item.singles], level, sign=sign)
+    spread = difference.p_above()
     if spread is None:  # equal seeds tell nothing of others: of these models, permuted labels do
-        return replace(known, gain=found.value, p_value=permuted, reason=found.reason)
+        return replace(known, gain=difference.value, p_value=permuted, reason=difference.reason)
     if permuted is not None and permuted >= spread:
-        return replace(known, gain=found.value, p_value=permuted)
-    means = f"spread over {found.pairs} seeds" if found.noise == "seeds" else "its samples alone"
-    return replace(known, gain=found.value, p_value=spread, means=means)
+        return replace(known, gain=difference.value, p_value=permuted)
+    means = (
+        f"spread over {difference.pairs} seeds"
+        if difference.noise == "seeds"
+        else "its samples alone"
+    )
+    return replace(known, gain=difference.value, p_value=spread, means=means)
 
 
 def _plain(score: Score) -> Score:

@@ -1,11 +1,11 @@
-"""What a requirement is about: the measurements at its place in a model."""
+"""What a requirement is about: the measurements in its scope in a model."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from modeval.errors import nearest
-from modeval.gate.policy import PolicyPlace, Requirement
+from modeval.gate.policy import PolicyScope, Requirement
 from modeval.metrics.table import METRICS
 from modeval.score.scorecard import ModelRecord, Profile, Score, Scorecard, Seed
 
@@ -47,7 +47,7 @@ class _Look:
     card: Scorecard
     model: ModelRecord
     metric: str
-    place: PolicyPlace
+    scope: PolicyScope
 
 
 def claims(
@@ -63,23 +63,23 @@ def claims(
         requirement: what is asked of it.
         ignore_failed: leave out seeds that failed, in place of finding them absent.
     """
-    place = requirement.place
-    look = _Look(card, model, requirement.metric, place)
-    seeds = _seeds(model, place, ignore_failed=ignore_failed)
+    scope = requirement.scope
+    look = _Look(card, model, requirement.metric, scope)
+    seeds = _seeds(model, scope, ignore_failed=ignore_failed)
     if isinstance(seeds, str):
         return (_absent(seeds),)
-    layers = _layers(model, place)
+    layers = _layers(model, scope)
     if isinstance(layers, str):
         return (_absent(layers),)
     items = [
         item
         for seed in seeds
         for layer in layers
-        for item in (_entries(look, layer, seed) if place.axis else (_scored(look, layer, seed),))
+        for item in (_entries(look, layer, seed) if scope.axis else (_scored(look, layer, seed),))
     ]
     groups: dict[tuple[object, ...], list[Item]] = {}
     for item in items:
-        groups.setdefault(_group(place, item), []).append(item)
+        groups.setdefault(_group(scope, item), []).append(item)
     return tuple(map(tuple, groups.values()))
 
 
@@ -87,16 +87,16 @@ def _absent(reason: str) -> tuple[Item, ...]:
     return (Item(score=None, absent=reason),)
 
 
-def _group(place: PolicyPlace, item: Item) -> tuple[object, ...]:
+def _group(scope: PolicyScope, item: Item) -> tuple[object, ...]:
     """Return what tells items of different claims apart."""
     return (
-        item.seed if place.seeds == "each" else None,
-        item.layer if place.layers == "each" else None,
-        (item.rule, item.module) if place.entry == "each" else None,
+        item.seed if scope.seeds == "each" else None,
+        item.layer if scope.layers == "each" else None,
+        (item.rule, item.module) if scope.entry == "each" else None,
     )
 
 
-def claim_words(place: PolicyPlace, items: Sequence[Item]) -> str:
+def claim_words(scope: PolicyScope, items: Sequence[Item]) -> str:
     """Name a claim about several measurements.
 
     A claim about the worst of many is another than one about a given one: it says so.
@@ -104,14 +104,14 @@ def claim_words(place: PolicyPlace, items: Sequence[Item]) -> str:
     counts: list[tuple[str, set[object]]] = [
         ("layer", {item.layer for item in items}),
         ("seed", {item.seed for item in items}),
-        (place.axis or "", {(item.rule, item.module) for item in items}),
+        (scope.axis or "", {(item.rule, item.module) for item in items}),
     ]
     parts = [f"{len(found)} {name}s" for name, found in counts if name and len(found) > 1]
     return f"worst of {' x '.join(parts)}" if parts else ""
 
 
 def _seeds(
-    model: ModelRecord, place: PolicyPlace, *, ignore_failed: bool
+    model: ModelRecord, scope: PolicyScope, *, ignore_failed: bool
 ) -> list[Seed | None] | str:
     seeds = [
         member.seed
@@ -119,14 +119,14 @@ def _seeds(
         if member.seed is not None and not (ignore_failed and member.status == "failed")
     ]
     # modules mean nothing across seeds, so nor does their mean over them
-    if place.seeds is None and not (place.axis and seeds):
+    if scope.seeds is None and not (scope.axis and seeds):
         return [None]
     return [*seeds] or f"{model.title} was measured once, so it has no seeds to look at one by one"
 
 
-def _layers(model: ModelRecord, place: PolicyPlace) -> list[int | str | None] | str:
+def _layers(model: ModelRecord, scope: PolicyScope) -> list[int | str | None] | str:
     """Return numbers of layers, ``mean``, or nothing for the only layer."""
-    wanted, count = place.layers, len(model.layers)
+    wanted, count = scope.layers, len(model.layers)
     several = count > 1
     if wanted in (None, "worst", "each"):
         return [*range(count)] if several else [None]
@@ -244,9 +244,9 @@ def _why_absent(look: _Look) -> str:
 
 
 def _entries(look: _Look, layer: int | str | None, seed: Seed | None) -> Iterator[Item]:
-    place, model = look.place, look.model
+    scope, model = look.scope, look.model
     if layer == "mean":
-        yield Item(score=None, absent=f"there is no mean over layers for each {place.axis}")
+        yield Item(score=None, absent=f"there is no mean over layers for each {scope.axis}")
         return
     number = layer if isinstance(layer, int) else None
     profile = _profile(look, number, seed)
@@ -255,12 +255,12 @@ def _entries(look: _Look, layer: int | str | None, seed: Seed | None) -> Iterato
             score=None,
             layer=number,
             seed=seed,
-            absent=f"the scorecard has no {look.metric} for each {place.axis} of {model.title}",
+            absent=f"the scorecard has no {look.metric} for each {scope.axis} of {model.title}",
         )
         return
-    rules = place.axis == "rule"
+    rules = scope.axis == "rule"
     names = [_entry_name(model, index, rules=rules) for index in range(len(profile.values))]
-    wanted = place.entry or ""
+    wanted = scope.entry or ""
     chosen = range(len(names))
     if wanted not in ("worst", "each"):
         if wanted not in names and not (wanted.isdecimal() and int(wanted) < len(names)):
@@ -269,7 +269,7 @@ def _entries(look: _Look, layer: int | str | None, seed: Seed | None) -> Iterato
                 score=None,
                 layer=number,
                 seed=seed,
-                absent=f"{model.title} has no {place.axis} {wanted!r}{nearest(wanted, names)}; "
+                absent=f"{model.title} has no {scope.axis} {wanted!r}{nearest(wanted, names)}; "
                 f"it has {offered}",
             )
             return
@@ -298,13 +298,14 @@ def _entries(look: _Look, layer: int | str | None, seed: Seed | None) -> Iterato
 
 
 def _profile(look: _Look, layer: int | None, seed: Seed | None) -> Profile | None:
-    axis = look.place.axis
+    axis = look.scope.axis
     return next(
         (
-            found
+            profile
             for name in (look.metric, f"{axis}_{look.metric}")
-            if (found := look.card.find_profile(look.model.id, name, seed, layer=layer)) is not None
-            and found.axis == axis
+            if (profile := look.card.find_profile(look.model.id, name, seed, layer=layer))
+            is not None
+            and profile.axis == axis
         ),
         None,
     )

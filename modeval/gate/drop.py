@@ -43,7 +43,7 @@ def against_baseline(asked: Asked, items: Sequence[Item]) -> list[Verdict]:
     faults = comparable(
         *(asked.card, asked.model, baseline, record),
         metric=asked.requirement.metric,
-        axis=asked.requirement.place.axis,
+        axis=asked.requirement.scope.axis,
     )
     if faults or record is None:
         return [_incomparable(asked, item, "; ".join(faults)) for item in items]
@@ -241,30 +241,30 @@ def decide_drop(
 
 
 def _judge(
-    asked: Asked, item: Item, found: _Compared, p_value: float | None, *, many: bool
+    asked: Asked, item: Item, compared: _Compared, p_value: float | None, *, many: bool
 ) -> Verdict:
-    requirement, drop = asked.requirement, found.drop
+    requirement, drop = asked.requirement, compared.drop
     margin = requirement.limit or 0.0
     outcome = decide_drop(requirement.on, drop, margin, p_value, size=SIZE)
     because = _because(asked, drop, margin, p_value, outcome)
     advice = _advice(asked, drop, margin, p_value, outcome)
-    doubt = _doubt(found, outcome)
+    doubt = _doubt(compared, outcome)
     if doubt:
         outcome, because, advice = "inconclusive", f", but {doubt}", more_samples(asked)
-    if found.absent and outcome != "fail":
-        many_seeds = "s of the baseline are" if len(found.absent) > 1 else " of the baseline is"
-        outcome, because = "error", f", but {len(found.absent)} seed{many_seeds} not here"
+    if compared.absent and outcome != "fail":
+        many_seeds = "s of the baseline are" if len(compared.absent) > 1 else " of the baseline is"
+        outcome, because = "error", f", but {len(compared.absent)} seed{many_seeds} not here"
         advice = (
             "Train and score them, or leave them out on purpose, marked as failed, with "
             "--failed-seeds ignore."
         )
     verdict = verdict_of(
-        asked, item, outcome, _facts(found, margin, p_value, many=many) + because, advice
+        asked, item, outcome, _facts(compared, margin, p_value, many=many) + because, advice
     )
     return replace(
         verdict,
         p_value=p_value,
-        baseline=found.old,
+        baseline=compared.old,
         drop=drop.value,
         noise=drop.error,
         pairs=drop.pairs,
@@ -273,13 +273,13 @@ def _judge(
     )
 
 
-def _doubt(found: _Compared, outcome: Outcome) -> str:
+def _doubt(compared: _Compared, outcome: Outcome) -> str:
     """Say which side has too few samples, or unlike ones, for an outcome that they could make.
 
     What makes the new side look better, or the old one worse, hides a drop; the other way round
     it makes one.
     """
-    new, old = found.new_score, found.old_score
+    new, old = compared.new_score, compared.old_score
     if outcome == "pass" and flatters(new):
         return few_words(new)
     if outcome == "pass" and slanders(old):
@@ -288,22 +288,22 @@ def _doubt(found: _Compared, outcome: Outcome) -> str:
         return few_words(new)
     if outcome == "fail" and flatters(old):
         return f"of the baseline: {few_words(old)}"
-    return found.unlike if outcome in ("pass", "fail") else ""
+    return compared.unlike if outcome in ("pass", "fail") else ""
 
 
-def _facts(found: _Compared, margin: float, p_value: float | None, *, many: bool) -> str:
-    drop = found.drop
+def _facts(compared: _Compared, margin: float, p_value: float | None, *, many: bool) -> str:
+    drop = compared.drop
     change = "the same"
     if drop.value:
         change = f"{figure(abs(drop.value), margin)} {'worse' if drop.value > 0 else 'better'}"
     pairs = f" over {drop.pairs} pairs of seeds" if drop.noise == "seeds" else ""
-    left = f", {found.extra} without a partner left out" if found.extra else ""
+    left = f", {compared.extra} without a partner left out" if compared.extra else ""
     noise = "noise unknown"
     if drop.error is not None and p_value is not None:
         corrected = ", corrected for several" if many else ""
         noise = f"noise ±{figure(drop.error)}, {p_words(p_value)}{corrected}"
     return (
-        f"{figure(found.new)} against {figure(found.old)} of the baseline{found.level}: "
+        f"{figure(compared.new)} against {figure(compared.old)} of the baseline{compared.level}: "
         f"{change}{pairs}{left} ({noise})"
     )
 

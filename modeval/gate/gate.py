@@ -120,7 +120,7 @@ def _with_profiles(card: Scorecard, policy: Policy) -> Scorecard:
     known = {profile.model for profile in card.profiles}
     if all(activation.model in known for activation in card.activations):
         return card
-    if not any(requirement.place.axis for requirement in policy.requirements):
+    if not any(requirement.scope.axis for requirement in policy.requirements):
         return card
     from modeval.score.profiles import with_profiles  # noqa: PLC0415 - loads torch
 
@@ -149,7 +149,7 @@ def _verdicts(asked: Asked) -> Iterator[Verdict]:
             (judged[id(item)] for item in claim),
             key=lambda verdict: (SEVERITY[verdict.outcome], verdict.distance),
         )
-        words = claim_words(asked.requirement.place, claim)
+        words = claim_words(asked.requirement.scope, claim)
         by_p = bool(words) and asked.requirement.comparison == "significant"
         yield replace(worst, claim=f"{words} by p" if by_p else words)
 

@@ -49,10 +49,10 @@ def _words(gap: LeftOut) -> str:
 
 def _concerns(asked: Asked, gap: LeftOut, layer: int | None) -> bool:
     """Tell whether something left out changes what a requirement is about."""
-    place, layers = asked.requirement.place, asked.model.layers
+    scope, layers = asked.requirement.scope, asked.model.layers
     here = not gap.layer or layer is None or layers[layer] == gap.layer
     if gap.kind == "layer":
-        return place.layers in (None, "worst", "each", "mean")
+        return scope.layers in (None, "worst", "each", "mean")
     if gap.kind == "rule":
         row = metric_of(asked.requirement.metric)
         return here and (row is None or row.labels)

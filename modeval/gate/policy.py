@@ -1,6 +1,6 @@
 """Policies: what a model must keep to, as types and as they are written in flags and in TOML.
 
-A requirement names a metric as ``modeval metrics`` does, in front of it the place where it is
+A requirement names a metric as ``modeval metrics`` does, in front of it the scope in which it is
 looked at, parts separated by dots:
 
     collapse_worst                       of the model; where it has several layers, of each of them
@@ -42,7 +42,7 @@ SIGNS = {"max": "<=", "min": ">="}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PolicyPlace:
+class PolicyScope:
     """Where in a model a metric is looked at.
 
     Attributes:
@@ -75,7 +75,7 @@ class Requirement:
             ``max_drop``: it may be so much worse than that of the baseline at most, in the
             metric's own direction; ``significant``: it must beat chance.
         limit: the number; null for ``significant``.
-        place: where in the model.
+        scope: where in the model.
         on: whether the value decides, or the bad end of its interval: see :mod:`gate`.
         model: pattern of the models that it is about.
         chance: which chance level ``significant`` must beat: ``uniform`` routing (or permuted
@@ -87,7 +87,7 @@ class Requirement:
     metric: str
     comparison: Comparison
     limit: float | None = None
-    place: PolicyPlace = PolicyPlace()
+    scope: PolicyScope = PolicyScope()
     on: On = "value"
     model: str = "*"
     chance: Chance = "uniform"
@@ -96,8 +96,8 @@ class Requirement:
 
     @property
     def name(self) -> str:
-        """The metric with its place, as it is written in a policy."""
-        return f"{self.place}{self.metric}"
+        """The metric with its scope, as it is written in a policy."""
+        return f"{self.scope}{self.metric}"
 
     def __str__(self) -> str:
         if self.comparison == "significant":
@@ -136,7 +136,7 @@ class Policy:
 # --- names ---------------------------------------------------------------------------------------
 
 
-def parse_name(name: str, where: str) -> tuple[PolicyPlace, str]:
+def parse_name(name: str, where: str) -> tuple[PolicyScope, str]:
     """Split ``layers.worst.dead_fraction`` into a place and a metric.
 
     Args:
@@ -147,22 +147,22 @@ def parse_name(name: str, where: str) -> tuple[PolicyPlace, str]:
         SpecError: a part is missing or unknown.
 
     >>> parse_name("layers.model.3.mlp.modules.each.share", "--max")[0]
-    PolicyPlace(seeds=None, layers='model.3.mlp', axis='module', entry='each')
+    PolicyScope(seeds=None, layers='model.3.mlp', axis='module', entry='each')
     """
     scopes, _, metric = name.strip().rpartition(".")
     if not metric:
         raise SpecError(f"{where} {name!r} names no metric. Write for example collapse_worst=0.2.")
-    place = PolicyPlace()
+    scope = PolicyScope()
     rest = scopes
     if rest.startswith("seeds."):
         choice, _, rest = rest.removeprefix("seeds.").partition(".")
         _check_choice(where, f"seeds.{choice}", choice, ("worst", "each"))
-        place = replace(place, seeds=choice)
-    rest, axis, entry = _split_axis(rest)
+        scope = replace(scope, seeds=choice)
+    rest, axis, text = _split_axis(rest)
     if axis:
-        place = replace(place, axis=AXES[axis], entry=entry)
+        scope = replace(scope, axis=AXES[axis], entry=text)
     if rest.startswith("layers."):
-        place = replace(place, layers=rest.removeprefix("layers."))
+        scope = replace(scope, layers=rest.removeprefix("layers."))
     elif rest:
         first = rest.split(".")[0]
         known = ("seeds", "layers", *AXES)
@@ -171,9 +171,9 @@ def parse_name(name: str, where: str) -> tuple[PolicyPlace, str]:
             "METRIC, or METRIC after layers.worst, layers.mean, layers.each, layers.NAME, "
             "rules.NAME, modules.NAME, seeds.worst or seeds.each, parts separated by dots."
         )
-    if place.layers == "" or (place.axis and not place.entry):
+    if scope.layers == "" or (scope.axis and not scope.entry):
         raise SpecError(f"{where} {name}: a name is missing between two dots.")
-    return place, metric
+    return scope, metric
 
 
 def _split_axis(scopes: str) -> tuple[str, str, str]:
@@ -181,9 +181,9 @@ def _split_axis(scopes: str) -> tuple[str, str, str]:
     for axis in AXES:
         if scopes.startswith(f"{axis}."):
             return "", axis, scopes.removeprefix(f"{axis}.")
-        front, found, entry = scopes.rpartition(f".{axis}.")
+        front, found, name = scopes.rpartition(f".{axis}.")
         if found:
-            return front, axis, entry
+            return front, axis, name
     return scopes, "", ""
 
 
@@ -224,19 +224,19 @@ def _from_flag(comparison: Comparison, text: str) -> Requirement:
     if comparison == "significant":
         if "=" in text:
             raise SpecError(f"{flag} {text}: expected a metric and no number.")
-        place, metric = parse_name(text, flag)
+        scope, metric = parse_name(text, flag)
         return Requirement(
-            metric=metric, comparison=comparison, place=place, source=f"{flag} {text}"
+            metric=metric, comparison=comparison, scope=scope, source=f"{flag} {text}"
         )
     name, equals, limit = text.rpartition("=")
     if not equals:
         raise SpecError(f"{flag} {text}: expected METRIC=NUMBER, as {flag} {text}=0.2")
-    place, metric = parse_name(name, flag)
+    scope, metric = parse_name(name, flag)
     return Requirement(
         metric=metric,
         comparison=comparison,
         limit=_number(limit, f"{flag} {text}"),
-        place=place,
+        scope=scope,
         source=f"{flag} {text}",
     )
 
@@ -340,13 +340,13 @@ def _from_leaf(
                 f"{here}: {key} is no setting of a requirement{nearest(key, LEAF)}. Expected "
                 f"{', '.join(LEAF)}."
             )
-    place, metric = parse_name(name, f"{where}:")
+    scope, metric = parse_name(name, f"{where}:")
     made = replace(
         _with_settings(base, settings, here),
         metric=metric,
         comparison=comparison,
         limit=_number(settings.get("limit"), here),
-        place=place,
+        scope=scope,
         source=here,
     )
     yield made
@@ -359,8 +359,8 @@ def _from_leaf(
 
 def _significant(given: Any, base: Requirement, where: str) -> Iterator[Requirement]:
     """Read ``["v_measure", {metric = "alignment_score", chance = "hash"}]``."""
-    for entry in given if isinstance(given, list) else [given]:
-        settings: Any = {"metric": entry} if isinstance(entry, str) else entry
+    for item in given if isinstance(given, list) else [given]:
+        settings: Any = {"metric": item} if isinstance(item, str) else item
         if (
             not isinstance(settings, Mapping)
             or not isinstance(settings.get("metric"), str)
@@ -371,12 +371,12 @@ def _significant(given: Any, base: Requirement, where: str) -> Iterator[Requirem
                 '["v_measure"] or [{ metric = "v_measure", chance = "hash" }].'
             )
         here = f"{where}: significant {settings['metric']}"
-        place, metric = parse_name(settings["metric"], f"{where}: significant")
+        scope, metric = parse_name(settings["metric"], f"{where}: significant")
         yield replace(
             _with_settings(base, settings, here),
             metric=metric,
             comparison="significant",
-            place=place,
+            scope=scope,
             source=here,
         )
 
@@ -397,10 +397,10 @@ def _with_settings(base: Requirement, given: Mapping[str, Any], where: str) -> R
 
 def merge(policy: Policy, flags: Sequence[Requirement]) -> Policy:
     """Lay requirements of flags over those of a file: the same metric and comparison replaces."""
-    given = {(each.comparison, each.place, each.metric) for each in flags}
+    given = {(each.comparison, each.scope, each.metric) for each in flags}
     kept = tuple(
         each
         for each in policy.requirements
-        if (each.comparison, each.place, each.metric) not in given
+        if (each.comparison, each.scope, each.metric) not in given
     )
     return replace(policy, requirements=(*kept, *flags))

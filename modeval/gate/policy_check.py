@@ -52,7 +52,7 @@ def require_possible(policy: Policy, cards: Sequence[Scorecard]) -> None:
 
 def profile_of(requirement: Requirement) -> ProfileMetric | None:
     """Return the row of a number for each rule or module, with or without its axis in front."""
-    axis, metric = requirement.place.axis, requirement.metric
+    axis, metric = requirement.scope.axis, requirement.metric
     rows = (PROFILES.get(name) for name in (metric, f"{axis}_{metric}"))
     return next((row for row in rows if row is not None and row.axis == axis), None)
 
@@ -61,9 +61,9 @@ def profile_of(requirement: Requirement) -> ProfileMetric | None:
 
 
 def _check_metric(requirement: Requirement, cards: Sequence[Scorecard]) -> None:
-    axis, metric = requirement.place.axis, requirement.metric
+    axis, metric = requirement.scope.axis, requirement.metric
     if axis is not None:
-        there = {entry.metric for card in cards for entry in card.profiles}
+        there = {profile.metric for card in cards for profile in card.profiles}
         of_axis = sorted(name for name in there if PROFILES[name].axis == axis)
         row = profile_of(requirement)
         if row is None or row.name not in of_axis:
@@ -88,7 +88,7 @@ def _check_metric(requirement: Requirement, cards: Sequence[Scorecard]) -> None:
 
 
 def _check_direction(requirement: Requirement) -> None:
-    row = profile_of(requirement) if requirement.place.axis else metric_of(requirement.metric)
+    row = profile_of(requirement) if requirement.scope.axis else metric_of(requirement.metric)
     better = "neither" if row is None else row.better
     wanted = DIRECTIONS.get(requirement.comparison)
     if wanted is None and better == "neither":
@@ -106,7 +106,7 @@ def _check_direction(requirement: Requirement) -> None:
 
 
 def _check_range(requirement: Requirement, cards: Sequence[Scorecard]) -> None:
-    axis, limit = requirement.place.axis, requirement.limit
+    axis, limit = requirement.scope.axis, requirement.limit
     metric = profile_of(requirement) if axis else metric_of(requirement.metric)
     if limit is None:
         return

@@ -207,12 +207,12 @@ def interval_of(asked: Asked, item: Item) -> JudgedInterval:
     score = measured(item)
     if len(item.singles) > 1:
         values = [value_of(each) for each in item.singles]
-        found = seed_mean(
+        estimate = seed_mean(
             values, tasks_of(item.singles), sampling_error=sampling_error(item.singles)
         )
-        if found.low is None or found.high is None:
-            return JudgedInterval(over="seeds", reason=found.reason)
-        return _within(JudgedInterval(found.low, found.high, "seeds"), asked, score)
+        if estimate.low is None or estimate.high is None:
+            return JudgedInterval(over="seeds", reason=estimate.reason)
+        return _within(JudgedInterval(estimate.low, estimate.high, "seeds"), asked, score)
     if score.low is not None and score.high is not None and asked.traced:
         same = score.low == score.high
         return JudgedInterval(

@@ -74,10 +74,10 @@ def loss_at_length(name: str) -> Metric | None:
     >>> loss_at_length("loss_at_length_30_x2").title
     'Loss at length 30, inputs x2'
     """
-    found = AT_LENGTH.fullmatch(name)
-    if found is None:
+    match = AT_LENGTH.fullmatch(name)
+    if match is None:
         return None
-    title, bounds, question = KINDS[found[1]]
-    factor = f", inputs x{found[3]}" if found[3] else ""
-    place = f"at length {found[2]}{factor}"
+    title, bounds, question = KINDS[match[1]]
+    factor = f", inputs x{match[3]}" if match[3] else ""
+    place = f"at length {match[2]}{factor}"
     return _loss(name, f"{title} {place}", bounds, f"{question}, {place}")

@@ -71,9 +71,9 @@ def _saturated(lineage: Lineage, level: float) -> Lineage:
     from modeval.score.comparison.saturation import saturation_by_layer  # noqa: PLC0415 - for traces alone
 
     try:
-        found = tuple(
+        saturations = tuple(
             saturation_by_layer(folder, folders[-1], level=level) for folder in folders[:-1]
         )
     except TraceError as error:
         return replace(lineage, notes=(*lineage.notes, f"No saturation: {error}"))
-    return replace(lineage, saturations=found)
+    return replace(lineage, saturations=saturations)

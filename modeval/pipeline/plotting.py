@@ -90,15 +90,15 @@ def chosen_entries(
 ) -> list[ModelView]:
     """Return the models of scorecards that match one of the patterns."""
     kept = only_models([*named], [*models])
-    found = entries([card for _, card in kept], [Path(name).name for name, _ in kept])
-    if not found:
+    views = entries([card for _, card in kept], [Path(name).name for name, _ in kept])
+    if not views:
         raise ScorecardError("The scorecards hold no model. Score one: modeval score RUN")
-    return found
+    return views
 
 
-def chosen_curves(found: Sequence[Curves], models: Sequence[str]) -> list[Curves]:
+def chosen_curves(curves: Sequence[Curves], models: Sequence[str]) -> list[Curves]:
     """Return the training curves of the models that match one of the patterns."""
-    names = list(dict.fromkeys(each.name for each in found))
+    names = list(dict.fromkeys(each.name for each in curves))
     for pattern in models:
         if not any(fnmatchcase(name.lower(), pattern.lower()) for name in names):
             raise SpecError(
@@ -108,7 +108,7 @@ def chosen_curves(found: Sequence[Curves], models: Sequence[str]) -> list[Curves
     patterns = [pattern.lower() for pattern in models]
     return [
         each
-        for each in found
+        for each in curves
         if not patterns or any(fnmatchcase(each.name.lower(), pattern) for pattern in patterns)
     ]
 
@@ -126,13 +126,13 @@ def read_curves(paths: Sequence[Path]) -> list[Curves]:
         spec = read_run(folder)
         log = read_log(folder)
         values = [
-            [np.nan if loss is None else loss for loss in entry["validation_loss"]] for entry in log
+            [np.nan if loss is None else loss for loss in item["validation_loss"]] for item in log
         ]
         found.append(
             Curves(
                 name=title_of(spec.model),
                 task=f"{spec.data.rules} rules, {spec.data.task}, {spec.data.objective}",
-                steps=np.array([entry["step"] for entry in log], dtype=np.float64),
+                steps=np.array([item["step"] for item in log], dtype=np.float64),
                 values=np.array(values, dtype=np.float64).reshape(len(log), -1).T,
             )
         )

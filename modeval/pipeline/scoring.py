@@ -209,7 +209,7 @@ def evaluate(
     """
     subject = load_run(Path(run), selection)
     dataset: Dataset | None = None if data is None else open_dataset(Path(data))
-    found = evaluate_subject(
+    evaluation = evaluate_subject(
         subject, precision=precision, device=choose_device(device), seed=seed, dataset=dataset
     )
-    return Evaluated(subject, found)
+    return Evaluated(subject, evaluation)

@@ -112,7 +112,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _Sources:
     """What lies at and below all paths."""
 
     runs: list[Path]
@@ -130,18 +130,18 @@ def find_jobs(
         RunError: there is nothing of a known kind at a path.
         SpecError: the flags rule out all of it, or are of no use for it.
     """
-    found = _Found([], [], [], [])
+    sources = _Sources([], [], [], [])
     for path in paths:
-        _look(path, asked, found)
-    dataset = _dataset(asked, found)
-    jobs, left_out = _cohort_jobs(found, asked, dataset)
+        _look(path, asked, sources)
+    dataset = _dataset(asked, sources)
+    jobs, left_out = _cohort_jobs(sources, asked, dataset)
     jobs += [
         Job(str(path), "trace", functools.partial(_score_trace, path, asked))
-        for path in dict.fromkeys(found.traces)
+        for path in dict.fromkeys(sources.traces)
     ]
     jobs += [
         Job(name, "model", functools.partial(_score_network, name, asked))
-        for name in dict.fromkeys(found.networks)
+        for name in dict.fromkeys(sources.networks)
     ]
     if not jobs:
         raise _no_jobs(asked, left_out)
@@ -149,7 +149,7 @@ def find_jobs(
     return jobs, [f"left out: {reason}" for reason in left_out], dataset
 
 
-def _look(text: str, asked: ScoreOptions, found: _Found) -> None:
+def _look(text: str, asked: ScoreOptions, sources: _Sources) -> None:
     """Add what lies at and below one path."""
     if not text.strip():
         raise SpecError("A path is empty. Give a folder, a file of counts, or '.' for all of this.")
@@ -160,7 +160,7 @@ def _look(text: str, asked: ScoreOptions, found: _Found) -> None:
                 f"{text} is a model of Hugging Face, which is scored on labelled text: modeval "
                 f"score {text} --data FILE.jsonl --text text --label domain"
             )
-        found.networks.append(text)
+        sources.networks.append(text)
         return
     _check_path(path)
     runs = find_runs(path) if origin in ("auto", "run") else []
@@ -170,7 +170,7 @@ def _look(text: str, asked: ScoreOptions, found: _Found) -> None:
         traces = [path]
     if not runs and not models and not traces:
         raise _nothing(path, origin)
-    for each, places in ((found.runs, runs), (found.models, models), (found.traces, traces)):
+    for each, places in ((sources.runs, runs), (sources.models, models), (sources.traces, traces)):
         each += [place for place in places if asked.only is None or asked.only in str(place)]
 
 
@@ -216,7 +216,7 @@ def _nothing(path: Path, origin: str) -> ModevalError:
         "model": "a model of Hugging Face (config.json)",
     }
     sought = " or ".join(text for name, text in looked.items() if origin in ("auto", name))
-    held = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+    held = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
     found = ", ".join(held[:6]) + (", ..." if len(held) > 6 else "") if held else "nothing"  # noqa: PLR2004
     return RunError(
         f"{path.resolve()} holds neither at its top nor below it {sought}; found there: {found}. "
@@ -255,11 +255,11 @@ def _check_flags(asked: ScoreOptions, kinds: set[str]) -> None:
 # --- trained cohorts -----------------------------------------------------------------------------
 
 
-def _dataset(asked: ScoreOptions, found: _Found) -> Dataset | None:
+def _dataset(asked: ScoreOptions, sources: _Sources) -> Dataset | None:
     """Open the folder of samples, which is of use for trained cohorts."""
-    if not asked.data or not (found.runs or found.models):
+    if not asked.data or not (sources.runs or sources.models):
         return None
-    if found.networks:
+    if sources.networks:
         raise SpecError(
             "--data is a folder of samples for runs, and labelled text for models of Hugging "
             "Face. Score the two apart."
@@ -270,14 +270,14 @@ def _dataset(asked: ScoreOptions, found: _Found) -> Dataset | None:
 
 
 def _cohort_jobs(
-    found: _Found, asked: ScoreOptions, dataset: Dataset | None
+    sources: _Sources, asked: ScoreOptions, dataset: Dataset | None
 ) -> tuple[list[Job], list[str]]:
     jobs = [
         Job(str(folder), "run", functools.partial(_score_run, folder, asked, dataset))
-        for folder in dict.fromkeys(found.runs)
+        for folder in dict.fromkeys(sources.runs)
         if _has_wanted(folder, asked)
     ]
-    folders, left_out = readable(list(dict.fromkeys(found.models)))
+    folders, left_out = readable(list(dict.fromkeys(sources.models)))
     for group in cohorts(folders):
         members = [folder for folder in group if asked.wanted(folder.seeds)]
         reasons = [missing(folder, asked.selection) for folder in members]

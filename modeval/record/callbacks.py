@@ -43,8 +43,8 @@ def headline(recording: Recording, prefix: str = "routing") -> dict[str, float]:
         TraceError: nothing was counted.
     """
     collapse, blind, dead = [], [], 0
-    for entry in recording.groups():
-        table = entry.counts.selections.sum(-3)
+    for group in recording.groups():
+        table = group.counts.selections.sum(-3)
         for layer in table[table.sum((-2, -1)) > 0]:
             dead += int((layer.sum(0) == 0).sum())
             joint = _joint(layer)

@@ -286,10 +286,10 @@ def _in_turn(documents: Sequence[Document], labels: Sequence[str]) -> Iterator[i
     queues: dict[str, list[int]] = {name: [] for name in labels}
     for number, document in enumerate(documents):
         queues[document.label].append(number)
-    for place in range(max(map(len, queues.values()), default=0)):
+    for index in range(max(map(len, queues.values()), default=0)):
         for queue in queues.values():
-            if place < len(queue):
-                yield queue[place]
+            if index < len(queue):
+                yield queue[index]
 
 
 def _cut(
@@ -331,10 +331,10 @@ def _batch(
     width = max(len(row) for _, row in rows)
     ids = torch.full((len(rows), width), pad)
     mask = torch.zeros(len(rows), width, dtype=torch.int64)
-    for place, (_, row) in enumerate(rows):
+    for index, (_, row) in enumerate(rows):
         where = slice(width - len(row), None) if left else slice(0, len(row))
-        ids[place, where] = torch.tensor(row)
-        mask[place, where] = 1
+        ids[index, where] = torch.tensor(row)
+        mask[index, where] = 1
     numbers = [number for number, _ in rows]
     return TokenBatch(
         input_ids=ids,

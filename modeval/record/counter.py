@@ -10,7 +10,7 @@ from torch import Tensor
 from modeval.errors import TraceError
 from modeval.record.device_counts import Tally, add_choices, counts_of
 from modeval.record.document_counts import DocumentTally, units_of
-from modeval.record.frames import TokenPlace
+from modeval.record.frames import TokenRows
 from modeval.record.routers.readers import Router
 from modeval.trace.fold import LayerGroup
 from modeval.trace.trace import PHASES
@@ -24,7 +24,7 @@ class Pending:
     """Choices that are not added up yet."""
 
     layer: int
-    place: TokenPlace
+    rows: TokenRows
     chosen: Tensor
     weight: Tensor | None
 
@@ -73,7 +73,7 @@ class Counter:
         """Take back what the call that runs has counted; if that is too late, be refused later."""
         self._torn = self._torn or self._spilled
         kept = self._pending[: self._mark]
-        self._pending, self._waiting = kept, sum(entry.chosen.numel() for entry in kept)
+        self._pending, self._waiting = kept, sum(pending.chosen.numel() for pending in kept)
 
     def flush(self) -> None:
         """Add up what waits, and give it to who writes it down."""
@@ -89,13 +89,13 @@ class Counter:
             torch.no_grad(),
             torch.autocast(device, enabled=False),
         ):
-            for key, layers, places, chosen, weight in _batches(pending, self.routers):
+            for key, layers, row_sets, chosen, weight in _batches(pending, self.routers):
                 tally = self._tally(*key)
                 rows = [tally.layers.index(layer) for layer in layers]
-                cell = torch.cat([place.cell for place in places])
+                cell = torch.cat([token_rows.cell for token_rows in row_sets])
                 add_choices(tally, rows, cell, chosen, weight)
                 document, label = (
-                    torch.cat([getattr(place, name) for place in places])
+                    torch.cat([getattr(token_rows, name) for token_rows in row_sets])
                     for name in ("document", "label")
                 )
                 counted = cell < self._blocks * self._rules
@@ -116,10 +116,10 @@ class Counter:
         """Count the tokens whose weights are no numbers, and keep their first document."""
         if pending.weight is None:
             return
-        place = pending.place
-        broken = ~pending.weight.isfinite().all(-1) & (place.cell < self._blocks * self._rules)
+        rows = pending.rows
+        broken = ~pending.weight.isfinite().all(-1) & (rows.cell < self._blocks * self._rules)
         last = torch.iinfo(torch.int64).max
-        number, first = broken.sum(), torch.where(broken, place.document, last).amin()
+        number, first = broken.sum(), torch.where(broken, rows.document, last).amin()
         if pending.layer in self._broken:
             before = self._broken[pending.layer]
             number, first = number + before[0], torch.minimum(first, before[1])
@@ -235,21 +235,21 @@ _Key = tuple[torch.device, int, int]
 
 def _batches(
     pending: Sequence[Pending], routers: Sequence[Router]
-) -> Iterator[tuple[_Key, list[int], list[TokenPlace], Tensor, Tensor | None]]:
+) -> Iterator[tuple[_Key, list[int], list[TokenRows], Tensor, Tensor | None]]:
     """Join the calls of each layer, then the layers that saw the same tokens."""
     by_layer: dict[tuple[Any, ...], list[Pending]] = {}
     for entry in pending:
-        device, phase = entry.chosen.device, entry.place.phase
+        device, phase = entry.chosen.device, entry.rows.phase
         key = (device, routers[entry.layer].modules, phase)
         shape = (entry.chosen.shape[1], entry.weight is None)
         by_layer.setdefault((entry.layer, key, shape), []).append(entry)
     together: dict[tuple[Any, ...], list[tuple[int, list[Pending]]]] = {}
     for (layer, key, shape), entries in by_layer.items():
-        same = (key, shape, tuple(id(entry.place) for entry in entries))
+        same = (key, shape, tuple(id(entry.rows) for entry in entries))
         together.setdefault(same, []).append((layer, entries))
     for (key, _, _), members in together.items():
-        places = [entry.place for entry in members[0][1]]
+        row_sets = [entry.rows for entry in members[0][1]]
         chosen = torch.stack([torch.cat([e.chosen for e in entries]) for _, entries in members])
         weights = [[e.weight for e in entries if e.weight is not None] for _, entries in members]
         weight = torch.stack([torch.cat(part) for part in weights]) if weights[0] else None
-        yield key, [layer for layer, _ in members], places, chosen, weight
+        yield key, [layer for layer, _ in members], row_sets, chosen, weight

@@ -103,13 +103,13 @@ def coverage_of(
             router=type(router.module).__name__,
             found=router.found,
             modules=router.modules,
-            choices=entry.choices,
-            calls=entry.calls,
-            tokens=entry.tokens,
+            choices=kind.choices,
+            calls=kind.calls,
+            tokens=kind.tokens,
             counted=int(number),
-            reached=entry.reached,
+            reached=kind.reached,
         )
-        for router, entry, number in zip(routers, seen, counted, strict=True)
+        for router, kind, number in zip(routers, seen, counted, strict=True)
     )
     return Coverage(layers, tuple(missing))
 

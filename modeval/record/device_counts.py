@@ -92,8 +92,8 @@ def add_choices(
     if not pairs:
         return
     inside = (cell < cells - 1)[:, None]
-    for place, layer in enumerate(layers):
-        _add_pairs(tally.coactivation[layer], torch.where(inside, picks[place], 0))
+    for position, layer in enumerate(layers):
+        _add_pairs(tally.coactivation[layer], torch.where(inside, picks[position], 0))
 
 
 def normalise(

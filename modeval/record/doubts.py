@@ -46,7 +46,7 @@ class Doubts:
             if soft or (seen is not None and seen.rows > LOOKED_AT):
                 continue
             chosen, weight = normalise(entry.chosen, entry.weight)
-            kept = slice(None) if entry.place.keep is None else entry.place.keep.cpu().numpy()
+            kept = slice(None) if entry.rows.keep is None else entry.rows.keep.cpu().numpy()
             shares = None if weight is None else weight.cpu().numpy()[kept]
             watch.add(router.name, chosen.cpu().numpy()[kept], shares)
 
@@ -71,11 +71,11 @@ class Doubts:
         sizes: dict[str, dict[str, float]] = {}
         widths: dict[str, int] = {}
         for group in groups:
-            for place, layer in enumerate(group.layers):
+            for index, layer in enumerate(group.layers):
                 name = self.routers[layer].name
-                samples = float(group.counts.samples[place].sum())
+                samples = float(group.counts.samples[index].sum())
                 if samples:
-                    row = group.counts.selections[place].sum((0, 1)).numpy()
+                    row = group.counts.selections[index].sum((0, 1)).numpy()
                     counts.setdefault(kind_of(name), {})[name] = row
                     sizes.setdefault(kind_of(name), {})[name] = samples
                     widths[name] = choices[layer] or 1

@@ -70,7 +70,7 @@ class Frame:
         kin: whether its tokens are those of the outermost call.
         targets: ``(B, T)`` mask of a decoder that this call feeds with its targets.
         going: ``(B, 1)`` sequences of a batch that have not ended yet, while it generates.
-        places: what was worked out for rows of this frame, by number of rows and device.
+        rows: what was worked out for rows of this frame, by number of rows and device.
     """
 
     module: nn.Module
@@ -85,11 +85,11 @@ class Frame:
     kin: bool = True
     targets: Bool[Tensor, "batch positions"] | None = None
     going: Bool[Tensor, "batch 1"] | None = None
-    places: dict[tuple[int, torch.device], "TokenPlace"] = field(default_factory=dict)
+    rows: dict[tuple[int, torch.device], "TokenRows"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TokenPlace:
+class TokenRows:
     """What the rows of a router's output are.
 
     Attributes:
@@ -121,7 +121,7 @@ def parameter_names(module: nn.Module) -> tuple[str, ...]:
     """Return the names of the positional parameters of a module's forward."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(module.forward).parameters.values()
-    return tuple(entry.name for entry in parameters if entry.kind in kinds)
+    return tuple(parameter.name for parameter in parameters if parameter.kind in kinds)
 
 
 def make_frame(
@@ -169,7 +169,7 @@ def make_frame(
 
 def put_mask(frame: Frame, mask: Tensor | None, past: int | None = None) -> None:
     """Give a frame the mask of its tokens, or of all tokens up to them, and so their positions."""
-    frame.places.clear()
+    frame.rows.clear()
     if frame.length is None:
         return
     if mask is not None:
@@ -273,10 +273,10 @@ def _targets(given: Mapping[str, Any]) -> Tensor | None:
     return labels != -100  # noqa: PLR2004 - the number that Hugging Face losses ignore
 
 
-# --- places --------------------------------------------------------------------------------------
+# --- rows ----------------------------------------------------------------------------------------
 
 
-def place_rows(
+def token_rows_of(
     frames: Sequence[Frame],
     rows: int,
     device: torch.device,
@@ -284,27 +284,27 @@ def place_rows(
     *,
     rules: int,
     blocks: int,
-) -> TokenPlace:
+) -> TokenRows:
     """Return what ``rows`` tokens of a router are, by the innermost frame that they fit."""
     for frame in reversed(frames):
         key = (rows, device)
-        if key in frame.places:
-            return frame.places[key]
-        place = _fit(frame, rows, device, labelling, rules=rules, blocks=blocks)
-        if place is not None:
-            frame.places[key] = place
-            return place
+        if key in frame.rows:
+            return frame.rows[key]
+        token_rows = _fit(frame, rows, device, labelling, rules=rules, blocks=blocks)
+        if token_rows is not None:
+            frame.rows[key] = token_rows
+            return token_rows
     samples = labelling.label
     if not frames and samples is not None and samples.ndim == 1:
         whole = Frame(nn.Identity(), len(samples), None, None, None, None, UNKNOWN)
-        place = _fit(whole, rows, device, labelling, rules=rules, blocks=blocks)
-        if place is not None:
-            return place
+        token_rows = _fit(whole, rows, device, labelling, rules=rules, blocks=blocks)
+        if token_rows is not None:
+            return token_rows
     phase = frames[-1].phase if frames else UNKNOWN
-    return _unplaced(rows, device, labelling, rules=rules, blocks=blocks, phase=phase)
+    return _rows_of_none(rows, device, labelling, rules=rules, blocks=blocks, phase=phase)
 
 
-def place_samples(
+def sample_rows_of(
     frames: Sequence[Frame],
     rows: int,
     device: torch.device,
@@ -312,7 +312,7 @@ def place_samples(
     *,
     rules: int,
     blocks: int,
-) -> TokenPlace | None:
+) -> TokenRows | None:
     """Return what the rows of a router are that routes whole samples; nothing if they are not."""
     for frame in reversed(frames):
         if frame.batch == rows:
@@ -325,7 +325,7 @@ def place_samples(
 
 def _fit(
     frame: Frame, rows: int, device: torch.device, labelling: Labelling, *, rules: int, blocks: int
-) -> TokenPlace | None:
+) -> TokenRows | None:
     mask = _mask_of(frame, labelling)
     length = _length(frame, rows, mask)
     if not frame.batch or length is None or not labelling.fits(frame.batch):
@@ -339,15 +339,15 @@ def _fit(
         for part in _columns(frame, labelling, shape)
     ]
     if inside is not None:
-        return _make_place([part[inside] for part in flat], None, frame.phase, rules, blocks)
+        return _make_rows([part[inside] for part in flat], None, frame.phase, rules, blocks)
     keep = None
     if mask is not None and mask.shape == shape:
         keep = mask.to(device, non_blocking=True).reshape(-1)
-    place = _make_place(flat, keep, frame.phase, rules, blocks)
+    token_rows = _make_rows(flat, keep, frame.phase, rules, blocks)
     if frame.prompt is None:
-        return place
+        return token_rows
     early = torch.arange(length, device=device) < frame.prompt
-    return replace(place, early=early.expand(shape).reshape(-1))
+    return replace(token_rows, early=early.expand(shape).reshape(-1))
 
 
 def _length(frame: Frame, rows: int, mask: Tensor | None) -> int | None:
@@ -427,9 +427,9 @@ def _within(document: Tensor) -> Tensor:
     return place - torch.where(begins, place, 0).cummax(1).values
 
 
-def _unplaced(
+def _rows_of_none(
     rows: int, device: torch.device, labelling: Labelling, *, rules: int, blocks: int, phase: int
-) -> TokenPlace:
+) -> TokenRows:
     """Place rows that no frame explains: they have a label only when all samples have the same.
 
     Raises:
@@ -448,41 +448,41 @@ def _unplaced(
     alone = labelling.document.ndim == 1 and len(labelling.document) == 1
     document = int(labelling.document[0]) if alone else -1
     fill = [torch.full((rows,), value, device=device) for value in (label, document, -1, -1)]
-    return _make_place(fill, None, phase, rules, blocks)
+    return _make_rows(fill, None, phase, rules, blocks)
 
 
-def _make_place(
+def _make_rows(
     parts: Sequence[Tensor], keep: Tensor | None, phase: int, rules: int, blocks: int
-) -> TokenPlace:
+) -> TokenRows:
     label, document, position, tokens = parts
     cell = document_block(document, blocks) * rules + label
     outside = (label < 0) | (label >= rules)
     if keep is not None:
         outside = outside | ~keep
     cell = torch.where(outside, blocks * rules, cell)
-    return TokenPlace(cell, keep, label, document, position, tokens, phase)
+    return TokenRows(cell, keep, label, document, position, tokens, phase)
 
 
-def subset(place: TokenPlace, rows: Bool[Tensor, " rows"]) -> TokenPlace:
+def subset(token_rows: TokenRows, rows: Bool[Tensor, " rows"]) -> TokenRows:
     """Return the place of those rows that a block sends to one of its routers."""
     return replace(
-        place,
-        cell=place.cell[rows],
-        keep=None if place.keep is None else place.keep[rows],
-        label=place.label[rows],
-        document=place.document[rows],
-        position=place.position[rows],
-        tokens=place.tokens[rows],
-        early=None if place.early is None else place.early[rows],
+        token_rows,
+        cell=token_rows.cell[rows],
+        keep=None if token_rows.keep is None else token_rows.keep[rows],
+        label=token_rows.label[rows],
+        document=token_rows.document[rows],
+        position=token_rows.position[rows],
+        tokens=token_rows.tokens[rows],
+        early=None if token_rows.early is None else token_rows.early[rows],
     )
 
 
-def by_phase(place: TokenPlace) -> list[tuple[TokenPlace, Tensor | None]]:
+def by_phase(rows: TokenRows) -> list[tuple[TokenRows, Tensor | None]]:
     """Return a place as places of one phase each, with the rows that each holds."""
-    if place.early is None:
-        return [(place, None)]
-    whole = replace(place, early=None)
+    if rows.early is None:
+        return [(rows, None)]
+    whole = replace(rows, early=None)
     return [
-        (replace(subset(whole, place.early), phase=PREFILL), place.early),
-        (subset(whole, ~place.early), ~place.early),
+        (replace(subset(whole, rows.early), phase=PREFILL), rows.early),
+        (subset(whole, ~rows.early), ~rows.early),
     ]

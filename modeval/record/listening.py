@@ -26,13 +26,13 @@ from modeval.record.frames import (
     UNKNOWN,
     Frame,
     Labelling,
-    TokenPlace,
+    TokenRows,
     by_phase,
     make_frame,
     parameter_names,
-    place_rows,
-    place_samples,
+    sample_rows_of,
     subset,
+    token_rows_of,
 )
 from modeval.record.generation import Generation
 from modeval.record.labels import Labeller
@@ -77,7 +77,7 @@ class Listener:
         self._before: tuple[list[Seen], Labelling | None, Labelling] | None = None
         self._inputs: dict[int, tuple[str, ...]] = {}
         self._types: dict[int, Tensor] = {}
-        self._last: dict[int, TokenPlace] = {}
+        self._last: dict[int, TokenRows] = {}
 
     def start(self) -> None:
         """Hang hooks on the model, all or none."""
@@ -227,35 +227,35 @@ class Listener:
         if number in self.watches and (choice.inferred or router.doubt):
             note(self.watches[number], chosen, inferred=choice.inferred)
         _refuse_capture(router, chosen)
-        place = self._place(router, chosen)
-        if self._last.get(number) is place:
+        token_rows = self._rows(router, chosen)
+        if self._last.get(number) is token_rows:
             self.facts.looped[router.name] = None
-        self._last[number] = place
+        self._last[number] = token_rows
         seen.calls += 1
         seen.tokens += len(chosen)
         seen.choices = max(seen.choices or 0, chosen.shape[1])
         seen.weighted = seen.weighted and weight is not None
-        for part, rows in by_phase(place):
+        for part, rows in by_phase(token_rows):
             if rows is None:
                 self._counter.add(Pending(number, part, chosen, weight))
             else:
                 shares = None if weight is None else weight[rows]
                 self._counter.add(Pending(number, part, chosen[rows], shares))
 
-    def _place(self, router: Router, chosen: Tensor) -> TokenPlace:
+    def _rows(self, router: Router, chosen: Tensor) -> TokenRows:
         if not self._frames:
             self._labeller.take_given()
         options: Any = {"rules": self._labeller.rules, "blocks": self._blocks}
         options |= {"device": chosen.device, "labelling": self._labeller.current}
         if router.row != "token" and self._samples(router, len(chosen)):
-            place = place_samples(self._frames, len(chosen), **options)
-            if place is not None:
-                return place
+            rows = sample_rows_of(self._frames, len(chosen), **options)
+            if rows is not None:
+                return rows
         types = self._types.get(id(router.split[0])) if router.split else None
         if router.split is None or types is None or len(types) == len(chosen):
-            return place_rows(self._frames, len(chosen), **options)
+            return token_rows_of(self._frames, len(chosen), **options)
         return subset(
-            place_rows(self._frames, len(types), **options), types if router.split[1] else ~types
+            token_rows_of(self._frames, len(types), **options), types if router.split[1] else ~types
         )
 
     def _samples(self, router: Router, rows: int) -> bool:

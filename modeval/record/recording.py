@@ -229,7 +229,7 @@ class Recording:
         """
         groups = self.groups(phase, local=local)
         if len(groups) > 1:
-            sizes = ", ".join(str(entry.counts.mass.shape[-1]) for entry in groups)
+            sizes = ", ".join(str(group.counts.mass.shape[-1]) for group in groups)
             raise TraceError(
                 f"Layers have different numbers of modules ({sizes}), so their counts are no one "
                 "table. Use recording.groups(), which gives one for each number of modules."

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from modeval.record.counter import Pending
 from modeval.record.device_counts import normalise
-from modeval.record.frames import TokenPlace
+from modeval.record.frames import TokenRows
 from modeval.record.routers.find import is_a
 from modeval.record.routers.readers import Router
 from modeval.trace.files import TraceWriter
@@ -35,12 +35,12 @@ class Stream:
         header = self._writer.header
         arrays: dict[int, dict[str, Any]] = {}
         for entry in pending:
-            place = entry.place
-            if id(place) not in arrays:
-                arrays[id(place)] = _columns(
-                    place, tokens=header.token_ids, labels=bool(header.labels)
+            rows = entry.rows
+            if id(rows) not in arrays:
+                arrays[id(rows)] = _columns(
+                    rows, tokens=header.token_ids, labels=bool(header.labels)
                 )
-            columns = dict(arrays[id(place)])
+            columns = dict(arrays[id(rows)])
             keep = columns.pop("keep")
             chosen, weight = normalise(entry.chosen, entry.weight)
             if weight is not None and header.weighted:
@@ -49,7 +49,7 @@ class Stream:
                 make_chunk(
                     layer=entry.layer,
                     chosen=_wide(chosen, keep, header.width, -1.0),
-                    phase=place.phase,
+                    phase=rows.phase,
                     **columns,
                 )
             )
@@ -89,16 +89,16 @@ def shared_experts(model: nn.Module, routers: Sequence[Router]) -> int | None:
     return 1 if all(shared) else None
 
 
-def _columns(place: TokenPlace, *, tokens: bool, labels: bool) -> dict[str, Any]:
+def _columns(rows: TokenRows, *, tokens: bool, labels: bool) -> dict[str, Any]:
     """Return the columns of a trace that all layers share, padding left out."""
-    keep = place.keep.cpu().numpy() if place.keep is not None else slice(None)
+    keep = rows.keep.cpu().numpy() if rows.keep is not None else slice(None)
     columns = {
         "keep": keep,
-        "document": place.document.cpu().numpy()[keep],
-        "position": place.position.cpu().numpy()[keep],
-        "label": place.label.cpu().numpy()[keep] if labels else -1,
+        "document": rows.document.cpu().numpy()[keep],
+        "position": rows.position.cpu().numpy()[keep],
+        "label": rows.label.cpu().numpy()[keep] if labels else -1,
     }
-    return columns | ({"token": place.tokens.cpu().numpy()[keep]} if tokens else {})
+    return columns | ({"token": rows.tokens.cpu().numpy()[keep]} if tokens else {})
 
 
 def _wide(values: Tensor, keep: Any, width: int, fill: float) -> Any:

@@ -126,11 +126,11 @@ class Brief:
         return " ".join(filter(None, (f"{self.verdict}: {self.meaning}.", self.figures)))
 
 
-def brief(entry: ModelView) -> Brief:
+def brief(view: ModelView) -> Brief:
     """Say what the routing of a model does, what that rests on, and what to do."""
-    record = entry.record
+    record = view.record
     words = vocabulary(record)
-    found = findings(entry)
+    found = findings(view)
     if record.modules == 1 or not found:
         single = record.modules == 1
         return Brief(
@@ -141,24 +141,24 @@ def brief(entry: ModelView) -> Brief:
                 if single
                 else "nothing could be scored of its routing"
             ),
-            figures=_loss(entry),
+            figures=_loss(view),
             advice=(),
         )
     counted = sorted(Counter(found).items(), key=lambda pair: (-pair[1], GRAVE.index(pair[0])))
-    told = _told(entry, words)
+    told = _told(view, words)
     return Brief(
         findings=found,
         verdict=_verdict(record, counted, len(found)),
         meaning=_meaning(record, counted[0][0], words),
-        figures=" ".join(filter(None, (told, _load(entry, words)))),
-        advice=_advice(entry, counted[0][0] if len(counted) == 1 else _gravest(found), words),
+        figures=" ".join(filter(None, (told, _load(view, words)))),
+        advice=_advice(view, counted[0][0] if len(counted) == 1 else _gravest(found), words),
     )
 
 
-def findings(entry: ModelView) -> tuple[str, ...]:
+def findings(view: ModelView) -> tuple[str, ...]:
     """Return the finding of each layer, or of each seed: keys of :data:`MEANINGS`."""
-    kept = layer_findings(entry.card, entry.record)
-    return tuple(str(each.word) for each in kept) if kept else _judged_again(entry)
+    kept = layer_findings(view.card, view.record)
+    return tuple(str(each.word) for each in kept) if kept else _judged_again(view)
 
 
 def _gravest(found: Sequence[str]) -> str:
@@ -195,18 +195,18 @@ def _filled(text: str, words: Vocabulary, **further: str) -> str:
 # --- the numbers ---------------------------------------------------------------------------------
 
 
-def _told(entry: ModelView, words: Vocabulary) -> str:
+def _told(view: ModelView, words: Vocabulary) -> str:
     """Give the figure that decides, chance beside it; empty without labels."""
-    told = scorecard_views.overall(entry, "homogeneity")
-    if told is not None and told.value is not None and is_trace(entry.record):
+    told = scorecard_views.overall(view, "homogeneity")
+    if told is not None and told.value is not None and is_trace(view.record):
         ends = "" if told.low is None else f" {_shares(told.low, told.high)}"
         beside = _beside(told)
         return (
             f"The {words.module} tells {percent(told.value)}{ends} of what could be known of the "
             f"{words.rule}{beside}."
         )
-    score = scorecard_views.overall(entry, "alignment_score")
-    if score is None or score.value is None or scorecard_views.rule_count(entry.record) < 2:  # noqa: PLR2004
+    score = scorecard_views.overall(view, "alignment_score")
+    if score is None or score.value is None or scorecard_views.rule_count(view.record) < 2:  # noqa: PLR2004
         return ""
     parts = [_level("uniform routing", score.chance), _level("random maps", score.chance_hash)]
     beside = ", ".join(filter(None, parts))
@@ -227,27 +227,27 @@ def _level(name: str, value: float | None) -> str:
     return "" if value is None else f"{name} {number(value)}"
 
 
-def _load(entry: ModelView, words: Vocabulary) -> str:
+def _load(view: ModelView, words: Vocabulary) -> str:
     """Say how evenly the work is shared, and which modules are dead."""
-    used = scorecard_views.overall(entry, "effective_share")
+    used = scorecard_views.overall(view, "effective_share")
     if used is None or used.value is None:
         return ""
-    dead = dead_modules(entry)
+    dead = dead_modules(view)
     text = f"{percent(used.value)} of the {words.modules} are in effective use"
-    if not is_trace(entry.record):
+    if not is_trace(view.record):
         return f"{text}." if used.value < UNEVEN else ""
     return f"{text}, none is dead." if not dead else f"{text}; dead: {_listed(dead, words.module)}."
 
 
-def dead_modules(entry: ModelView) -> dict[str, list[int]]:
+def dead_modules(view: ModelView) -> dict[str, list[int]]:
     """Return the numbers of the modules that get less than a tenth of an even share, by layer."""
-    labels, _ = scorecard_views.layer_names(entry.record.layers)
+    labels, _ = scorecard_views.layer_names(view.record.layers)
     layers: list[tuple[str, int | None]] = [("", None)]
-    if entry.layered:
+    if view.layered:
         layers = [(label, layer) for layer, label in enumerate(labels)]
     found: dict[str, list[int]] = {}
     for label, layer in layers:
-        shares = routing_views.shares(entry, layer)
+        shares = routing_views.shares(view, layer)
         if len(shares) == 1:
             idle = [n for n, share in enumerate(shares[0] * shares.shape[1]) if share < DEAD]
             if idle:
@@ -266,17 +266,17 @@ def _listed(dead: dict[str, list[int]], module: str, most: int = 4) -> str:
     return "; ".join(parts) + rest
 
 
-def _loss(entry: ModelView) -> str:
-    score = scorecard_views.overall(entry, "in_distribution_loss")
+def _loss(view: ModelView) -> str:
+    score = scorecard_views.overall(view, "in_distribution_loss")
     return "" if score is None or score.value is None else f"Its loss is {interval(score)}."
 
 
 # --- what to do ----------------------------------------------------------------------------------
 
 
-def _advice(entry: ModelView, word: str, words: Vocabulary) -> tuple[str, ...]:
-    source = entry.source or "SCORECARD"
-    score = scorecard_views.overall(entry, "alignment_score")
+def _advice(view: ModelView, word: str, words: Vocabulary) -> tuple[str, ...]:
+    source = view.source or "SCORECARD"
+    score = scorecard_views.overall(view, "alignment_score")
     floor = ""
     if score is not None and score.value is not None:
         low = score.value if score.low is None else score.low
@@ -294,22 +294,23 @@ SPECIALIST, BLIND, BALANCED, SIGNIFICANT = 0.75, 0.1, 0.5, 0.05
 """Bounds of version 0.1, whose scorecards of cohorts name no findings."""
 
 
-def _judged_again(entry: ModelView) -> tuple[str, ...]:
+def _judged_again(view: ModelView) -> tuple[str, ...]:
     """Return the findings that version 0.1 took from activation matrices and p values."""
-    found = [each for each in routing_views.activations(entry) if each.prior]
+    activations = [each for each in routing_views.activations(view) if each.prior]
     tested = [
-        entry.card.find(entry.record.id, "inverse_mutual_information", each.seed) for each in found
+        view.card.find(view.record.id, "inverse_mutual_information", each.seed)
+        for each in activations
     ]
     p = [score.p_value for score in tested if score is not None and score.p_value is not None]
-    known = len(p) == len(found)
+    known = len(p) == len(activations)
     ranks = sorted(range(len(p)), key=p.__getitem__)
     real: dict[int, bool] = {}
-    for rank, place in enumerate(ranks):  # Holm: once one is not, none after it is
-        sure = (len(p) - rank) * p[place] <= SIGNIFICANT
-        real[place] = sure and all(real.values())
+    for rank, index in enumerate(ranks):  # Holm: once one is not, none after it is
+        sure = (len(p) - rank) * p[index] <= SIGNIFICANT
+        real[index] = sure and all(real.values())
     return tuple(
-        _word_of(np.array(each.prior), np.array(each.matrix), real[place] if known else None)
-        for place, each in enumerate(found)
+        _word_of(np.array(each.prior), np.array(each.matrix), real[index] if known else None)
+        for index, each in enumerate(activations)
     )
 
 
@@ -354,14 +355,14 @@ def taste_words(taste: Taste, words: Vocabulary) -> str:
     )
 
 
-def tastes_in_words(entry: ModelView) -> tuple[str, list[tuple[str, str]]]:
+def tastes_in_words(view: ModelView) -> tuple[str, list[tuple[str, str]]]:
     """Return a heading, and for each rule which modules get most of it, where most is told."""
-    words = vocabulary(entry.record)
-    place = routing_views.most_telling(entry)
-    found = routing_views.tastes(entry, place)
+    words = vocabulary(view.record)
+    index = routing_views.most_telling(view)
+    found = routing_views.tastes(view, index)
     if not found or len(found) > MANY_RULES:
         return "", []
-    names, _ = scorecard_views.layer_names(entry.record.layers)
-    where = "" if place is None else f" in layer {names[place]}, where they tell most"
+    names, _ = scorecard_views.layer_names(view.record.layers)
+    where = "" if index is None else f" in layer {names[index]}, where they tell most"
     heading = f"{words.modules.capitalize()} of each {words.rule}{where}:"
     return heading, [(taste.rule, taste_words(taste, words)) for taste in found]

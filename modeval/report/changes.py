@@ -77,7 +77,7 @@ def change(lineage: Lineage, rows: Sequence[Row]) -> Change:
     return Change(
         headline=headline,
         grave=worse,
-        findings=tuple((entry.name, brief(entry).verdict) for entry in entries),
+        findings=tuple((view.name, brief(view).verdict) for view in entries),
         counted=_counted(lineage, rows),
         advice=brief(last).advice if after else (),
     )
@@ -109,8 +109,8 @@ def _headline(last: ModelView, before: Sequence[str], after: Sequence[str]) -> s
     return f"Of {count(len(after), noun)}: {moved}"
 
 
-def _verdict(entry: ModelView) -> str:
-    return brief(entry).verdict
+def _verdict(view: ModelView) -> str:
+    return brief(view).verdict
 
 
 def _counted(lineage: Lineage, rows: Sequence[Row]) -> str:

@@ -62,41 +62,41 @@ def render(cards: Sequence[Scorecard], sources: Sequence[str]) -> str:
         ScorecardError: there is no model in them.
     """
     environment = _environment()
-    found = scorecard_views.entries(cards, sources)
-    if not found:
+    views = scorecard_views.entries(cards, sources)
+    if not views:
         raise ScorecardError(
             f"{', '.join(sources)}: no model to report on. Score something: modeval score RUN"
         )
-    grouped = scorecard_views.groups(found)
+    grouped = scorecard_views.groups(views)
     script, style = _template_text("report.js"), _template_text("report.css")
     numbers = Numbers()
     context = {
-        "title": _title(found),
+        "title": _title(views),
         "script": script,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "style": style,
         "sources": sources,
         "versions": ", ".join(dict.fromkeys(card.modeval for card in cards)),
-        "counted": f"{count(len(found), 'model')} from {', '.join(sources)}",
+        "counted": f"{count(len(views), 'model')} from {', '.join(sources)}",
         "brief": [_brief(group, numbers) for group in grouped],
         "changes": _changes(cards, sources),
         "glance": [
             tables.glance_table(group.entries, f"At a glance: {group.title}") for group in grouped
         ],
-        "limits": _limits(found),
+        "limits": _limits(views),
         "facts": [(group.title, _facts(group)) for group in grouped],
         "chance": _chance(cards),
         "levels": _levels(cards),
         "rules": page_panels.against_rules(grouped, numbers),
         "scores": [page_panels.scores(group, numbers) for group in grouped],
-        "layers": [page_panels.layers(entry, numbers) for entry in found if entry.layered],
+        "layers": [page_panels.layers(view, numbers) for view in views if view.layered],
         "maps": [panel for group in grouped for panel in page_panels.maps(group, numbers)],
         "loads": [panel for group in grouped for panel in page_panels.loads(group, numbers)],
-        "together": [panel for entry in found for panel in page_panels.together(entry, numbers)],
+        "together": [panel for view in views for panel in page_panels.together(view, numbers)],
         "budgets": [panel for group in grouped for panel in page_panels.budgets(group, numbers)],
-        "terms": page_panels.terms(found),
-        "meaning": tables.meaning_table(scorecard_views.metrics_of(found)),
-        "members": _members(found),
+        "terms": page_panels.terms(views),
+        "meaning": tables.meaning_table(scorecard_views.metrics_of(views)),
+        "members": _members(views),
         "notes": list(dict.fromkeys(note for card in cards for note in card.notes)),
     }
     return environment.get_template("report.html").render(context).strip() + "\n"
@@ -131,8 +131,8 @@ def _template_text(name: str) -> str:
     return (resources.files("modeval.report") / "templates" / name).read_text(encoding="utf-8")
 
 
-def _title(found: Sequence[ModelView]) -> str:
-    names = list(dict.fromkeys(entry.record.title for entry in found))
+def _title(view: Sequence[ModelView]) -> str:
+    names = list(dict.fromkeys(model_view.record.title for model_view in view))
     most = 3
     listed = ", ".join(names[:most])
     return listed + (f" and {len(names) - most} more" if len(names) > most else "")
@@ -163,7 +163,7 @@ class First:
 
 
 def _brief(group: TaskGroup, numbers: Numbers) -> First:
-    found = [(entry, brief(entry)) for entry in group.entries]
+    found = [(view, brief(view)) for view in group.entries]
     ranked = [each for _, each in found if each.findings]
     ranked.sort(key=lambda each: min(map(GRAVE.index, each.findings)))
     single = len(group.entries) == 1
@@ -221,12 +221,12 @@ def _change_table(lineage: Lineage, rows: Sequence[Row]) -> Table:
     return tables.filled("Scores before and after", titles, listed)
 
 
-def _limits(found: Sequence[ModelView]) -> list[tuple[str, list[str]]]:
+def _limits(views: Sequence[ModelView]) -> list[tuple[str, list[str]]]:
     """Return what cannot be claimed, each sentence once, with the models that it is of."""
     of: dict[str, list[str]] = {}
-    for entry in found:
-        for text in cautions(entry.card, entry.record):
-            of.setdefault(text, []).append(entry.name)
+    for view in views:
+        for text in cautions(view.card, view.record):
+            of.setdefault(text, []).append(view.name)
     routed = {name for names in of.values() for name in names}
     by_names: dict[tuple[str, ...], list[str]] = {}
     for text, names in of.items():
@@ -239,7 +239,7 @@ def _limits(found: Sequence[ModelView]) -> list[tuple[str, list[str]]]:
 
 
 def _facts(group: TaskGroup) -> Facts:
-    each = [dict(measured(entry.card, entry.record)) for entry in group.entries]
+    each = [dict(measured(view.card, view.record)) for view in group.entries]
     terms = list(dict.fromkeys(term for facts in each for term in facts))
     same = [term for term in terms if len({facts.get(term) for facts in each}) == 1]
     rows = [
@@ -249,7 +249,7 @@ def _facts(group: TaskGroup) -> Facts:
     ]
     table = Table(
         "Where the models differ",
-        ("Of", *(entry.name for entry in group.entries)),
+        ("Of", *(view.name for view in group.entries)),
         tuple(rows),
         sortable=False,
     )
@@ -274,18 +274,18 @@ def _chance(cards: Sequence[Scorecard]) -> dict[str, str]:
     }
 
 
-def _members(found: Sequence[ModelView]) -> Table:
+def _members(views: Sequence[ModelView]) -> Table:
     rows = [
         (
-            tables.words(entry.name),
+            tables.words(view.name),
             tables.words(scorecard_views.seed_name(member.seed)),
             tables.words(member.status),
             tables.value(member.precision, "exact" if member.precision == 0 else None),
             tables.words(member.note),
             tables.words(member.source),
         )
-        for entry in found
-        for member in entry.record.members
+        for view in views
+        for member in view.record.members
     ]
     titles = ("Model", "Seed", "Status", "Certainty of A, ±", "Note", "Read from")
     return tables.filled("What was read", titles, rows)

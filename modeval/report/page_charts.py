@@ -78,7 +78,7 @@ def round_ticks(low: float, high: float, bins: int) -> tuple[float, ...]:
         first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
         if last - first <= bins:
             break
-    return tuple(round(place * step, 12) for place in range(first, max(last, first + 1) + 1))
+    return tuple(round(index * step, 12) for index in range(first, max(last, first + 1) + 1))
 
 
 def tick_text(value: float, ticks: Sequence[float]) -> str:
@@ -120,8 +120,8 @@ def strip_chart(models: Sequence[Model], metric: str, name: str) -> str:
         x = axis(tick) + {"start": -6, "end": 6, "middle": 0}[anchor]
         text = tick_text(tick, axis.ticks)
         svg.label(chart, x, base + 12, text, style="tick", anchor=anchor)
-    for place, (model, score) in enumerate(rows):
-        _strip_row(chart, axis, model, score, top + row_height * place)
+    for index, (model, score) in enumerate(rows):
+        _strip_row(chart, axis, model, score, top + row_height * index)
     return svg.text_of(chart)
 
 
@@ -230,9 +230,9 @@ def _layer_ticks(
     """Write as many names of layers as fit side by side."""
     longest = min(max(map(len, labels)), 10)
     every = max(1, math.ceil((svg.CHARACTER * longest + 8) / step))
-    for place in range(0, len(labels), every):
-        words = svg.shorten(labels[place], 10)
-        svg.label(chart, left + step * (place + 0.5), base + 16, words, "tick", "middle")
+    for index in range(0, len(labels), every):
+        words = svg.shorten(labels[index], 10)
+        svg.label(chart, left + step * (index + 0.5), base + 16, words, "tick", "middle")
     middle = left + step * len(labels) / 2
     svg.label(chart, middle, base + 32, "layer", style="tick", anchor="middle")
 
@@ -289,8 +289,8 @@ def load_chart(shares: Floats, title: str, name: str, module: str = "module") ->
     _bars(chart, mean, axis, left, step)
     if seeds > 1 and seeds * modules <= MANY_CELLS:
         for row in loads.tolist():
-            for place, value in enumerate(row):
-                x = left + step * (place + 0.5)
+            for index, value in enumerate(row):
+                x = left + step * (index + 0.5)
                 svg.add(chart, "circle", style="seed", cx=x, cy=axis(value), r=2.5)
     uniform = axis(1.0)
     svg.add(chart, "line", style="chance", x1=left, x2=width - right, y1=uniform, y2=uniform)
@@ -304,12 +304,12 @@ def load_chart(shares: Floats, title: str, name: str, module: str = "module") ->
 def _bars(chart: svg.Element, values: Floats, axis: Scale, left: float, step: float) -> None:
     gap = 1.0 if step > 4 else 0.0  # noqa: PLR2004 - narrower bars need their width
     if gap:
-        for place, value in enumerate(values.tolist()):
+        for index, value in enumerate(values.tolist()):
             y = axis(value)
-            x, height = left + step * place + gap / 2, max(axis.start - y, 0.0)
+            x, height = left + step * index + gap / 2, max(axis.start - y, 0.0)
             svg.add(chart, "rect", style="bar", x=x, y=y, width=step - gap, height=height)
         return
-    xs = [left + step * place for place in range(len(values) + 1)]
+    xs = [left + step * index for index in range(len(values) + 1)]
     ys = [axis(value) for value in values.tolist()]
     outline = svg.points(  # one area is smaller than hundreds of bars
         [left, *np.repeat(xs, 2)[1:-1].tolist(), xs[-1]],
@@ -321,8 +321,8 @@ def _bars(chart: svg.Element, values: Floats, axis: Scale, left: float, step: fl
 def _bar_numbers(chart: svg.Element, modules: int, left: float, step: float, base: float) -> None:
     """Write as many numbers of modules as fit side by side."""
     every = max(1, math.ceil((svg.CHARACTER * len(str(modules)) + 4) / step))
-    for place in range(0, modules, every):
-        svg.label(chart, left + step * (place + 0.5), base + 13, str(place), "tick", "middle")
+    for index in range(0, modules, every):
+        svg.label(chart, left + step * (index + 0.5), base + 13, str(index), "tick", "middle")
 
 
 # --- against the number of rules -----------------------------------------------------------------
@@ -353,7 +353,7 @@ def rules_chart(
         svg.add(chart, "line", style="grid", x1=left, x2=width - right, y1=y, y2=y)
         svg.label(chart, left - 6, y + 4, tick_text(tick, axis.ticks), style="tick", anchor="end")
     span = (width - left - right) / max(len(counts) - 1, 1)
-    places = {count: left + span * place for place, count in enumerate(counts)}
+    places = {count: left + span * index for index, count in enumerate(counts)}
     for count, x in places.items():
         svg.label(chart, x, height - bottom + 16, str(count), "tick", "middle")
     middle = (left + width - right) / 2
@@ -366,9 +366,9 @@ def rules_chart(
 
 
 def _rule_line(
-    chart: svg.Element, axis: Scale, line: Sequence[tuple[float, Score]], place: int
+    chart: svg.Element, axis: Scale, line: Sequence[tuple[float, Score]], index: int
 ) -> None:
-    look = f"series-{place % SERIES}"
+    look = f"series-{index % SERIES}"
     xs = [x for x, _ in line]
     ys = [axis(score.value or 0.0) for _, score in line]
     svg.add(chart, "polyline", style=f"course {look}", points=svg.points(xs, ys))
@@ -388,12 +388,12 @@ def _line_names(
     order: Sequence[str],
 ) -> None:
     """Write each name beside the end of its line, apart from the others."""
-    ends = sorted((axis(line[-1][1].value or 0.0), place) for place, line in lines.items())
+    ends = sorted((axis(line[-1][1].value or 0.0), index) for index, line in lines.items())
     lowest = -math.inf
-    for y, place in ends:
+    for y, index in ends:
         lowest = max(y + 4, lowest + 14)
-        words = svg.shorten(order[place], 13)
-        svg.label(chart, WIDTH - 84, lowest, words, style=f"label series-{place % SERIES}")
+        words = svg.shorten(order[index], 13)
+        svg.label(chart, WIDTH - 84, lowest, words, style=f"label series-{index % SERIES}")
 
 
 # --- entropy budget ------------------------------------------------------------------------------
@@ -409,9 +409,9 @@ def budget_chart(rows: Sequence[Budget], title: str, name: str) -> str:
     said = "; ".join(_budget_words(row) for row in (rows if len(rows) <= 8 else rows[:1]))  # noqa: PLR2004
     chart = svg.picture(WIDTH, height, title, f"Shares of log M. {said}.", name)
     span = WIDTH - left - right
-    for place, row in enumerate(rows):
-        y = top + (tall + gap) * place
-        if not dense or place % 2 == 0:
+    for index, row in enumerate(rows):
+        y = top + (tall + gap) * index
+        if not dense or index % 2 == 0:
             words = svg.shorten(row.label, 18)
             svg.label(chart, left - 6, y + tall / 2 + 4, words, anchor="end")
         _budget_bar(chart, row, (left, y, span, tall))

@@ -42,7 +42,7 @@ def paint(matrix: Floats, most: float) -> NDArray[np.uint8]:
 
 
 def heat_map(  # noqa: PLR0917 - what, how and its names
-    found: Map,
+    shares: Map,
     rules: Sequence[str],
     most: float,
     title: str,
@@ -54,7 +54,7 @@ def heat_map(  # noqa: PLR0917 - what, how and its names
     """Draw a row for each rule and a column for each module, the module of most outlined.
 
     Args:
-        found: shares, and the numbers of the modules.
+        shares: shares, and the numbers of the modules.
         rules: names of the rows.
         most: share of the brightest colour.
         title: of the picture.
@@ -62,24 +62,24 @@ def heat_map(  # noqa: PLR0917 - what, how and its names
         module: what a module is called.
         small: draw cells as one image without numbers, which takes few bytes.
     """
-    count, modules = found.matrix.shape
+    count, modules = shares.matrix.shape
     cell = min(LARGE_CELL, max(SMALL_CELL, math.floor(640 / modules)))
     tall = min(LARGE_CELL, max(cell, 14.0))
     longest = max(min(max(map(len, rules)), RULE_LETTERS), len(module))
     left, top = svg.CHARACTER * longest + 12, 4.0
     width, height = (
         left + cell * modules + 4,
-        top + tall * count + (6 if found.averaged > 1 else 20),
+        top + tall * count + (6 if shares.averaged > 1 else 20),
     )
-    largest = found.matrix.argmax(1)
+    largest = shares.matrix.argmax(1)
     said = (
         f"{count} rows by {modules} {module}s. The {module} that gets most of a row gets "
-        f"{number(float(found.matrix.max(1).mean()))} of it on average; uniform routing gives "
+        f"{number(float(shares.matrix.max(1).mean()))} of it on average; uniform routing gives "
         f"{number(1 / modules)}."
     )
     chart = svg.picture(width, height, title, said, name)
     box = (left, top, cell, tall)
-    _cells(chart, found.matrix, most, box, pixels=small)
+    _cells(chart, shares.matrix, most, box, pixels=small)
     for row, rule in enumerate(rules):
         y = top + tall * (row + 0.5) + 4
         own = svg.label(chart, left - 6, y, svg.shorten(rule, RULE_LETTERS), anchor="end")
@@ -87,9 +87,9 @@ def heat_map(  # noqa: PLR0917 - what, how and its names
             svg.add(own, "title", rule)
     if cell >= OUTLINED_CELL:
         for row, column in enumerate(largest.tolist()):
-            if found.matrix[row, column] * modules >= CLEARLY:
+            if shares.matrix[row, column] * modules >= CLEARLY:
                 _outline(chart, left + cell * column, top + tall * row, cell, tall)
-    _column_names(chart, found, box, module)
+    _column_names(chart, shares, box, module)
     return svg.text_of(chart)
 
 
@@ -138,8 +138,8 @@ def _cells(
         share = float(matrix[row, column])
         tip = f"{share:.3f}"
         own = svg.add(chart, "rect", style="cell", x=x, y=y, fill=fill, tip=tip)
-        own.set("width", svg.place(cell))
-        own.set("height", svg.place(tall))
+        own.set("width", svg.coordinate(cell))
+        own.set("height", svg.coordinate(tall))
         if cell >= 24 and tall >= 18:  # noqa: PLR2004 - room for three characters
             style = "in-dark" if _luminance(red, green, blue) < 0.179 else "in-light"  # noqa: PLR2004
             text = f"{100 * share:.0f}"
@@ -157,20 +157,20 @@ def _luminance(red: int, green: int, blue: int) -> float:
 
 
 def _column_names(
-    chart: svg.Element, found: Map, box: tuple[float, float, float, float], name: str
+    chart: svg.Element, shares: Map, box: tuple[float, float, float, float], name: str
 ) -> None:
     """Write the numbers of the modules under their columns, where there is room."""
     left, top, cell, tall = box
-    rows, columns = found.matrix.shape
+    rows, columns = shares.matrix.shape
     base = top + tall * rows
-    if found.averaged > 1:
+    if shares.averaged > 1:
         return
     if cell < NUMBERED_CELL:
         words = f"{columns} {name}s"
         svg.label(chart, left + cell * columns / 2, base + 14, words, "tick", "middle")
         return
     svg.label(chart, left - 6, base + 14, name, "tick", "end")
-    for column, module in enumerate(found.modules):
+    for column, module in enumerate(shares.modules):
         x = left + cell * (column + 0.5)
         svg.label(chart, x, base + 14, str(module), style="tick", anchor="middle")
 
@@ -241,10 +241,10 @@ def together_map(matrix: Floats, modules: Sequence[int], most: float, title: str
     chart = svg.picture(max(left + size + 4, 120), top + size + 34, title, said, name)
     _cells(chart, matrix, most, (left, top, cell, cell))
     every = max(1, math.ceil(20 / cell))
-    for place in range(0, count, every):
-        middle = cell * (place + 0.5)
-        svg.label(chart, left - 5, top + middle + 4, str(modules[place]), "tick", "end")
-        svg.label(chart, left + middle, top + size + 14, str(modules[place]), "tick", "middle")
+    for index in range(0, count, every):
+        middle = cell * (index + 0.5)
+        svg.label(chart, left - 5, top + middle + 4, str(modules[index]), "tick", "end")
+        svg.label(chart, left + middle, top + size + 14, str(modules[index]), "tick", "middle")
     svg.label(chart, left + size / 2, top + size + 29, "module", style="tick", anchor="middle")
     return svg.text_of(chart)
 

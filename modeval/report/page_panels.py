@@ -80,7 +80,7 @@ def scores(group: TaskGroup, number: Numbers) -> tuple[Panel, Table, list[Table]
     pictured = [metric for metric in there if metric in shown_in("table")] or there
     figures = []
     for metric in pictured:
-        scored = [scorecard_views.overall(entry, metric) for entry in group.entries]
+        scored = [scorecard_views.overall(view, metric) for view in group.entries]
         known = [score for score in scored if score is not None and score.value is not None]
         if known:
             figures.append(
@@ -90,24 +90,24 @@ def scores(group: TaskGroup, number: Numbers) -> tuple[Panel, Table, list[Table]
                     remark=tables.ARROWS[known[0].better],
                 )
             )
-    traced = any(is_trace(entry.record) for entry in group.entries)
+    traced = any(is_trace(view.record) for view in group.entries)
     panel = Panel(
         title=group.title,
         figures=tuple(figures),
         text="Dots are layers." if traced else "Dots are seeds.",
     )
-    seeds = [table for entry in group.entries if (table := tables.seeds_table(entry))]
+    seeds = [table for view in group.entries if (table := tables.seeds_table(view))]
     return panel, tables.scores_table(group.entries, f"Scores: {group.title}"), seeds
 
 
-def layers(entry: ModelView, number: Numbers) -> Panel:
+def layers(view: ModelView, number: Numbers) -> Panel:
     """Return the scores of a model over its layers."""
-    labels, pattern = scorecard_views.layer_names(entry.record.layers)
-    there = scorecard_views.metrics_of([entry])
+    labels, pattern = scorecard_views.layer_names(view.record.layers)
+    there = scorecard_views.metrics_of([view])
     pictured = [metric for metric in there if metric in shown_in("layers")] or there
     figures = []
     for metric in pictured:
-        every = scorecard_views.by_layer(entry, metric)
+        every = scorecard_views.by_layer(view, metric)
         known = [score for score in every if score.value is not None]
         if known:
             figures.append(
@@ -118,10 +118,10 @@ def layers(entry: ModelView, number: Numbers) -> Panel:
                 )
             )
     return Panel(
-        title=entry.name,
+        title=view.name,
         figures=tuple(figures),
         text=f"Layers are numbered by their place in {pattern}." if pattern else "",
-        tables=(tables.layers_table(entry),),
+        tables=(tables.layers_table(view),),
     )
 
 
@@ -133,11 +133,11 @@ def against_rules(grouped: Sequence[TaskGroup], number: Numbers) -> list[Panel]:
             kinds.setdefault(group.kind, []).append(group)
     panels = []
     for several in kinds.values():
-        entries = [entry for group in several for entry in group.entries]
+        entries = [view for group in several for view in group.entries]
         figures = []
         for metric in scorecard_views.metrics_of(entries):
             lines = scorecard_views.against_rules(entries, metric)
-            order = list(dict.fromkeys(entry.name for entry in entries))
+            order = list(dict.fromkeys(view.name for view in entries))
             if metric in shown_in("table") and any(len(line) > 1 for line in lines.values()):
                 picture = page_charts.rules_chart(lines, metric, order, number())
                 table = tables.rules_table(entries, metric)
@@ -153,15 +153,15 @@ def first_picture(group: TaskGroup, number: Numbers) -> Figure | None:
 
     Of several seeds or models it is the score that the finding rests on.
     """
-    entry = group.entries[0]
-    place = routing_views.most_telling(entry)
-    if len(group.entries) == 1 and len(routing_views.activations(entry, place)) == 1:
-        return _telling_map(entry, place, number)
+    view = group.entries[0]
+    index = routing_views.most_telling(view)
+    if len(group.entries) == 1 and len(routing_views.activations(view, index)) == 1:
+        return _telling_map(view, index, number)
     metric = next(
         (
             name
             for name in shown_in("headline")
-            if any(scorecard_views.overall(entry, name) for entry in group.entries)
+            if any(scorecard_views.overall(view, name) for view in group.entries)
         ),
         None,
     )
@@ -174,18 +174,18 @@ def first_picture(group: TaskGroup, number: Numbers) -> Figure | None:
     )
 
 
-def _telling_map(entry: ModelView, place: int | None, number: Numbers) -> Figure | None:
-    found = routing_views.mean_map(routing_views.activations(entry, place))
-    if len(found.matrix) < 2:  # noqa: PLR2004 - one row is load
+def _telling_map(view: ModelView, place: int | None, number: Numbers) -> Figure | None:
+    shares = routing_views.mean_map(routing_views.activations(view, place))
+    if len(shares.matrix) < 2:  # noqa: PLR2004 - one row is load
         return None
-    words = vocabulary(entry.record)
-    names, _ = scorecard_views.layer_names(entry.record.layers)
-    most, _ = routing_views.brightest([found.matrix])
-    rules = routing_views.rule_names(entry.record, len(found.matrix))
+    words = vocabulary(view.record)
+    names, _ = scorecard_views.layer_names(view.record.layers)
+    most, _ = routing_views.brightest([shares.matrix])
+    rules = routing_views.rule_names(view.record, len(shares.matrix))
     where = "" if place is None else f", layer {names[place]}"
     title = f"{words.modules.capitalize()} of each {words.rule}{where}"
-    picture = page_maps.heat_map(found, rules, most, title, number(), words.module)
-    tastes = tables.tastes_table(entry, words)
+    picture = page_maps.heat_map(shares, rules, most, title, number(), words.module)
+    tastes = tables.tastes_table(view, words)
     text = f"Numbers are percent of a {words.rule}; outlined is the {words.module} with most of it."
     return Figure(title=title, picture=picture, text=text, wide=True, table=tastes)
 
@@ -193,47 +193,47 @@ def _telling_map(entry: ModelView, place: int | None, number: Numbers) -> Figure
 def maps(group: TaskGroup, number: Numbers) -> list[Panel]:
     """Return which rule goes to which module, of all models."""
     routed = [
-        entry
-        for entry in group.entries
-        if entry.record.modules > 1
+        view
+        for view in group.entries
+        if view.record.modules > 1
         and any(
-            each.model == entry.record.id and len(each.matrix) > 1  # one row is load
-            for each in entry.card.activations
+            each.model == view.record.id and len(each.matrix) > 1  # one row is load
+            for each in view.card.activations
         )
     ]
-    layered = [entry for entry in routed if entry.layered]
-    single = [entry for entry in routed if not entry.layered]
+    layered = [view for view in routed if view.layered]
+    single = [view for view in routed if not view.layered]
     panels = [_single_maps(group.title, single, number)] if single else []
-    return panels + [_layered_maps(entry, number) for entry in layered]
+    return panels + [_layered_maps(view, number) for view in layered]
 
 
 def _brightest(entries: Sequence[ModelView]) -> tuple[float, bool]:
     return routing_views.brightest(
         np.array(each.matrix)
-        for entry in entries
-        for each in entry.card.activations
-        if each.model == entry.record.id
+        for view in entries
+        for each in view.card.activations
+        if each.model == view.record.id
     )
 
 
 def _single_maps(title: str, entries: Sequence[ModelView], number: Numbers) -> Panel:
     """Return the maps of models with one layer, beside each other."""
     most, clipped = _brightest(entries)
-    sizes = {entry.record.modules for entry in entries}
+    sizes = {view.record.modules for view in entries}
     uniform = sizes.pop() if len(sizes) == 1 else None
     key = page_maps.colour_key(most, uniform, number(), clipped=clipped)
     first, rest = [], []
-    for entry in entries:
-        matrices = routing_views.activations(entry)
+    for view in entries:
+        matrices = routing_views.activations(view)
         mean = routing_views.mean_map(matrices)
         over = f"mean of {mean.averaged} seeds" if mean.averaged > 1 else ""
-        first.append(_map_figure(entry, mean, most, entry.name, number, remark=over))
+        first.append(_map_figure(view, mean, most, view.name, number, remark=over))
         rest += [
             _map_figure(
-                entry,
+                view,
                 routing_views.ordered_map(each),
                 most,
-                f"{entry.name}, {scorecard_views.seed_name(each.seed)}",
+                f"{view.name}, {scorecard_views.seed_name(each.seed)}",
                 number,
                 written=False,
             )
@@ -256,22 +256,22 @@ def _single_maps(title: str, entries: Sequence[ModelView], number: Numbers) -> P
     )
 
 
-def _layered_maps(entry: ModelView, number: Numbers) -> Panel:
+def _layered_maps(view: ModelView, number: Numbers) -> Panel:
     """Return the maps of telling layers, the others folded away."""
-    most, clipped = _brightest([entry])
-    told, metric = scorecard_views.telling_layers(entry)
+    most, clipped = _brightest([view])
+    told, metric = scorecard_views.telling_layers(view)
     shown = {layer for _, layer in told}
-    short, pattern = scorecard_views.layer_names(entry.record.layers)
+    short, pattern = scorecard_views.layer_names(view.record.layers)
     opened: list[Figure] = []
     folded: list[Figure] = []
     remarks = {layer: word for word, layer in told} if metric else {}
     order = [layer for _, layer in told] + [n for n in range(len(short)) if n not in shown]
     for layer in order:
-        found = routing_views.activations(entry, layer)
-        if found:
+        activations = routing_views.activations(view, layer)
+        if activations:
             figure = _map_figure(
-                entry,
-                routing_views.mean_map(found),
+                view,
+                routing_views.mean_map(activations),
                 most,
                 f"Layer {short[layer]}",
                 number,
@@ -280,12 +280,12 @@ def _layered_maps(entry: ModelView, number: Numbers) -> Panel:
             )
             (opened if layer in shown else folded).append(figure)
     return Panel(
-        title=entry.name,
+        title=view.name,
         figures=tuple(opened),
         folded=tuple(folded),
         heading=_others(len(folded)),
         text=f"Layers are numbered by their place in {pattern}." if pattern else "",
-        key=page_maps.colour_key(most, entry.record.modules, number(), clipped=clipped),
+        key=page_maps.colour_key(most, view.record.modules, number(), clipped=clipped),
     )
 
 
@@ -294,8 +294,8 @@ def _others(amount: int) -> str:
 
 
 def _map_figure(
-    entry: ModelView,
-    found: routing_views.Map,
+    model_view: ModelView,
+    view: routing_views.Map,
     most: float,
     title: str,
     number: Numbers,
@@ -303,52 +303,52 @@ def _map_figure(
     remark: str = "",
     written: bool = True,
 ) -> Figure:
-    rules = routing_views.rule_names(entry.record, found.matrix.shape[0])
-    named = f"{entry.name}, {title}" if title != entry.name else title
+    rules = routing_views.rule_names(model_view.record, view.matrix.shape[0])
+    named = f"{model_view.name}, {title}" if title != model_view.name else title
     return Figure(
         title=title,
         picture=page_maps.heat_map(
-            found,
+            view,
             rules,
             most,
             f"Activation: {named}",
             number(),
-            vocabulary(entry.record).module,
+            vocabulary(model_view.record).module,
             small=not written,
         ),
         remark=remark,
         wide=True,
-        table=tables.map_table(entry, found, named) if written else None,
+        table=tables.map_table(model_view, view, named) if written else None,
     )
 
 
 def loads(group: TaskGroup, number: Numbers) -> list[Panel]:
     """Return how the work is shared out over the modules of all models."""
     figures = []
-    for entry in group.entries:
-        shares = routing_views.shares(entry)
-        if entry.record.modules > 1 and shares.size:
+    for view in group.entries:
+        shares = routing_views.shares(view)
+        if view.record.modules > 1 and shares.size:
             picture = page_charts.load_chart(
-                shares, f"Load: {entry.name}", number(), vocabulary(entry.record).module
+                shares, f"Load: {view.name}", number(), vocabulary(view.record).module
             )
-            figures.append(Figure(title=entry.name, picture=picture))
+            figures.append(Figure(title=view.name, picture=picture))
     panels = [Panel(title=group.title, figures=tuple(figures))] if figures else []
-    layered = [entry for entry in group.entries if entry.layered]
-    return panels + [panel for entry in layered for panel in _layered_loads(entry, number)]
+    layered = [view for view in group.entries if view.layered]
+    return panels + [panel for view in layered for panel in _layered_loads(view, number)]
 
 
-def _layered_loads(entry: ModelView, number: Numbers) -> list[Panel]:
-    told, metric = scorecard_views.telling_layers(entry)
-    labels, _ = scorecard_views.layer_names(entry.record.layers)
-    every = [routing_views.shares(entry, layer) for layer in range(len(labels))]
+def _layered_loads(view: ModelView, number: Numbers) -> list[Panel]:
+    told, metric = scorecard_views.telling_layers(view)
+    labels, _ = scorecard_views.layer_names(view.record.layers)
+    every = [routing_views.shares(view, layer) for layer in range(len(labels))]
     figures = [
         Figure(
             title=f"Layer {labels[layer]}",
             picture=page_charts.load_chart(
                 every[layer],
-                f"Load: {entry.name}, layer {labels[layer]}",
+                f"Load: {view.name}, layer {labels[layer]}",
                 number(),
-                vocabulary(entry.record).module,
+                vocabulary(view.record).module,
             ),
             remark=word if metric else "",
         )
@@ -358,26 +358,26 @@ def _layered_loads(entry: ModelView, number: Numbers) -> list[Panel]:
     if len(every) > len(told) and all(shares.size for shares in every):
         picture = page_maps.load_map([shares[0] for shares in every], labels, number())
         figures.append(Figure(title="All layers", picture=picture, wide=True))
-    return [Panel(title=entry.name, figures=tuple(figures))] if figures else []
+    return [Panel(title=view.name, figures=tuple(figures))] if figures else []
 
 
-def together(entry: ModelView, number: Numbers) -> list[Panel]:
+def together(view: ModelView, number: Numbers) -> list[Panel]:
     """Return which modules are chosen together."""
-    found = routing_views.coactivations(entry)
-    if not found:
+    coactivations = routing_views.coactivations(view)
+    if not coactivations:
         return []
-    most = max(max(map(max, each.matrix)) for each in found)
+    most = max(max(map(max, each.matrix)) for each in coactivations)
     remarks: dict[int | None, str] = {
-        layer: word for word, layer in scorecard_views.telling_layers(entry)[0]
+        layer: word for word, layer in scorecard_views.telling_layers(view)[0]
     }
-    short, _ = scorecard_views.layer_names(entry.record.layers)
+    short, _ = scorecard_views.layer_names(view.record.layers)
     opened: list[Figure] = []
     folded: list[Figure] = []
-    told = [*remarks, *(each.layer for each in found if each.layer not in remarks)]
-    for each in sorted(found, key=lambda each: told.index(each.layer)):
-        name = entry.name if each.layer is None else f"Layer {short[each.layer]}"
+    told = [*remarks, *(each.layer for each in coactivations if each.layer not in remarks)]
+    for each in sorted(coactivations, key=lambda each: told.index(each.layer)):
+        name = view.name if each.layer is None else f"Layer {short[each.layer]}"
         title = f"{name}, {scorecard_views.seed_name(each.seed)}" if each.seed else name
-        full = title if each.layer is None else f"{entry.name}, {title}"
+        full = title if each.layer is None else f"{view.name}, {title}"
         picture = page_maps.together_map(
             routing_views.square(each), each.modules, most, f"Chosen together: {full}", number()
         )
@@ -387,27 +387,27 @@ def together(entry: ModelView, number: Numbers) -> list[Panel]:
         (opened if open_ else folded).append(figure)
     return [
         Panel(
-            title=entry.name,
+            title=view.name,
             figures=tuple(opened),
             folded=tuple(folded),
             heading=_others(len(folded)),
-            text=_together_words(entry, max(len(each.modules) for each in found)),
+            text=_together_words(view, max(len(each.modules) for each in coactivations)),
             key=page_maps.colour_key(most, None, number(), "share of a module's choices"),
         )
     ]
 
 
-def _together_words(entry: ModelView, shown: int) -> str:
-    busiest = f"The {shown} busiest of {entry.record.modules} modules. "
-    chance = routing_views.together_chance(entry)
+def _together_words(view: ModelView, shown: int) -> str:
+    busiest = f"The {shown} busiest of {view.record.modules} modules. "
+    chance = routing_views.together_chance(view)
     level = f"Choices that are even and independent give {chance:.3f} everywhere." if chance else ""
-    return ((busiest if shown < entry.record.modules else "") + level).strip()
+    return ((busiest if shown < view.record.modules else "") + level).strip()
 
 
 def terms(found: Sequence[ModelView]) -> list[tuple[str, str]]:
     """Return style and title of the terms of the budget that occur."""
     occurring = {
-        term for entry in found for row in routing_views.budgets(entry) for term in row.terms
+        term for views in found for row in routing_views.budgets(views) for term in row.terms
     }
     return [
         (term.replace("_", "-"), text)
@@ -418,13 +418,13 @@ def terms(found: Sequence[ModelView]) -> list[tuple[str, str]]:
 
 def budgets(group: TaskGroup, number: Numbers) -> list[Panel]:
     """Return where the routing entropy goes."""
-    single = [entry for entry in group.entries if not entry.layered]
-    rows = [budget for entry in single for budget in routing_views.budgets(entry)]
+    single = [view for view in group.entries if not view.layered]
+    rows = [budget for view in single for budget in routing_views.budgets(view)]
     panels = [_budget_panel(rows, group.title, "Model", number)] if rows else []
-    for entry in group.entries:
-        if entry not in single:
-            rows = routing_views.budgets(entry)
-            panels += [_budget_panel(rows, entry.name, "Layer", number)] if rows else []
+    for view in group.entries:
+        if view not in single:
+            rows = routing_views.budgets(view)
+            panels += [_budget_panel(rows, view.name, "Layer", number)] if rows else []
     return panels
 
 

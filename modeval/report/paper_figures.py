@@ -63,7 +63,7 @@ def draw(kind: str, entries: Sequence[ModelView], style: Style) -> "Figure":
             f"There is no figure {kind!r}: expected one of {', '.join(sorted([*KINDS, 'curves']))}."
         )
     with face():
-        return _titled(KINDS[kind].draw([_written(entry) for entry in entries], style), style)
+        return _titled(KINDS[kind].draw([_written(view) for view in entries], style), style)
 
 
 def draw_curves(found: Sequence[Curves], style: Style) -> "Figure":
@@ -99,12 +99,12 @@ def _titled(figure: "Figure", style: Style) -> "Figure":
     return figure
 
 
-def _written(entry: ModelView) -> ModelView:
+def _written(view: ModelView) -> ModelView:
     """Return a model with names as they can be written into a figure."""
-    record = entry.record
+    record = view.record
     return replace(
-        entry,
-        name=_letters(entry.name),
+        view,
+        name=_letters(view.name),
         record=replace(
             record,
             rules=tuple(map(_letters, record.rules)),

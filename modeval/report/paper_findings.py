@@ -172,16 +172,16 @@ def _mean(finding: PaperFinding, values: Sequence[tuple[int, float]]) -> PaperFi
     """Decide by a mean over tasks, with its interval; several numbers of a task count as one."""
     if not values:
         return _without(finding)
-    found = seed_mean([value for _, value in values], [task for task, _ in values])
-    if found.low is None or found.high is None:
-        return replace(finding, value=found.value, why=found.reason)
-    about = "one task" if found.tasks == 1 else f"{found.tasks} tasks"
+    estimate = seed_mean([value for _, value in values], [task for task, _ in values])
+    if estimate.low is None or estimate.high is None:
+        return replace(finding, value=estimate.value, why=estimate.reason)
+    about = "one task" if estimate.tasks == 1 else f"{estimate.tasks} tasks"
     return replace(
         finding,
-        value=found.value,
-        low=found.low,
-        high=found.high,
-        verdict=_decided(found.low, found.high, 0.0),
+        value=estimate.value,
+        low=estimate.low,
+        high=estimate.high,
+        verdict=_decided(estimate.low, estimate.high, 0.0),
         why=f"over {about}",
     )
 
@@ -388,13 +388,13 @@ class Curve:
         too high.
         """
         found: dict[int, list[int]] = {}
-        for place, (task, _) in enumerate(self.seeds):
+        for index, (task, _) in enumerate(self.seeds):
             if task not in limits:
                 continue
             below = (
                 step
                 for step, row in zip(self.steps, self.losses, strict=True)
-                if (loss := row[place]) is not None and loss <= limits[task]
+                if (loss := row[index]) is not None and loss <= limits[task]
             )
             found.setdefault(task, []).append(next(below, self.steps[-1]))
         return {task: sum(steps) / len(steps) for task, steps in found.items()}

@@ -61,12 +61,12 @@ class Budget:
 # --- matrices ------------------------------------------------------------------------------------
 
 
-def activations(entry: ModelView, layer: int | None = None) -> list[Activation]:
+def activations(view: ModelView, layer: int | None = None) -> list[Activation]:
     """Return the activation matrices of a layer, one for each seed."""
     return [
         each
-        for each in entry.card.activations
-        if each.model == entry.record.id and each.layer == layer
+        for each in view.card.activations
+        if each.model == view.record.id and each.layer == layer
     ]
 
 
@@ -165,19 +165,19 @@ APART = 0.05
 """How much more of a rule than of others a module gets from which it is named as its own."""
 
 
-def tastes(entry: ModelView, layer: int | None = None, *, most: int = 3) -> list[Taste]:
+def tastes(view: ModelView, layer: int | None = None, *, most: int = 3) -> list[Taste]:
     """Return for each rule the modules that get most of it; nothing where seeds are several.
 
     Args:
-        entry: the model.
+        view: the model.
         layer: number of the layer; nothing where there is one.
         most: modules to name for each rule.
     """
-    found = activations(entry, layer)
+    found = activations(view, layer)
     if len(found) != 1 or len(found[0].matrix) < 2:  # noqa: PLR2004 - one row is load
         return []
     matrix = np.array(found[0].matrix, dtype=np.float64)
-    names = rule_names(entry.record, len(matrix))
+    names = rule_names(view.record, len(matrix))
     others = (matrix.sum(0) - matrix) / (len(matrix) - 1)
     return [_taste(*each, most) for each in zip(names, matrix, others, strict=True)]
 
@@ -199,12 +199,12 @@ def _taste(name: str, row: Floats, elsewhere: Floats, most: int) -> Taste:
     )
 
 
-def most_telling(entry: ModelView) -> int | None:
+def most_telling(view: ModelView) -> int | None:
     """Return the layer whose modules tell most of the rules; nothing where there is one."""
-    if not entry.layered:
+    if not view.layered:
         return None
     for metric in ("homogeneity", *DECIDING):
-        scores = [score for score in by_layer(entry, metric) if score.value is not None]
+        scores = [score for score in by_layer(view, metric) if score.value is not None]
         if scores:
             return max(scores, key=lambda score: score.value or 0.0).layer
     return 0
@@ -215,23 +215,22 @@ def rule_names(record: ModelRecord, count: int) -> list[str]:
     return list(record.rules) if len(record.rules) == count else [f"rule {n}" for n in range(count)]
 
 
-def coactivations(entry: ModelView) -> list[Coactivation]:
+def coactivations(view: ModelView) -> list[Coactivation]:
     """Return the matrices of modules that are chosen together."""
-    return [each for each in entry.card.coactivations if each.model == entry.record.id]
+    return [each for each in view.card.coactivations if each.model == view.record.id]
 
 
-def shares(entry: ModelView, layer: int | None = None) -> Floats:
+def shares(view: ModelView, layer: int | None = None) -> Floats:
     """Return the share of the work of each module, ``(S, M)``; no rows where it is not known."""
     found = [
         np.array([weight for weight in profile.values if weight is not None])
-        for profile in entry.card.profiles
-        if (profile.model, profile.metric, profile.layer)
-        == (entry.record.id, "module_share", layer)
+        for profile in view.card.profiles
+        if (profile.model, profile.metric, profile.layer) == (view.record.id, "module_share", layer)
     ]
     if not found:
         found = [
             np.array(each.prior) @ np.array(each.matrix)
-            for each in activations(entry, layer)
+            for each in activations(view, layer)
             if each.prior
         ]
     return np.array(found, dtype=np.float64) if found else np.zeros((0, 0))
@@ -246,14 +245,14 @@ def as_counted(score: Score) -> float:
     return 0.0 if counted is None else counted
 
 
-def budget(entry: ModelView, layer: int | None = None, label: str = "") -> Budget | None:
+def budget(view: ModelView, layer: int | None = None, label: str = "") -> Budget | None:
     """Return where the routing entropy of a model, or of one of its layers, goes."""
-    record = entry.record
+    record = view.record
     modules = record.modules if layer is None else record.layer_modules[layer]
     if modules < 2:  # noqa: PLR2004 - one module has no entropy to share out
         return None
-    found = [entry.card.find(record.id, term, layer=layer) for term in BUDGET]
-    known = [score for score in found if score is not None and score.value is not None]
+    scores = [view.card.find(record.id, term, layer=layer) for term in BUDGET]
+    known = [score for score in scores if score is not None and score.value is not None]
     terms = {score.metric: as_counted(score) for score in known}
     total = math.log(modules)
     if is_trace(record) and len(record.rules) < 2 and {"imbalance", "softness"} <= set(terms):  # noqa: PLR2004
@@ -261,7 +260,7 @@ def budget(entry: ModelView, layer: int | None = None, label: str = "") -> Budge
         rest = max(total - terms["imbalance"] - terms["softness"], 0.0)
         terms |= {"rule_specialization": 0.0, "input_distraction": rest}
     if len(terms) < len(BUDGET):
-        terms = _undivided(activations(entry, layer), modules)
+        terms = _undivided(activations(view, layer), modules)
     return Budget(label=label, total=total, terms=terms) if terms else None
 
 
@@ -290,31 +289,31 @@ def entropy(shares_: Floats) -> Floats:
     return -(positive * np.log(positive)).sum(-1)  # type: ignore[no-any-return]
 
 
-def budgets(entry: ModelView) -> list[Budget]:
+def budgets(view: ModelView) -> list[Budget]:
     """Return the budget of each layer, or of the model where it has one."""
-    if not entry.layered:
-        one = budget(entry, None, entry.name)
+    if not view.layered:
+        one = budget(view, None, view.name)
         return [one] if one else []
-    short, _ = layer_names(entry.record.layers)
-    found = [budget(entry, layer, name) for layer, name in enumerate(short)]
+    short, _ = layer_names(view.record.layers)
+    found = [budget(view, layer, name) for layer, name in enumerate(short)]
     return [each for each in found if each]
 
 
 # --- modules chosen together ---------------------------------------------------------------------
 
 
-def square(found: Coactivation) -> Floats:
+def square(coactivation: Coactivation) -> Floats:
     """Return a matrix of modules that are chosen together."""
-    return np.array(found.matrix, dtype=np.float64)
+    return np.array(coactivation.matrix, dtype=np.float64)
 
 
-def together_chance(entry: ModelView) -> float | None:
+def together_chance(view: ModelView) -> float | None:
     """Return (K - 1)/(M - 1): how often modules meet that are chosen evenly and independently.
 
     It is known where all layers choose the same number K of the same number M of modules.
     """
-    choices = {value for value in entry.record.model.get("choices", ()) if value}
-    sizes = set(entry.record.layer_modules) or {entry.record.modules}
+    choices = {value for value in view.record.model.get("choices", ()) if value}
+    sizes = set(view.record.layer_modules) or {view.record.modules}
     if len(choices) != 1 or len(sizes) != 1 or sizes == {1}:
         return None
     return float((choices.pop() - 1) / (sizes.pop() - 1))

@@ -69,16 +69,16 @@ def entries(cards: Sequence[Scorecard], sources: Sequence[str]) -> list[ModelVie
         for record in card.models
     ]
     named: list[ModelView] = []
-    for number, (source, entry) in enumerate(found, start=1):
+    for number, (source, view) in enumerate(found, start=1):
         twins = [
             other
             for other in found
-            if other[1].name == entry.name and _key(other[1].record) == _key(entry.record)
+            if other[1].name == view.name and _key(other[1].record) == _key(view.record)
         ]
-        name = entry.name
+        name = view.name
         if len(twins) > 1:
-            name += f" · {_difference(source, entry.record, twins)}"
-        named.append(replace(entry, name=name, anchor=f"model-{number}"))
+            name += f" · {_difference(source, view.record, twins)}"
+        named.append(replace(view, name=name, anchor=f"model-{number}"))
     return named
 
 
@@ -86,8 +86,8 @@ def _difference(source: str, record: ModelRecord, twins: list[tuple[str, ModelVi
     """Name what tells a model from others of the same title: size, checkpoint, file or number."""
     told = [[(_size(other.record)), other.record.selection or "", where] for where, other in twins]
     own = [_size(record), record.selection or "", source]
-    for place, value in enumerate(own):
-        if value and [other[place] for other in told].count(value) == 1:
+    for index, value in enumerate(own):
+        if value and [other[index] for other in told].count(value) == 1:
             return value
     ids = [other.record.id for _, other in twins]
     return record.id if ids.count(record.id) == 1 else f"{source} {record.id}"
@@ -105,14 +105,14 @@ def _key(record: ModelRecord) -> str:
     return str(sorted((name, str(value)) for name, value in record.data.items()))
 
 
-def groups(found: Iterable[ModelView]) -> list[TaskGroup]:
+def groups(views: Iterable[ModelView]) -> list[TaskGroup]:
     """Put models of the same task together: tasks as they first appear, rules by their number.
 
     Within a task the models of the paper stand in its order, others after them.
     """
     together: dict[str, list[ModelView]] = {}
-    for entry in found:
-        together.setdefault(_key(entry.record), []).append(entry)
+    for view in views:
+        together.setdefault(_key(view.record), []).append(view)
     kinds = list(dict.fromkeys(_kind(members[0].record) for members in together.values()))
     ordered = sorted(
         together.values(),
@@ -122,7 +122,7 @@ def groups(found: Iterable[ModelView]) -> list[TaskGroup]:
         TaskGroup(
             title=_title(members[0].record),
             kind=_kind(members[0].record),
-            entries=tuple(sorted(members, key=lambda entry: _rank(entry.record))),
+            entries=tuple(sorted(members, key=lambda view: _rank(view.record))),
         )
         for members in ordered
     ]
@@ -157,38 +157,38 @@ def _rank(record: ModelRecord) -> int:
 # --- scores --------------------------------------------------------------------------------------
 
 
-def metrics_of(found: Iterable[ModelView]) -> list[str]:
+def metrics_of(views: Iterable[ModelView]) -> list[str]:
     """Return the metrics that some of the models have, in order."""
     names: dict[str, None] = {}
-    for entry in found:
-        names |= dict.fromkeys(s.metric for s in entry.card.scores if s.model == entry.record.id)
+    for view in views:
+        names |= dict.fromkeys(s.metric for s in view.card.scores if s.model == view.record.id)
     return list(names)
 
 
-def overall(entry: ModelView, metric: str) -> Score | None:
+def overall(view: ModelView, metric: str) -> Score | None:
     """Return the score over seeds, or of the mean over layers."""
-    find = entry.card.find
-    return find(entry.record.id, metric) or find(entry.record.id, metric, over="mean")
+    find = view.card.find
+    return find(view.record.id, metric) or find(view.record.id, metric, over="mean")
 
 
-def worst(entry: ModelView, metric: str) -> Score | None:
+def worst(view: ModelView, metric: str) -> Score | None:
     """Return the score of the worst layer."""
     return next(
         (
             score
-            for score in entry.card.scores
-            if (score.model, score.metric, score.over) == (entry.record.id, metric, "worst")
+            for score in view.card.scores
+            if (score.model, score.metric, score.over) == (view.record.id, metric, "worst")
         ),
         None,
     )
 
 
-def by_seed(entry: ModelView, metric: str) -> list[tuple[Seed, float]]:
+def by_seed(view: ModelView, metric: str) -> list[tuple[Seed, float]]:
     """Return the value of each seed that has one."""
     return [
         (score.seed, score.value)
-        for score in entry.card.scores
-        if (score.model, score.metric) == (entry.record.id, metric)
+        for score in view.card.scores
+        if (score.model, score.metric) == (view.record.id, metric)
         and score.layer is None
         and score.over is None
         and score.seed is not None
@@ -196,28 +196,28 @@ def by_seed(entry: ModelView, metric: str) -> list[tuple[Seed, float]]:
     ]
 
 
-def by_layer(entry: ModelView, metric: str) -> list[Score]:
+def by_layer(view: ModelView, metric: str) -> list[Score]:
     """Return the score of each layer, in order."""
-    found = [
+    scores = [
         score
-        for score in entry.card.scores
-        if (score.model, score.metric) == (entry.record.id, metric)
+        for score in view.card.scores
+        if (score.model, score.metric) == (view.record.id, metric)
         and score.layer is not None
         and score.over is None
         and score.seed is None
     ]
-    return sorted(found, key=lambda score: score.layer or 0)
+    return sorted(scores, key=lambda score: score.layer or 0)
 
 
-def dots(entry: ModelView, metric: str) -> list[tuple[str, float]]:
+def dots(view: ModelView, metric: str) -> list[tuple[str, float]]:
     """Return what a mean is made of, named: seeds, or layers where there are no seeds."""
-    seeds = by_seed(entry, metric)
+    seeds = by_seed(view, metric)
     if seeds:
         return [(seed_name(seed), value) for seed, value in seeds]
-    names = entry.record.layers
+    names = view.record.layers
     return [
         (names[score.layer or 0], score.value)
-        for score in by_layer(entry, metric)
+        for score in by_layer(view, metric)
         if score.value is not None
     ]
 
@@ -258,23 +258,23 @@ def _shared(parts: Sequence[Sequence[str]], most: int) -> int:
     return count
 
 
-def telling_layers(entry: ModelView) -> tuple[list[tuple[str, int]], str]:
+def telling_layers(view: ModelView) -> tuple[list[tuple[str, int]], str]:
     """Return the worst, a median and the best layer, and the metric that says so.
 
     Where a model has three layers or fewer all are returned, under their names.
     """
-    count = len(entry.record.layers) if entry.layered else 0
+    count = len(view.record.layers) if view.layered else 0
     if count <= 3:  # noqa: PLR2004 - as many as would be chosen
-        return [(entry.record.layers[layer], layer) for layer in range(count)], ""
+        return [(view.record.layers[layer], layer) for layer in range(count)], ""
     for metric in DECIDING:
-        scores = [score for score in by_layer(entry, metric) if score.value is not None]
+        scores = [score for score in by_layer(view, metric) if score.value is not None]
         if len(scores) == count:
             ranked = sorted(scores, key=lambda score: (score.value or 0.0, score.layer or 0))
             words = ("lowest", "median", "highest")
             places = (0, (count - 1) // 2, count - 1)
             return [
-                (f"{word} {metric_title(metric).lower()}", ranked[place].layer or 0)
-                for word, place in zip(words, places, strict=True)
+                (f"{word} {metric_title(metric).lower()}", ranked[index].layer or 0)
+                for word, index in zip(words, places, strict=True)
             ], metric
     return [("first", 0), ("middle", count // 2), ("last", count - 1)], ""
 
@@ -282,12 +282,12 @@ def telling_layers(entry: ModelView) -> tuple[list[tuple[str, int]], str]:
 # --- against the number of rules -----------------------------------------------------------------
 
 
-def against_rules(found: Iterable[ModelView], metric: str) -> dict[str, list[tuple[int, Score]]]:
+def against_rules(views: Iterable[ModelView], metric: str) -> dict[str, list[tuple[int, Score]]]:
     """Return, for each model by name, its scores by number of rules, in order."""
     lines: dict[str, dict[int, Score]] = {}
-    for entry in found:
-        score = overall(entry, metric)
-        if is_trace(entry.record) or score is None or score.value is None:
+    for view in views:
+        score = overall(view, metric)
+        if is_trace(view.record) or score is None or score.value is None:
             continue
-        lines.setdefault(entry.name, {})[int(entry.record.data["rules"])] = score
+        lines.setdefault(view.name, {})[int(view.record.data["rules"])] = score
     return {name: sorted(line.items()) for name, line in lines.items()}

@@ -31,9 +31,9 @@ def picture(width: float, height: float, title: str, description: str, name: str
     svg = ET.Element(
         "svg",
         {
-            "viewBox": f"0 0 {place(width)} {place(height)}",
-            "width": place(width),
-            "height": place(height),
+            "viewBox": f"0 0 {coordinate(width)} {coordinate(height)}",
+            "width": coordinate(width),
+            "height": coordinate(height),
             "role": "img",
             "aria-labelledby": f"{name}-title {name}-description",
         },
@@ -63,7 +63,7 @@ def add(
         attributes: numbers or words; an underscore stands for a hyphen.
     """
     plain = {
-        key.replace("_", "-"): place(value) if isinstance(value, int | float) else str(value)
+        key.replace("_", "-"): coordinate(value) if isinstance(value, int | float) else str(value)
         for key, value in attributes.items()
     }
     element = ET.SubElement(parent, tag, ({"class": style} if style else {}) | plain)
@@ -81,10 +81,10 @@ def label(  # noqa: PLR0917 - where, what, how
     return add(parent, "text", words, style=style, x=x, y=y, text_anchor=anchor)
 
 
-def place(value: float) -> str:
+def coordinate(value: float) -> str:
     """Write a coordinate; a hundredth of a pixel is enough.
 
-    >>> place(12.0), place(0.126)
+    >>> coordinate(12.0), coordinate(0.126)
     ('12', '0.13')
     """
     return f"{value:.2f}".rstrip("0").rstrip(".") if value % 1 else f"{value:.0f}"
@@ -92,7 +92,7 @@ def place(value: float) -> str:
 
 def points(xs: Sequence[float], ys: Sequence[float]) -> str:
     """Write points for a line or an area."""
-    return " ".join(f"{place(x)},{place(y)}" for x, y in zip(xs, ys, strict=True))
+    return " ".join(f"{coordinate(x)},{coordinate(y)}" for x, y in zip(xs, ys, strict=True))
 
 
 def shorten(words: str, most: int) -> str:

@@ -19,9 +19,9 @@ from modeval.text import for_markdown, visible
 def findings_table(entries: Sequence[ModelView]) -> list[Table]:
     """Return what came out for each model, in words."""
     rows = [
-        (tables.words(entry.name), tables.words(found.verdict), tables.words(found.figures))
-        for entry in entries
-        for found in (brief(entry),)
+        (tables.words(model_view.name), tables.words(view.verdict), tables.words(view.figures))
+        for model_view in entries
+        for view in (brief(model_view),)
     ]
     return [tables.filled("Findings", ("Model", "Finding", "Numbers"), rows)]
 
@@ -43,17 +43,17 @@ def scores_tables(entries: Sequence[ModelView]) -> list[Table]:
 
 def layers_tables(entries: Sequence[ModelView]) -> list[Table]:
     """Return the scores of each layer."""
-    return [tables.layers_table(entry) for entry in entries if entry.layered]
+    return [tables.layers_table(view) for view in entries if view.layered]
 
 
 def seeds_tables(entries: Sequence[ModelView]) -> list[Table]:
     """Return every score of every seed."""
-    return [table for entry in entries if (table := tables.seeds_table(entry))]
+    return [table for view in entries if (table := tables.seeds_table(view))]
 
 
 def rules_tables(entries: Sequence[ModelView]) -> list[Table]:
     """Return the scores against the number of rules, one table for each score."""
-    trained = [entry for entry in entries if not is_trace(entry.record)]
+    trained = [view for view in entries if not is_trace(view.record)]
     metrics = scorecard_views.metrics_of(trained)
     made = [tables.rules_table(trained, metric) for metric in metrics]
     return [table for table in made if len(table.columns) > 2]  # noqa: PLR2004 - one is no course
@@ -63,27 +63,27 @@ def experts_tables(entries: Sequence[ModelView]) -> list[Table]:
     """Return which modules get most of each rule, layer by layer."""
     return [
         table
-        for entry in entries
-        if (table := tables.tastes_table(entry, vocabulary(entry.record))).rows
+        for view in entries
+        if (table := tables.tastes_table(view, vocabulary(view.record))).rows
     ]
 
 
 def load_tables(entries: Sequence[ModelView]) -> list[Table]:
     """Return the share of the work of each module, layer by layer."""
     made = []
-    for entry in entries:
-        names, _ = scorecard_views.layer_names(entry.record.layers)
-        layers = list(enumerate(names)) if entry.layered else [(None, "")]
+    for view in entries:
+        names, _ = scorecard_views.layer_names(view.record.layers)
+        layers = list(enumerate(names)) if view.layered else [(None, "")]
         rows = [
             (tables.words(name), tables.words(str(module)), tables.value(float(share)))
             for layer, name in layers
-            for shares in routing_views.shares(entry, layer)[:1]
+            for shares in routing_views.shares(view, layer)[:1]
             for module, share in enumerate(shares)
-            if len(routing_views.shares(entry, layer)) == 1
+            if len(routing_views.shares(view, layer)) == 1
         ]
         if rows:
-            title = vocabulary(entry.record).module.capitalize()
-            made.append(tables.filled(f"Load: {entry.name}", ("Layer", title, "Share"), rows))
+            title = vocabulary(view.record).module.capitalize()
+            made.append(tables.filled(f"Load: {view.name}", ("Layer", title, "Share"), rows))
     return made
 
 
@@ -129,7 +129,7 @@ def markdown(found: Sequence[Table]) -> str:
 
 
 def _markdown(table: Table) -> str:
-    numeric = [any(row[place].numeric for row in table.rows) for place in range(len(table.columns))]
+    numeric = [any(row[index].numeric for row in table.rows) for index in range(len(table.columns))]
     lines = [f"**{for_markdown(table.caption)}**", ""]
     lines.append(f"| {' | '.join(map(for_markdown, table.columns))} |")
     lines.append("|" + "|".join(" ---: " if each else " --- " for each in numeric) + "|")
@@ -161,7 +161,7 @@ def latex(found: Sequence[Table]) -> str:
 
 
 def _latex(table: Table) -> str:
-    numeric = [any(row[place].numeric for row in table.rows) for place in range(len(table.columns))]
+    numeric = [any(row[index].numeric for row in table.rows) for index in range(len(table.columns))]
     form = "".join("r" if each else "l" for each in numeric)
     lines = [f"\\begin{{tabular}}{{{form}}}", "\\toprule", _latex_row(table.columns), "\\midrule"]
     lines += [_latex_row([cell.text for cell in row]) for row in table.rows]

@@ -99,14 +99,14 @@ def filled(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]])
     """Return a table without the columns in which nothing stands."""
     listed = [tuple(row) for row in rows]
     kept = [
-        place
-        for place in range(len(columns))
-        if place == 0 or any(row[place].text for row in listed)
+        index
+        for index in range(len(columns))
+        if index == 0 or any(row[index].text for row in listed)
     ]
     return Table(
         caption,
-        tuple(columns[place] for place in kept),
-        tuple(tuple(row[place] for place in kept) for row in listed),
+        tuple(columns[index] for index in kept),
+        tuple(tuple(row[index] for index in kept) for row in listed),
     )
 
 
@@ -164,16 +164,16 @@ def glance_table(
     metrics = [
         metric
         for metric in metrics_of(entries)
-        if metric in shown_in("glance") and any(overall(entry, metric) for entry in entries)
+        if metric in shown_in("glance") and any(overall(view, metric) for view in entries)
     ]
     scores: list[tuple[str, list[Score | None]]] = []
     lowest: list[tuple[str, list[Score | None]]] = []
-    for entry in entries:
-        scores.append((entry.name, [overall(entry, metric) for metric in metrics]))
-        low = [worst(entry, metric) for metric in metrics]
+    for view in entries:
+        scores.append((view.name, [overall(view, metric) for metric in metrics]))
+        low = [worst(view, metric) for metric in metrics]
         if any(low):
-            scores[-1] = (f"{entry.name}, mean of layers", scores[-1][1])
-            lowest.append((f"{entry.name}, worst layer of each", low))
+            scores[-1] = (f"{view.name}, mean of layers", scores[-1][1])
+            lowest.append((f"{view.name}, worst layer of each", low))
     rows = [(words(name), *(scored(s) for s in found)) for name, found in scores + lowest]
     titles = (
         metric_title(metric).replace("modules", known.modules) + signs[_better(entries, metric)]
@@ -190,7 +190,7 @@ def glance_table(
 
 
 def _better(entries: Sequence[ModelView], metric: str) -> str | None:
-    return next(score for entry in entries if (score := overall(entry, metric))).better
+    return next(score for view in entries if (score := overall(view, metric))).better
 
 
 def _common(scores: Sequence[Score | None], level: Callable[[Score], str]) -> str:
@@ -203,47 +203,47 @@ def scores_table(entries: Sequence[ModelView], caption: str) -> Table:
     """Return the scores over seeds, or of the mean over layers and the worst layer."""
     rows = []
     for metric in metrics_of(entries):
-        for entry in entries:
-            for score in (overall(entry, metric), worst(entry, metric)):
+        for view in entries:
+            for score in (overall(view, metric), worst(view, metric)):
                 if score is not None:
-                    where = _where(entry, score)
+                    where = _where(view, score)
                     cells = (read(score) for read in SCORE_COLUMNS.values())
-                    rows.append((words(metric_title(metric)), words(entry.name), where, *cells))
+                    rows.append((words(metric_title(metric)), words(view.name), where, *cells))
     return filled(caption, ("Score", "Model", "Layer", *SCORE_COLUMNS), rows)
 
 
-def _where(entry: ModelView, score: Score) -> Cell:
+def _where(view: ModelView, score: Score) -> Cell:
     if score.over is None:
         return words("")
     if score.over == "mean" or score.layer is None:
         return words("mean of layers")
-    return words(f"worst: {entry.record.layers[score.layer]}")
+    return words(f"worst: {view.record.layers[score.layer]}")
 
 
-def seeds_table(entry: ModelView) -> Table | None:
+def seeds_table(view: ModelView) -> Table | None:
     """Return every score of every seed; nothing for one seed."""
     wanted = shown_in("table")  # others are in the scorecard, and in report --format csv
-    metrics = [m for m in metrics_of([entry]) if m in wanted and by_seed(entry, m)]
-    seeds = [member.seed for member in entry.record.members if member.seed is not None]
+    metrics = [m for m in metrics_of([view]) if m in wanted and by_seed(view, m)]
+    seeds = [member.seed for member in view.record.members if member.seed is not None]
     if len(seeds) < 2 or not metrics:  # noqa: PLR2004 - one seed is in the table of scores
         return None
-    found = {metric: dict(by_seed(entry, metric)) for metric in metrics}
+    found = {metric: dict(by_seed(view, metric)) for metric in metrics}
     rows = [
         (words(seed_name(seed)), *(value(found[metric].get(seed)) for metric in metrics))
         for seed in seeds
     ]
     titles = ("Seed", *(metric_title(metric) for metric in metrics))
-    return filled(f"{entry.name}, seed by seed", titles, rows)
+    return filled(f"{view.name}, seed by seed", titles, rows)
 
 
-def layers_table(entry: ModelView) -> Table:
+def layers_table(view: ModelView) -> Table:
     """Return the scores of each layer."""
-    record = entry.record
-    metrics = [metric for metric in metrics_of([entry]) if by_layer(entry, metric)]
-    found = {metric: {s.layer: s for s in by_layer(entry, metric)} for metric in metrics}
-    findings = [str(finding.word) for finding in layer_findings(entry.card, record)]
+    record = view.record
+    metrics = [metric for metric in metrics_of([view]) if by_layer(view, metric)]
+    found = {metric: {s.layer: s for s in by_layer(view, metric)} for metric in metrics}
+    findings = [str(finding.word) for finding in layer_findings(view.card, record)]
     verdicts = findings if len(findings) == len(record.layers) else None
-    p_of = {s.layer: s.p_adjusted for s in by_layer(entry, "alignment_score")}
+    p_of = {s.layer: s.p_adjusted for s in by_layer(view, "alignment_score")}
     rows = [
         (
             words(name),
@@ -256,7 +256,7 @@ def layers_table(entry: ModelView) -> Table:
     ]
     titles = ("Layer", "Finding", "Modules", "p of alignment, corrected")
     return filled(
-        f"{entry.name}, layer by layer", (*titles, *(metric_title(m) for m in metrics)), rows
+        f"{view.name}, layer by layer", (*titles, *(metric_title(m) for m in metrics)), rows
     )
 
 
@@ -267,30 +267,30 @@ def _value(score: Score | None) -> float | None:
 # --- matrices ------------------------------------------------------------------------------------
 
 
-def map_table(entry: ModelView, found: Map, title: str) -> Table:
+def map_table(view: ModelView, shares: Map, title: str) -> Table:
     """Write out an activation matrix, or the strongest modules of each rule where it is large."""
-    rules, modules = found.matrix.shape
-    names = rule_names(entry.record, rules)
+    rules, modules = shares.matrix.shape
+    names = rule_names(view.record, rules)
     if modules <= WRITTEN_OUT:
         columns = (
-            [f"module {module}" for module in found.modules]
-            if found.averaged == 1
-            else [f"{place + 1}." for place in range(modules)]
+            [f"module {module}" for module in shares.modules]
+            if shares.averaged == 1
+            else [f"{index + 1}." for index in range(modules)]
         )
         rows = [
             (words(name), *(value(float(share)) for share in row))
-            for name, row in zip(names, found.matrix, strict=True)
+            for name, row in zip(names, shares.matrix, strict=True)
         ]
         return Table(f"{title}: shares", ("Rule", *columns), tuple(rows))
     listed = []
-    for name, row in zip(names, found.matrix, strict=True):
-        for place in np.argsort(-row, kind="stable")[:STRONGEST]:
-            share = float(row[place])
+    for name, row in zip(names, shares.matrix, strict=True):
+        for index in np.argsort(-row, kind="stable")[:STRONGEST]:
+            share = float(row[index])
             times = f"{share * modules:.1f}"
             listed.append(
                 (
                     words(name),
-                    value(float(found.modules[place]), str(found.modules[place])),
+                    value(float(shares.modules[index]), str(shares.modules[index])),
                     value(share),
                     value(share * modules, times),
                 )
@@ -302,15 +302,15 @@ def map_table(entry: ModelView, found: Map, title: str) -> Table:
 # --- who does what -------------------------------------------------------------------------------
 
 
-def tastes_table(entry: ModelView, known: Vocabulary) -> Table:
+def tastes_table(view: ModelView, known: Vocabulary) -> Table:
     """Return which modules get most of each rule, layer by layer."""
-    names, _ = layer_names(entry.record.layers)
+    names, _ = layer_names(view.record.layers)
     layers: list[tuple[str, int | None]] = [("", None)]
-    if entry.layered:
+    if view.layered:
         layers = [(name, layer) for layer, name in enumerate(names)]
     rows = []
     for name, layer in layers:
-        for taste in tastes(entry, layer, most=STRONGEST):
+        for taste in tastes(view, layer, most=STRONGEST):
             listed = ", ".join(
                 f"{module} ({percent(share)})"
                 for module, share in zip(taste.modules, taste.shares, strict=True)
@@ -318,7 +318,7 @@ def tastes_table(entry: ModelView, known: Vocabulary) -> Table:
             said = f"spread over many; most to {listed}" if taste.even else listed
             rows.append((words(taste.rule), words(name), words(said)))
     titles = (known.rule.capitalize(), "Layer", f"{known.modules.capitalize()} that get most of it")
-    return filled(f"{known.modules.capitalize()} of each {known.rule}: {entry.name}", titles, rows)
+    return filled(f"{known.modules.capitalize()} of each {known.rule}: {view.name}", titles, rows)
 
 
 def rules_table(entries: Sequence[ModelView], metric: str) -> Table:

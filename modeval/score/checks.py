@@ -82,8 +82,8 @@ def _check_head(card: Scorecard) -> None:
 
 
 def _release(text: str) -> tuple[int, ...] | None:
-    found = RELEASE.fullmatch(text)
-    return tuple(int(part) for part in found[1].split(".")) if found else None
+    match = RELEASE.fullmatch(text)
+    return tuple(int(part) for part in match[1].split(".")) if match else None
 
 
 def _check_unique(name: str, keys: Sequence[object]) -> None:
@@ -142,62 +142,60 @@ Entry = Profile | Finding | Activation | Coactivation
 
 
 def _check_entries(entries: Sequence[Entry], name: str, models: dict[str, Known]) -> None:
-    keys = [
-        (entry.model, getattr(entry, "metric", None), entry.layer, entry.seed) for entry in entries
-    ]
+    keys = [(part.model, getattr(part, "metric", None), part.layer, part.seed) for part in entries]
     _check_unique(name, keys)
-    for at, (entry, key) in enumerate(zip(entries, keys, strict=True)):
-        for fault in _entry_faults(entry, models.get(entry.model)):
+    for at, (part, key) in enumerate(zip(entries, keys, strict=True)):
+        for fault in _entry_faults(part, models.get(part.model)):
             raise FaultError(f"{name}[{at}] ({_words(key)}): {fault}")
 
 
-def _entry_faults(entry: Entry, known: Known | None) -> Iterator[str]:
+def _entry_faults(part: Entry, known: Known | None) -> Iterator[str]:
     if known is None:
         yield "there is no such model"
         return
-    yield from place_faults(entry.layer, None, known)
-    if entry.seed is not None and entry.seed not in known.seeds:
+    yield from place_faults(part.layer, None, known)
+    if part.seed is not None and part.seed not in known.seeds:
         yield "the model has no such seed"
-    modules = known.modules(entry.layer)
-    match entry:
+    modules = known.modules(part.layer)
+    match part:
         case Profile():
-            yield from _profile_faults(entry, known.rules, modules)
+            yield from _profile_faults(part, known.rules, modules)
         case Finding():
-            yield from _finding_faults(entry, known.rules, modules)
+            yield from _finding_faults(part, known.rules, modules)
         case Activation():
-            yield from _matrix_faults(entry.matrix, len(entry.prior) or known.rules, modules)
-            yield from _share_faults((*entry.matrix, *filter(None, [entry.prior])))
+            yield from _matrix_faults(part.matrix, len(part.prior) or known.rules, modules)
+            yield from _share_faults((*part.matrix, *filter(None, [part.prior])))
         case Coactivation():
-            yield from _matrix_faults(entry.matrix, len(entry.modules), len(entry.modules))
-            yield from _index_faults(entry.modules, modules, "module")
+            yield from _matrix_faults(part.matrix, len(part.modules), len(part.modules))
+            yield from _index_faults(part.modules, modules, "module")
 
 
-def _profile_faults(entry: Profile, rules: int, modules: int) -> Iterator[str]:
-    row = PROFILES.get(entry.metric)
+def _profile_faults(profile: Profile, rules: int, modules: int) -> Iterator[str]:
+    row = PROFILES.get(profile.metric)
     if row is None:
         yield (
-            f"there is no number {entry.metric!a} for each {entry.axis}"
-            f"{nearest(entry.metric, list(PROFILES))}"
+            f"there is no number {profile.metric!a} for each {profile.axis}"
+            f"{nearest(profile.metric, list(PROFILES))}"
         )
         return
-    if entry.axis != row.axis:
-        yield f"it is a number for each {entry.axis}, expected each {row.axis}"
-    yield from direction_faults(entry.better, row.better)
+    if profile.axis != row.axis:
+        yield f"it is a number for each {profile.axis}, expected each {row.axis}"
+    yield from direction_faults(profile.better, row.better)
     wanted = modules if row.axis == "module" else rules
-    if wanted and len(entry.values) != wanted:
-        yield f"it has {len(entry.values)} numbers for {wanted} {row.axis}s"
-    low, high = row.bounds(rules or len(entry.values), modules)
+    if wanted and len(profile.values) != wanted:
+        yield f"it has {len(profile.values)} numbers for {wanted} {row.axis}s"
+    low, high = row.bounds(rules or len(profile.values), modules)
     slack = CLOSE * (1 + (high if math.isfinite(high) else 0.0))
-    for value in entry.values:
+    for value in profile.values:
         if value is not None and not low - slack <= value <= high + slack:
             yield f"{value:.4g} is outside {row.bounds}"
 
 
-def _finding_faults(entry: Finding, rules: int, modules: int) -> Iterator[str]:
-    yield from _index_faults([entry.rule], rules, "rule")
-    yield from _index_faults([entry.module], modules, "module")
-    if entry.p_adjusted is not None and not 0 < entry.p_adjusted <= 1:
-        yield f"p is {entry.p_adjusted:g}, and no test gives that"
+def _finding_faults(finding: Finding, rules: int, modules: int) -> Iterator[str]:
+    yield from _index_faults([finding.rule], rules, "rule")
+    yield from _index_faults([finding.module], modules, "module")
+    if finding.p_adjusted is not None and not 0 < finding.p_adjusted <= 1:
+        yield f"p is {finding.p_adjusted:g}, and no test gives that"
 
 
 def _index_faults(indices: Iterable[int | None], count: int, what: str) -> Iterator[str]:

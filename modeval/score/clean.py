@@ -129,14 +129,14 @@ def _metrics(
 
 
 def _of_layers(group: LayerGroup, only: Sequence[int]) -> LayerGroup:
-    return _pick(group, [place for place, layer in enumerate(group.layers) if layer in only])
+    return _pick(group, [index for index, layer in enumerate(group.layers) if layer in only])
 
 
 def _pick(group: LayerGroup, places: Sequence[int]) -> LayerGroup:
     index = torch.tensor(places, dtype=torch.int64)
     parts = {name: part[index] for name, part in group.counts.tensors().items()}
     units = None if group.units is None else group.units.layers(places)
-    layers = tuple(group.layers[place] for place in places)
+    layers = tuple(group.layers[position] for position in places)
     return LayerGroup(layers, RoutingCounts(**parts), units)
 
 
@@ -164,13 +164,13 @@ def _known(group: LayerGroup, header: TraceHeader, view: View, report: _Report) 
         entropy=torch.where(seen, counts.entropy, 0.0),
         selection_entropy=torch.where(seen, counts.selection_entropy, 0.0),
     )
-    single = [place for place, layer in enumerate(group.layers) if header.modules[layer] == 1]
+    single = [index for index, layer in enumerate(group.layers) if header.modules[layer] == 1]
     if single:
-        names = [header.layers[group.layers[place]] for place in single]
+        names = [header.layers[group.layers[index]] for index in single]
         why = "a single module routes nothing."
         report.left_out.extend(LeftOut(kind="layer", name=name, why=why) for name in names)
         report.notes.append(f"{_names('Layer', names)} left out: {why}")
-    many = [place for place in range(len(group.layers)) if place not in single]
+    many = [index for index in range(len(group.layers)) if index not in single]
     return _pick(LayerGroup(group.layers, known, group.units), many)
 
 
@@ -199,8 +199,8 @@ def _by_rules(
     counts = _of_rules(group.counts, rules)
     there = (counts.samples.sum(-2) > 0) & (_table(counts, view).sum((-3, -1)) > 0)
     alike: dict[tuple[int, ...], list[int]] = {}
-    for place in range(len(group.layers)):
-        alike.setdefault(tuple(there[place].nonzero()[:, 0].tolist()), []).append(place)
+    for index in range(len(group.layers)):
+        alike.setdefault(tuple(there[index].nonzero()[:, 0].tolist()), []).append(index)
     return [
         made
         for present, places in alike.items()
@@ -218,9 +218,9 @@ def _of_some(  # noqa: PLR0917 - a step of _by_rules, cut out to fit a glance
     report: _Report,
 ) -> LayerStack | None:
     """Return layers that know the same rules; what they lack is named."""
-    layers = tuple(group.layers[place] for place in places)
+    layers = tuple(group.layers[index] for index in places)
     names = [header.layers[layer] for layer in layers]
-    missing = [rules[place] for place in range(len(rules)) if place not in present]
+    missing = [rules[index] for index in range(len(rules)) if index not in present]
     if missing:
         lacking = [header.labels[rule] for rule in missing] if header.labels else []
         _name_missing(names, lacking, report, nothing=not present)

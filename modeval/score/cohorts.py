@@ -191,7 +191,7 @@ def _of_matrix(joint: Tensor) -> Routing:
 
 def _losses(model: str, subject: Subject, evaluation: Evaluation, members: Members) -> list[Score]:
     usable = [*members.usable]
-    found: list[Score] = []
+    scores: list[Score] = []
     gap = evaluation.hardened
     if gap is not None and usable:
         measured = Measured(
@@ -199,10 +199,10 @@ def _losses(model: str, subject: Subject, evaluation: Evaluation, members: Membe
             error=error_of(gap)[usable].double().unsqueeze(-1),
         )
         base = Score(model=model, metric="hard_gap")
-        found += entries(base, measured, members, samples=gap.samples)
+        scores += entries(base, measured, members, samples=gap.samples)
     for column in loss_columns(evaluation.losses, subject.data, usable):
-        found += entries(column.base(model), column.measured, members, samples=column.samples)
-    return found
+        scores += entries(column.base(model), column.measured, members, samples=column.samples)
+    return scores
 
 
 def _capped(score: Score, precision: float | None) -> Score:

@@ -112,9 +112,9 @@ def _spots(measured: Measured, base: Score) -> Iterator[Spot]:
         higher = base.better == "higher"
         yield Spot(None, "mean", mean_layer)
         yield Spot(None, "worst", least_layer if higher else largest_layer)
-    for place in range(count):
-        if bool(known[place]):
-            yield Spot(place, None, one_layer(place))
+    for index in range(count):
+        if bool(known[index]):
+            yield Spot(index, None, one_layer(index))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +145,11 @@ class _Table:
         ends = [level.bounds for level in self.here] or [_any_size(self.base.metric)]
         return min(low for low, _ in ends), max(high for _, high in ends)
 
-    def estimate(self, place: int) -> tuple[Estimate, int | None]:
+    def estimate(self, index: int) -> tuple[Estimate, int | None]:
         """Return the number of one usable seed here, and the layer that it is of."""
-        spot, layers = self.spot, self.layers[place]
+        spot, layers = self.spot, self.layers[index]
         if spot.over == "mean":
-            return self._mean(place), None
+            return self._mean(index), None
         if spot.over is None:
             found = layers[spot.layer or 0]
             return found or Estimate(value=math.nan, plugin=math.nan), spot.layer
@@ -157,16 +157,16 @@ class _Table:
         sign = 1 if self.base.better == "higher" else -1
         return min(known, key=lambda pair: sign * pair[0].value)
 
-    def _mean(self, place: int) -> Estimate:
+    def _mean(self, index: int) -> Estimate:
         """Return the mean over layers: that of their numbers, each within its bounds."""
-        found = estimated(self.measured, place, self.spot.reduce, self.bounds)
-        values = [each.value for each in self.layers[place] if each is not None]
+        estimate = estimated(self.measured, index, self.spot.reduce, self.bounds)
+        values = [each.value for each in self.layers[index] if each is not None]
         value = math.fsum(values) / len(values)
         return replace(
-            found,
+            estimate,
             value=value,
-            low=None if found.low is None else min(found.low, value),
-            high=None if found.high is None else max(found.high, value),
+            low=None if estimate.low is None else min(estimate.low, value),
+            high=None if estimate.high is None else max(estimate.high, value),
         )
 
 
@@ -175,13 +175,13 @@ def _layer_by_layer(measured: Measured, levels: Sequence[Level]) -> list[list[Es
     return [
         [
             estimated(
-                measured, place, one_layer(layer), levels[layer].bounds if levels else UNKNOWN
+                measured, index, one_layer(layer), levels[layer].bounds if levels else UNKNOWN
             )
-            if bool(measured.value[place, layer].isfinite())
+            if bool(measured.value[index, layer].isfinite())
             else None
             for layer in range(measured.value.shape[-1])
         ]
-        for place in range(len(measured.value))
+        for index in range(len(measured.value))
     ]
 
 
@@ -192,23 +192,23 @@ def _single(table: _Table, number: int) -> Score:
     base = replace(_placed(table), seed=seed)
     if members.faults[number]:
         return replace(base, note=members.faults[number], **_chance(table))
-    place = members.usable.index(number)
-    value = table.spot.reduce(table.measured.value[place])
+    index = members.usable.index(number)
+    value = table.spot.reduce(table.measured.value[index])
     if not bool(value.isfinite()):
-        return replace(base, note=NOT_FINITE, **_chance(table), **_samples(table, [place]))
-    found, layer = table.estimate(place)
-    beside = _chance(table, layer) | _samples(table, [place])
+        return replace(base, note=NOT_FINITE, **_chance(table), **_samples(table, [index]))
+    estimate, layer = table.estimate(index)
+    beside = _chance(table, layer) | _samples(table, [index])
     return replace(
         base,
         layer=layer,
-        value=found.value,
-        plug_in=None if found.corrected is None else found.plugin,
-        low=found.low,
-        high=found.high,
-        error=_finite(found.error),
-        note=_joined(beside.pop("note", ""), found.reason and f"no interval: {found.reason}"),
+        value=estimate.value,
+        plug_in=None if estimate.corrected is None else estimate.plugin,
+        low=estimate.low,
+        high=estimate.high,
+        error=_finite(estimate.error),
+        note=_joined(beside.pop("note", ""), estimate.reason and f"no interval: {estimate.reason}"),
         **beside,
-        **_null(table, [place], number),
+        **_null(table, [index], number),
     )
 
 
@@ -222,19 +222,19 @@ def _together(table: _Table) -> Score:
         return replace(whole, over="worst", **_chance(table, worst))
     members, spot, measured = table.members, table.spot, table.measured
     values = spot.reduce(measured.value)
-    good = [place for place in range(len(members.usable)) if bool(values[place].isfinite())]
+    good = [index for index in range(len(members.usable)) if bool(values[index].isfinite())]
     left_out = len(members.seeds) - len(good)
     base = replace(_placed(table), seeds=len(good), **_chance(table))
     lacking = f"{left_out} of {len(members.seeds)} seeds left out: not finite" if left_out else ""
     if not good:
         return replace(base, note=lacking)
-    numbers = [members.usable[place] for place in good]
-    errors = [_error(measured, place, spot.reduce) for place in good]
+    numbers = [members.usable[index] for index in good]
+    errors = [_error(measured, index, spot.reduce) for index in good]
     known = [error for error in errors if error is not None]
     # All members see the same inputs, so their sampling errors do not average out.
     error = math.fsum(known) / len(known) if len(known) == len(good) else None
-    found = seed_mean(
-        [float(values[place]) for place in good],
+    estimate = seed_mean(
+        [float(values[index]) for index in good],
         [seed[0] for number in numbers if (seed := members.seeds[number]) is not None],
         sampling_error=error,
     )
@@ -242,12 +242,12 @@ def _together(table: _Table) -> Score:
     least, most = table.bounds  # no true mean lies beyond them, so nothing is covered less often
     return replace(
         base,
-        value=found.value,
-        low=None if found.low is None else max(found.low, min(least, found.value)),
-        high=None if found.high is None else min(found.high, max(most, found.value)),
+        value=estimate.value,
+        low=None if estimate.low is None else max(estimate.low, min(least, estimate.value)),
+        high=None if estimate.high is None else min(estimate.high, max(most, estimate.value)),
         error=error,
         note=_joined(
-            lacking, beside.pop("note", ""), found.reason and f"no interval: {found.reason}"
+            lacking, beside.pop("note", ""), estimate.reason and f"no interval: {estimate.reason}"
         ),
         **beside,
         **_null(table, good, None),
@@ -265,8 +265,8 @@ def _placed(table: _Table) -> Score:
     return replace(table.base, layer=table.spot.layer, over=table.spot.over)
 
 
-def _error(measured: Measured, place: int, reduce: Reduce) -> float | None:
-    return None if measured.error is None else _finite(float(reduce(measured.error[place])))
+def _error(measured: Measured, index: int, reduce: Reduce) -> float | None:
+    return None if measured.error is None else _finite(float(reduce(measured.error[index])))
 
 
 def _finite(value: float | None) -> float | None:
@@ -332,19 +332,19 @@ def _few_note(amount: Amount, places: Sequence[int], spot: Spot) -> str:
 
 def _null(table: _Table, places: Sequence[int], member: int | None) -> dict[str, Any]:
     if table.spot.over is None:
-        found = table.nulls.get(member, {}).get(table.spot.layer or 0)
+        null = table.nulls.get(member, {}).get(table.spot.layer or 0)
     else:
-        found = permuted(table.measured, places, table.spot.reduce, better=table.base.better)
-    if found is None:
+        null = permuted(table.measured, places, table.spot.reduce, better=table.base.better)
+    if null is None:
         return {}
-    adjusted = found.p_value
+    adjusted = null.p_value
     if table.spot.over is None and member in table.corrected:
         adjusted = float(table.corrected[member][table.spot.layer or 0])
     return {
-        "chance_permuted": found.mean,
-        "null_low": found.low,
-        "null_high": found.high,
-        "p_value": found.p_value,
+        "chance_permuted": null.mean,
+        "null_low": null.low,
+        "null_high": null.high,
+        "p_value": null.p_value,
         "p_adjusted": adjusted,
     }
 
@@ -352,13 +352,13 @@ def _null(table: _Table, places: Sequence[int], member: int | None) -> dict[str,
 def _nulls(measured: Measured, members: Members, base: Score) -> dict[int | None, dict[int, Null]]:
     """Return what permuted labels give in each layer, of each seed and over seeds."""
     groups: dict[int | None, list[int]] = {
-        number: [place] for place, number in enumerate(members.usable)
+        number: [index] for index, number in enumerate(members.usable)
     }
     if members.seeds != (None,):
         groups[None] = [
-            place
-            for place in range(len(members.usable))
-            if bool(measured.value[place].isfinite().any())
+            index
+            for index in range(len(members.usable))
+            if bool(measured.value[index].isfinite().any())
         ]
     return {
         member: {

@@ -16,9 +16,9 @@ Reduce = Callable[[Float64[Tensor, "*batch layers"]], Float64[Tensor, "*batch"]]
 """What makes one number of the layers: one of them, their mean, the worst."""
 
 
-def one_layer(place: int) -> Reduce:
+def one_layer(index: int) -> Reduce:
     """Return what picks a layer."""
-    return lambda values: values[..., place]
+    return lambda values: values[..., index]
 
 
 def mean_layer(values: Tensor) -> Tensor:

@@ -85,8 +85,8 @@ def findings(
         id(group): evenness(group.joint(routing.prior, routing.view)) for group in routing.groups
     }
     for seed, number in enumerate(members.usable):
-        for place, group, within in routing.each_layer():
-            layer = place if len(routing.layers) > 1 else None
+        for index, group, within in routing.each_layer():
+            layer = index if len(routing.layers) > 1 else None
             even = float(evenly[id(group)][seed, within])
             base = Finding(
                 model=model, layer=layer, seed=members.seeds[number], word=_unlabelled(even)
@@ -94,7 +94,7 @@ def findings(
             if measured is None or not _tells(routing, group):
                 yield base
                 continue
-            told = _told(routing, group, measured, corrected, seed, place)
+            told = _told(routing, group, measured, corrected, seed, index)
             choices = max(group.choices[within], 1) if routing.view == "assignment" else 1
             narrow = _narrow(lifted[id(group)], told, (seed, within), choices)
             yield Finding(
@@ -111,7 +111,7 @@ def findings(
                 rule=None if narrow is None else narrow[0],
                 module=None if narrow is None else narrow[1],
                 share=None if narrow is None else narrow[2],
-                vocabulary=vocabulary[place] if vocabulary else None,
+                vocabulary=vocabulary[index] if vocabulary else None,
             )
 
 
@@ -141,29 +141,29 @@ def _told(  # noqa: PLR0917 - one step of findings, cut out to fit a glance
     measured: Measured,
     corrected: Tensor | None,
     seed: int,
-    place: int,
+    index: int,
 ) -> Told:
     most = most_information(routing.rules, group.modules)
-    found = scaled(estimated(measured, seed, one_layer(place), (0.0, most)), 1 / most)
-    if found.error is not None and found.low is None and routing.evidence == "samples":
-        found = _of_samples(found, group.counts.samples.shape[-2])
-    p = None if corrected is None else float(corrected[seed, place])
+    estimate = scaled(estimated(measured, seed, one_layer(index), (0.0, most)), 1 / most)
+    if estimate.error is not None and estimate.low is None and routing.evidence == "samples":
+        estimate = _of_samples(estimate, group.counts.samples.shape[-2])
+    p = None if corrected is None else float(corrected[seed, index])
     certain = measured.left is not None and not bool(
-        measured.left.left[:, seed, place].std(unbiased=False) > 0
+        measured.left.left[:, seed, index].std(unbiased=False) > 0
     )
     if p is None:
-        return Told(found, None, None, certain)
-    answer = equivalence(found, THRESHOLDS.nothing, p_something=p, level=LEVEL)
-    return Told(found, answer, p, certain)
+        return Told(estimate, None, None, certain)
+    answer = equivalence(estimate, THRESHOLDS.nothing, p_something=p, level=LEVEL)
+    return Told(estimate, answer, p, certain)
 
 
-def _of_samples(found: Estimate, blocks: int) -> Estimate:
+def _of_samples(estimate: Estimate, blocks: int) -> Estimate:
     """Give a number from samples drawn anew the interval that its error says."""
-    reach = NORMAL * (found.error or 0.0)
+    reach = NORMAL * (estimate.error or 0.0)
     return replace(
-        found,
-        low=max(found.value - reach, 0.0),
-        high=min(found.value + reach, 1.0),
+        estimate,
+        low=max(estimate.value - reach, 0.0),
+        high=min(estimate.value + reach, 1.0),
         freedom=float(max(blocks - 1, 1)),
     )
 

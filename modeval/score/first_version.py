@@ -53,7 +53,7 @@ def _model(model: Any, notes: list[str]) -> Any:
     if not isinstance(model, dict) or "left_out" in model:
         return model
     return model | {
-        "left_out": [entry for note in notes for entry in _left_out(note, str(model.get("title")))]
+        "left_out": [item for note in notes for item in _left_out(note, str(model.get("title")))]
     }
 
 
@@ -62,7 +62,7 @@ def _left_out(note: str, title: str) -> list[dict[str, Any]]:
     stopped = STOPPED.fullmatch(note)
     if stopped and stopped["title"] == title:
         return [{"kind": "rest", "why": stopped["why"]}]
-    found = LEFT_OUT.fullmatch(note)
-    if found is None or found["title"] != title:
+    match = LEFT_OUT.fullmatch(note)
+    if match is None or match["title"] != title:
         return []
-    return [{"kind": found["kind"].lower(), "name": found["names"], "why": found["why"]}]
+    return [{"kind": match["kind"].lower(), "name": match["names"], "why": match["why"]}]

@@ -281,7 +281,7 @@ def _permuted_group(
         view=routing.view,
         most=most,
     )
-    return {name: drawn[..., place] for place, name in enumerate(TESTED)}
+    return {name: drawn[..., index] for index, name in enumerate(TESTED)}
 
 
 def tested_metrics(

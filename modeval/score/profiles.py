@@ -50,8 +50,8 @@ def _spots(model: str, routing: Routing, members: Members) -> Iterator[tuple[int
     """Iterate over seeds and layers: numbers of both, and the spot."""
     several = len(routing.layers) > 1
     for seed, number in enumerate(members.usable):
-        for place in range(len(routing.layers)):
-            yield seed, place, _Spot(model, place if several else None, members.seeds[number])
+        for index in range(len(routing.layers)):
+            yield seed, index, _Spot(model, index if several else None, members.seeds[number])
 
 
 def profiles(model: str, routing: Routing, members: Members) -> Iterator[Profile]:
@@ -77,10 +77,10 @@ def profiles(model: str, routing: Routing, members: Members) -> Iterator[Profile
     A module without any work has no main rule, so null. Without labels only share and tokens are
     given.
     """
-    layers = {place: (group, number) for place, group, number in routing.each_layer()}
+    layers = {index: (group, number) for index, group, number in routing.each_layer()}
     joints = {id(group): group.joint(routing.prior, routing.view) for group in routing.groups}
-    for seed, place, spot in _spots(model, routing, members):
-        group, number = layers[place]
+    for seed, index, spot in _spots(model, routing, members):
+        group, number = layers[index]
         joint = joints[id(group)][seed, number]
         yield from _of_modules(spot, joint, labelled=group.labelled)
         chosen = group.counts.selections[seed, number].sum((0, 1))
@@ -142,7 +142,7 @@ def activations(model: str, routing: Routing, members: Members) -> Iterator[Acti
 
     A layer that lacks a rule has no such matrix.
     """
-    layers = {place: (group, number) for place, group, number in routing.each_layer()}
+    layers = {index: (group, number) for index, group, number in routing.each_layer()}
     matrices = {
         id(group): (
             group.counts.conditional(view=routing.view),
@@ -151,8 +151,8 @@ def activations(model: str, routing: Routing, members: Members) -> Iterator[Acti
         for group in routing.groups
     }
     chosen = {id(group): _chosen(group) for group in routing.groups}
-    for seed, place, spot in _spots(model, routing, members):
-        group, number = layers[place]
+    for seed, index, spot in _spots(model, routing, members):
+        group, number = layers[index]
         if not group.labelled:
             continue
         matrix, prior = (part[seed, number] for part in matrices[id(group)])
@@ -175,10 +175,10 @@ def _chosen(group: LayerStack) -> Tensor | None:
 
 def coactivations(model: str, routing: Routing, members: Members) -> Iterator[Coactivation]:
     """Return which modules are chosen together, for layers that choose several and say which."""
-    layers = {place: (group, number) for place, group, number in routing.each_layer()}
+    layers = {index: (group, number) for index, group, number in routing.each_layer()}
     shares = {id(group): coactivation(group.counts) for group in routing.groups}
-    for seed, place, spot in _spots(model, routing, members):
-        group, number = layers[place]
+    for seed, index, spot in _spots(model, routing, members):
+        group, number = layers[index]
         share = shares[id(group)][seed, number]
         table = share - torch.diag(share.diagonal())
         if not bool(torch.isfinite(table).all()) or not bool((table > 0).any()):

@@ -198,11 +198,11 @@ MADE_OF: dict[Any, Callable[[tuple[Any, ...]], Reader]] = {
 """What makes readers of types that are made of others."""
 
 
-def _named(entry: Any) -> str:
+def _named(item: Any) -> str:
     """Say which score an entry is of, where it says so itself."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("metric"), str):
+    if not isinstance(item, dict) or not isinstance(item.get("metric"), str):
         return ""
-    return f" ({reprlib.repr(entry['metric'])} of {reprlib.repr(entry.get('model'))})"
+    return f" ({reprlib.repr(item['metric'])} of {reprlib.repr(item.get('model'))})"
 
 
 def _object_reader(kind: Any) -> Reader:

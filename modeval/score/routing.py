@@ -105,5 +105,5 @@ class Routing:
             for group in self.groups
             for number, layer in enumerate(group.layers)
         }
-        for place, layer in enumerate(self.layers):
-            yield place, *where[layer]
+        for index, layer in enumerate(self.layers):
+            yield index, *where[layer]

@@ -336,7 +336,7 @@ class Scorecard:
         names = {model.id: _free(model.id, taken) for model in other.models}
 
         def renamed(entries: tuple[Any, ...]) -> tuple[Any, ...]:
-            return tuple(replace(entry, model=names[entry.model]) for entry in entries)
+            return tuple(replace(item, model=names[item.model]) for item in entries)
 
         return replace(
             self,
@@ -426,7 +426,7 @@ class Scorecard:
         kept = {model.id for model in models}
 
         def of_kept(entries: tuple[Any, ...]) -> tuple[Any, ...]:
-            return tuple(entry for entry in entries if entry.model in kept)
+            return tuple(item for item in entries if item.model in kept)
 
         return replace(
             self,
@@ -477,9 +477,9 @@ def to_dict_form(card: Scorecard) -> dict[str, Any]:
     """Return the JSON form: seeds as ``{"task": 0, "model": 0}``."""
     form = asdict(card)
     parts = ("scores", "findings", "profiles", "activations", "coactivations")
-    for entry in (*chain.from_iterable(form[part] for part in parts), *_members(form["models"])):
-        if entry["seed"] is not None:
-            entry["seed"] = dict(zip(("task", "model"), entry["seed"], strict=True))
+    for item in (*chain.from_iterable(form[part] for part in parts), *_members(form["models"])):
+        if item["seed"] is not None:
+            item["seed"] = dict(zip(("task", "model"), item["seed"], strict=True))
     return form
 
 

@@ -113,12 +113,12 @@ def _vocabulary(routing: Routing, words: Mapping[int, Words]) -> tuple[bool | No
 
 def _token_entries(model: str, routing: Routing, scores: Sequence[TokenScore]) -> Iterator[Score]:
     """Return the entries of metrics of tokens: over layers, and layer by layer."""
-    places = {layer: place for place, layer in enumerate(routing.layers)}
+    places = {layer: index for index, layer in enumerate(routing.layers)}
     for name in dict.fromkeys(score.metric for score in scores):
         own = {places[score.layer]: score for score in scores if score.metric == name}
         value = torch.full((1, len(places)), torch.nan, dtype=torch.float64)
-        for place, score in own.items():
-            value[0, place] = score.value
+        for index, score in own.items():
+            value[0, index] = score.value
         base = Score(model=model, metric=name, better=better_of(name))
         for entry in entries(base, Measured(value), Members()):
             single = own.get(entry.layer or 0) if entry.over != "mean" else None

@@ -259,9 +259,9 @@ def _choices(model: ModelSpec) -> tuple[Any, ...]:
 def _named(choice: Gating | Computation) -> str:
     """Return a choice and its settings, each only where it is not the default."""
     settings = [
-        f"{entry.name} {getattr(choice, entry.name):g}"
-        for entry in fields(choice)
-        if entry.name != "kind" and getattr(choice, entry.name) != default_of(entry)
+        f"{field.name} {getattr(choice, field.name):g}"
+        for field in fields(choice)
+        if field.name != "kind" and getattr(choice, field.name) != default_of(field)
     ]
     if choice == type(choice)() and choice.kind in ("soft", "full"):
         return ""

@@ -26,7 +26,7 @@ def to_dict(spec: Settings) -> dict[str, Any]:
 def from_dict(kind: type[Spec], values: Mapping[str, Any], *, where: str = "") -> Spec:
     """Build a spec from plain values; unknown names and wrong types are refused by name."""
     hints = typing.get_type_hints(kind)
-    known = {entry.name for entry in fields(kind)}
+    known = {field.name for field in fields(kind)}
     arguments: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
@@ -71,10 +71,10 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
 
 def _coerce_list(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     check(isinstance(value, (list, tuple)), f"{where} must be a list, not {value!r}.")
-    entry = arguments[0]
+    element = arguments[0]
     if len(arguments) == 2 and arguments[1] is not Ellipsis:  # noqa: PLR2004
         check(len(value) == len(arguments), f"{where} takes {len(arguments)} numbers.")
-    return tuple(_coerce(entry, item, where) for item in value)
+    return tuple(_coerce(element, item, where) for item in value)
 
 
 def _coerce_plain(hint: type, value: Any, where: str) -> Any:
@@ -105,7 +105,7 @@ def _kind_of(choices: Mapping[str, type], table: Mapping[str, Any], where: str) 
     readers = [
         kind
         for kind, member in choices.items()
-        if table.keys() <= {entry.name for entry in fields(typing.cast("Any", member))}
+        if table.keys() <= {field.name for field in fields(typing.cast("Any", member))}
     ]
     usual = next(iter(choices))
     if readers and usual not in readers:
@@ -145,13 +145,13 @@ def sparse(spec: Settings, default: Settings | None = None) -> dict[str, Any]:
     {'rules': 8}
     """
     found: dict[str, Any] = {}
-    for entry in fields(typing.cast("Any", spec)):
-        value = getattr(spec, entry.name)
-        usual = default_of(entry) if default is None else getattr(default, entry.name)
+    for field in fields(typing.cast("Any", spec)):
+        value = getattr(spec, field.name)
+        usual = default_of(field) if default is None else getattr(default, field.name)
         if value == usual:
             continue
         same_kind = dataclasses.is_dataclass(value) and type(value) is type(usual)
-        found[entry.name] = sparse(value, usual) if same_kind else _sparse_value(value)
+        found[field.name] = sparse(value, usual) if same_kind else _sparse_value(value)
     return found
 
 

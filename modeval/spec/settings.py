@@ -52,11 +52,11 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
-def default_of(entry: Field[Any]) -> Any:
+def default_of(attribute: Field[Any]) -> Any:
     """Return the default of a field, or ``MISSING``."""
-    if entry.default_factory is not dataclasses.MISSING:
-        return entry.default_factory()
-    return entry.default
+    if attribute.default_factory is not dataclasses.MISSING:
+        return attribute.default_factory()
+    return attribute.default
 
 
 @functools.cache
@@ -95,17 +95,17 @@ def refuse_unread(spec: Settings, **context: str) -> None:
     Raises:
         SpecError: names the setting, what reads it, and what to type instead.
     """
-    for entry in fields(typing.cast("Any", spec)):
-        value = getattr(spec, entry.name)
-        if value == default_of(entry):
+    for attribute in fields(typing.cast("Any", spec)):
+        value = getattr(spec, attribute.name)
+        if value == default_of(attribute):
             continue
-        for name, readers in _read_by(entry).items():
+        for name, readers in _read_by(attribute).items():
             chosen = context.get(name, getattr(spec, name, None))
             if chosen is not None and chosen not in readers:
                 raise SpecError(
-                    f"{entry.name} = {_shown(value)}: {name} {chosen} does not read it, "
+                    f"{attribute.name} = {_shown(value)}: {name} {chosen} does not read it, "
                     f"{_listed(readers)} {'does' if len(readers) == 1 else 'do'}. Drop "
-                    f"{flag_of(entry.name)}, or use {flag_of(name)} {_listed(readers, 'or')}."
+                    f"{flag_of(attribute.name)}, or use {flag_of(name)} {_listed(readers, 'or')}."
                 )
 
 
@@ -122,7 +122,7 @@ def without_unread(kind: type, values: Mapping[str, Any], **context: Any) -> dic
         context |= _chosen(typing.cast("type", table), values.get(name, {}))
     context |= _chosen(kind, values)
     kept: dict[str, Any] = {}
-    conditions = {entry.name: _read_by(entry) for entry in fields(kind)}
+    conditions = {attribute.name: _read_by(attribute) for attribute in fields(kind)}
     for name, value in values.items():
         if any(context.get(key) not in (None, *of) for key, of in conditions.get(name, {}).items()):
             continue
@@ -140,8 +140,8 @@ def flag_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _read_by(entry: Field[Any]) -> Mapping[str, tuple[str, ...]]:
-    read_by: Mapping[str, tuple[str, ...]] = entry.metadata.get("read_by", {})
+def _read_by(attribute: Field[Any]) -> Mapping[str, tuple[str, ...]]:
+    read_by: Mapping[str, tuple[str, ...]] = attribute.metadata.get("read_by", {})
     return read_by
 
 
@@ -149,7 +149,10 @@ def _chosen(kind: type, values: Any) -> dict[str, Any]:
     """Return the texts that values and defaults say."""
     if not isinstance(values, Mapping):
         return {}
-    found = {entry.name: values.get(entry.name, default_of(entry)) for entry in fields(kind)}
+    found = {
+        attribute.name: values.get(attribute.name, default_of(attribute))
+        for attribute in fields(kind)
+    }
     return {name: value for name, value in found.items() if isinstance(value, str)}
 
 

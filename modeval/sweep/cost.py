@@ -97,8 +97,8 @@ def _spread(members: list[RunSpec], count: int) -> list[RunSpec]:
     if count == 1 or len(members) == 1:
         return members[-1:]
     last = len(members) - 1
-    places = sorted({round(place * last / (count - 1)) for place in range(count)})
-    return [members[place] for place in places]
+    places = sorted({round(index * last / (count - 1)) for index in range(count)})
+    return [members[index] for index in places]
 
 
 def _line(points: list[tuple[float, float]], x: float) -> float:

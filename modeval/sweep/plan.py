@@ -140,7 +140,7 @@ def read_sweep(folder: Path) -> Sweep:
                 f"{path} has format {form['format']!r}; this modeval reads format {FORMAT}. Use "
                 "the modeval that wrote it."
             )
-        cohorts = tuple(_cohort(entry, str(path)) for entry in form["cohorts"])
+        cohorts = tuple(_cohort(item, str(path)) for item in form["cohorts"])
         return Sweep(folder=folder, name=form["name"], grid=form["grid"], cohorts=cohorts)
     except FileNotFoundError:
         raise RunError(
@@ -154,12 +154,12 @@ def read_sweep(folder: Path) -> Sweep:
         ) from None
 
 
-def _cohort(entry: Mapping[str, Any], where: str) -> Cohort:
-    seconds = entry["seconds"]
+def _cohort(item: Mapping[str, Any], where: str) -> Cohort:
+    seconds = item["seconds"]
     return Cohort(
-        number=int(entry["number"]),
-        name=_plain_name(str(entry["name"])),
-        spec=read_spec(entry["spec"], where=f"{where}: "),
+        number=int(item["number"]),
+        name=_plain_name(str(item["name"])),
+        spec=read_spec(item["spec"], where=f"{where}: "),
         seconds=None if seconds is None else float(seconds),
     )
 

@@ -130,9 +130,9 @@ def merge_counts(paths: Sequence[Path], out: Path) -> TraceHeader:
                 header = header.warned(_copied(path, twin))
     rules = max(len(header.labels), 1)
     merged: list[LayerGroup] = []
-    for place, first in enumerate(loaded[0][2]):
+    for index, first in enumerate(loaded[0][2]):
         parts = [
-            _with_rules(groups[place], [header.labels.index(label) for label in own.labels], rules)
+            _with_rules(groups[index], [header.labels.index(label) for label in own.labels], rules)
             for _, own, groups in loaded
         ]
         if len({part.counts.mass.shape for part in parts}) > 1:  # other numbers of blocks

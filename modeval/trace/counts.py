@@ -192,17 +192,17 @@ def _group(
     file: Path,
 ) -> LayerGroup:
     parts: dict[str, Any] = {}
-    for entry in fields(RoutingCounts):
-        name = f"{number}.{entry.name}"
+    for field in fields(RoutingCounts):
+        name = f"{number}.{field.name}"
         part = tensors.get(name)
         kind = None if part is None else (part.dtype, part.ndim, len(part) if part.ndim else 0)
-        if part is None or kind != (torch.float64, AXES[entry.name], len(layers)):
+        if part is None or kind != (torch.float64, AXES[field.name], len(layers)):
             found = "missing" if part is None else f"{part.dtype} of shape {tuple(part.shape)}"
             raise TraceError(
                 f"{file}: tensor {name} is {found}: expected torch.float64 with "
-                f"{AXES[entry.name]} axes, the first of {len(layers)} layers."
+                f"{AXES[field.name]} axes, the first of {len(layers)} layers."
             )
-        parts[entry.name] = part
+        parts[field.name] = part
     shape = tuple(parts["mass"].shape[2:])
     wanted = (max(len(header.labels), 1), header.modules[layers[0]])
     if shape != wanted:

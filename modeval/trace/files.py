@@ -397,8 +397,8 @@ def _describe(schema: Any) -> str:
 def _check_complete(marker: Path, parts: tuple[Part, ...]) -> None:
     try:
         listed = json.loads(marker.read_text(encoding="utf-8"))["parts"]
-        expected = {str(entry["name"]): int(entry["rows"]) for entry in listed}
-        footers = {str(entry["name"]): entry.get("footer") for entry in listed}
+        expected = {str(item["name"]): int(item["rows"]) for item in listed}
+        footers = {str(item["name"]): item.get("footer") for item in listed}
     except (*UNREADABLE, OSError) as error:
         raise TraceError(
             f"{marker} is damaged ({_first_line(error)}): expected the rows of each part. Remove "

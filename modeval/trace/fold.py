@@ -88,14 +88,14 @@ def fold_groups(
     code = _phase_code(phase)
     digested = ("position", "token") if header.token_ids else ("position",)
     columns_read = tuple(dict.fromkeys((*columns_to_fold(header), *digested)))
-    found, digests = _documents(opened, code)
+    plan, digests = _documents(opened, code)
     rules, weighted = max(len(header.labels), 1), "weight" in columns_read
-    cells = len(found) + rules  # the last ones are of rows whose document is unknown
+    cells = len(plan) + rules  # the last ones are of rows whose document is unknown
     check_size(header, cells)
     library = kernel.kernel(opened.rows)
     count = count_rows if library is None else functools.partial(_count_natively, library)
     read = (
-        columns | {"cell": _cells(columns, found, digests, len(header.labels))}
+        columns | {"cell": _cells(columns, plan, digests, len(header.labels))}
         for columns in _of_phase(opened, columns_read, code)
     )
     try:
@@ -103,24 +103,24 @@ def fold_groups(
     except TraceError as error:
         raise TraceError(f"{opened.path}: {error}") from None
     block = torch.zeros(cells, dtype=torch.int64)
-    own = torch.from_numpy(found.document[found.owner])
-    block[: len(found)] = document_block(own, blocks)
-    rule = torch.cat([torch.from_numpy(found.label), torch.arange(rules)])
+    own = torch.from_numpy(plan.document[plan.owner])
+    block[: len(plan)] = document_block(own, blocks)
+    rule = torch.cat([torch.from_numpy(plan.label), torch.arange(rules)])
     layers = [
         _unfold(_pooled(part, block * rules + rule, blocks * rules), blocks, rules)
         for part in parts
     ]
     groups = _group(header, layers)
-    if found.unknown or not len(found):
+    if plan.unknown or not len(plan):
         return groups
-    key = documents.keys(found, digests, len(header.layers))
+    key = documents.keys(plan, digests, len(header.layers))
     return tuple(
         replace(
             group,
             units=documents.units_of(
-                found,
+                plan,
                 key,
-                _stack_units([parts[layer] for layer in group.layers], len(found)),
+                _stack_units([parts[layer] for layer in group.layers], len(plan)),
                 rules,
             ),
         )
@@ -133,16 +133,16 @@ def _documents(trace: Trace, phase: int | None) -> tuple[documents.Plan, documen
     header = trace.header
     width = sum(header.modules)
     names = ("document", "label", "position")
-    found = documents.plan(_of_phase(trace, names, phase), len(header.labels), width)
+    plan = documents.plan(_of_phase(trace, names, phase), len(header.labels), width)
     most = max(LIMIT // width, 1)
-    empty = documents.Digests.zeros(len(found.document), by_tokens=header.token_ids)
-    if len(found) <= most:
-        return found, empty
+    empty = documents.Digests.zeros(len(plan.document), by_tokens=header.token_ids)
+    if len(plan) <= most:
+        return plan, empty
     content = "token" if header.token_ids else "chosen"
     for columns in _of_phase(trace, ("document", "position", "layer", content), phase):
-        empty.add(documents.places(found, columns["document"]), columns)
-    grouped = documents.grouped(found, empty, most)
-    return grouped, documents.Digests.zeros(len(found.document), by_tokens=header.token_ids)
+        empty.add(documents.places(plan, columns["document"]), columns)
+    grouped = documents.grouped(plan, empty, most)
+    return grouped, documents.Digests.zeros(len(plan.document), by_tokens=header.token_ids)
 
 
 def _of_phase(
@@ -207,7 +207,7 @@ def _phase_code(phase: str | None) -> int | None:
 
 def _cells(
     columns: dict[str, NDArray[Any]],
-    found: documents.Plan,
+    plan: documents.Plan,
     digests: documents.Digests,
     labels: int,
 ) -> NDArray[np.int64]:
@@ -218,12 +218,12 @@ def _cells(
     label, document, position = (columns[name] for name in ("label", "document", "position"))
     check_range("label", label, -1, labels)
     rule = label.astype(np.int64) if labels else np.zeros(len(label), dtype=np.int64)
-    cell = found.of_rows(document, position.astype(np.int64), rule)
-    lost = (cell == len(found)) & (rule >= 0)
-    cell[cell == len(found)] = len(found) + max(labels, 1)
-    cell[lost] = len(found) + rule[lost]
-    if len(found):
-        digests.add(documents.places(found, document, rule), columns)
+    cell = plan.of_rows(document, position.astype(np.int64), rule)
+    lost = (cell == len(plan)) & (rule >= 0)
+    cell[cell == len(plan)] = len(plan) + max(labels, 1)
+    cell[lost] = len(plan) + rule[lost]
+    if len(plan):
+        digests.add(documents.places(plan, document, rule), columns)
     return cell
 
 

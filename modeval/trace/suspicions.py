@@ -263,7 +263,7 @@ def _room(layers: Mapping[str, LayerRows]) -> float:
     bits = 0.0
     for layer in layers.values():
         modules, choices = len(layer.counts), 0 if layer.last is None else len(layer.last)
-        bits += sum(np.log2(modules - place) for place in range(min(choices, modules)))
+        bits += sum(np.log2(modules - index) for index in range(min(choices, modules)))
     return float(bits)
 
 

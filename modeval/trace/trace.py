@@ -148,7 +148,7 @@ class TraceHeader:
     def columns(self) -> tuple[str, ...]:
         """Return the names of the columns that are present, in order."""
         present = {"token": self.token_ids, "weight": self.weighted, "logits": self.logits > 0}
-        return tuple(entry.name for entry in fields(TraceChunk) if present.get(entry.name, True))
+        return tuple(field.name for field in fields(TraceChunk) if present.get(field.name, True))
 
     def noted(self, *notes: str) -> "TraceHeader":
         """Return the header with more notes, each kept once."""
@@ -205,7 +205,7 @@ class TraceChunk:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the columns that are present, by name."""
-        present = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        present = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: column for name, column in present.items() if column is not None}
 
 
@@ -438,7 +438,7 @@ def header_from_json(text: str, where: str) -> TraceHeader:
             "modeval that wrote it, or record again."
         )
     entries.setdefault("warnings", [])  # which earlier versions did not have
-    names = {entry.name for entry in fields(TraceHeader)}
+    names = {field.name for field in fields(TraceHeader)}
     if set(entries) != names:
         strange = ", ".join(sorted(set(entries) ^ names))
         raise TraceError(f"{where} has missing or unknown fields: {strange}.")

@@ -148,7 +148,7 @@ def join(folder: Path) -> RunRecord:
     marks = tuple(int(mark) if mark >= 0 else None for mark in state["memory.diverged"])
     joined = replace(joined, diverged=marks, step=int(state["memory.step"]))
     files.write_record(folder, joined)
-    files.write_text(folder / files.LOG, "".join(json.dumps(entry) + "\n" for entry in log))
+    files.write_text(folder / files.LOG, "".join(json.dumps(item) + "\n" for item in log))
     files.write_checkpoint(folder, joined, state)
     files.write_text(folder / files.SPEC, to_toml(target))
     done = replace(joined, status="complete")
@@ -182,19 +182,19 @@ def _merged(
     one: list[dict[str, Any]], two: list[dict[str, Any]], order: list[int], seeds: int
 ) -> list[dict[str, Any]]:
     """Join the lines of two logs; what one of them did not measure at a step is null."""
-    lines = {entry["step"]: [entry, None] for entry in one}
-    for entry in two:
-        lines.setdefault(entry["step"], [None, None])[1] = entry
+    lines = {item["step"]: [item, None] for item in one}
+    for item in two:
+        lines.setdefault(item["step"], [None, None])[1] = item
     sizes = (seeds, len(order) - seeds)
     merged = []
     for _, pair in sorted(lines.items()):
-        known = next(entry for entry in pair if entry is not None)
+        known = next(item for item in pair if item is not None)
         merged.append(dict(known))
         for name, value in known.items():
             if isinstance(value, list):
                 parts = [
-                    [None] * size if entry is None else entry[name]
-                    for entry, size in zip(pair, sizes, strict=True)
+                    [None] * size if item is None else item[name]
+                    for item, size in zip(pair, sizes, strict=True)
                 ]
                 both = [*parts[0], *parts[1]]
                 merged[-1][name] = [both[index] for index in order]

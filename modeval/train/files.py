@@ -326,9 +326,9 @@ def start_folder(folder: Path, spec: RunSpec) -> None:
     write_text(folder / LOG, "")
 
 
-def append_log(folder: Path, entry: Mapping[str, Any]) -> None:
+def append_log(folder: Path, item: Mapping[str, Any]) -> None:
     """Add a line to the log."""
-    atomic.append(folder / LOG, f"{json.dumps(entry)}\n".encode(), UNWRITTEN)
+    atomic.append(folder / LOG, f"{json.dumps(item)}\n".encode(), UNWRITTEN)
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -341,17 +341,17 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     for line in content.splitlines():
         try:
-            entry = json.loads(line)
-            grows = entry["step"] > (entries[-1]["step"] if entries else -1)
+            item = json.loads(line)
+            grows = item["step"] > (entries[-1]["step"] if entries else -1)
         except (ValueError, TypeError, KeyError, RecursionError):
             break
         if not grows:
             break
-        entries.append(entry)
+        entries.append(item)
     return entries
 
 
 def rewind_log(folder: Path, step: int) -> None:
     """Drop the lines after ``step``: a resumed run writes them again."""
-    kept = [json.dumps(entry) + "\n" for entry in read_log(folder) if entry["step"] <= step]
+    kept = [json.dumps(item) + "\n" for item in read_log(folder) if item["step"] <= step]
     write_text(folder / LOG, "".join(kept))

@@ -7,7 +7,7 @@ from modeval.errors import SpecError
 from modeval.gate.files import policy_table, read_policy
 from modeval.gate.policy import (
     Policy,
-    PolicyPlace,
+    PolicyScope,
     Requirement,
     from_flags,
     from_table,
@@ -25,21 +25,21 @@ TRACE = trace_card({"collapse_worst": [0.1, 0.2]}, profiles=[PROFILE])
 @pytest.mark.parametrize(
     ("name", "place", "metric"),
     [
-        ("collapse_worst", PolicyPlace(), "collapse_worst"),
-        ("layers.worst.dead_fraction", PolicyPlace(layers="worst"), "dead_fraction"),
-        ("layers.12.load_cv", PolicyPlace(layers="12"), "load_cv"),
-        ("layers.model.layers.3.mlp.load_cv", PolicyPlace(layers="model.layers.3.mlp"), "load_cv"),
-        ("rules.law.share", PolicyPlace(axis="rule", entry="law"), "share"),
-        ("rules.c4.en.share", PolicyPlace(axis="rule", entry="c4.en"), "share"),
+        ("collapse_worst", PolicyScope(), "collapse_worst"),
+        ("layers.worst.dead_fraction", PolicyScope(layers="worst"), "dead_fraction"),
+        ("layers.12.load_cv", PolicyScope(layers="12"), "load_cv"),
+        ("layers.model.layers.3.mlp.load_cv", PolicyScope(layers="model.layers.3.mlp"), "load_cv"),
+        ("rules.law.share", PolicyScope(axis="rule", entry="law"), "share"),
+        ("rules.c4.en.share", PolicyScope(axis="rule", entry="c4.en"), "share"),
         (
             "layers.3.modules.17.module_share",
-            PolicyPlace(layers="3", axis="module", entry="17"),
+            PolicyScope(layers="3", axis="module", entry="17"),
             "module_share",
         ),
-        ("seeds.worst.collapse_avg", PolicyPlace(seeds="worst"), "collapse_avg"),
+        ("seeds.worst.collapse_avg", PolicyScope(seeds="worst"), "collapse_avg"),
         (
             "seeds.each.layers.mean.rules.worst.x",
-            PolicyPlace(seeds="each", layers="mean", axis="rule", entry="worst"),
+            PolicyScope(seeds="each", layers="mean", axis="rule", entry="worst"),
             "x",
         ),
     ],

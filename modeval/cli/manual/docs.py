@@ -119,8 +119,8 @@ def render(chapters: list[Part]) -> str:
     for number, part in enumerate(chapters):
         contents.append(f"<h2>{html.escape(part.title)}</h2><ul>")
         body.append(f"<h1>{html.escape(part.title)}</h1>")
-        for place, (title, text) in enumerate(part.entries):
-            anchor = f"p{number}-{place}"
+        for index, (title, text) in enumerate(part.entries):
+            anchor = f"p{number}-{index}"
             name = html.escape(title)
             contents.append(f'<li><a href="#{anchor}">{name}</a></li>')
             body.append(f'<section id="{anchor}"><h2>{name}</h2>{markdown.render(text)}</section>')

@@ -62,7 +62,7 @@ def _section(lines: list[str]) -> str:
             entries[-1] += f" {text.strip()}"
         else:
             entries.append(text)
-    matched = [ENTRY.fullmatch(entry) for entry in entries]
+    matched = [ENTRY.fullmatch(name) for name in entries]
     if not all(matched):
         return _plain(" ".join(entries))
     return "\n".join(f"- `{match[1]}`: {_plain(match[2])}" for match in matched if match)

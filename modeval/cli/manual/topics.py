@@ -66,7 +66,9 @@ def _formats() -> str:
     """Return the table of import formats."""
     from modeval.trace.importers.formats import FORMATS
 
-    rows = "\n".join(f"| `{entry.name}` | {entry.about} |" for entry in FORMATS.values())
+    rows = "\n".join(
+        f"| `{file_format.name}` | {file_format.about} |" for file_format in FORMATS.values()
+    )
     return (
         "# Formats that modeval import reads\n\n"
         "The format is told by the beginning of a file; `--from NAME` names it where that is not "

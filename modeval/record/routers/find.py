@@ -47,7 +47,7 @@ Patterns = str | Sequence[str] | Mapping[str, UserReader]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundRouters:
     """Routers of a model, in the order of its modules, and what has none.
 
     Attributes:
@@ -64,7 +64,7 @@ class Found:
 
 def find_routers(
     model: nn.Module, patterns: Patterns | None = None, *, modules: int | None = None
-) -> Found:
+) -> FoundRouters:
     """Return the routers of a model, and the modules with experts for which none was found.
 
     Args:
@@ -84,7 +84,7 @@ def find_routers(
     """
     named = dict(named_modules(model))
     if patterns is not None:
-        return Found(tuple(_by_pattern(named, patterns, modules)), ())
+        return FoundRouters(tuple(_by_pattern(named, patterns, modules)), ())
     routers = _by_class(named)
     routers += _by_registry(named, routers)
     routers += _beside_experts(named, routers)
@@ -95,7 +95,7 @@ def find_routers(
             "Name what you want to record with routers=: its classifier, or the model's routers."
         )
     routers += adapters
-    order = {id(module): place for place, module in enumerate(named.values())}
+    order = {id(module): index for index, module in enumerate(named.values())}
     routers.sort(key=lambda router: order[id(router.module)])
     if not routers:
         raise TraceError(
@@ -104,7 +104,7 @@ def find_routers(
             "function that takes the chosen modules from a router's output. "
             f"{_likely(named)}"
         )
-    return Found(tuple(routers), _without_router(named, routers))
+    return FoundRouters(tuple(routers), _without_router(named, routers))
 
 
 def clean_name(name: str) -> str:
@@ -148,21 +148,21 @@ def _parent(named: Mapping[str, nn.Module], name: str) -> nn.Module:
 def _by_class(named: Mapping[str, nn.Module]) -> list[Router]:
     routers: list[Router] = []
     for name, module in named.items():
-        entry = _entry(module)
-        if entry is None or entry.read is None or _within(name, routers):
+        reader = _entry(module)
+        if reader is None or reader.read is None or _within(name, routers):
             continue
         parent, core = _parent(named, name), core_of(module)
-        choices = entry.choices or _find_choices(core, parent)
+        choices = reader.choices or _find_choices(core, parent)
         routers.append(
             Router(
                 name=name,
                 module=module,
                 parent=parent,
-                modules=_find_modules(core, parent, entry.modules) or _rows(core),
+                modules=_find_modules(core, parent, reader.modules) or _rows(core),
                 choices=choices,
-                read=entry.read,
-                capacity=entry.capacity,
-                doubt=entry.doubt,
+                read=reader.read,
+                capacity=reader.capacity,
+                doubt=reader.doubt,
                 split=_split(named, name),
             )
         )
@@ -310,16 +310,16 @@ def _by_pattern(
             if name in seen:
                 continue
             seen.add(name)
-            entry = _entry(named[name])
+            reader = _entry(named[name])
             router = _generic(named, name, named[name], "pattern", modules)
             if isinstance(patterns, Mapping):
                 yield replace(router, read=by_user(patterns[pattern]), row="either")
-            elif entry is not None and entry.read is not None:
+            elif reader is not None and reader.read is not None:
                 yield _refuse_unknown(
                     replace(
                         router,
-                        read=entry.read,
-                        choices=entry.choices or router.choices,
+                        read=reader.read,
+                        choices=reader.choices or router.choices,
                         modules=router.modules or _rows(core_of(named[name])),
                     )
                 )

@@ -48,7 +48,7 @@ def budget(entries: Sequence[ModelView], style: Style) -> "Figure":
             "The scorecards hold nothing that an entropy budget could be made of: it needs two "
             "modules or more."
         )
-    layered = {entry.name for entry in entries if entry.layered}
+    layered = {view.name for view in entries if view.layered}
     longest = max(len(rows) for _, rows in stacks)
     bar = 0.17 if longest <= FEW_BARS else 0.075
     figure, grid = panels(len(stacks), 1, style, 0.5 + bar * longest)
@@ -67,14 +67,14 @@ def budget(entries: Sequence[ModelView], style: Style) -> "Figure":
 def _stacks(group: TaskGroup, title: str) -> Iterator[tuple[str, list[routing_views.Budget]]]:
     """Yield title and rows of each panel: models with one layer together, others on their own."""
     single = [
-        row for entry in group.entries if not entry.layered for row in routing_views.budgets(entry)
+        row for view in group.entries if not view.layered for row in routing_views.budgets(view)
     ]
     if single:
         yield title, single
-    for entry in group.entries:
-        rows = routing_views.budgets(entry) if entry.layered else []
+    for view in group.entries:
+        rows = routing_views.budgets(view) if view.layered else []
         if rows:
-            yield entry.name, rows
+            yield view.name, rows
 
 
 def _stack(panel: "Axes", rows: Sequence[routing_views.Budget], handles: dict[str, Any]) -> None:

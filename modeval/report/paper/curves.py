@@ -39,15 +39,15 @@ class Curves:
     values: NDArray[np.float64]
 
 
-def draw(found: Sequence[Curves], style: Style) -> "Figure":
+def draw(curves: Sequence[Curves], style: Style) -> "Figure":
     """Draw a panel for each task."""
-    tasks = list(dict.fromkeys(each.task for each in found))
-    names = list(dict.fromkeys(each.name for each in found))
+    tasks = list(dict.fromkeys(each.task for each in curves))
+    names = list(dict.fromkeys(each.name for each in curves))
     figure, panels, spare = grid(len(tasks), style, 1.9, sharey=True)
     handles: dict[str, Any] = {}
-    positive = all(bool((each.values[np.isfinite(each.values)] > 0).all()) for each in found)
+    positive = all(bool((each.values[np.isfinite(each.values)] > 0).all()) for each in curves)
     for panel, task in zip(panels, tasks, strict=True):
-        for each in found:
+        for each in curves:
             if each.task == task:
                 _curve(panel, each, names.index(each.name), handles)
         if len(tasks) > 1:
@@ -63,8 +63,8 @@ def draw(found: Sequence[Curves], style: Style) -> "Figure":
     return figure
 
 
-def _curve(panel: "Axes", curves: Curves, place: int, handles: dict[str, Any]) -> None:
-    look = line_style(place)
+def _curve(panel: "Axes", curves: Curves, index: int, handles: dict[str, Any]) -> None:
+    look = line_style(index)
     marker = look["marker"] if curves.steps.size < 12 else None  # noqa: PLR2004 - more would touch
     if len(curves.values) > 1:
         thin = panel.plot(curves.steps, curves.values.T, color=look["color"], alpha=0.3, lw=0.6)

@@ -52,9 +52,9 @@ class Titled:
 def draw(entries: Sequence[ModelView], style: Style) -> "Figure":
     """Draw the maps of models or of telling layers, those of one task in a row."""
     groups = scorecard_views.groups(entries)
-    deep = sum(entry.layered for entry in entries)
+    deep = sum(view.layered for view in entries)
     rows = [
-        (title, [each for entry in group.entries for each in _maps_of(entry, style, deep)])
+        (title, [each for view in group.entries for each in _maps_of(view, style, deep)])
         for group, title in zip(groups, told_apart(groups), strict=True)
     ]
     rows = [(title, found) for title, found in rows if found]
@@ -166,34 +166,34 @@ def _bar(
     bar.set_label(words if height > LETTER * len(words) + 0.4 else "share", fontsize=6)
 
 
-def _maps_of(entry: ModelView, style: Style, deep: int) -> list[Titled]:
+def _maps_of(view: ModelView, style: Style, deep: int) -> list[Titled]:
     """Return the maps of a model that are to be drawn, one of so many with layers."""
-    record = entry.record
+    record = view.record
     if record.modules == 1:
         return []
     layers: list[tuple[str, int | None]] = [("", None)]
-    if entry.layered:
+    if view.layered:
         if style.layer is not None and style.layer >= len(record.layers):
             raise ScorecardError(
-                f"--layer {style.layer}: {entry.name} has layers 0 to {len(record.layers) - 1}."
+                f"--layer {style.layer}: {view.name} has layers 0 to {len(record.layers) - 1}."
             )
-        told, metric = scorecard_views.telling_layers(entry)
+        told, metric = scorecard_views.telling_layers(view)
         layers = [(f" ({word})" if metric else "", layer) for word, layer in told]
         if style.layer is not None:
             layers = [("", style.layer)]
     short, _ = scorecard_views.layer_names(record.layers)
-    ahead = f"{entry.name}, " if deep > 1 else ""
+    ahead = f"{view.name}, " if deep > 1 else ""
     made = []
     for word, layer in layers:
-        matrices = routing_views.activations(entry, layer)
+        matrices = routing_views.activations(view, layer)
         if matrices and len(matrices[0].matrix) > 1:  # one row is load
-            found = routing_views.mean_map(matrices)
-            count = found.matrix.shape[0]
+            shares = routing_views.mean_map(matrices)
+            count = shares.matrix.shape[0]
             rules = record.rules if len(record.rules) == count else map(str, range(count))
             made.append(
                 Titled(
-                    title=entry.name if layer is None else f"{ahead}layer {short[layer]}{word}",
-                    found=found,
+                    title=view.name if layer is None else f"{ahead}layer {short[layer]}{word}",
+                    found=shares,
                     rules=tuple(rules),
                     module=vocabulary(record).module,
                 )

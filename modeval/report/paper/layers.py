@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def layers(entries: Sequence[ModelView], style: Style) -> "Figure":
     """Draw a panel for each score, a line for each model."""
-    deep = [entry for entry in entries if entry.layered]
+    deep = [view for view in entries if view.layered]
     if not deep:
         raise ScorecardError(
             "None of the models has several routed layers. Use modeval plot ranking, or score a "
@@ -29,9 +29,9 @@ def layers(entries: Sequence[ModelView], style: Style) -> "Figure":
     every = list(grid.flat)
     handles: dict[str, Any] = {}
     for panel, metric in zip(every, metrics, strict=True):
-        for place, entry in enumerate(deep):
-            scores = scorecard_views.by_layer(entry, metric)
-            _layer_line(panel, scores, entry.name, (place, len(deep)), handles)
+        for index, view in enumerate(deep):
+            scores = scorecard_views.by_layer(view, metric)
+            _layer_line(panel, scores, view.name, (index, len(deep)), handles)
         name_panel(panel, metric, deep)
         panel.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=3))
     short, pattern = scorecard_views.layer_names(deep[0].record.layers)

@@ -34,7 +34,7 @@ def draw(entries: Sequence[ModelView], style: Style) -> "Figure":
     metrics = chosen(entries, style, (*usual, "collapse_worst"))
     groups = scorecard_views.groups(entries)
     names = told_apart(groups)
-    order = list(dict.fromkeys(entry.name for group in groups for entry in group.entries))
+    order = list(dict.fromkeys(view.name for group in groups for view in group.entries))
     across = min(len(groups), max(1, int(style.width / (PANEL + LETTER * max(map(len, order))))))
     rows = [
         (metric, list(zip(groups, names, strict=True))[start : start + across])
@@ -60,17 +60,17 @@ def _rank(
     panel: "Axes", group: TaskGroup, metric: str, order: Sequence[str], handles: dict[str, Any]
 ) -> None:
     """Draw the models of a group, the best on top."""
-    found = [(entry, scorecard_views.overall(entry, metric)) for entry in group.entries]
-    scored = [(entry, score) for entry, score in found if score and score.value is not None]
+    found = [(view, scorecard_views.overall(view, metric)) for view in group.entries]
+    scored = [(view, score) for view, score in found if score and score.value is not None]
     if not scored:
         panel.set_axis_off()
         return
     sign = -1 if scored[0][1].better == "higher" else 1
     scored.sort(key=lambda pair: (sign * (pair[1].value or 0.0), pair[0].name))
     _chance_marks(panel, [score for _, score in scored], handles)
-    for place, (entry, score) in enumerate(scored):
-        _row(panel, entry, score, place, COLOURS[order.index(entry.name) % len(COLOURS)], handles)
-    panel.set_yticks(range(len(scored)), [entry.name for entry, _ in scored])
+    for index, (view, score) in enumerate(scored):
+        _row(panel, view, score, index, COLOURS[order.index(view.name) % len(COLOURS)], handles)
+    panel.set_yticks(range(len(scored)), [view.name for view, _ in scored])
     panel.set_ylim(len(scored) - 0.4, -0.6)
     panel.tick_params(axis="y", length=0)
     _few_ticks(panel)
@@ -83,32 +83,32 @@ def _few_ticks(panel: "Axes") -> None:
 
 
 def _row(  # noqa: PLR0917 - where and what is drawn
-    panel: "Axes", entry: ModelView, score: Score, place: int, colour: str, handles: dict[str, Any]
+    panel: "Axes", view: ModelView, score: Score, index: int, colour: str, handles: dict[str, Any]
 ) -> None:
-    values = [value for _, value in scorecard_views.dots(entry, score.metric)]
-    what = "layer" if entry.layered else "seed"
+    values = [value for _, value in scorecard_views.dots(view, score.metric)]
+    what = "layer" if view.layered else "seed"
     if len(values) > 1:
-        where = [place] * len(values)
+        where = [index] * len(values)
         panel.plot(values, where, "o", color=colour, alpha=0.6, ms=3, mew=0)
         handles[f"one {what}"] = panel.plot([], [], "o", color="#777777", alpha=0.6, ms=3, mew=0)[0]
     if score.low is not None and score.high is not None:
-        line = panel.hlines(place, score.low, score.high, color="k", lw=1.1)
+        line = panel.hlines(index, score.low, score.high, color="k", lw=1.1)
         over = f" over {score.seeds} seeds" if score.seeds > 1 else ""
         handles[f"95 % interval{over}"] = line
-    mean = panel.plot([score.value or math.nan], [place], "|", color="k", ms=7, mew=1.4)
+    mean = panel.plot([score.value or math.nan], [index], "|", color="k", ms=7, mew=1.4)
     handles["mean"] = mean[0]
 
 
 def _chance_marks(panel: "Axes", scores: Sequence[Score], handles: dict[str, Any]) -> None:
     for name, field, dashes in CHANCE_LINES:
-        for place, score in enumerate(scores):
+        for index, score in enumerate(scores):
             level = getattr(score, field)
             if level is not None:
                 handles[name] = panel.vlines(
-                    level, place - 0.35, place + 0.35, color="#444444", lw=1, linestyles=dashes
+                    level, index - 0.35, index + 0.35, color="#444444", lw=1, linestyles=dashes
                 )
-    for place, score in enumerate(scores):
+    for index, score in enumerate(scores):
         if score.null_low is not None and score.null_high is not None:
             handles["permuted labels (middle 95 %)"] = panel.fill_betweenx(
-                [place - 0.3, place + 0.3], score.null_low, score.null_high, color="#CCCCCC", lw=0
+                [index - 0.3, index + 0.3], score.null_low, score.null_high, color="#CCCCCC", lw=0
             )

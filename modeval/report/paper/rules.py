@@ -48,13 +48,13 @@ def specialisation(entries: Sequence[ModelView], style: Style) -> "Figure":
 def _against_rules(
     entries: Sequence[ModelView], style: Style, usual: Sequence[str], kind: str
 ) -> "Figure":
-    trained = [entry for entry in entries if not is_trace(entry.record)]
+    trained = [view for view in entries if not is_trace(view.record)]
     if not trained:
         raise ScorecardError(
             f"{kind} is drawn against the number of rules, of trained cohorts; these scorecards "
             "are of recorded traces. Use: modeval plot layers"
         )
-    counts = {int(entry.record.data["rules"]) for entry in trained}
+    counts = {int(view.record.data["rules"]) for view in trained}
     if len(counts) < 2:  # noqa: PLR2004 - one number is no axis
         raise ScorecardError(
             f"{kind} is drawn against the number of rules, and these scorecards have one "
@@ -67,7 +67,7 @@ def _against_rules(
     across = min(len(metrics), columns(style))
     handles: dict[str, Any] = {}
     bands: dict[str, Any] = {}
-    names = sorted({entry.name for entry in trained})
+    names = sorted({view.name for view in trained})
     for panel, metric in zip(panels, metrics, strict=True):
         lines = scorecard_views.against_rules(trained, metric)
         for name, line in lines.items():
@@ -87,12 +87,12 @@ def _rule_line(
     panel: "Axes",
     name: str,
     line: Sequence[tuple[int, Score]],
-    place: int,
+    index: int,
     keys: tuple[dict[str, Any], dict[str, Any]],
 ) -> None:
     handles, bands = keys
     rules = [count for count, _ in line]
-    look = line_style(place)
+    look = line_style(index)
     handles[name] = panel.plot(rules, [score.value or 0.0 for _, score in line], **look)[0]
     banded = [(count, s.low, s.high) for count, s in line if s.low is not None]
     if banded:

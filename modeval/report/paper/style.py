@@ -173,8 +173,8 @@ def legend(
     if spare is not None:
         spare.legend(list(handles.values()), list(handles), loc="center", **looks)
         return
-    entry = 0.5 + 0.055 * max(map(len, handles))  # inches of a handle and its words
-    rows = math.ceil(len(handles) / max(1, int(style.width / entry)))
+    value = 0.5 + 0.055 * max(map(len, handles))  # inches of a handle and its words
+    rows = math.ceil(len(handles) / max(1, int(style.width / value)))
     figure.set_figheight(figure.get_figheight() + 0.1 + 0.16 * rows)
     figure.legend(
         list(handles.values()),
@@ -196,7 +196,7 @@ def name_panel(
         entries: models, to know the direction.
         width: of the panel in inches, to break the line.
     """
-    scores = [scorecard_views.overall(entry, metric) for entry in entries]
+    scores = [scorecard_views.overall(view, metric) for view in entries]
     better = next((score.better for score in scores if score), None)
     arrow = {"lower": "\N{NO-BREAK SPACE}↓", "higher": "\N{NO-BREAK SPACE}↑", None: ""}[better]
     panel.set_title(wrapped(f"{metric_title(metric)}{arrow}", width), loc="left")
@@ -252,11 +252,11 @@ def chosen(entries: Sequence[ModelView], style: Style, usual: Sequence[str]) -> 
     return found
 
 
-def line_style(place: int) -> dict[str, Any]:
+def line_style(index: int) -> dict[str, Any]:
     """Return the look of the line of one model."""
     return {
-        "color": COLOURS[place % len(COLOURS)],
-        "marker": MARKERS[place % len(MARKERS)],
-        "linestyle": DASHES[place % len(DASHES)],
+        "color": COLOURS[index % len(COLOURS)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": DASHES[index % len(DASHES)],
         "markersize": 3.5,
     }

@@ -19,37 +19,39 @@ COLUMNS = {
 """Metrics by their headings; those that were not measured have no column."""
 
 
-def render_agreement(found: Agreement, names: tuple[str, ...], title: str) -> list[RenderableType]:
+def render_agreement(
+    agreement: Agreement, names: tuple[str, ...], title: str
+) -> list[RenderableType]:
     """Return what two builds share.
 
     Args:
-        found: what was measured.
+        agreement: what was measured.
         names: names of all layers.
         title: what is compared with what.
     """
-    worst = min(found.layers, key=lambda layer: layer.measured["agreement_shared"].value)
+    worst = min(agreement.layers, key=lambda layer: layer.measured["agreement_shared"].value)
     shared = worst.measured["agreement_shared"]
     chance = worst.chance["agreement_shared"]
     headline = (
-        f"{percent(found.different.value)} of {count(found.tokens, 'token')} "
-        f"({_ends(found.different)}) go to other experts at one layer at least; in the worst "
+        f"{percent(agreement.different.value)} of {count(agreement.tokens, 'token')} "
+        f"({_ends(agreement.different)}) go to other experts at one layer at least; in the worst "
         f"layer, {visible(names[worst.layer])}, {percent(shared.value)} of the choices are shared "
         f"({_ends(shared)}; builds that know nothing of each other: {percent(chance)})."
     )
     shown: list[RenderableType] = [Text(visible(title), style="bold"), Text(headline)]
-    shown.append(_table(found, names))
-    if any(layer.flips for layer in found.layers):
-        shown.append(_flips(found))
-    return [*shown, *(Text(visible(note), style="dim") for note in found.notes)]
+    shown.append(_table(agreement, names))
+    if any(layer.flips for layer in agreement.layers):
+        shown.append(_flips(agreement))
+    return [*shown, *(Text(visible(note), style="dim") for note in agreement.notes)]
 
 
-def _table(found: Agreement, names: tuple[str, ...]) -> Table:
-    measured = [name for name in COLUMNS if name in found.layers[0].measured]
+def _table(agreement: Agreement, names: tuple[str, ...]) -> Table:
+    measured = [name for name in COLUMNS if name in agreement.layers[0].measured]
     table = Table("layer", *(COLUMNS[name] for name in measured), "chance", box=SIMPLE_HEAD)
-    ties = any(layer.ties is not None for layer in found.layers)
+    ties = any(layer.ties is not None for layer in agreement.layers)
     if ties:
         table.add_column("ties")
-    for layer in found.layers:
+    for layer in agreement.layers:
         cells = [_cell(layer.measured[name]) for name in measured]
         cells.append(percent(layer.chance["agreement_shared"]))
         cells += [_share(layer)] if ties else []
@@ -82,9 +84,9 @@ def percent(share: float) -> str:
     return f"{share:.{digits}%}".replace("%", " %")
 
 
-def _flips(found: Agreement) -> Text:
-    first = [layer.flips[0] for layer in found.layers if layer.flips]
-    last = [layer.flips[-1] for layer in found.layers if layer.flips]
+def _flips(agreement: Agreement) -> Text:
+    first = [layer.flips[0] for layer in agreement.layers if layer.flips]
+    last = [layer.flips[-1] for layer in agreement.layers if layer.flips]
     return Text(
         f"Of the tenth of the tokens with the smallest margin {percent(max(first))} change their "
         f"experts in the worst layer, of the tenth with the largest {percent(max(last))}."

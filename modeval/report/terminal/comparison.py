@@ -121,12 +121,12 @@ def _in_short(column: Column) -> str:
 def _models(lineage: Lineage, rows: Sequence[Row]) -> Grid:
     """Return models of one scorecard side by side, differences with the first under each."""
     columns = []
-    for place, column in enumerate(lineage.columns):
+    for index, column in enumerate(lineage.columns):
         cells = []
         for row in rows:
-            cell = _cell(row.scores[place])
-            if place and row.contrasts[place] is not None:
-                cell.append("\n").append(_change(lineage, row, place))
+            cell = _cell(row.scores[index])
+            if index and row.contrasts[index] is not None:
+                cell.append("\n").append(_change(lineage, row, index))
             cells.append(cell)
         columns.append(Cells(column.label, tuple(cells)))
     return Grid((_titles(lineage, rows), *columns))
@@ -134,8 +134,8 @@ def _models(lineage: Lineage, rows: Sequence[Row]) -> Grid:
 
 def _pair(lineage: Lineage, rows: Sequence[Row]) -> Grid:
     columns = [
-        Cells(column.label, tuple(_cell(row.scores[place]) for row in rows))
-        for place, column in enumerate(lineage.columns)
+        Cells(column.label, tuple(_cell(row.scores[index]) for row in rows))
+        for index, column in enumerate(lineage.columns)
     ]
     last = len(lineage.columns) - 1
     differences = Cells("difference", tuple(_difference(lineage, row, last) for row in rows))
@@ -144,7 +144,7 @@ def _pair(lineage: Lineage, rows: Sequence[Row]) -> Grid:
 
 def _course(lineage: Lineage, rows: Sequence[Row]) -> Grid:
     first, last = lineage.columns[0], lineage.columns[-1]
-    place = len(lineage.columns) - 1
+    index = len(lineage.columns) - 1
     lines = tuple(
         sparkline([None if score is None else score.value for score in row.scores]) for row in rows
     )
@@ -154,7 +154,7 @@ def _course(lineage: Lineage, rows: Sequence[Row]) -> Grid:
             Cells(first.label, tuple(_cell(row.scores[0]) for row in rows)),
             Cells(f"course of {len(lineage.columns)}", lines, right=False),
             Cells(last.label, tuple(_cell(row.scores[-1]) for row in rows)),
-            Cells("last less first", tuple(_difference(lineage, row, place) for row in rows)),
+            Cells("last less first", tuple(_difference(lineage, row, index) for row in rows)),
         )
     )
 
@@ -185,10 +185,10 @@ def _cell(score: Score | None) -> Text:
     return text
 
 
-def _difference(lineage: Lineage, row: Row, place: int) -> Text:
+def _difference(lineage: Lineage, row: Row, index: int) -> Text:
     """Write a difference, its interval, and what it is worth."""
-    contrast = row.contrasts[place]
-    said = reading(lineage, row, place)
+    contrast = row.contrasts[index]
+    said = reading(lineage, row, index)
     if contrast is None or said is None:
         return Text("-", style="dim")
     style = STYLES.get(said, "")
@@ -196,15 +196,15 @@ def _difference(lineage: Lineage, row: Row, place: int) -> Text:
     ends = span(contrast.low, contrast.high)
     if ends:
         text.append(f"\n{ends}", style="dim")
-    seeds = {score.seeds for score in (row.scores[0], row.scores[place]) if score is not None}
+    seeds = {score.seeds for score in (row.scores[0], row.scores[index]) if score is not None}
     if contrast.pairing == "seeds" and seeds != {contrast.pairs}:
         text.append(f"\n{contrast.pairs} common seeds", style="dim")
     return text.append(f"\n{READINGS[said]}", style=style or "dim")
 
 
-def _change(lineage: Lineage, row: Row, place: int) -> Text:
-    contrast = row.contrasts[place]
-    said = reading(lineage, row, place)
+def _change(lineage: Lineage, row: Row, index: int) -> Text:
+    contrast = row.contrasts[index]
+    said = reading(lineage, row, index)
     if contrast is None or said is None:
         return Text("")
     return Text(f"{_signed(contrast.value)}\n{READINGS[said]}", style=STYLES.get(said, "dim"))
@@ -234,21 +234,21 @@ def sparkline(values: Sequence[float | None]) -> str:
 def _agreement_words(lineage: Lineage) -> list[str]:
     """Say how far matched modules agree: the layers where they do least, and the mean."""
     words = []
-    for place, column in enumerate(lineage.columns):
-        found = [each for each in lineage.agreements if each.column == place]
-        if not found:
+    for index, column in enumerate(lineage.columns):
+        agreements = [each for each in lineage.agreements if each.column == index]
+        if not agreements:
             continue
-        mean = sum(each.value for each in found) / len(found)
-        chance = sum(each.chance for each in found) / len(found)
+        mean = sum(each.value for each in agreements) / len(agreements)
+        chance = sum(each.chance for each in agreements) / len(agreements)
         text = (
             f"Modules of {column.label} matched with those of {lineage.columns[0].label}: "
-            f"{mean:.1%} of the routing goes the same way{_pairs(found[0])}, {chance:.1%} when "
-            "rules are exchanged at random"
+            f"{mean:.1%} of the routing goes the same way{_pairs(agreements[0])}, "
+            f"{chance:.1%} when rules are exchanged at random"
         )
-        numbered = [each.by_number for each in found if each.by_number is not None]
-        if len(numbered) == len(found):
+        numbered = [each.by_number for each in agreements if each.by_number is not None]
+        if len(numbered) == len(agreements):
             text += f"; {sum(numbered) / len(numbered):.1%} by module numbers"
-        words.append(f"{text}.{_least(lineage, found)}")
+        words.append(f"{text}.{_least(lineage, agreements)}")
     return words
 
 
@@ -269,17 +269,21 @@ def _least(lineage: Lineage, found: Sequence[Agreement | Saturation]) -> str:
 def _saturation_words(lineage: Lineage) -> list[str]:
     words = []
     last = lineage.columns[-1].label
-    for column, found in zip(lineage.columns, lineage.saturations, strict=False):
-        if found:
-            mean = sum(each.value for each in found) / len(found)
-            chance = sum(each.chance for each in found) / len(found)
+    for column, saturations in zip(lineage.columns, lineage.saturations, strict=False):
+        if saturations:
+            mean = sum(each.value for each in saturations) / len(saturations)
+            chance = sum(each.chance for each in saturations) / len(saturations)
             interval = ""
-            if len(found) == 1 and found[0].low is not None and found[0].high is not None:
-                interval = f" [{found[0].low:.1%}, {found[0].high:.1%}]"
+            if (
+                len(saturations) == 1
+                and saturations[0].low is not None
+                and saturations[0].high is not None
+            ):
+                interval = f" [{saturations[0].low:.1%}, {saturations[0].high:.1%}]"
             words.append(
                 f"Saturation: {mean:.1%}{interval} of the choices of {last} are those of "
-                f"{column.label} already, on {found[0].tokens:,} tokens; {chance:.1%} by chance "
-                f"(K/M).{_least(lineage, found)}"
+                f"{column.label} already, on {saturations[0].tokens:,} tokens; {chance:.1%} by "
+                f"chance (K/M).{_least(lineage, saturations)}"
             )
     return words
 
@@ -315,7 +319,9 @@ def _lineage_form(lineage: Lineage) -> dict[str, Any]:
         "headline": change(lineage, summary_rows(lineage, shown_in("comparison"))).headline,
         "rows": [_row_form(lineage, row) for row in lineage.rows],
         "agreements": [asdict(agreement) for agreement in lineage.agreements],
-        "saturations": [[asdict(each) for each in found] for found in lineage.saturations],
+        "saturations": [
+            [asdict(each) for each in saturations] for saturations in lineage.saturations
+        ],
         "notes": list(lineage.notes),
     }
 
@@ -342,8 +348,8 @@ def _row_form(lineage: Lineage, row: Row) -> dict[str, Any]:
         "contrasts": [
             None
             if contrast is None
-            else {**asdict(contrast), "worth": reading(lineage, row, place)}
-            for place, contrast in enumerate(row.contrasts)
+            else {**asdict(contrast), "worth": reading(lineage, row, index)}
+            for index, contrast in enumerate(row.contrasts)
         ],
     }
 

@@ -28,13 +28,13 @@ def finding_word(word: str) -> Text:
     return Text(MEANINGS[word][0].lower(), style=STYLES[word])
 
 
-def finding_lines(entry: ModelView) -> list[RenderableType]:
+def finding_lines(view: ModelView) -> list[RenderableType]:
     """Return what came out for one model, who does what, and what to do."""
-    found = brief(entry)
+    found = brief(view)
     shown: list[RenderableType] = [_verdict(found)]
     if found.figures:
         shown.append(Prose(found.figures))
-    shown += taste_lines(entry)
+    shown += taste_lines(view)
     return [*shown, *advice_lines(found.advice)]
 
 
@@ -49,9 +49,9 @@ def advice_lines(advice: Sequence[str]) -> list[RenderableType]:
     return [Prose(f"Next: {text}", head=len("Next:")) for text in advice]
 
 
-def taste_lines(entry: ModelView) -> list[RenderableType]:
+def taste_lines(view: ModelView) -> list[RenderableType]:
     """Name the modules that get most of each rule, in the layer that tells most."""
-    heading, found = tastes_in_words(entry)
+    heading, found = tastes_in_words(view)
     if not found:
         return []
     width = max(len(rule) for rule, _ in found)
@@ -61,9 +61,9 @@ def taste_lines(entry: ModelView) -> list[RenderableType]:
     ]
 
 
-def layers_counted(entry: ModelView) -> str:
+def layers_counted(view: ModelView) -> str:
     """Say how many layers of how many modules there are, and how many of them are chosen."""
-    record = entry.record
+    record = view.record
     words = vocabulary(record)
     sizes = sorted(set(record.layer_modules)) or [record.modules]
     modules = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"

@@ -102,8 +102,8 @@ class Grid:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw it within the width that there is."""
         first, *others = self.columns
-        for place, kept in enumerate(_broken(first, others, options.max_width)):
-            if place:
+        for index, kept in enumerate(_broken(first, others, options.max_width)):
+            if index:
                 yield Text("")
             yield self._part(first, kept, options.max_width)
 

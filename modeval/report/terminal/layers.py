@@ -25,77 +25,77 @@ TOLD = "homogeneity"
 """What the finding rests on: it has its interval and its chance level beside it."""
 
 
-def render_trace(entry: ModelView) -> list[RenderableType]:
+def render_trace(view: ModelView) -> list[RenderableType]:
     """Return everything that the terminal shows of one trace, in order."""
-    names, pattern = _names(entry)
-    metrics = _metrics(entry)
-    title = f"{layers_counted(entry)}{_labels(entry)}"
-    shown: list[RenderableType] = [Prose(f"{entry.name} · {title}", head=len(entry.name))]
-    shown += [*finding_lines(entry), Text("")]
+    names, pattern = _names(view)
+    metrics = _metrics(view)
+    title = f"{layers_counted(view)}{_labels(view)}"
+    shown: list[RenderableType] = [Prose(f"{view.name} · {title}", head=len(view.name))]
+    shown += [*finding_lines(view), Text("")]
     every = list(range(len(names)))
     few = len(every) <= LINES
-    rows = [(names[place], place) for place in every]
+    rows = [(names[index], index) for index in every]
     if not few:
-        rows = [(f"{word}: {names[place]}", place) for word, place in _telling(entry)]
-    shown += [_table(entry, metrics, rows), Text("")]
+        rows = [(f"{word}: {names[index]}", index) for word, index in _telling(view)]
+    shown += [_table(view, metrics, rows), Text("")]
     if not few:
-        shown += [*(_course(entry, name) for name in metrics), Text("")]
-    return [*shown, *_legend(entry, metrics, pattern), *_marks(entry), *_measured(entry), Text("")]
+        shown += [*(_course(view, name) for name in metrics), Text("")]
+    return [*shown, *_legend(view, metrics, pattern), *_marks(view), *_measured(view), Text("")]
 
 
-def _names(entry: ModelView) -> tuple[list[str], str]:
-    names, pattern = scorecard_views.layer_names(entry.record.layers)
+def _names(view: ModelView) -> tuple[list[str], str]:
+    names, pattern = scorecard_views.layer_names(view.record.layers)
     return (names, pattern) if len(names) > 1 else (["1"], "")
 
 
-def _metrics(entry: ModelView) -> list[str]:
+def _metrics(view: ModelView) -> list[str]:
     """Return the metrics that have a column, what the finding rests on first."""
-    there = scorecard_views.metrics_of([entry])
+    there = scorecard_views.metrics_of([view])
     wanted = sorted(shown_in("columns"), key=lambda name: name != TOLD)
     return [name for name in wanted if name in there]
 
 
-def _labels(entry: ModelView) -> str:
-    rules = entry.record.rules
+def _labels(view: ModelView) -> str:
+    rules = view.record.rules
     return (
-        f" · {words.count(len(rules), vocabulary(entry.record).rule)}"
+        f" · {words.count(len(rules), vocabulary(view.record).rule)}"
         if len(rules) > 1
         else " · no labels"
     )
 
 
-def _telling(entry: ModelView) -> list[tuple[str, int]]:
-    told, _ = scorecard_views.telling_layers(entry)
+def _telling(view: ModelView) -> list[tuple[str, int]]:
+    told, _ = scorecard_views.telling_layers(view)
     return told
 
 
 # --- the table -----------------------------------------------------------------------------------
 
 
-def _table(entry: ModelView, metrics: Sequence[str], rows: Sequence[tuple[str, int]]) -> Grid:
+def _table(value: ModelView, metrics: Sequence[str], rows: Sequence[tuple[str, int]]) -> Grid:
     """Return a line for each layer, and their mean and worst."""
-    layers = [place if entry.layered else None for _, place in rows]
-    titles = [title for title, _ in rows] + (["mean", "worst"] if entry.layered else [])
-    words_ = findings(entry)
-    cells: list[Cell] = [finding_word(words_[place]) for _, place in rows]
+    layers = [index if value.layered else None for _, index in rows]
+    titles = [title for title, _ in rows] + (["mean", "worst"] if value.layered else [])
+    words_ = findings(value)
+    cells: list[Cell] = [finding_word(words_[index]) for _, index in rows]
     columns = [
         Column("layer", tuple(titles), right=False),
         Column("finding", tuple(_padded(cells, len(titles))), right=False),
     ]
     for name in metrics:
-        scores = [entry.card.find(entry.record.id, name, layer=layer) for layer in layers]
-        if entry.layered:
-            scores += [scorecard_views.overall(entry, name), scorecard_views.worst(entry, name)]
-        columns += _columns(name, scores, _heading(entry, name))
-    return Grid(tuple(columns), sections=(len(rows),) if entry.layered else ())
+        scores = [value.card.find(value.record.id, name, layer=layer) for layer in layers]
+        if value.layered:
+            scores += [scorecard_views.overall(value, name), scorecard_views.worst(value, name)]
+        columns += _columns(name, scores, _heading(value, name))
+    return Grid(tuple(columns), sections=(len(rows),) if value.layered else ())
 
 
 def _padded(cells: list[Cell], length: int) -> list[Cell]:
     return [*cells, *[""] * (length - len(cells))]
 
 
-def _heading(entry: ModelView, name: str) -> str:
-    known = vocabulary(entry.record)
+def _heading(view: ModelView, name: str) -> str:
+    known = vocabulary(view.record)
     if name == TOLD:
         return f"known of the {known.rule}"
     return words.metric_title(name).lower().replace("module", known.module)
@@ -123,13 +123,13 @@ def _p(score: Score | None) -> str:
     return "" if p is None else f"{p:.3f}" if p >= 0.001 else "<0.001"  # noqa: PLR2004
 
 
-def _course(entry: ModelView, metric: str) -> Text:
+def _course(view: ModelView, metric: str) -> Text:
     """Draw one metric of all layers, from the first to the last, between its least and largest."""
-    values = [score.value or 0.0 for score in scorecard_views.by_layer(entry, metric)]
+    values = [score.value or 0.0 for score in scorecard_views.by_layer(view, metric)]
     low, high = min(values), max(values)
     room = high - low or 1.0
     drawn = "".join(BARS[int((value - low) / room * (len(BARS) - 1))] for value in values)
-    text = Text(f"{_heading(entry, metric)}, first layer to last: ")
+    text = Text(f"{_heading(view, metric)}, first layer to last: ")
     text.append(drawn, style="cyan")
     return text.append(f"  {span(low, high)}", style="dim")
 
@@ -137,9 +137,9 @@ def _course(entry: ModelView, metric: str) -> Text:
 # --- what to know --------------------------------------------------------------------------------
 
 
-def _legend(entry: ModelView, metrics: Sequence[str], pattern: str) -> list[RenderableType]:
+def _legend(view: ModelView, metrics: Sequence[str], pattern: str) -> list[RenderableType]:
     """Say what the columns and the findings mean that do not say it themselves."""
-    known = vocabulary(entry.record)
+    known = vocabulary(view.record)
     lines = []
     if TOLD in metrics:
         lines.append(
@@ -152,7 +152,7 @@ def _legend(entry: ModelView, metrics: Sequence[str], pattern: str) -> list[Rend
             f"alignment score: 0 for even routing, 1 when each {known.rule} has its own "
             f"{known.module}"
         )
-    others = list(dict.fromkeys(findings(entry)))
+    others = list(dict.fromkeys(findings(view)))
     if len(others) > 1:
         lines += [
             f"{MEANINGS[word][0].lower()}: "
@@ -166,10 +166,10 @@ def _legend(entry: ModelView, metrics: Sequence[str], pattern: str) -> list[Rend
     return [Prose(line, dim=True) for line in lines]
 
 
-def _marks(entry: ModelView) -> list[RenderableType]:
+def _marks(view: ModelView) -> list[RenderableType]:
     """Say in how many layers samples are few, and what was not scored."""
-    whole = scorecard_views.overall(entry, TOLD)
-    told = scorecard_views.by_layer(entry, TOLD) or ([whole] if whole is not None else [])
+    whole = scorecard_views.overall(view, TOLD)
+    told = scorecard_views.by_layer(view, TOLD) or ([whole] if whole is not None else [])
     few = [score for score in told if score.few_samples]
     lines = []
     if few:
@@ -177,14 +177,14 @@ def _marks(entry: ModelView) -> list[RenderableType]:
         lines.append(f"note: {where}{few[0].note or 'few samples'}")
     lines += [
         f"left out: {each.kind} {each.name}: {each.why}".replace(" :", ":")
-        for each in entry.record.left_out
+        for each in view.record.left_out
     ]
     return [Text(line, style="yellow") for line in lines]
 
 
-def _measured(entry: ModelView) -> list[RenderableType]:
+def _measured(view: ModelView) -> list[RenderableType]:
     """Return what the scores are of, in a few lines."""
-    record = entry.record
+    record = view.record
     data, about = record.data, record.model
     source = " · ".join(str(about[key]) for key in ("model", "engine", "format") if about.get(key))
     documents = data.get("documents")

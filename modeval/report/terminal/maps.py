@@ -45,13 +45,11 @@ DARK = 5
 def render_trace_maps(card: Scorecard) -> list[RenderableType]:
     """Return the maps of the traces of a scorecard: the lowest, a median and the highest layer."""
     shown: list[RenderableType] = []
-    for entry in scorecard_views.entries([card], [""]):
-        if is_trace(entry.record) and len(entry.record.rules) > 1:
-            told, metric = scorecard_views.telling_layers(entry)
+    for view in scorecard_views.entries([card], [""]):
+        if is_trace(view.record) and len(view.record.rules) > 1:
+            told, metric = scorecard_views.telling_layers(view)
             layers: list[tuple[str, int | None]] = list(told) or [("", None)]
-            shown += side_by_side(
-                [(entry, layer, word if metric else "") for word, layer in layers]
-            )
+            shown += side_by_side([(view, layer, word if metric else "") for word, layer in layers])
     return shown
 
 
@@ -62,9 +60,9 @@ def side_by_side(wanted: Sequence[tuple[ModelView, int | None, str]]) -> list[Re
         wanted: model, number of its layer, and a word on why that layer.
     """
     found = [
-        (entry, layer, word, routing_views.mean_map(matrices))
-        for entry, layer, word in wanted
-        if (matrices := routing_views.activations(entry, layer)) and len(matrices[0].matrix) > 1
+        (view, layer, word, routing_views.mean_map(matrices))
+        for view, layer, word in wanted
+        if (matrices := routing_views.activations(view, layer)) and len(matrices[0].matrix) > 1
     ]
     if not found:
         return []
@@ -72,23 +70,23 @@ def side_by_side(wanted: Sequence[tuple[ModelView, int | None, str]]) -> list[Re
     pictures = [
         Picture(
             found=each,
-            rules=tuple(routing_views.rule_names(entry.record, len(each.matrix))),
+            rules=tuple(routing_views.rule_names(view.record, len(each.matrix))),
             most=most,
-            module=vocabulary(entry.record).module,
+            module=vocabulary(view.record).module,
         )
-        for entry, *_, each in found
+        for view, *_, each in found
     ]
     drawn = [
-        Stack(_heading(entry, layer, word, each), picture, Text(""))
-        for (entry, layer, word, each), picture in zip(found, pictures, strict=True)
+        Stack(_heading(view, layer, word, each), picture, Text(""))
+        for (view, layer, word, each), picture in zip(found, pictures, strict=True)
     ]
     widest = max(picture.numbered_width for picture in pictures)
     return [Columns(drawn, padding=(0, 3)), Legend(most, larger, widest), Text("")]
 
 
-def _heading(entry: ModelView, layer: int | None, word: str, found: Map) -> Text:
-    name = entry.name if layer is None else f"{entry.name}, {entry.record.layers[layer]}"
-    remarks = [word, f"mean of {found.averaged} seeds" if found.averaged > 1 else ""]
+def _heading(view: ModelView, layer: int | None, word: str, shares: Map) -> Text:
+    name = view.name if layer is None else f"{view.name}, {view.record.layers[layer]}"
+    remarks = [word, f"mean of {shares.averaged} seeds" if shares.averaged > 1 else ""]
     remark = "".join(f" · {each}" for each in remarks if each)
     return Text.assemble((name, "bold"), (remark, "dim"))
 
@@ -147,13 +145,13 @@ class Picture:
     def _cell(self, share: float, size: int, *, colours: bool) -> tuple[str, str]:
         level = math.sqrt(min(max(share / self.most, 0.0), 1.0))
         shade = SHADES[min(int(level * len(SHADES)), len(SHADES) - 1)]
-        place = min(int(level * len(COLOURS)), len(COLOURS) - 1)
+        index = min(int(level * len(COLOURS)), len(COLOURS) - 1)
         letters = f"{100 * share:3.0f} " if size == NUMBERED else shade * size
         if not colours:
             return letters, ""
         if size == NUMBERED:
-            return letters, f"{'white' if place < DARK else 'black'} on {COLOURS[place]}"
-        return " " * size, f"on {COLOURS[place]}"
+            return letters, f"{'white' if index < DARK else 'black'} on {COLOURS[index]}"
+        return " " * size, f"on {COLOURS[index]}"
 
     def _foot(self, name: int, cell: int, columns: int) -> str:
         """Name the modules: by their numbers where there is room."""
@@ -190,7 +188,7 @@ class Legend:
             if self.widest <= options.max_width:
                 yield Text("numbers are percent of a row", style="dim")
                 return
-            levels = [(place / len(SHADES)) ** 2 * self.most for place in range(1, len(SHADES))]
+            levels = [(index / len(SHADES)) ** 2 * self.most for index in range(1, len(SHADES))]
             shades = zip(SHADES[1:], levels, strict=True)
             parts = "  ".join(f"{shade} from {percent(level)}" for shade, level in shades)
             yield Text(f"percent of a row; {parts}{self._end}", style="dim")

@@ -34,7 +34,7 @@ def render(card: Scorecard, source: str = "") -> list[RenderableType]:
         if group in trained:
             shown += _cohorts(group)
         else:
-            shown += [part for entry in group.entries for part in render_trace(entry)]
+            shown += [part for view in group.entries for part in render_trace(view)]
     return [*shown, *notes(card)]
 
 
@@ -42,11 +42,11 @@ def render(card: Scorecard, source: str = "") -> list[RenderableType]:
 
 
 def _cohorts(group: TaskGroup) -> list[RenderableType]:
-    seeds = {_seeds(entry.record) for entry in group.entries}
+    seeds = {_seeds(view.record) for view in group.entries}
     title = f"{group.title} · {seeds.pop()}" if len(seeds) == 1 else group.title
     shown: list[RenderableType] = [Text(title, style="bold")]
     shown += [*_findings(group), Text(""), score_table(group.entries, named=len(seeds) > 0)]
-    maps = [(entry, None, "") for entry in group.entries if not entry.layered]
+    maps = [(view, None, "") for view in group.entries if not view.layered]
     return [*shown, Text(""), *side_by_side(maps)]
 
 
@@ -60,13 +60,13 @@ def _findings(group: TaskGroup) -> list[RenderableType]:
     """Return a line for each model, what the words mean, and what to do."""
     lines: list[RenderableType] = []
     seen: list[str] = []
-    for entry in group.entries:
-        found = brief(entry)
+    for view in group.entries:
+        found = brief(view)
         styles = {STYLES[word] for word in found.findings}
         style = styles.pop() if len(styles) == 1 else ""
         meaning = "" if found.findings else f", {found.meaning}"
-        text = f"{entry.name}: {found.verdict}{meaning}. {found.figures}".rstrip()
-        lines.append(Prose(text, len(entry.name) + 1, f"bold {style}".strip(), indent="  "))
+        text = f"{view.name}: {found.verdict}{meaning}. {found.figures}".rstrip()
+        lines.append(Prose(text, len(view.name) + 1, f"bold {style}".strip(), indent="  "))
         seen += found.findings
     words = [word for word in GRAVE if word in seen]
     for word in words:
@@ -98,12 +98,12 @@ def score_table(entries: Sequence[ModelView], *, named: bool = False) -> Grid:
         text = Text(f"{metric_title(name)} {ARROWS[better]}".rstrip())
         titles.append(text.append(_chance(scores), style="dim"))
     columns = [Column("", tuple(titles), right=False)]
-    for place, entry in enumerate(entries):
-        modules = entry.record.modules
-        heading = entry.name + (f", {_seeds(entry.record)}" if named else "")
-        if modules not in (1, scorecard_views.rule_count(entry.record)):
+    for index, view in enumerate(entries):
+        modules = view.record.modules
+        heading = view.name + (f", {_seeds(view.record)}" if named else "")
+        if modules not in (1, scorecard_views.rule_count(view.record)):
             heading += f", {count(modules, 'module')}"
-        columns.append(Column(heading, tuple(_cell(scores[place]) for _, scores in rows)))
+        columns.append(Column(heading, tuple(_cell(scores[index]) for _, scores in rows)))
     return Grid(tuple(columns))
 
 
@@ -115,7 +115,7 @@ def _rows(entries: Sequence[ModelView]) -> list[tuple[str, list[Score | None]]]:
         row = metric_of(name)
         if row is None or not ("table" in row.shown or row.tells == "loss"):
             continue
-        scores = [scorecard_views.overall(entry, name) for entry in entries]
+        scores = [scorecard_views.overall(view, name) for view in entries]
         values = [None if s is None else (s.value, s.low, s.high) for s in scores]
         twice = row.tells == "loss" and values in seen  # at one length it is the loss of all
         if twice or not any(score is not None for score in scores):
@@ -156,7 +156,7 @@ def _against_rules(grouped: Sequence[TaskGroup]) -> list[RenderableType]:
         kinds.setdefault(group.kind, []).append(group)
     shown: list[RenderableType] = []
     for several in kinds.values():
-        entries = [entry for group in several for entry in group.entries]
+        entries = [view for group in several for view in group.entries]
         if len(several) > 1:
             for metric in scorecard_views.metrics_of(entries):
                 row = metric_of(metric)

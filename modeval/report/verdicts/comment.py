@@ -2,7 +2,7 @@
 
 from modeval.gate.verdicts import GateResult, Verdict, figure
 from modeval.report.verdicts.markdown import MARKS
-from modeval.report.verdicts.terminal import headline, place, sentence
+from modeval.report.verdicts.terminal import headline, scope_of, sentence
 from modeval.text import for_markdown
 
 MARKER = "<!-- modeval gate -->"
@@ -35,7 +35,7 @@ def _row(verdict: Verdict) -> str:
     cells = (
         MARKS[verdict.outcome],
         for_markdown(str(verdict.requirement)),
-        for_markdown(place(verdict)),
+        for_markdown(scope_of(verdict)),
         before,
         after,
     )

@@ -54,9 +54,9 @@ def gate_form(result: GateResult, exit_code: int) -> dict[str, Any]:
 def _verdict(verdict: Verdict) -> dict[str, Any]:
     requirement = verdict.requirement
     own = {
-        entry.name: getattr(verdict, entry.name)
-        for entry in fields(verdict)
-        if entry.name not in ("requirement", "seed", "distance")
+        field.name: getattr(verdict, field.name)
+        for field in fields(verdict)
+        if field.name not in ("requirement", "seed", "distance")
     }
     seed = verdict.seed
     return {
@@ -65,7 +65,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         "comparison": requirement.comparison,
         "limit": requirement.limit,
         "on": requirement.on,
-        "place": asdict(requirement.place),
+        "place": asdict(requirement.scope),
         **own,
         "seed": None if seed is None else {"task": seed[0], "model": seed[1]},
         "words": sentence(verdict),

@@ -31,7 +31,7 @@ def _value(verdict: Verdict) -> dict[str, Any]:
     return {
         "model": verdict.model,
         "metric": verdict.requirement.metric,
-        "place": str(verdict.requirement.place).rstrip("."),
+        "place": str(verdict.requirement.scope).rstrip("."),
         "comparison": verdict.requirement.comparison,
         "limit": verdict.requirement.limit,
         "layer": verdict.layer,

@@ -14,7 +14,7 @@ from modeval.report.verdicts.terminal import (
     CHANCE_WORDS,
     chance,
     measurement,
-    place,
+    scope_of,
     sentence,
 )
 from modeval.report.words import measured
@@ -68,7 +68,7 @@ def _case(suite: ET.Element, verdict: Verdict, *, lenient: bool) -> None:
         suite,
         "testcase",
         classname=_clean(verdict.model),
-        name=_clean(f"{verdict.requirement} ({place(verdict)})"),
+        name=_clean(f"{verdict.requirement} ({scope_of(verdict)})"),
         time="0",
     )
     text = _clean(sentence(verdict))

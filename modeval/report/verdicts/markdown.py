@@ -8,7 +8,7 @@ from modeval.report.verdicts.terminal import (
     chance,
     headline,
     measurement,
-    place,
+    scope_of,
     sentence,
 )
 from modeval.report.words import cautions, measured
@@ -36,7 +36,7 @@ def render(result: GateResult, _exit_code: int = 0) -> str:
             (
                 MARKS[verdict.outcome],
                 _code(str(verdict.requirement)),
-                _plain(place(verdict)),
+                _plain(scope_of(verdict)),
                 _plain(measurement(verdict)),
                 _plain(chance(verdict)),
             )

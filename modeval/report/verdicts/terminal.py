@@ -68,7 +68,7 @@ def in_a_line(result: GateResult) -> str:
         return headline(result)
     more = f" (and {len(worst) - 1} more)" if len(worst) > 1 else ""
     first = worst[0]
-    return visible(f"{headline(result)}. {first.requirement}: {place(first)}: {first.why}{more}")
+    return visible(f"{headline(result)}. {first.requirement}: {scope_of(first)}: {first.why}{more}")
 
 
 def measurement(verdict: Verdict) -> str:
@@ -99,14 +99,14 @@ def chance(verdict: Verdict) -> str:
     return ", ".join(f"{name} {figure(level)}" for name, level in levels if level is not None)
 
 
-def place(verdict: Verdict) -> str:
+def scope_of(verdict: Verdict) -> str:
     """Say where it was measured: model, layer, rule, module, seed, and what it is the worst of."""
     return verdict.where + (f"; {verdict.claim}" if verdict.claim else "")
 
 
 def sentence(verdict: Verdict) -> str:
     """Give the verdict in one sentence, with what to do about it."""
-    return f"{place(verdict)}: {verdict.why}." + (f" {verdict.advice}" if verdict.advice else "")
+    return f"{scope_of(verdict)}: {verdict.why}." + (f" {verdict.advice}" if verdict.advice else "")
 
 
 def in_short(card: Scorecard, model: ModelRecord) -> str:
@@ -133,7 +133,7 @@ def render_gate(result: GateResult) -> list[RenderableType]:
         levels = (verdict.chance if permuted is None else permuted, verdict.chance_hash)
         table.add_row(
             Text(verdict.outcome, style=STYLES[verdict.outcome]),
-            Text(str(verdict.requirement)).append(f"\n{place(verdict)}", style="dim"),
+            Text(str(verdict.requirement)).append(f"\n{scope_of(verdict)}", style="dim"),
             Text(measurement(verdict)),
             *("" if level is None else figure(level) for level in levels),
         )

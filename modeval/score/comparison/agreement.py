@@ -294,9 +294,9 @@ def _add_different(
     whole = (np.bincount(token) == len(present))[token]
     different = agreement_different(exact[order][whole].reshape(-1, len(present)))
     documents, number = np.unique(document[whole][:: len(present)], return_inverse=True)
-    for place, layer in enumerate(present):
+    for index, layer in enumerate(present):
         values = sums[layer].values.setdefault("agreement_different", {})
-        _pour(values, documents, np.bincount(number, different[:, place]))
+        _pour(values, documents, np.bincount(number, different[:, index]))
         _pour(sums[layer].whole, documents, np.bincount(number))
 
 
@@ -327,9 +327,9 @@ def _add_layer(  # noqa: PLR0917 - one step of _add, cut out to fit a glance
     for name, values in measured.items():
         _pour(sums.values.setdefault(name, {}), documents, np.bincount(number, values))
     modules = first.header.modules[layer]
-    for place, chosen in enumerate((one, two)):
-        sums.loads[place].append(np.bincount(chosen[chosen >= 0], minlength=modules))
-        sums.firsts[place].append(np.bincount(chosen[:, 0].clip(0), minlength=modules))
+    for index, chosen in enumerate((one, two)):
+        sums.loads[index].append(np.bincount(chosen[chosen >= 0], minlength=modules))
+        sums.firsts[index].append(np.bincount(chosen[:, 0].clip(0), minlength=modules))
     if first.header.logits > width:
         logits = -np.sort(-mine["logits"][rows].astype(np.float64), axis=1)
         sums.margins.append(logits[:, width - 1] - logits[:, width])

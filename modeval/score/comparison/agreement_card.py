@@ -11,19 +11,19 @@ from modeval.score.scorecard import Member, ModelRecord, Score, Scorecard
 from modeval.trace.files import open_trace
 
 
-def agreement_card(found: Agreement, one: Path | str, other: Path | str) -> Scorecard:
+def agreement_card(agreement: Agreement, one: Path | str, other: Path | str) -> Scorecard:
     """Return the scorecard of a comparison: each metric by layer, their mean, and the worst.
 
     The worst layer of ``agreement_different`` is the last: its value is the share of tokens that
     were routed differently at one layer at least.
 
     Args:
-        found: what :func:`~modeval.score.comparison.agreement.agreement` found.
+        agreement: what :func:`~modeval.score.comparison.agreement.agreement` found.
         one: the trace that is held to be right.
         other: the trace of the other build.
     """
     header = open_trace(one).header
-    numbers = [layer.layer for layer in found.layers]
+    numbers = [layer.layer for layer in agreement.layers]
     title = f"{_name(other)} against {_name(one)}"
     record = ModelRecord(
         id=title.replace(" ", "-"),
@@ -32,9 +32,9 @@ def agreement_card(found: Agreement, one: Path | str, other: Path | str) -> Scor
         selection=None,
         data={
             "task": "agreement",
-            "documents": max(layer.documents for layer in found.layers),
-            "tokens": found.tokens,
-            "missing": list(found.missing),
+            "documents": max(layer.documents for layer in agreement.layers),
+            "tokens": agreement.tokens,
+            "missing": list(agreement.missing),
         },
         model={"choices": [header.choices[number] for number in numbers]},
         digest=f"{header.fingerprint()}-{open_trace(other).header.fingerprint()}",
@@ -46,8 +46,8 @@ def agreement_card(found: Agreement, one: Path | str, other: Path | str) -> Scor
     return Scorecard(
         modeval=version("modeval-cli"),
         models=(record,),
-        notes=tuple(f"{title}: {note}" for note in found.notes),
-        scores=tuple(_scores(record, found)),
+        notes=tuple(f"{title}: {note}" for note in agreement.notes),
+        scores=tuple(_scores(record, agreement)),
     )
 
 
@@ -55,35 +55,37 @@ def _name(path: Path | str) -> str:
     return Path(path).resolve().name.removesuffix(".trace")
 
 
-def _scores(record: ModelRecord, found: Agreement) -> Iterator[Score]:
-    for name in found.layers[0].measured:
+def _scores(record: ModelRecord, agreement: Agreement) -> Iterator[Score]:
+    for name in agreement.layers[0].measured:
         better = METRICS[name].better
-        layers = [_score(record, place, name, layer) for place, layer in enumerate(found.layers)]
+        layers = [
+            _score(record, index, name, layer) for index, layer in enumerate(agreement.layers)
+        ]
         if len(layers) > 1:
             values = [score.value for score in layers if score.value is not None]
             worst = (min if better == "higher" else max)(values)
-            place = values.index(worst) if name != "agreement_different" else len(values) - 1
+            index = values.index(worst) if name != "agreement_different" else len(values) - 1
             yield Score(
                 model=record.id,
                 metric=name,
                 over="mean",
                 value=sum(values) / len(values),
                 better=better if better != "neither" else None,
-                samples=found.tokens,
+                samples=agreement.tokens,
             )
-            yield replace(layers[place], over="worst")
+            yield replace(layers[index], over="worst")
         yield from layers
 
 
-def _score(record: ModelRecord, place: int, name: str, layer: LayerAgreement) -> Score:
+def _score(record: ModelRecord, index: int, name: str, layer: LayerAgreement) -> Score:
     share: Share = layer.measured[name]
     better = METRICS[name].better
-    modules = record.layer_modules[place]
-    choices = record.model["choices"][place]
+    modules = record.layer_modules[index]
+    choices = record.model["choices"][index]
     return Score(
         model=record.id,
         metric=name,
-        layer=place if len(record.layers) > 1 else None,
+        layer=index if len(record.layers) > 1 else None,
         value=share.value,
         low=share.low,
         high=share.high,

@@ -222,11 +222,11 @@ def _across(cards: Sequence[tuple[str, Scorecard]]) -> tuple[list[list[Column]],
     for model in first.models:
         columns = [Column(label=source, source=source, card=first, model=model)]
         for where, card in others:
-            found = partner(model, card)
-            if found is None or (found.origin == "trace") != (model.origin == "trace"):
+            record = partner(model, card)
+            if record is None or (record.origin == "trace") != (model.origin == "trace"):
                 notes.append(f"{where} has no model {model.id}")
             else:
-                columns.append(Column(label=where, source=where, card=card, model=found))
+                columns.append(Column(label=where, source=where, card=card, model=record))
         if len(columns) > 1:
             groups.append(columns)
     taken = {(column.source, column.model.id) for group in groups for column in group}
@@ -250,8 +250,8 @@ def _lineage(columns: Sequence[Column], level: float) -> Lineage:
     rows = [_row(named, metric, layer, over, level) for metric, layer, over in places]
     agreements = [
         agreement
-        for place in range(1, len(named))
-        for agreement in _agreements(named[0], named[place], place)
+        for index in range(1, len(named))
+        for agreement in _agreements(named[0], named[index], index)
     ]
     return Lineage(
         columns=tuple(named),
@@ -356,26 +356,26 @@ def _contrast(  # noqa: PLR0917 - two columns and a place
     paired = dict(first.model.data) == dict(later.model.data)
     pairing: Pairing
     if shared and paired:
-        found = differences([new[seed] for seed in shared], [old[seed] for seed in shared])
+        difference = differences([new[seed] for seed in shared], [old[seed] for seed in shared])
         pairing = "seeds" if len(shared) > 1 else "samples"
     elif len(old) > 1 and len(new) > 1:
-        found, pairing = separate([*new.values()], [*old.values()]), "means"
+        difference, pairing = separate([*new.values()], [*old.values()]), "means"
     else:
-        found, pairing = differences([two], [one]), "samples"
-    return _read(found, pairing, one.better, level)
+        difference, pairing = differences([two], [one]), "samples"
+    return _read(difference, pairing, one.better, level)
 
 
-def _read(found: Difference, pairing: Pairing, better: str | None, level: float) -> Contrast:
-    low, high = found.interval() or (None, None)
-    above = found.p_above()
+def _read(difference: Difference, pairing: Pairing, better: str | None, level: float) -> Contrast:
+    low, high = difference.interval() or (None, None)
+    above = difference.p_above()
     p = None if above is None else min(2 * min(above, 1 - above), 1.0)
     return Contrast(
-        value=found.value,
+        value=difference.value,
         low=low,
         high=high,
         pairing=pairing,
-        pairs=found.pairs,
-        reading=_reading(found.value, p, better, level),
+        pairs=difference.pairs,
+        reading=_reading(difference.value, p, better, level),
         p_value=p,
         p_adjusted=p,
     )
@@ -397,9 +397,9 @@ def corrected(rows: Sequence[Row], level: float) -> tuple[Row, ...]:
     Rows that sum a model up are one family; the layers of each metric are one each.
     """
     families: dict[str, list[int]] = {}
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         summary = row.over is not None or row.layer is None
-        families.setdefault("" if summary else row.metric, []).append(place)
+        families.setdefault("" if summary else row.metric, []).append(index)
     made = list(rows)
     for places in families.values():
         for column in range(1, len(rows[places[0]].contrasts)):
@@ -410,28 +410,28 @@ def corrected(rows: Sequence[Row], level: float) -> tuple[Row, ...]:
 def _correct(rows: list[Row], places: Sequence[int], column: int, level: float) -> None:
     """Adjust (Holm) the p values of one column in some rows, in their place."""
     known = [
-        (contrast.p_value, place)
-        for place in places
-        if (contrast := rows[place].contrasts[column]) is not None
+        (contrast.p_value, index)
+        for index in places
+        if (contrast := rows[index].contrasts[column]) is not None
         and contrast.p_value is not None
         and contrast.value != 0
     ]
     least = 0.0
-    for rank, (p, place) in enumerate(sorted(known)):
+    for rank, (p, index) in enumerate(sorted(known)):
         least = max(least, min((len(known) - rank) * p, 1.0))
-        row = rows[place]
+        row = rows[index]
         contrast = row.contrasts[column]
         if contrast is not None:
             reading = _reading(contrast.value, least, row.better, level)
             read = replace(contrast, p_adjusted=least, reading=reading)
             contrasts = (*row.contrasts[:column], read, *row.contrasts[column + 1 :])
-            rows[place] = replace(row, contrasts=contrasts)
+            rows[index] = replace(row, contrasts=contrasts)
 
 
 # --- modules -------------------------------------------------------------------------------------
 
 
-def _agreements(first: Column, later: Column, place: int) -> Iterable[Agreement]:
+def _agreements(first: Column, later: Column, index: int) -> Iterable[Agreement]:
     """Match the modules of two columns, layer by layer, where their rules are the same."""
     one, two = (_activations(column) for column in (first, later))
     layers = dict.fromkeys(layer for layer, _ in one)
@@ -443,7 +443,7 @@ def _agreements(first: Column, later: Column, place: int) -> Iterable[Agreement]
         ]
         usable = [pair for pair in pairs if len(pair[0].matrix) == len(pair[1].matrix)]
         if usable and _rules(first.model) == _rules(later.model):
-            yield _agreement([_matched(*pair) for pair in usable], place, layer)
+            yield _agreement([_matched(*pair) for pair in usable], index, layer)
 
 
 def _activations(column: Column) -> dict[tuple[int | None, Seed | None], Activation]:
@@ -511,20 +511,20 @@ def _orders(rules: int) -> list[list[int]]:
     return [generator.permutation(rules).tolist() for _ in range(RELABELLED)]
 
 
-def _agreement(matches: Sequence[_Match], place: int, layer: int | None) -> Agreement:
+def _agreement(matches: Sequence[_Match], index: int, layer: int | None) -> Agreement:
     def mean(values: Iterable[float]) -> float:
         each = [*values]
         return math.fsum(each) / len(each)
 
     scores = [Score(model="", metric="agreement", value=each.value) for each in matches]
     zero = replace(scores[0], value=0.0)
-    found = differences(scores, [zero] * len(scores))
-    interval = found.interval() if len(matches) > 1 else None
+    difference = differences(scores, [zero] * len(scores))
+    interval = difference.interval() if len(matches) > 1 else None
     numbered = [each.by_number for each in matches if each.by_number is not None]
     return Agreement(
-        column=place,
+        column=index,
         layer=layer,
-        value=found.value,
+        value=difference.value,
         low=None if interval is None else max(interval[0], 0.0),
         high=None if interval is None else min(interval[1], 1.0),
         by_number=mean(numbered) if len(numbered) == len(matches) else None,

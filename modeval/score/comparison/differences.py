@@ -128,8 +128,10 @@ def tasks_of(scores: Sequence[Score], *, first: int = 0) -> list[int]:
 def _of_one(value: float, errors: Sequence[float | None]) -> Difference:
     known = [error for error in errors if error is not None]
     error = math.hypot(*known) if len(known) == len(errors) else None
-    found = Difference(value=value, error=error, freedom=BLOCKS_FREEDOM, pairs=1, noise="samples")
-    reach = found.reach((1 + LEVEL) / 2)
+    difference = Difference(
+        value=value, error=error, freedom=BLOCKS_FREEDOM, pairs=1, noise="samples"
+    )
+    reach = difference.reach((1 + LEVEL) / 2)
     if reach is None:
         return Difference(
             value=value,
@@ -150,16 +152,16 @@ def _of_one(value: float, errors: Sequence[float | None]) -> Difference:
     )
 
 
-def _of_seeds(found: SeedEstimate) -> Difference:
+def _of_seeds(estimate: SeedEstimate) -> Difference:
     return Difference(
-        value=found.value,
-        error=found.error,
-        freedom=found.freedom,
-        pairs=found.seeds,
+        value=estimate.value,
+        error=estimate.error,
+        freedom=estimate.freedom,
+        pairs=estimate.seeds,
         noise="seeds",
-        low=found.low,
-        high=found.high,
-        reason=found.reason,
+        low=estimate.low,
+        high=estimate.high,
+        reason=estimate.reason,
     )
 
 

@@ -31,8 +31,8 @@ def partner(model: ModelRecord, baseline: Scorecard, *, alone: bool = True) -> M
 
 def named_partner(pattern: str, baseline: Scorecard) -> ModelRecord | None:
     """Return the one model of a baseline that a pattern names."""
-    found = baseline.only([pattern]).models
-    return found[0] if len(found) == 1 else None
+    records = baseline.only([pattern]).models
+    return records[0] if len(records) == 1 else None
 
 
 def comparable(

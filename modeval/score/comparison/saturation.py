@@ -100,10 +100,10 @@ def _in_step(first: Trace, second: Trace) -> Iterator[tuple[Columns, Columns]]:
     ahead: list[Columns | None] = [None, None]
     sources = [read_columns(trace, names) for trace in (first, second)]
     while True:
-        for place, source in enumerate(sources):
-            part = ahead[place]
+        for index, source in enumerate(sources):
+            part = ahead[index]
             if part is None or not len(part["layer"]):
-                ahead[place] = next(source, None)
+                ahead[index] = next(source, None)
         one, two = ahead
         if one is None or two is None:
             if one is not None or two is not None:

@@ -211,7 +211,9 @@ def _last_of_label(units: Units, row: Tensor, index: Tensor, clusters: int) -> T
     return (rest <= 0).any(-1).any(0)
 
 
-def estimate(found: LeaveOneOut, bounds: tuple[float, float], *, level: float = LEVEL) -> Estimate:
+def estimate(
+    left_out: LeaveOneOut, bounds: tuple[float, float], *, level: float = LEVEL
+) -> Estimate:
     """Return the metric of one layer (or of several, reduced to one), corrected, with interval.
 
     The bias is that of the jackknife over documents, stratified by label and a little larger
@@ -224,7 +226,7 @@ def estimate(found: LeaveOneOut, bounds: tuple[float, float], *, level: float = 
     below the one to above the other.
 
     Args:
-        found: values ``()`` and ``(C,)``.
+        left_out: values ``()`` and ``(C,)``.
         bounds: least and largest value that the metric can have.
         level: promised coverage.
 
@@ -235,34 +237,34 @@ def estimate(found: LeaveOneOut, bounds: tuple[float, float], *, level: float = 
     Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapters 10 and 11;
     Arvesen 1969 for strata.
     """
-    plugin = float(found.value)
+    plugin = float(left_out.value)
     known = Estimate(value=plugin, plugin=plugin, level=level)
-    labels, sizes = found.stratum.unique(return_counts=True)
-    worth = found.worth[labels]
+    labels, sizes = left_out.stratum.unique(return_counts=True)
+    worth = left_out.worth[labels]
     if int(sizes.min()) < 2:  # noqa: PLR2004 - one document has no spread
         return replace(known, reason=TOO_FEW)
     biases, spreads = [], []
     for label, size in zip(labels, sizes.tolist(), strict=True):
-        own = found.left[found.stratum == label]
-        biases.append((size - 1) * (own.mean() - found.value))
+        own = left_out.left[left_out.stratum == label]
+        biases.append((size - 1) * (own.mean() - left_out.value))
         spreads.append((size - 1) / size * (own - own.mean()).square().sum())
-    bias = -float((torch.stack(biases) * (1 + found.correction.slow / worth)).sum())
+    bias = -float((torch.stack(biases) * (1 + left_out.correction.slow / worth)).sum())
     parts = torch.stack(spreads)
-    doubt = abs(bias) * found.correction.doubt
+    doubt = abs(bias) * left_out.correction.doubt
     near, far = plugin + bias, plugin + bias
-    if found.floor is not None:
+    if left_out.floor is not None:
         near, far = sorted(
-            (float(found.floor), plugin if found.ceiling is None else float(found.ceiling))
+            (float(left_out.floor), plugin if left_out.ceiling is None else float(left_out.ceiling))
         )
         doubt = (far - near) / 2 * MIDDLE
     least, most = bounds
-    middle = plugin if found.ceiling is not None else (near + far) / 2
+    middle = plugin if left_out.ceiling is not None else (near + far) / 2
     corrected = min(max(middle, least), most)
     known = replace(known, value=corrected, corrected=corrected)
     if float(worth.min()) < LEAST_DOCUMENTS:
         return replace(known, reason=TOO_FEW)
     variance = float(parts.sum())
-    if found.ceiling is not None:
+    if left_out.ceiling is not None:
         return replace(
             known, low=near, high=far, error=(far - near) / 2, freedom=float(worth.min() - 1)
         )
@@ -271,13 +273,13 @@ def estimate(found: LeaveOneOut, bounds: tuple[float, float], *, level: float = 
     freedom = float(parts.sum().square() / (parts.square() / (worth - 1)).sum())
     reach = float(stdtrit(freedom, (1 + level) / 2))
     error = math.hypot(math.sqrt(variance), doubt)
-    bracketed = found.floor is not None and found.correction.brackets
+    bracketed = left_out.floor is not None and left_out.correction.brackets
     beyond = reach * math.sqrt(variance) if bracketed else reach * error + (far - near)
-    if found.correction.from_top and near < most < near + beyond:
+    if left_out.correction.from_top and near < most < near + beyond:
         return replace(known, error=error, freedom=freedom, reason=TOO_RARE)
     return replace(
         known,
-        low=min(corrected, max(_below(near, beyond, most, found.correction), least)),
+        low=min(corrected, max(_below(near, beyond, most, left_out.correction), least)),
         high=max(corrected, min(far + beyond, most)),
         error=error,
         freedom=freedom,

@@ -31,7 +31,7 @@ class Equivalence:
 
 
 def equivalence(
-    found: Estimate,
+    estimate: Estimate,
     margin: float,
     *,
     p_something: float | None,
@@ -45,7 +45,7 @@ def equivalence(
     margin decides, and it is told as something that is below the margin.
 
     Args:
-        found: corrected value with its error.
+        estimate: corrected value with its error.
         margin: what still counts as nothing, above 0.
         p_something: p value against permuted labels, corrected for the number of layers.
         level: of both tests.
@@ -58,8 +58,8 @@ def equivalence(
     'nothing'
     """
     below = None
-    if found.error is not None and found.freedom is not None and found.error > 0:
-        below = float(stdtr(found.freedom, (found.value - margin) / found.error))
+    if estimate.error is not None and estimate.freedom is not None and estimate.error > 0:
+        below = float(stdtr(estimate.freedom, (estimate.value - margin) / estimate.error))
     sure = below is not None and below <= level
     seen = p_something is not None and p_something <= level
     if seen:
@@ -69,9 +69,9 @@ def equivalence(
     reason = ""
     if not sure:
         reason = (
-            found.reason
+            estimate.reason
             if below is None
-            else f"{found.value:.3g} may still be {margin:.3g} or more, and may be nothing"
+            else f"{estimate.value:.3g} may still be {margin:.3g} or more, and may be nothing"
         )
     return Equivalence(
         answer="nothing" if sure else "unproven",

@@ -12,7 +12,6 @@ from modeval.text import brief
 from modeval.trace.importers.format import Counts, Format, Note, Options, Rows, layer_name
 from modeval.trace.importers.reading import (
     as_object,
-    entry,
     has_keys,
     integers,
     lines,
@@ -20,6 +19,7 @@ from modeval.trace.importers.reading import (
     parse_json,
     read_bytes,
     refuse,
+    required,
     sparse_counts,
 )
 
@@ -76,7 +76,7 @@ def _of_routes(held: list[tuple[int, int, list[int], list[float]]], document: in
 def read_export(path: Path, _options: Options, note: Note) -> Iterator[Rows]:
     """Read an export of colibri issue 119: rows of all layers, prompts as ranges of rows."""
     export = as_object(parse_json(read_bytes(path), path), path, "")
-    layers = entry(export, "layers", dict, path, "")
+    layers = required(export, "layers", dict, path, "")
     traced = (export.get("layer_map") or {}).get("traced_layers")
     if isinstance(traced, list) and sorted(map(str, traced)) != sorted(layers):
         refuse(path, "layer_map", f"lists {len(traced)} traced layers: layers has {len(layers)}")
@@ -85,7 +85,7 @@ def read_export(path: Path, _options: Options, note: Note) -> Iterator[Rows]:
         layer = as_object(record, path, place)
         if not name.isdecimal():
             refuse(path, place, "has no number")
-        given = entry(layer, "executed_topk", list, path, place)
+        given = required(layer, "executed_topk", list, path, place)
         chosen = integers(given, 2, path, place, "executed_topk")
         scores = layer.get("executed_scores")
         weight = None
@@ -120,14 +120,14 @@ def _prompts(
         if not 0 <= start <= end <= rows:
             refuse(path, place, f"has the rows {start} to {end}: there are {rows}")
         document[start:end] = number
-        labels[start:end] = [entry(prompt, "category", str, path, place)] * (end - start)
+        labels[start:end] = [required(prompt, "category", str, path, place)] * (end - start)
     return document, labels
 
 
 def _range(prompt: dict[str, Any], path: Path, place: str) -> tuple[int, int]:
     for names in (("row_start", "row_end"), ("start_row", "end_row"), ("start", "end")):
         if all(name in prompt for name in names):
-            start, end = (entry(prompt, name, int, path, place) for name in names)
+            start, end = (required(prompt, name, int, path, place) for name in names)
             return start, end
     name = "row_range" if "row_range" in prompt else "rows"
     value = prompt.get(name)

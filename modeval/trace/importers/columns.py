@@ -56,7 +56,7 @@ _SPLIT = re.compile(r"[\s,;|()\[\]]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class MatchedColumns:
     """Which column of a file is which of ours.
 
     Attributes:
@@ -70,7 +70,7 @@ class Found:
 
 def match_columns(
     names: Sequence[str], known: Mapping[str, tuple[str, ...]], said: Mapping[str, str]
-) -> Found:
+) -> MatchedColumns:
     """Return which columns are which: what the user says, then our own names, then the others'.
 
     >>> match_columns(["Layer_ID", "topk_ids", "x"], ROW_NAMES, {}).names
@@ -90,13 +90,13 @@ def match_columns(
         if name is not None:
             found[ours] = name
             left.discard(name)
-    return Found(found, tuple(name for name in names if name not in found.values()))
+    return MatchedColumns(found, tuple(name for name in names if name not in found.values()))
 
 
-def missing_columns(names: Sequence[str], found: Found, wanted: Sequence[str]) -> str:
+def missing_columns(names: Sequence[str], columns: MatchedColumns, wanted: Sequence[str]) -> str:
     """Return what to say of a table that lacks columns, with the line to type."""
-    lacking = [name for name in wanted if name not in found.names]
-    spare = [*found.others, *("NAME" for _ in lacking)]
+    lacking = [name for name in wanted if name not in columns.names]
+    spare = [*columns.others, *("NAME" for _ in lacking)]
     said = ",".join(f"{ours}={theirs}" for ours, theirs in zip(lacking, spare, strict=False))
     quoted = f'"{said}"' if " " in said else said
     return (

@@ -8,13 +8,13 @@ import numpy as np
 
 from modeval.trace.importers.format import Counts, Format, Note, Options, Rows, layer_name
 from modeval.trace.importers.reading import (
-    entry,
     has_keys,
     json_lines,
     largest,
     load_array,
     numbers,
     refuse,
+    required,
 )
 
 TOKENS = 1 << 14
@@ -62,7 +62,7 @@ def read_logits(path: Path, options: Options, note: Note) -> Iterator[Rows]:
 def read_averages(path: Path, _options: Options, _note: Note) -> Iterator[Counts]:
     """Read mean router probabilities, layer x expert, one document a line: one sample each."""
     for document, (place, record) in enumerate(json_lines(path)):
-        given = entry(record, "avg_router_probabilities", list, path, place)
+        given = required(record, "avg_router_probabilities", list, path, place)
         shares = numbers(given, 2, path, place, "avg_router_probabilities")
         if shares.min(initial=0) < 0 or (abs(shares.sum(1) - 1) > 0.01).any():  # noqa: PLR2004
             refuse(path, place, "has probabilities that are negative or do not sum to 1")
@@ -82,9 +82,9 @@ def _tokens(path: Path, tokens: int, note: Note) -> dict[str, Any]:
     columns: dict[str, list[Any]] = {"label": [], "document": [], "position": [], "token": []}
     names = {"document": "doc_index", "position": "token_position", "token": "token_id"}
     for place, record in json_lines(beside):
-        columns["label"].append(entry(record, "source", str, beside, place))
+        columns["label"].append(required(record, "source", str, beside, place))
         for column, name in names.items():
-            columns[column].append(entry(record, name, int, beside, place))
+            columns[column].append(required(record, name, int, beside, place))
     if len(columns["label"]) != tokens:
         refuse(beside, "", f"has {len(columns['label'])} tokens, and {path.name} has {tokens}")
     return {

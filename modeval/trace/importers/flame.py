@@ -71,8 +71,8 @@ def _lists(column: Any, path: Path, place: str) -> Any:
 def layer_of(path: Path) -> str:
     """Return the name of the layer that a path speaks of, or refuse."""
     for part in reversed(path.parts):
-        if found := re.search(r"layer[_-]?(\d+)", part):
-            return layer_name(int(found[1]))
+        if match := re.search(r"layer[_-]?(\d+)", part):
+            return layer_name(int(match[1]))
     if not path.parent.name.isdecimal():
         refuse(path, "", "does not say its layer", "Keep the folder layer_XX that it came in.")
     return layer_name(int(path.parent.name))  # actives/<checkpoint>/<layer>/*.pt

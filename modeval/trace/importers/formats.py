@@ -94,9 +94,9 @@ def detect(paths: Sequence[Path], *, bare: bool = False) -> tuple[Format, list[P
     found: dict[str, list[Path]] = {}
     for path in paths:
         start = head(path)
-        for entry in arrays.FORMATS if bare else _ALL:
-            if entry.sniff(path, start):
-                found.setdefault(entry.name, []).append(path)
+        for file_format in arrays.FORMATS if bare else _ALL:
+            if file_format.sniff(path, start):
+                found.setdefault(file_format.name, []).append(path)
                 break
     if not found:
         raise TraceError(_unknown(paths))
@@ -141,7 +141,11 @@ def _near(path: Path, start: bytes) -> str:
     if len(names) > 1 and (known or any(name.lower() in COURSE for name in names)):
         return _near_table(names)
     ending = path.suffix.lstrip(".")
-    fitting = [entry.name for entry in _ALL if any(fnmatch(path.name, p) for p in entry.patterns)]
+    fitting = [
+        file_format.name
+        for file_format in _ALL
+        if any(fnmatch(path.name, p) for p in file_format.patterns)
+    ]
     which = f"Files named .{ending} may be {', '.join(fitting)}: --from NAME. " if fitting else ""
     return f"{which}{PLAIN_WAY}; modeval import --list shows all formats."
 
@@ -197,7 +201,7 @@ def source_files(sources: Sequence[Path]) -> list[Path]:
     return files
 
 
-def matching(entry: Format, paths: Sequence[Path]) -> list[Path]:
+def matching(file_format: Format, paths: Sequence[Path]) -> list[Path]:
     """Return the files whose names fit a format; all of them if none does."""
-    fitting = [path for path in paths if any(fnmatch(path.name, p) for p in entry.patterns)]
+    fitting = [path for path in paths if any(fnmatch(path.name, p) for p in file_format.patterns)]
     return fitting or list(paths)

@@ -99,73 +99,73 @@ def import_source(
     chosen = options or Options()
     files = source_files(sources)
     if name is None:
-        entry, fitting = detect(files, bare=bool(chosen.axes))
+        file_format, fitting = detect(files, bare=bool(chosen.axes))
     else:
-        entry = find_format(name)
-        fitting = matching(entry, files)
+        file_format = find_format(name)
+        fitting = matching(file_format, files)
     survey = Inspection()
-    for note in entry.notes:
+    for note in file_format.notes:
         survey.note(note)
     if len(fitting) < len(files):
         others = sorted({path.name for path in files} - {path.name for path in fitting})
         survey.note(f"{len(files) - len(fitting)} other files were not read: {_some(others)}.")
-    if _holds_counts(entry, fitting[0], chosen):
-        return _import_counts(entry, fitting, out, chosen, survey)
-    return _import_rows(entry, fitting, out, chosen, survey)
+    if _holds_counts(file_format, fitting[0], chosen):
+        return _import_counts(file_format, fitting, out, chosen, survey)
+    return _import_rows(file_format, fitting, out, chosen, survey)
 
 
-def _holds_counts(entry: Format, path: Path, options: Options) -> bool:
+def _holds_counts(file_format: Format, path: Path, options: Options) -> bool:
     """Tell whether files hold counts; where a format has both, their first piece tells."""
-    if entry.counts is not None:
-        return entry.counts
-    pieces = entry.read(path, options, lambda _note: None)
+    if file_format.counts is not None:
+        return file_format.counts
+    pieces = file_format.read(path, options, lambda _note: None)
     return isinstance(next((p for p in pieces if not isinstance(p, Facts)), None), Counts)
 
 
 def _import_rows(
-    entry: Format, files: Sequence[Path], out: Path, options: Options, survey: Inspection
+    file_format: Format, files: Sequence[Path], out: Path, options: Options, survey: Inspection
 ) -> Imported:
-    for path, piece in _pieces(entry, files, options, survey):
-        _look(survey, _rows_only(piece, path), path, options, entry)
+    for path, piece in _pieces(file_format, files, options, survey):
+        _look(survey, _rows_only(piece, path), path, options, file_format)
     options = _informed(options, survey.facts)
-    dense = _check_layers(survey, entry, options)
-    header = make_header(entry, options, survey, dense)
+    dense = _check_layers(survey, file_format, options)
+    header = make_header(file_format, options, survey, dense)
     header = _suspected(header, survey, dense, options)
     check_new(out)
     with atomic.whole_folder(out, UNWRITTEN) as draft:
         with TraceWriter(draft, header) as writer:
-            for chunk in _build(entry, files, header, options, survey.left_out):
+            for chunk in _build(file_format, files, header, options, survey.left_out):
                 writer.append(chunk)
         if not writer.rows:
             raise TraceError(f"{_some([str(path) for path in files])}: no routing in them.")
-    return Imported(out, header, writer.rows, entry.name)
+    return Imported(out, header, writer.rows, file_format.name)
 
 
 def _import_counts(
-    entry: Format, files: Sequence[Path], out: Path, options: Options, survey: Inspection
+    file_format: Format, files: Sequence[Path], out: Path, options: Options, survey: Inspection
 ) -> Imported:
-    found: list[Counts] = []
+    counts: list[Counts] = []
     labels: list[str | None] = []
     offset, largest, current = 0, -1, None
-    for path, piece in _pieces(entry, files, options, survey):
+    for path, piece in _pieces(file_format, files, options, survey):
         if isinstance(piece, Rows):
             raise TraceError(f"{path}: holds decisions: import it with another --from.")
         if path != current:  # replicates of two files are never the same
             offset, current = largest + 1, path
         document = -1 if piece.document < 0 else piece.document + offset
         largest = max(largest, document)
-        found.append(replace(piece, document=document))
-        labels.append(_label(piece.label, path, options, entry))
+        counts.append(replace(piece, document=document))
+        labels.append(_label(piece.label, path, options, file_format))
     options = _informed(options, survey.facts)
-    found = [replace(piece, choices=piece.choices or options.choices) for piece in found]
-    header, groups = tally(found, labels, options, entry, tuple(survey.notes))
+    counts = [replace(piece, choices=piece.choices or options.choices) for piece in counts]
+    header, groups = tally(counts, labels, options, file_format, tuple(survey.notes))
     if survey.facts.phase is not None:
         header = replace(header, phase=survey.facts.phase)
-    header = header.warned(*of_counts(_by_layer(found)))
+    header = header.warned(*of_counts(_by_layer(counts)))
     stem = out.name.removesuffix(SUFFIX).removesuffix(".trace")
     path = out.with_name(stem + SUFFIX)
     save_counts(path, header, groups)
-    return Imported(path, header, 0, entry.name)
+    return Imported(path, header, 0, file_format.name)
 
 
 def _informed(options: Options, facts: Facts) -> Options:
@@ -178,11 +178,11 @@ def _informed(options: Options, facts: Facts) -> Options:
     )
 
 
-def _by_layer(found: Sequence[Counts]) -> dict[str, NDArray[np.float64]]:
+def _by_layer(counts: Sequence[Counts]) -> dict[str, NDArray[np.float64]]:
     """Return the counts of each layer over all labels and documents."""
-    width = max(len(piece.selections) for piece in found)
+    width = max(len(piece.selections) for piece in counts)
     total: dict[str, NDArray[np.float64]] = {}
-    for piece in found:
+    for piece in counts:
         name = piece.layer if isinstance(piece.layer, str) else layer_name(piece.layer)
         row = np.pad(piece.selections, (0, width - len(piece.selections)))
         total[name] = total.get(name, np.zeros(width)) + row
@@ -209,13 +209,13 @@ def _suspected(
 
 
 def _pieces(
-    entry: Format, files: Sequence[Path], options: Options, survey: Inspection
+    file_format: Format, files: Sequence[Path], options: Options, survey: Inspection
 ) -> Iterator[tuple[Path, Rows | Counts]]:
     """Read every file; what a damaged one has to give is kept only if the user said so."""
     for path in files:
         number = 0
         try:
-            for piece in entry.read(path, options, survey.note):
+            for piece in file_format.read(path, options, survey.note):
                 if isinstance(piece, Facts):
                     survey.facts = _united(survey.facts, piece, path)
                     continue
@@ -226,7 +226,7 @@ def _pieces(
                 raise TraceError(
                     f"{error} Nothing was imported; --allow-partial keeps what comes before."
                 ) from None
-            what = "counts of layers" if entry.counts else "rows"
+            what = "counts of layers" if file_format.counts else "rows"
             survey.note(f"Read in part, the first {number} {what}; the rest was dropped: {error}")
 
 
@@ -253,7 +253,9 @@ def _rows_only(piece: Rows | Counts, path: Path) -> Rows:
 # --- the first pass ------------------------------------------------------------------------------
 
 
-def _look(survey: Inspection, rows: Rows, path: Path, options: Options, entry: Format) -> None:
+def _look(
+    survey: Inspection, rows: Rows, path: Path, options: Options, file_format: Format
+) -> None:
     chosen = rows.chosen
     if chosen.size and (chosen.min() < -1 or chosen.max() > np.iinfo(np.int16).max):
         wrong = chosen.min() if chosen.min() < -1 else chosen.max()
@@ -270,7 +272,7 @@ def _look(survey: Inspection, rows: Rows, path: Path, options: Options, entry: F
         layer.repeating += int(repeats[where].sum())
         weight = None if rows.weight is None else rows.weight[where]
         survey.watch.add(name, chosen[where], weight, path.name)
-    for label in _labels(rows, path, options, entry):
+    for label in _labels(rows, path, options, file_format):
         if label is not None:
             survey.labels[label] = None
     survey.phases |= set(np.unique(rows.phase).tolist())
@@ -302,11 +304,11 @@ def _layers_of(rows: Rows, path: Path) -> Iterator[tuple[str, Any]]:
         yield layer_name(number), rows.layer == number
 
 
-def _check_layers(survey: Inspection, entry: Format, options: Options) -> frozenset[str]:
+def _check_layers(survey: Inspection, file_format: Format, options: Options) -> frozenset[str]:
     """Return the layers that hold no routing, after saying so; refuse rows that cannot be."""
     dense: set[str] = set()
     for name, layer in survey.layers.items():
-        empty = layer.routed == 0 and not entry.keep_empty
+        empty = layer.routed == 0 and not file_format.keep_empty
         if empty or (layer.repeating == layer.routed and layer.choices > 1 and layer.routed):
             dense.add(name)
         elif layer.repeating:
@@ -317,7 +319,7 @@ def _check_layers(survey: Inspection, entry: Format, options: Options) -> frozen
             if not options.allow_partial:
                 raise TraceError(f"{reason}. Leave them out with --allow-partial.")
             survey.note(f"Left out: {reason}.")
-        if name not in dense and layer.routed < layer.rows and not entry.keep_empty:
+        if name not in dense and layer.routed < layer.rows and not file_format.keep_empty:
             survey.note(f"{layer.rows - layer.routed} rows of {name} chose nothing: left out.")
     if dense:
         names = _some(sorted(dense, key=natural))
@@ -328,7 +330,7 @@ def _check_layers(survey: Inspection, entry: Format, options: Options) -> frozen
 
 
 def make_header(
-    entry: Format, options: Options, survey: Inspection, dense: frozenset[str]
+    file_format: Format, options: Options, survey: Inspection, dense: frozenset[str]
 ) -> TraceHeader:
     """Return the header for what the first pass found, without the layers that are dense."""
     names = sorted((name for name in survey.layers if name not in dense), key=natural)
@@ -360,21 +362,21 @@ def make_header(
         modules=(modules,) * len(names),
         choices=tuple(options.choices or number for number in seen),
         labels=tuple(sorted(survey.labels, key=natural)),
-        source=Source(entry.engine, options.model, entry.name),
-        weight_scale=_weight_scale(entry, survey),
-        phase=_phase(entry, survey),
-        capacity=entry.capacity,
-        padding=entry.padding,
+        source=Source(file_format.engine, options.model, file_format.name),
+        weight_scale=_weight_scale(file_format, survey),
+        phase=_phase(file_format, survey),
+        capacity=file_format.capacity,
+        padding=file_format.padding,
         token_ids=survey.token_ids,
         notes=tuple(survey.notes),
     )
 
 
-def _weight_scale(entry: Format, survey: Inspection) -> WeightScale:
+def _weight_scale(file_format: Format, survey: Inspection) -> WeightScale:
     if True not in survey.weights:
         return "none"
-    if entry.weight_scale is not None:
-        return entry.weight_scale
+    if file_format.weight_scale is not None:
+        return file_format.weight_scale
     least, most = survey.sums
     scale: WeightScale = "selection score"
     if survey.least_weight >= 0 and abs(least - 1) < NEARLY_ONE and abs(most - 1) < NEARLY_ONE:
@@ -385,10 +387,10 @@ def _weight_scale(entry: Format, survey: Inspection) -> WeightScale:
     return scale
 
 
-def _phase(entry: Format, survey: Inspection) -> Phase:
+def _phase(file_format: Format, survey: Inspection) -> Phase:
     known = {PHASES[number] for number in survey.phases}
     if known == {"unknown"}:
-        return entry.phase if entry.phase != "mixed" else "unknown"
+        return file_format.phase if file_format.phase != "mixed" else "unknown"
     phases: dict[str, Phase] = {"prefill": "prefill", "decode": "decode", "train": "train"}
     return phases.get(next(iter(known)), "mixed") if len(known) == 1 else "mixed"
 
@@ -396,15 +398,15 @@ def _phase(entry: Format, survey: Inspection) -> Phase:
 # --- labels --------------------------------------------------------------------------------------
 
 
-def _labels(rows: Rows, path: Path, options: Options, entry: Format) -> Iterator[str | None]:
+def _labels(rows: Rows, path: Path, options: Options, file_format: Format) -> Iterator[str | None]:
     if isinstance(rows.label, list):
         for label in dict.fromkeys(rows.label):
-            yield _label(label, path, options, entry)
+            yield _label(label, path, options, file_format)
     else:
-        yield _label(rows.label, path, options, entry)
+        yield _label(rows.label, path, options, file_format)
 
 
-def _label(given: str | None, path: Path, options: Options, entry: Format) -> str | None:
+def _label(given: str | None, path: Path, options: Options, file_format: Format) -> str | None:
     """Return the label of rows: what the user says, what the row says, what the names say."""
     if options.label is not None:
         return options.label
@@ -419,7 +421,7 @@ def _label(given: str | None, path: Path, options: Options, entry: Format) -> st
             f"--labels has no label for {path.name}: expected one of {path.name}, {stem} or "
             f"{path.parent.name} among {', '.join(options.labels)}."
         )
-    kind = options.label_from or entry.label_from
+    kind = options.label_from or file_format.label_from
     return {"file": stem, "folder": path.parent.name}.get(kind)
 
 
@@ -427,7 +429,7 @@ def _label(given: str | None, path: Path, options: Options, entry: Format) -> st
 
 
 def _build(
-    entry: Format,
+    file_format: Format,
     files: Sequence[Path],
     header: TraceHeader,
     options: Options,
@@ -437,16 +439,16 @@ def _build(
     passed: dict[int, int] = {}  # rows of each layer
     numbers = {name: index for index, name in enumerate(header.layers)}
     offset, largest, current = 0, -1, None
-    for path, piece in _pieces(entry, files, options, Inspection()):
+    for path, piece in _pieces(file_format, files, options, Inspection()):
         if path != current:  # documents of two files are never the same
             offset, current = largest + 1, path
         rows = _rows_only(piece, path)
         document = np.broadcast_to(np.asarray(rows.document), (len(rows.chosen),))
         document = np.where(document < 0, -1, document + offset)
         largest = max(largest, int(document.max(initial=-1)))
-        label = _label_numbers(rows, path, header, options, entry)
+        label = _label_numbers(rows, path, header, options, file_format)
         chunk = _chunk(rows, document, header, numbers, label)
-        kept = _kept(chunk, entry)
+        kept = _kept(chunk, file_format)
         yield chunk[kept if gone is None else kept & ~_marked(chunk, gone, passed)]
 
 
@@ -463,17 +465,17 @@ def _marked(
     return marked
 
 
-def _kept(chunk: TraceChunk, entry: Format) -> NDArray[np.bool_]:
+def _kept(chunk: TraceChunk, file_format: Format) -> NDArray[np.bool_]:
     """Return which rows are routing, by the same rules as :func:`_check_layers`."""
     kept: NDArray[np.bool_] = ~_repeating(chunk.chosen) & (chunk.layer >= 0)
-    return kept if entry.keep_empty else kept & (chunk.chosen >= 0).any(1)
+    return kept if file_format.keep_empty else kept & (chunk.chosen >= 0).any(1)
 
 
 def _label_numbers(
-    rows: Rows, path: Path, header: TraceHeader, options: Options, entry: Format
+    rows: Rows, path: Path, header: TraceHeader, options: Options, file_format: Format
 ) -> Any:
     def number(label: str | None) -> int:
-        name = _label(label, path, options, entry)
+        name = _label(label, path, options, file_format)
         return -1 if name is None else header.labels.index(name)
 
     if not isinstance(rows.label, list):

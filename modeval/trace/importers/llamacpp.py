@@ -21,10 +21,10 @@ def read_imatrix(path: Path, options: Options, note: Note) -> Iterator[Counts]:
     """Read ``blk.N.ffn_*_exps.weight.counts``: tokens that each expert saw."""
     layers: dict[int, dict[str, Any]] = {}
     for name, data in _tensors(path):
-        if found := COUNTS.fullmatch(name):
+        if match := COUNTS.fullmatch(name):
             flat = np.asarray(data).reshape(1, -1)
             counts = tallies(flat, 2, path, f"tensor {name}", "counts")[0]
-            layers.setdefault(int(found[1]), {})[found[2]] = counts
+            layers.setdefault(int(match[1]), {})[match[2]] = counts
     if not layers:
         refuse(path, "", "has no tensor blk.N.ffn_*_exps.weight.counts: it counts no experts")
     note("llama.cpp counts whole calibration chunks; labels and documents are unknown.")

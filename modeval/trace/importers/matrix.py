@@ -49,7 +49,7 @@ def read_matrix(path: Path) -> tuple[TraceHeader, tuple[LayerGroup, ...]]:
     counted = array.dtype.kind in "iu" and bool(table.sum(1).min() > 0)
     shares = None if counted else _shares(table, path)
     rows = table if shares is None else shares
-    found = [
+    counts = [
         Counts(
             "matrix",
             row if counted else np.full(len(row), np.nan),
@@ -62,7 +62,7 @@ def read_matrix(path: Path) -> tuple[TraceHeader, tuple[LayerGroup, ...]]:
     form = Format("matrix", "", (), lambda _path, _start: False, _nothing, counts=True, sized=True,
                   weight_scale="probability")  # fmt: skip
     options = Options(choices=1 if counted else None)
-    header, groups = tally(found, [piece.label for piece in found], options, form, ())
+    header, groups = tally(counts, [piece.label for piece in counts], options, form, ())
     return replace(header, notes=(NOTE,)), groups
 
 

@@ -8,17 +8,24 @@ from typing import Any
 import numpy as np
 
 from modeval.trace.importers.format import TRAIN, Counts, Format, Note, Options, Rows
-from modeval.trace.importers.reading import entry, has_keys, integers, json_lines, refuse, tallies
+from modeval.trace.importers.reading import (
+    has_keys,
+    integers,
+    json_lines,
+    refuse,
+    required,
+    tallies,
+)
 
 
 def read_trace(path: Path, _options: Options, note: Note) -> Iterator[Rows]:
     """Read ``router_trace_rank{N}.jsonl``: a record for each layer, step and microbatch."""
     for place, record in json_lines(path):
         chosen = integers(
-            entry(record, "top_indices", list, path, place), 2, path, place, "top_indices"
+            required(record, "top_indices", list, path, place), 2, path, place, "top_indices"
         )
-        tokens = entry(record, "num_tokens", int, path, place)
-        choices = entry(record, "topk", int, path, place)
+        tokens = required(record, "num_tokens", int, path, place)
+        choices = required(record, "topk", int, path, place)
         if chosen.size and chosen.shape != (tokens, choices):
             refuse(
                 path,
@@ -38,7 +45,7 @@ def read_trace(path: Path, _options: Options, note: Note) -> Iterator[Rows]:
 def read_counts(path: Path, options: Options, note: Note) -> Iterator[Counts]:
     """Read ``tokens_per_expert/rank{N}.jsonl``: counts of the experts that live on the rank."""
     for place, record in json_lines(path):
-        local = tallies(entry(record, "tpe", list, path, place), 2, path, place, "tpe").sum(0)
+        local = tallies(required(record, "tpe", list, path, place), 2, path, place, "tpe").sum(0)
         modules, offset = _shard(path, place, len(local), options.modules, note)
         selections = np.zeros(modules)
         selections[offset : offset + len(local)] = local
@@ -82,13 +89,13 @@ def _rank(path: Path) -> int:
 
 
 def _layer(record: dict[str, Any], path: Path, place: str) -> str:
-    block = entry(record, "block", str, path, place)
-    layer = entry(record, "layer", int, path, place)
+    block = required(record, "block", str, path, place)
+    layer = required(record, "layer", int, path, place)
     if block == "decoder":
         return f"decoder.layers.{layer}"
     if block != "mtp":
         refuse(path, place, f"block is {block!r}: expected decoder or mtp")
-    return f"mtp.{entry(record, 'mtp_idx', int, path, place)}.layers.{layer}"
+    return f"mtp.{required(record, 'mtp_idx', int, path, place)}.layers.{layer}"
 
 
 FORMATS = (

@@ -17,16 +17,16 @@ def read_moe_l2(path: Path, _options: Options, note: Note) -> Iterator[Rows]:
         if "EXPERT|" not in text:
             other += 1
             continue
-        found = MOE_L2.search(text)
-        if found is None:
+        match = MOE_L2.search(text)
+        if match is None:
             refuse(path, place, f"is {text[:60]!r}: expected EXPERT|L<layer>|T<token>: [ids] ...")
         lists = [
             [int(item) for item in bracket.replace(",", " ").split()]
-            for bracket in re.findall(r"\[([\d,\s]*)\]", found[3])
+            for bracket in re.findall(r"\[([\d,\s]*)\]", match[3])
         ]
         chosen = integers(lists, 2, path, place, "experts")
         alone = len(lists) == 1
-        yield Rows(layer_name(int(found[1])), chosen, position=int(found[2]) if alone else -1)
+        yield Rows(layer_name(int(match[1])), chosen, position=int(match[2]) if alone else -1)
     if other:
         note(f"{path.name}: {other} lines of other log messages were passed over.")
 

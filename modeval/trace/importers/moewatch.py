@@ -6,11 +6,11 @@ from pathlib import Path
 from modeval.trace.importers.format import Counts, Format, Note, Options
 from modeval.trace.importers.reading import (
     as_object,
-    entry,
     has_keys,
     module_number,
     parse_json,
     read_bytes,
+    required,
     sparse_counts,
     tallies,
 )
@@ -19,8 +19,8 @@ from modeval.trace.importers.reading import (
 def read_moewatch(path: Path, _options: Options, _note: Note) -> Iterator[Counts]:
     """Read the token counts of moewatch, which are of each token's first choice only."""
     record = as_object(parse_json(read_bytes(path), path), path, "")
-    usage = as_object(entry(record, "utilization", dict, path, ""), path, "utilization")
-    for name, value in entry(usage, "token_counts", dict, path, "utilization").items():
+    usage = as_object(required(record, "utilization", dict, path, ""), path, "utilization")
+    for name, value in required(usage, "token_counts", dict, path, "utilization").items():
         place = f"layer {name}"
         if isinstance(value, dict):
             cells = (

@@ -11,13 +11,13 @@ from modeval.text import brief
 from modeval.trace.importers.format import Counts, Format, Note, Options, Rows
 from modeval.trace.importers.pickles import PickleError, read_pickle
 from modeval.trace.importers.reading import (
-    entry,
     grid,
     has_keys,
     integers,
     json_lines,
     read_bytes,
     refuse,
+    required,
 )
 
 PUBLISHED_LAYERS = (0, 7, 15)
@@ -28,9 +28,9 @@ LARGEST_COUNT = 1 << 62
 def read_jsonl(path: Path, _options: Options, _note: Note) -> Iterator[Rows]:
     """Read a document for each line; ``exp_ids`` has the axes token, choice, layer."""
     for document, (place, record) in enumerate(json_lines(path)):
-        given = entry(record, "exp_ids", list, path, place)
+        given = required(record, "exp_ids", list, path, place)
         chosen = integers(given, 3, path, place, "exp_ids").transpose(0, 2, 1)
-        tokens = entry(record, "input_ids", list, path, place)
+        tokens = required(record, "input_ids", list, path, place)
         token = integers(tokens, 1, path, place, "input_ids")
         if len(token) != len(chosen):
             refuse(path, place, f"has {len(token)} input_ids and {len(chosen)} exp_ids")

@@ -88,11 +88,11 @@ def read_npz(path: Path, options: Options, note: Note) -> Iterator[Rows]:
         raise
     except Exception as error:  # noqa: BLE001 - a damaged array raises anything
         refuse(path, "", f"is no NPZ of plain arrays ({brief(str(error), 200)})")
-    found = match_columns(list(arrays), ROW_NAMES, options.columns)
-    if not {"layer", "chosen"} <= found.names.keys():
-        refuse(path, "", missing_columns(list(arrays), found, ("layer", "chosen")))
-    _passed_over(path, found.others, note)
-    yield from _rows_of_arrays({ours: arrays[name] for ours, name in found.names.items()}, path)
+    columns = match_columns(list(arrays), ROW_NAMES, options.columns)
+    if not {"layer", "chosen"} <= columns.names.keys():
+        refuse(path, "", missing_columns(list(arrays), columns, ("layer", "chosen")))
+    _passed_over(path, columns.others, note)
+    yield from _rows_of_arrays({ours: arrays[name] for ours, name in columns.names.items()}, path)
 
 
 def read_parquet(path: Path, options: Options, note: Note) -> Iterator[Piece]:
@@ -164,11 +164,11 @@ def _renamed(
     for place, record in source:
         keys = tuple(record)
         if keys not in known:
-            found = match_columns(keys, ROW_NAMES, options.columns)
-            if not {"layer", "chosen"} <= found.names.keys():
-                refuse(path, place, missing_columns(keys, found, ("layer", "chosen")))
-            _passed_over(path, found.others, note)
-            known[keys] = found.names
+            columns = match_columns(keys, ROW_NAMES, options.columns)
+            if not {"layer", "chosen"} <= columns.names.keys():
+                refuse(path, place, missing_columns(keys, columns, ("layer", "chosen")))
+            _passed_over(path, columns.others, note)
+            known[keys] = columns.names
         yield place, {ours: record[name] for ours, name in known[keys].items()}
 
 

@@ -48,15 +48,17 @@ def read_csv(path: Path, options: Options, note: Note) -> Iterator[Piece]:
     cells: Cells = {}
     phases: set[str] = set()
     document = Numbering()
-    found = None
+    columns = None
     for place, row in table_lines(path):
-        if found is None:
-            found = match_columns(list(row), COUNT_NAMES, options.columns)
-            if not set(WANTED) <= found.names.keys():
-                refuse(path, place, missing_columns(list(row), found, WANTED))
-            if found.others:
-                note(f"{path.name}: further columns were passed over: {brief_names(found.others)}.")
-        held = {ours: row[name] for ours, name in found.names.items()}
+        if columns is None:
+            columns = match_columns(list(row), COUNT_NAMES, options.columns)
+            if not set(WANTED) <= columns.names.keys():
+                refuse(path, place, missing_columns(list(row), columns, WANTED))
+            if columns.others:
+                note(
+                    f"{path.name}: further columns were passed over: {brief_names(columns.others)}."
+                )
+        held = {ours: row[name] for ours, name in columns.names.items()}
         if not any(held.values()):
             continue
         expert = module_number(held["expert"], path, place)
@@ -130,8 +132,8 @@ def _layer(text: str, path: Path, place: str) -> str | int:
     """Return the number of a layer, or its name."""
     if not text:
         refuse(path, place, "names no layer")
-    found = LAYER.fullmatch(text)
-    return layer_name(int(found[1])) if found else text
+    match = LAYER.fullmatch(text)
+    return layer_name(int(match[1])) if match else text
 
 
 def _count(text: str, path: Path, place: str) -> float:

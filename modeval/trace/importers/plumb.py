@@ -7,11 +7,11 @@ from typing import Any
 from modeval.trace.importers.format import Counts, Format, Note, Options
 from modeval.trace.importers.reading import (
     as_object,
-    entry,
     has_keys,
     module_number,
     parse_json,
     read_bytes,
+    required,
     sparse_counts,
     tallies,
 )
@@ -21,9 +21,9 @@ def read_plumb(path: Path, options: Options, _note: Note) -> Iterator[Counts]:
     """Read a snapshot or a report of plumb."""
     record = as_object(parse_json(read_bytes(path), path), path, "")
     if "expert_counts" in record:
-        cells = _snapshot(entry(record, "expert_counts", dict, path, ""), path)
+        cells = _snapshot(required(record, "expert_counts", dict, path, ""), path)
     else:
-        cells = _report(entry(record, "layers", list, path, ""), path)
+        cells = _report(required(record, "layers", list, path, ""), path)
     yield from sparse_counts(cells, path, options)
 
 
@@ -39,13 +39,13 @@ def _report(layers: list[Any], path: Path) -> Iterator[tuple[str, int, int, floa
     for number, item in enumerate(layers):
         place = f"layers[{number}]"
         layer = as_object(item, path, place)
-        for expert in entry(layer, "experts", list, path, place):
+        for expert in required(layer, "experts", list, path, place):
             record = as_object(expert, path, place)
             yield (
                 place,
-                entry(layer, "layer_id", int, path, place),
-                entry(record, "expert_id", int, path, place),
-                float(entry(record, "token_count", int, path, place)),
+                required(layer, "layer_id", int, path, place),
+                required(record, "expert_id", int, path, place),
+                float(required(record, "token_count", int, path, place)),
             )
 
 

@@ -166,7 +166,7 @@ def as_object(value: Any, path: Path, place: str) -> dict[str, Any]:
     return value
 
 
-def entry(record: Mapping[str, Any], name: str, kind: type, path: Path, place: str) -> Any:
+def required(record: Mapping[str, Any], name: str, kind: type, path: Path, place: str) -> Any:
     """Return a field of a record that must be there and of a type; booleans are no numbers."""
     if name not in record:
         refuse(path, place, f"has no {name!r}: it has {', '.join(map(repr, record)) or 'nothing'}")

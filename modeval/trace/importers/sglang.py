@@ -20,13 +20,13 @@ from modeval.trace.importers.format import (
 )
 from modeval.trace.importers.reading import (
     array_of,
-    entry,
     grid,
     has_keys,
     integers,
     load_torch,
     records,
     refuse,
+    required,
     sparse_counts,
     table_lines,
     tallies,
@@ -41,8 +41,8 @@ FORWARD_PHASES = {1: PREFILL, "EXTEND": PREFILL, 2: DECODE, "DECODE": DECODE}
 def read_replies(path: Path, options: Options, note: Note) -> Iterator[Rows]:
     """Read replies of SGLang: base64 of raw int32, whose shape the reply does not say."""
     for document, (place, reply) in enumerate(records(path)):
-        meta = entry(reply, "meta_info", dict, path, place)
-        packed = entry(meta, "routed_experts", str, path, place)
+        meta = required(reply, "meta_info", dict, path, place)
+        packed = required(meta, "routed_experts", str, path, place)
         flat = np.frombuffer(unpack_base64(packed, path, place), dtype=np.uint8)
         if options.choices is None:
             refuse(

@@ -94,8 +94,8 @@ def _axes(start: bytes) -> int | None:
         names = [name for name in header if NAME.fullmatch(name)]
         return len(header[names[0]]["shape"])
     except (ValueError, IndexError, KeyError, TypeError, RecursionError):
-        found = re.search(rb'"\d+_\d+":\{"dtype":"[A-Z0-9]+","shape":\[\d+(,\d+)?\]', start)
-        return None if found is None else 1 + (found[1] is not None)
+        match = re.search(rb'"\d+_\d+":\{"dtype":"[A-Z0-9]+","shape":\[\d+(,\d+)?\]', start)
+        return None if match is None else 1 + (match[1] is not None)
 
 
 def _is(path: Path, start: bytes, axes: int) -> bool:

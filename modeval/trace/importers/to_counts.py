@@ -17,10 +17,10 @@ PARTS = ("mass", "selections", "samples", "entropy", "selection_entropy")
 
 
 def tally(
-    found: Sequence[Counts],
+    all_counts: Sequence[Counts],
     labels: Sequence[str | None],
     options: Options,
-    entry: Format,
+    file_format: Format,
     notes: tuple[str, ...],
 ) -> tuple[TraceHeader, tuple[LayerGroup, ...]]:
     """Return the header and the counts of all pieces; layers share one number of modules.
@@ -32,12 +32,12 @@ def tally(
         TraceError: nothing was counted, some pieces have labels and others not, or modules or
             choices contradict what the user says.
     """
-    if not found:
+    if not all_counts:
         raise TraceError("There are no counts in the files.")
     if None in labels and len(set(labels)) > 1:
         raise TraceError("Some counts have labels and others have none. Name them with --labels.")
-    modules, notes = _modules(found, options, entry, notes)
-    choices = {piece.choices for piece in found}
+    modules, notes = _modules(all_counts, options, file_format, notes)
+    choices = {piece.choices for piece in all_counts}
     known = choices.pop() if len(choices) == 1 else None
     if known is None:
         notes += (
@@ -48,29 +48,29 @@ def tally(
         )
     elif not 1 <= known <= modules:
         raise TraceError(f"--choices {known}: expected 1 to {modules}, the number of modules.")
-    names = sorted({_name(piece) for piece in found}, key=natural)
+    names = sorted({_name(piece) for piece in all_counts}, key=natural)
     rules = tuple(sorted({label for label in labels if label is not None}))
     header = TraceHeader(
         layers=tuple(names),
         modules=(modules,) * len(names),
         choices=(known or 0,) * len(names),
         labels=rules,
-        source=Source(entry.engine, options.model, entry.name),
-        weight_scale=entry.weight_scale or "none",
-        phase=entry.phase if entry.phase != "mixed" else "unknown",
-        capacity=entry.capacity,
-        padding=entry.padding,
+        source=Source(file_format.engine, options.model, file_format.name),
+        weight_scale=file_format.weight_scale or "none",
+        phase=file_format.phase if file_format.phase != "mixed" else "unknown",
+        capacity=file_format.capacity,
+        padding=file_format.padding,
         notes=tuple(dict.fromkeys(notes)),
     )
-    counts = _sum(found, labels, header, known)
-    units = _units(found, labels, header, known)
+    counts = _sum(all_counts, labels, header, known)
+    units = _units(all_counts, labels, header, known)
     return header, (LayerGroup(tuple(range(len(names))), counts, units),)
 
 
 def _modules(
-    found: Sequence[Counts], options: Options, entry: Format, notes: tuple[str, ...]
+    counts: Sequence[Counts], options: Options, file_format: Format, notes: tuple[str, ...]
 ) -> tuple[int, tuple[str, ...]]:
-    sizes = {len(piece.selections) for piece in found}
+    sizes = {len(piece.selections) for piece in counts}
     if options.modules is not None:
         if max(sizes) > options.modules:
             raise TraceError(
@@ -78,21 +78,21 @@ def _modules(
                 f"{options.modules - 1}."
             )
         return options.modules, notes
-    if entry.sized and len(sizes) == 1:
+    if file_format.sized and len(sizes) == 1:
         return max(sizes), notes
     said = f"The number of modules, {max(sizes)}, was taken from the largest that was counted; "
     return max(*sizes, 1), (*notes, said + "say it with --modules N if there are more.")
 
 
 def _sum(
-    found: Sequence[Counts], labels: Sequence[str | None], header: TraceHeader, choices: int | None
+    counts: Sequence[Counts], labels: Sequence[str | None], header: TraceHeader, choices: int | None
 ) -> RoutingCounts:
     layers, rules, modules = len(header.layers), max(len(header.labels), 1), header.modules[0]
-    blocks = BLOCKS if any(piece.document >= 0 for piece in found) else 1
+    blocks = BLOCKS if any(piece.document >= 0 for piece in counts) else 1
     check_size(header, blocks * rules)
     zeros = RoutingCounts.zeros(layers, rules=rules, modules=modules, blocks=blocks).tensors()
     seen = torch.zeros(layers, rules, dtype=torch.bool)
-    for piece, label in zip(found, labels, strict=True):
+    for piece, label in zip(counts, labels, strict=True):
         layer = header.layers.index(_name(piece))
         rule = 0 if label is None else header.labels.index(label)
         block = int(document_block(torch.tensor([piece.document]), blocks))
@@ -105,22 +105,22 @@ def _sum(
 
 
 def _units(
-    found: Sequence[Counts], labels: Sequence[str | None], header: TraceHeader, choices: int | None
+    counts: Sequence[Counts], labels: Sequence[str | None], header: TraceHeader, choices: int | None
 ) -> Units | None:
     """Return the replicates of each label; nothing where a piece is of none, or sums are unknown.
 
     Replicates are numbered within a file, and a file has one label, so both together are a unit.
     """
-    if choices is None or any(piece.document < 0 for piece in found):
+    if choices is None or any(piece.document < 0 for piece in counts):
         return None
     rules = [0 if label is None else header.labels.index(label) for label in labels]
-    owner = [(rule, piece.document) for rule, piece in zip(rules, found, strict=True)]
+    owner = [(rule, piece.document) for rule, piece in zip(rules, counts, strict=True)]
     pairs = sorted(set(owner))
     place = {pair: number for number, pair in enumerate(pairs)}
     zeros = RoutingCounts.zeros(
         len(header.layers), rules=1, modules=header.modules[0], blocks=len(pairs)
     ).tensors()
-    for piece, pair in zip(found, owner, strict=True):
+    for piece, pair in zip(counts, owner, strict=True):
         layer = header.layers.index(_name(piece))
         for name, value in _parts(piece, choices, header.modules[0]).items():
             zeros[name][layer, place[pair], 0] += value

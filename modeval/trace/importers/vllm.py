@@ -17,13 +17,13 @@ from modeval.trace.importers import plain
 from modeval.trace.importers.format import Counts, Facts, Format, Note, Options, Piece, Rows
 from modeval.trace.importers.reading import (
     added,
-    entry,
     has_keys,
     integers,
     json_lines,
     load_array,
     records,
     refuse,
+    required,
     tallies,
     token_rows,
     unpack_base64,
@@ -83,9 +83,9 @@ def read_loads(path: Path, _options: Options, note: Note) -> Iterator[Piece]:
 
 def _logical_loads(record: dict[str, Any], path: Path, place: str) -> Iterator[NDArray[np.float64]]:
     """Yield the loads of logical experts of each layer of one step."""
-    given = entry(record, "expert_load", list, path, place)
+    given = required(record, "expert_load", list, path, place)
     load = tallies(given, 2, path, place, "expert_load")
-    logical = integers(entry(record, "p2l_map", list, path, place), 2, path, place, "p2l_map")
+    logical = integers(required(record, "p2l_map", list, path, place), 2, path, place, "p2l_map")
     if load.shape != logical.shape or logical.min(initial=0) < 0:
         refuse(path, place, f"expert_load is {load.shape}, p2l_map {logical.shape}")
     if logical.max(initial=0) > np.iinfo(np.int16).max:
@@ -99,7 +99,7 @@ ADVICE = "Start vLLM with --enable-return-routed-experts."
 
 def _choices(reply: dict[str, Any], path: Path, place: str) -> list[dict[str, Any]]:
     name = "choices" if "choices" in reply else "outputs"
-    found: list[dict[str, Any]] = entry(reply, name, list, path, place)
+    found: list[dict[str, Any]] = required(reply, name, list, path, place)
     for choice in found:
         if not isinstance(choice, dict):
             refuse(path, place, f"{name} holds {choice!r}: expected JSON objects")
