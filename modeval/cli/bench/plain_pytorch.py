@@ -2,16 +2,11 @@
 
 Written as a careful researcher writes it with PyTorch alone: one model at a time from the equations
 of the paper, modules as batched products, the optimiser of PyTorch in its fused form, fresh data
-drawn with NumPy for every step, float32. One process for each core, one thread each
-(:func:`processes`). Nothing here is used by anything else.
+drawn with NumPy for every step, float32. :mod:`modeval.cli.bench.crew` runs it in one process for
+each core, one thread each. Nothing here is used by anything else.
 """
 
-import multiprocessing
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -120,7 +115,7 @@ class PlainAttention(nn.Module):
             layer(code).view(samples, positions, -1, self.head).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
         )
-        itself = torch.eye(positions, dtype=torch.bool)
+        itself = torch.eye(positions, dtype=torch.bool, device=x.device)
         logits = (query @ key.mT) * self.head**-0.5
         found = logits.masked_fill(itself, float("-inf")).softmax(-1) @ value
         found = found.transpose(1, 2).reshape(samples * positions, self.modules_, -1)
@@ -274,97 +269,35 @@ DRAWS: dict[str, Callable[[DataSpec, int], Draw]] = {
 }
 
 
-# --- measuring -----------------------------------------------------------------------------------
+# --- a step -----------------------------------------------------------------------------------
 
 
-def train_step(data: DataSpec, model: ModelSpec, batch: int, seed: int) -> Callable[[], None]:
+def train_step(
+    data: DataSpec,
+    model: ModelSpec,
+    batch: int,
+    seed: int,
+    *,
+    clip: float = 0.0,
+    device: str = "cpu",
+) -> Callable[[], None]:
     """Return what does one step of one model, drawing included."""
     torch.manual_seed(seed)
-    network = FAMILIES[data.task](data, model)
+    network = FAMILIES[data.task](data, model).to(device)
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-4, fused=True)
     loss_of = nn.L1Loss() if data.objective == "regression" else nn.BCEWithLogitsLoss()
     draw = DRAWS[data.task](data, seed)
 
     def step() -> None:
         drawn, answer = draw(batch)
-        inputs = torch.as_tensor(drawn, dtype=torch.float32)
-        target = torch.as_tensor(answer, dtype=torch.float32)
+        inputs = torch.as_tensor(drawn, dtype=torch.float32, device=device)
+        target = torch.as_tensor(answer, dtype=torch.float32, device=device)
         if data.objective == "classification":
             target = (target >= 0).float()
         optimiser.zero_grad()
         loss_of(network(inputs), target).backward()
+        if clip:
+            nn.utils.clip_grad_norm_(network.parameters(), clip)
         optimiser.step()
 
     return step
-
-
-@contextmanager
-def processes(count: int) -> Iterator["Crew"]:
-    """Start plain trainers, one thread each, and stop them at the end."""
-    context = multiprocessing.get_context("spawn")  # threads of PyTorch do not survive a fork
-    pipes = [context.Pipe() for _ in range(count)]
-    workers = [
-        context.Process(target=_serve, args=(theirs, seed), daemon=True)
-        for seed, (_, theirs) in enumerate(pipes)
-    ]
-    for worker in workers:
-        worker.start()
-    try:
-        yield Crew([ours for ours, _ in pipes])
-    finally:
-        for ours, _ in pipes:
-            ours.close()
-        for worker in workers:
-            worker.join(timeout=10)
-            if worker.is_alive():
-                worker.terminate()
-
-
-@dataclass(frozen=True, slots=True)
-class Crew:
-    """Running trainers, each of one model at a time."""
-
-    pipes: "list[Connection[Any, Any]]"
-
-    def prepare(self, data: DataSpec, model: ModelSpec, batch: int) -> None:
-        """Let each build a model of its own and take a few steps."""
-        self._ask((data, model, batch))
-
-    def measure(self, seconds: float) -> float:
-        """Let all train for so long at the same time; return their steps per second, summed."""
-        return sum(self._ask(seconds))
-
-    def _ask(self, request: Any) -> list[float]:
-        for pipe in self.pipes:
-            pipe.send(request)
-        return [pipe.recv() for pipe in self.pipes]
-
-
-def _serve(pipe: "Connection[Any, Any]", seed: int) -> None:
-    torch.set_num_threads(1)
-
-    def step() -> None:
-        raise RuntimeError("nothing was prepared")
-
-    while True:
-        try:
-            request = pipe.recv()
-        except EOFError:
-            return
-        if isinstance(request, tuple):
-            data, model, batch = request
-            step = train_step(data, model, batch, seed)
-            for _ in range(3):
-                step()
-            pipe.send(0.0)
-        else:
-            pipe.send(steps_per_second(step, request))
-
-
-def steps_per_second(step: Callable[[], object], seconds: float) -> float:
-    """Repeat a step for about ``seconds`` and return the rate."""
-    started, done = time.perf_counter(), 0
-    while (elapsed := time.perf_counter() - started) < seconds or not done:
-        step()
-        done += 1
-    return done / elapsed

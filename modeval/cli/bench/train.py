@@ -2,16 +2,19 @@
 
 import json
 import os
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from modeval.cli.output import choose_device, stderr, stdout
 from modeval.errors import SpecError
 
+if TYPE_CHECKING:
+    from modeval.cli.bench.rows import Row
+
 FAMILIES = {"mlp": "binary", "attention": "sets", "recurrent": "series"}
 MODELS = "monolithic,modular,modular-op,gt-modular"
-ROUNDS = 3
 
 
 def bench_train_command(
@@ -19,8 +22,15 @@ def bench_train_command(
     family: Annotated[
         str, typer.Option(help="Families, as mlp,attention,recurrent.")
     ] = "mlp,attention,recurrent",
-    rules: Annotated[str, typer.Option(help="Numbers of rules, as 2,8,32.")] = "2,8,32",
-    models: Annotated[str, typer.Option(help=f"Models, as {MODELS}.")] = MODELS,
+    rules: Annotated[
+        str, typer.Option(help="Numbers of rules; 2,8,32, or 8 with --systems.", metavar="R,R")
+    ] = "",
+    models: Annotated[
+        str, typer.Option(help=f"Models, as {MODELS}, or other systems.", metavar="M,M")
+    ] = MODELS,
+    systems: Annotated[
+        bool, typer.Option("--systems", help="All systems that modeval systems lists.")
+    ] = False,
     cohort: Annotated[int, typer.Option(help="Seeds trained together.", min=1)] = 25,
     seconds: Annotated[
         float, typer.Option(help="Seconds for each side of each row.", min=0.01)
@@ -29,27 +39,36 @@ def bench_train_command(
     engine: Annotated[
         str, typer.Option(help="How steps are computed: auto, fused, compiled, eager.")
     ] = "auto",
+    reference: Annotated[
+        Path | None, typer.Option(help="Checkout of the paper's code, to run its loop too.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare models x steps per second of a cohort with plain PyTorch, drawing included.
 
     The plain side trains one model at a time from the same equations, in one process of one thread
-    for each core; the two sides take turns, so that both meet the machine in the same state.
+    for each core (on a GPU: in one process there); beside it stands torch.func.vmap of that model.
+    All sides take turns, so that all meet the machine in the same state. Share: the arithmetic that
+    the step needs, over what a compiled loop of multiply-adds does in the same run.
 
     Example: modeval bench train --family mlp --rules 2,32
     """
+    from modeval.spec.systems import BY_NAME
+
+    known = tuple(dict.fromkeys((*MODELS.split(","), *BY_NAME)))
     result = bench_train(
         families=_choices("family", family, tuple(FAMILIES)),
-        rules=_numbers(rules),
-        models=_choices("models", models, (*MODELS.split(","), "modular-shared")),
+        rules=_numbers(rules or ("8" if systems else "2,8,32")),
+        models=list(BY_NAME) if systems else _choices("models", models, known),
         cohort=cohort,
         seconds=seconds,
         device=device,
         engine=_choices("engine", engine, ("auto", "fused", "compiled", "eager"))[0],
+        reference=reference,
         quiet=as_json,
     )
     if as_json:
-        typer.echo(json.dumps(result, indent=2))
+        typer.echo(json.dumps(result, indent=1))
     else:
         _print(result)
 
@@ -63,90 +82,64 @@ def bench_train(
     seconds: float,
     device: str = "cpu",
     engine: str = "auto",
+    reference: Path | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
-    """Measure each combination; return plain values, one row for each."""
-    from modeval.cli.bench.plain_pytorch import processes
+    """Measure each combination; return plain values, one row for each.
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    rows = []
-    with processes(cores or 1) as crew:
-        for name in families:
-            for number in rules:
-                for model in models:
-                    row = _row(
-                        *(crew, FAMILIES[name], number, model),
-                        cohort=cohort,
-                        seconds=seconds,
-                        device=device,
-                        engine=engine,
-                    )
-                    rows.append({"family": name, "rules": number, "model": model, **row})
-                    if not quiet:
-                        stderr().print(f"{name} R={number} {model}: {_times(row['ratio'])}")
-    return {"cores": cores, "cohort": cohort, "device": device, "seconds": seconds, "rows": rows}
-
-
-def _row(
-    crew: Any,
-    task: Any,
-    rules: int,
-    model: str,
-    *,
-    cohort: int,
-    seconds: float,
-    device: str,
-    engine: Any,
-) -> dict[str, Any]:
-    """Let both sides take turns; rates are means over the turns."""
-    import time
-
+    Raises:
+        SpecError: the checkout has no trainer for a family.
+    """
     import torch
 
-    from modeval.cli.bench.plain_pytorch import steps_per_second
-    from modeval.nn import create
-    from modeval.spec import MODELS as CHOICES
-    from modeval.spec import DataSpec, ModelSpec, TrainSpec
-    from modeval.train.step import Stepper
-    from modeval.train.stream import Stream, batches
+    from modeval.cli.bench.crew import processes
+    from modeval.cli.bench.reference import trainer
+    from modeval.cli.bench.rows import Bench, measure
+    from modeval.cli.bench.work import workload
+    from modeval.cli.machine import describe
 
-    data, spec = DataSpec(task=task, rules=rules), ModelSpec(**CHOICES[model])
-    batch = TrainSpec().batch
-    place, seeds = choose_device(device), tuple((seed, seed) for seed in range(cohort))
-    source = batches(Stream(data, seeds, batch, place))
-    rate = torch.tensor(1e-4, device=place)
-    network = create(data, spec, [seed for _, seed in seeds]).to(place)
-    next(source)
-    started = time.perf_counter()
-    stepper = Stepper(network, data.objective, engine=engine)
-    stepper.step(next(source), rate)
-    compile_seconds = time.perf_counter() - started
-
-    def step() -> None:
-        stepper.step(next(source), rate)
-
-    def ours(turn: float) -> float:
-        done = steps_per_second(step, turn)
-        if place.type == "cuda":
-            torch.cuda.synchronize()
-        return done * cohort
-
-    plain = model != "modular-shared"  # the plain side has the paper's four models
-    if plain:
-        crew.prepare(data, spec, batch)
-    turns = [
-        (crew.measure(seconds / ROUNDS) if plain else 0.0, ours(seconds / ROUNDS))
-        for _ in range(ROUNDS)
+    place = choose_device(device)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    rows = []
+    works = [
+        workload(FAMILIES[name], number, model)
+        for name in families
+        for number in rules
+        for model in models
+        if _is_defined(FAMILIES[name], model)
     ]
-    baseline, cohort_rate = (sum(side) / ROUNDS for side in zip(*turns, strict=True))
+    if reference is not None:
+        for work in works:
+            trainer(reference, work.data)
+    with processes(1 if place.type == "cuda" else cores or 1) as crew:
+        bench = Bench(crew, cohort, seconds, place, engine, reference)  # type: ignore[arg-type]
+        for work in works:
+            row = measure(bench, work)
+            rows.append(row.as_json())
+            if not quiet:
+                stderr().print(_line(row))
     return {
-        "baseline": baseline if plain else None,
-        "cohort": cohort_rate,
-        "ratio": cohort_rate / baseline if plain else None,
-        "engine": stepper.engine,
-        "note": stepper.engine_note,
-        "first_step_seconds": compile_seconds,
+        "machine": describe(place),
+        "cores": cores,
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "cohort": cohort,
+        "device": device,
+        "seconds": seconds,
+        "peak": max((row["peak"] or 0.0 for row in rows), default=0.0) or None,
+        "rows": rows,
     }
+
+
+def _is_defined(task: str, model: str) -> bool:
+    from modeval.spec.systems import BY_NAME
+
+    return task in BY_NAME[model].tasks
+
+
+def _line(row: "Row") -> str:
+    share = "" if row.share is None else f", {row.share:.0%} of the peak"
+    return f"{row.family} R={row.rules} {row.model}: {_times(row.ratio)}{share}"
 
 
 def _choices(flag: str, text: str, known: tuple[str, ...]) -> list[str]:
@@ -165,26 +158,39 @@ def _numbers(text: str) -> list[int]:
 
 
 def _print(result: dict[str, Any]) -> None:
+    from rich import box
     from rich.table import Table
 
+    peak = result["peak"]
     table = Table(
         title=f"Models x steps per second, cohort of {result['cohort']}, {result['cores']} cores"
+        + (f", peak {peak / 1e9:,.0f} GFLOP/s" if peak else ""),
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )
-    for column in ("family", "R", "model", "plain", "cohort", "ratio", "engine", "compile"):
+    sides = [
+        name
+        for name in ("plain", "vmap", "reference")
+        if any(row[name] is not None for row in result["rows"])
+    ]
+    for column in ("family", "R", "model", *sides, "cohort", "ratio", "GFLOP", "share", "engine"):
         words = column in ("family", "model", "engine")
         table.add_column(column, justify="left" if words else "right", no_wrap=True)
     for row in result["rows"]:
         table.add_row(
-            row["family"],
-            str(row["rules"]),
-            row["model"],
-            f"{row['baseline']:,.0f}" if row["baseline"] else "-",
-            f"{row['cohort']:,.0f}",
+            *(row["family"], str(row["rules"]), row["model"]),
+            *(_rate(row[name]) for name in sides),
+            _rate(row["cohort"]),
             _times(row["ratio"]),
+            "-" if row["arithmetic"] is None else f"{row['arithmetic'] / 1e9:.3f}",
+            "-" if row["share"] is None else f"{row['share']:.0%}",
             row["engine"],
-            f"{row['first_step_seconds']:.1f} s",
         )
     stdout().print(table)
+
+
+def _rate(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:,.0f}"
 
 
 def _times(ratio: float | None) -> str:
