@@ -7,7 +7,7 @@ the position itself, through an MLP of its own. The rest is as in the MLP family
 Source: Mittal, Bengio & Lajoie 2022 (arXiv 2206.02713), section 4 and appendix.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -36,6 +36,8 @@ class AttentionNetwork(LayeredNetwork):
         encoder: int,
         heads: int,
         head: int,
+        attending: int | None = None,
+        prefixes: "Prefixes | None" = None,
         experts: Experts,
         choices: Choices,
         layers: tuple[ModularLayer, ...] = (),
@@ -43,16 +45,18 @@ class AttentionNetwork(LayeredNetwork):
         super().__init__()
         self.seeds, self.rules, self.module_count = seeds, rules, modules
         self.heads, self.head = heads, head
-        stream = modules * heads * head
+        self.attending = attending = modules if attending is None else attending
+        stream = attending * heads * head
         self.encoder = StackedMLP((seeds,), (features + rules, encoder, encoder))
         self.projections = nn.ModuleDict(
             {
                 "query": StackedLinear((seeds,), encoder, stream),
                 "key": StackedLinear((seeds,), encoder, stream),
                 "value": StackedLinear((seeds,), encoder, stream),
-                "position": StackedLinear((seeds,), encoder, modules * head),
+                "position": StackedLinear((seeds,), encoder, attending * head),
             }
         )
+        self.prefixes = prefixes
         self.experts = experts
         self.decoder = StackedMLP((seeds,), (encoder, encoder, 1))
         self.route_by(choices, layers)
@@ -101,7 +105,10 @@ class AttentionNetwork(LayeredNetwork):
     def _found(
         self, inputs: Float[Tensor, "seeds n features"], rule: Int64[Tensor, "seeds s t"]
     ) -> Float[Tensor, "seeds modules n found"]:
-        """Return, for each module, what its heads found beside a view of the position itself."""
+        """Return, for each module, what its heads found beside a view of the position itself.
+
+        Where modules share the heads there is one for all, unless prefixes tell them apart.
+        """
         seeds, samples, positions = rule.shape
         first, features = self.encoder.hidden, inputs.shape[-1]
         units = inputs @ first.weight[:, :features] + per_rule(
@@ -115,9 +122,9 @@ class AttentionNetwork(LayeredNetwork):
         merged = bias_of(second).unsqueeze(1) @ weight + bias.unsqueeze(1)
         projected = units @ (second.weight @ weight) + merged
 
-        stream = self.module_count * self.heads * self.head
+        stream = self.attending * self.heads * self.head
         *streams, position = projected.split(
-            [stream, stream, stream, self.module_count * self.head], -1
+            [stream, stream, stream, self.attending * self.head], -1
         )
         query, key, value = (
             stream.view(seeds, samples, positions, -1, self.head).transpose(2, 3)
@@ -125,7 +132,52 @@ class AttentionNetwork(LayeredNetwork):
         )
         itself = torch.eye(positions, dtype=torch.bool, device=inputs.device)
         logits = query @ key.mT * self.head**-0.5
-        found = logits.masked_fill(itself, float("-inf")).softmax(-1) @ value
-        found = found.transpose(2, 3).reshape(seeds, samples * positions, self.module_count, -1)
-        position = position.view(seeds, samples * positions, self.module_count, self.head)
-        return torch.cat((found, position), -1).transpose(1, 2)
+        logits = logits.masked_fill(itself, float("-inf"))
+        found = logits.softmax(-1) @ value
+        if self.prefixes is None:
+            found = found.transpose(2, 3).reshape(seeds, samples * positions, self.attending, -1)
+            position = position.view(seeds, samples * positions, self.attending, self.head)
+            return torch.cat((found, position), -1).transpose(1, 2)
+        found = self.prefixes.found(query, logits.logsumexp(-1), found)  # (S, M, N, A, T, D)
+        found = found.transpose(3, 4).flatten(2, 3).flatten(3)
+        position = position.view(seeds, 1, samples * positions, self.head)
+        return torch.cat((found, position.expand(-1, self.module_count, -1, -1)), -1)
+
+
+class Prefixes(nn.Module):
+    """Keys and values of each module that stand before those of the positions.
+
+    The softmax over both is formed in two parts, so that what the positions say is computed once:
+    ``(1 - g) attn(x) + g attn(P_m)`` with ``g = sigmoid(logsumexp(q P_m) - logsumexp(q x))``.
+    """
+
+    def __init__(self, seeds: int, modules: int, heads: int, length: int, head: int) -> None:
+        super().__init__()
+        shape = (seeds, modules, heads, length, head)
+        self.key = nn.Parameter(torch.zeros(shape))
+        self.value = nn.Parameter(torch.zeros(shape))
+
+    def draw(self, generators: Sequence[torch.Generator]) -> None:
+        """Start both within ±1, as the inputs are about as large."""
+        for parameter in (self.key, self.value):
+            for member, generator in zip(parameter, generators, strict=True):
+                member.uniform_(-1, 1, generator=generator)
+
+    def found(
+        self,
+        query: Float[Tensor, "seeds n heads t head"],
+        total: Float[Tensor, "seeds n heads t"],
+        alone: Float[Tensor, "seeds n heads t head"],
+    ) -> Float[Tensor, "seeds modules n heads t head"]:
+        """Return what each module finds.
+
+        Args:
+            query: of each position.
+            total: log of the summed weights of the positions.
+            alone: what the positions say by themselves.
+        """
+        logits = query.unsqueeze(1) @ self.key.unsqueeze(2).mT * query.shape[-1] ** -0.5
+        share = (logits.logsumexp(-1) - total.unsqueeze(1)).sigmoid().unsqueeze(-1)
+        own = logits.softmax(-1) @ self.value.unsqueeze(2)
+        mixed: Tensor = (1 - share) * alone.unsqueeze(1) + share * own
+        return mixed

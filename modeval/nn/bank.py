@@ -40,7 +40,7 @@ class Bank(nn.Module):
         if not alone:
             self.shared = StackedLinear((seeds,), layer.inputs, layer.outputs, bias=layer.bias)
             self.shared.requires_grad_(computation.trained)
-        self.starts = _whole(layer) if alone else computation.own(layer)
+        self.starts = computation.own(layer)
         for name, own in self.starts.items():
             start = torch.zeros(seeds, 1 if own.common else modules, *own.shape)
             if own.learns:
@@ -65,7 +65,7 @@ class Bank(nn.Module):
         """Return the weight and the bias of each module."""
         trunk, own = self.trunk(), self.own
         if trunk is None:
-            return own["weight"], own.get("bias")
+            trunk = own["weight"], own.get("bias")
         if noise is not None and isinstance(self.computation, Drawing):
             own = own | self._drawn(self.computation.drawn, noise)
         weight, bias = self.computation.made(self.layer, *trunk, own)
@@ -102,13 +102,6 @@ class Bank(nn.Module):
             salt = self.number * len(names) + index
             drawn[f"{name}.uniform"] = noise.more(*parameter.shape[1:], salt=salt).to(parameter)
         return drawn
-
-
-def _whole(layer: Layer) -> dict[str, Own]:
-    """Say that each module has a layer for itself, which starts as PyTorch's do."""
-    bound = layer.inputs**-0.5
-    own = {"weight": Own((layer.inputs, layer.outputs), bound)}
-    return own | ({"bias": Own((layer.outputs,), bound)} if layer.bias else {})
 
 
 def _start(member: Tensor, own: Own, generator: torch.Generator) -> None:

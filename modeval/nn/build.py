@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from modeval.nn.aggregation import Value
-from modeval.nn.attention import AttentionNetwork
+from modeval.nn.attention import AttentionNetwork, Prefixes
 from modeval.nn.bank import Bank, Experts, gates_bank, mlp_bank
 from modeval.nn.layer import Choices, ModularLayer
 from modeval.nn.linear import StackedLinear, initialise
@@ -31,7 +31,8 @@ from modeval.nn.scorers import (
 )
 from modeval.spec import DataSpec, ModelSpec, attention_heads, check_pair, module_count
 from modeval.spec.gatings import Fixed
-from modeval.spec.model import GIVEN
+from modeval.spec.model import GIVEN, attending
+from modeval.spec.sharing import Prefix
 
 
 def build(data: DataSpec, model: ModelSpec, *, seeds: int) -> Network:
@@ -74,7 +75,7 @@ def hidden_width(data: DataSpec, model: ModelSpec) -> int:
 
 def head_width(data: DataSpec, model: ModelSpec) -> int:
     """Return the width of one attention head."""
-    shared_by = module_count(data, model) if model.match == "parameters" else 1
+    shared_by = attending(data, model) if model.match == "parameters" else 1
     return model.width // (attention_heads(data, model) * shared_by)
 
 
@@ -220,6 +221,9 @@ def _attention(data: DataSpec, model: ModelSpec, seeds: int) -> Network:
         head_width(data, model),
         attention_heads(data, model),
     )
+    prefixes = None
+    if isinstance(model.computation, Prefix):
+        prefixes = Prefixes(seeds, modules, heads, model.computation.length, head)
     widths = (head * (heads + 1), hidden_width(data, model), model.encoder)
     experts = mlp_bank(seeds, modules, widths, model.computation)
     at = _place(
@@ -237,6 +241,8 @@ def _attention(data: DataSpec, model: ModelSpec, seeds: int) -> Network:
         encoder=model.encoder,
         heads=heads,
         head=head,
+        attending=attending(data, model),
+        prefixes=prefixes,
         experts=experts,
         choices=_choices(model, at),
         layers=_layers(data, model, seeds, model.encoder),

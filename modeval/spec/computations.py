@@ -4,7 +4,8 @@ The contract is :mod:`modeval.spec.compute`. A computation is a frozen dataclass
 the keys of ``[model.computation]``, its methods are the formulas, its place in :data:`Computation`
 makes it a choice. Facts go with it: whether modules have a trunk (``shares``; they are then as wide
 as a single model), whether the trunk learns (``trained``), and whether single layers will do
-(``cells``), as in recurrent networks. Modules with a trunk start equal, at the trunk.
+(``cells``), as in recurrent networks, and whether modules share heads of attention (``attends``),
+which they otherwise each have for themselves. Modules with a trunk start equal, at the trunk.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from modeval.spec.checks import check_positive
 from modeval.spec.compute import Layer, Own, Owned, beside, rectifier
 from modeval.spec.masks import DiffPruning, Magnitude, Masked, SparseDiff, Supermask
+from modeval.spec.sharing import Head, Prefix, Tied
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +26,7 @@ class Full:
 
     shares: ClassVar[bool] = False
     cells: ClassVar[bool] = True
+    attends: ClassVar[bool] = False
     kind: Literal["full"] = "full"
 
 
@@ -43,6 +46,7 @@ class LowRank:
     shares: ClassVar[bool] = True
     trained: ClassVar[bool] = True
     cells: ClassVar[bool] = True
+    attends: ClassVar[bool] = False
     kind: Literal["low-rank"] = "low-rank"
     rank: int = 4
     alpha: float = 8.0
@@ -78,6 +82,7 @@ class Diff:
     shares: ClassVar[bool] = True
     trained: ClassVar[bool] = True
     cells: ClassVar[bool] = True
+    attends: ClassVar[bool] = False
     kind: Literal["diff"] = "diff"
     rectified = rectifier
 
@@ -104,6 +109,7 @@ class Rescaled:
     shares: ClassVar[bool] = True
     trained: ClassVar[bool] = True
     cells: ClassVar[bool] = True
+    attends: ClassVar[bool] = False
     kind: Literal["rescaled"] = "rescaled"
     rectified = rectifier
 
@@ -133,6 +139,7 @@ class Prompt:
     shares: ClassVar[bool] = True
     trained: ClassVar[bool] = True
     cells: ClassVar[bool] = False
+    attends: ClassVar[bool] = False
     kind: Literal["prompt"] = "prompt"
     width: int = 8
     rectified = rectifier
@@ -174,6 +181,7 @@ class Adapter:
     shares: ClassVar[bool] = True
     trained: ClassVar[bool] = True
     cells: ClassVar[bool] = False
+    attends: ClassVar[bool] = False
     kind: Literal["adapter"] = "adapter"
     width: int = 8
 
@@ -220,6 +228,7 @@ class ParallelAdapter:
     shares: ClassVar[bool] = True
     trained: ClassVar[bool] = True
     cells: ClassVar[bool] = False
+    attends: ClassVar[bool] = False
     kind: Literal["parallel-adapter"] = "parallel-adapter"
     width: int = 8
     rectified = rectifier
@@ -261,5 +270,8 @@ Computation = (
     | Magnitude
     | SparseDiff
     | DiffPruning
+    | Head
+    | Tied
+    | Prefix
 )
 """The choices of the axis."""

@@ -73,6 +73,10 @@ class Compute(Protocol):
     def cells(self) -> bool:
         """Whether it works with single layers, as in recurrent cells."""
 
+    @property
+    def attends(self) -> bool:
+        """Whether modules share the heads of attention."""
+
     def own(self, layer: Layer) -> dict[str, Own]:
         """Say what each module has for itself."""
 
@@ -83,8 +87,8 @@ class Compute(Protocol):
 
         Args:
             layer: which one.
-            weight: ``(S, 1, in, out)`` the trunk's.
-            bias: ``(S, 1, out)`` the trunk's, if it has one.
+            weight: ``(S, 1, in, out)`` the trunk's, or their own where a layer is apart.
+            bias: ``(S, 1, out)`` the trunk's, if it has one; likewise.
             own: the parameters that :meth:`own` asked for, ``(S, M, ...)``.
         """
 
@@ -132,6 +136,27 @@ class Apart(Protocol):
 
 
 # --- pieces --------------------------------------------------------------------------------------
+
+
+def whole(layer: Layer) -> dict[str, Own]:
+    """Say that each module has a layer for itself, which starts as PyTorch's do."""
+    bound = layer.inputs**-0.5
+    own = {"weight": Own((layer.inputs, layer.outputs), bound)}
+    return own | ({"bias": Own((layer.outputs,), bound)} if layer.bias else {})
+
+
+def nothing(_: object, layer: Layer) -> dict[str, Own]:
+    """Say that modules have nothing of a layer for themselves."""
+    del layer
+    return {}
+
+
+def as_given(
+    _: object, layer: Layer, weight: "Tensor", bias: "Tensor | None", own: "Owned"
+) -> "tuple[Tensor, Tensor | None]":
+    """Return weight and bias as they are."""
+    del layer, own
+    return weight, bias
 
 
 def rectifier(_: object, before: "Tensor", own: "Owned") -> "Tensor":

@@ -27,6 +27,7 @@ class Masked:
     shares: ClassVar[bool] = True
     trained: ClassVar[bool] = True
     cells: ClassVar[bool] = True
+    attends: ClassVar[bool] = False
     kind: Literal["masked"] = "masked"
     keep: float = 0.5
     rectified = rectifier
@@ -59,6 +60,7 @@ class Supermask:
     shares: ClassVar[bool] = True
     trained: ClassVar[bool] = False
     cells: ClassVar[bool] = True
+    attends: ClassVar[bool] = False
     kind: Literal["supermask"] = "supermask"
     keep: float = 0.5
     rectified = rectifier
@@ -94,6 +96,7 @@ class Magnitude:
     shares: ClassVar[bool] = True
     trained: ClassVar[bool] = True
     cells: ClassVar[bool] = True
+    attends: ClassVar[bool] = False
     kind: Literal["magnitude"] = "magnitude"
     keep: float = 0.5
     rectified = rectifier
@@ -131,6 +134,7 @@ class SparseDiff:
     shares: ClassVar[bool] = True
     trained: ClassVar[bool] = True
     cells: ClassVar[bool] = True
+    attends: ClassVar[bool] = False
     kind: Literal["sparse-diff"] = "sparse-diff"
     keep: float = 0.1
     rectified = rectifier
@@ -180,6 +184,7 @@ class DiffPruning:
     shares: ClassVar[bool] = True
     trained: ClassVar[bool] = True
     cells: ClassVar[bool] = True
+    attends: ClassVar[bool] = False
     drawn: ClassVar[tuple[str, ...]] = ("logit",)
     kind: Literal["diff-pruning"] = "diff-pruning"
     penalty_weight: float = 0.1

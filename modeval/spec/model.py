@@ -5,7 +5,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from modeval.spec.checks import check, check_choices, check_positive
-from modeval.spec.computations import Adapter, Computation, Full
+from modeval.spec.computation_checks import check_computation, check_computation_on
+from modeval.spec.computations import Computation, Full
 from modeval.spec.data import DataSpec
 from modeval.spec.gatings import Gating, NoisyTopK, Soft, TopK
 from modeval.spec.plain import from_dict
@@ -102,20 +103,11 @@ class ModelSpec:
 
 def _check_axes(model: ModelSpec) -> None:
     """Refuse choices that make no sense together, whatever the task."""
-    check(
-        model.scorer != "none" or isinstance(model.computation, Full),
-        f'computation = "{model.computation.kind}" with scorer = "none": a single module has no '
-        "other one to share a trunk with. Use --computation full.",
-    )
+    check_computation(model)
     check(
         model.aggregation != "parameters" or model.scorer not in AFTER_MODULES,
         f'aggregation = "parameters" with scorer = "{model.scorer}": parameters are mixed before '
         "any module has computed what this scorer looks at. Use --scorer both, rule or input.",
-    )
-    check(
-        model.aggregation != "parameters" or not isinstance(model.computation, Adapter),
-        'aggregation = "parameters" with computation = "adapter": its bottleneck stands between '
-        "two layers and cannot be mixed with them. Use --computation parallel-adapter.",
     )
     check(
         not isinstance(model.gating, NoisyTopK) or model.scorer != "attention",
@@ -152,7 +144,7 @@ def check_pair(data: DataSpec, model: ModelSpec) -> None:
         )
     if data.task == "sets":
         heads = attention_heads(data, model)
-        per_module = modules if model.match == "parameters" else 1
+        per_module = attending(data, model) if model.match == "parameters" else 1
         check(
             model.width >= heads * per_module,
             f"width = {model.width} leaves nothing for each of {heads} heads x {per_module} "
@@ -162,6 +154,7 @@ def check_pair(data: DataSpec, model: ModelSpec) -> None:
 
 def _check_task(data: DataSpec, model: ModelSpec, modules: int) -> None:
     """Refuse choices that make no sense for a task or for so many modules."""
+    check_computation_on(data, model)
     gating = model.gating
     if isinstance(gating, TopK | NoisyTopK):
         check(
@@ -170,20 +163,9 @@ def _check_task(data: DataSpec, model: ModelSpec, modules: int) -> None:
         )
     if data.task == "series":
         check(
-            model.computation.cells,
-            f'computation = "{model.computation.kind}" with task = "series": it needs a hidden '
-            "layer, and recurrent cells have none. Use --computation low-rank.",
-        )
-        check(
             model.scorer != "attention",
             'scorer = "attention" with task = "series": it asks with the state, and the first one '
             "is 0, of which nothing follows. Use --scorer module or both.",
-        )
-    if data.task == "sets":
-        check(
-            model.aggregation != "parameters",
-            'aggregation = "parameters" with task = "sets": each module has heads of its own, and '
-            "what their softmax gives is no mixture of parameters. Use --task binary or series.",
         )
     if model.scorer == "map":
         check(
@@ -204,9 +186,15 @@ def module_count(data: DataSpec, model: ModelSpec) -> int:
     return model.modules or data.rules
 
 
+def attending(data: DataSpec, model: ModelSpec) -> int:
+    """Return how many modules have heads of attention for themselves; 1 where all share them."""
+    return 1 if model.computation.attends else module_count(data, model)
+
+
 def attention_heads(data: DataSpec, model: ModelSpec) -> int:
-    """Return the heads of a module; the single module of Monolithic has those of R modules."""
-    return model.heads * data.rules if model.scorer == "none" else model.heads
+    """Return the heads of a module; those that have no others have the heads of R modules."""
+    alone = model.scorer == "none" or model.computation.attends
+    return model.heads * data.rules if alone else model.heads
 
 
 def title_of(model: ModelSpec) -> str:
