@@ -4,19 +4,27 @@ import re
 import sys
 import tomllib
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from gate_cards import cohort_card
 
+from modeval.errors import TraceError
+from modeval.gate.gate import gate
+from modeval.gate.policy import Policy, Requirement
 from modeval.nn import create
 from modeval.nn.bank import BankMLP
 from modeval.nn.layer import Choices
 from modeval.nn.mlp import MLPNetwork
 from modeval.nn.scorers import FreeScorer
+from modeval.report.verdicts.formats import GateFormat
 from modeval.spec import DataSpec, ModelSpec, RunSpec, from_dict
 from modeval.spec.gatings import Soft
+from modeval.trace.importers.formats import FORMATS
+from modeval.trace.importers.import_files import import_source
 from modeval.train.step import Stepper
 from modeval.train.stream import Stream, batches
 
@@ -25,6 +33,14 @@ TEXT = (Path(__file__).parents[1] / ".github" / "CONTRIBUTING.md").read_text(enc
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+
+
+def example(kind: str, name: str) -> types.ModuleType:
+    """Return the one example of a kind as a module of a name."""
+    [text] = blocks(f"python {kind}")
+    module = types.ModuleType(name)
+    exec(text, module.__dict__)
+    return module
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +89,42 @@ def test_the_regime_of_the_example_is_read() -> None:
     assert spec.train.phases[1].learns == ("experts.*",)
 
 
+def test_the_metric_of_the_example_is_a_row_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = example("metric", "modeval.metrics.example")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    row = replace(module.ROW, home="example")
+    joint = torch.tensor([[0.5, 0.1], [0.3, 0.1]], dtype=torch.float64)
+    assert row.function(joint).item() == pytest.approx(0.8)
+    assert row.bounds(2, 2) == (0, 1)
+
+
+def test_the_importer_of_the_example_imports(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    [routed] = example("importer", "example").FORMATS
+    monkeypatch.setitem(FORMATS, routed.name, routed)
+    (tmp_path / "a.log").write_text(
+        "".join(f"routed layer={layer} experts={layer},2\n" for layer in (0, 1)), encoding="utf-8"
+    )
+    imported = import_source([tmp_path / "a.log"], tmp_path / "a.trace", name="routed")
+    assert imported.rows == 2
+    (tmp_path / "b.log").write_text("routed layer=x experts=1\n", encoding="utf-8")
+    with pytest.raises(TraceError, match="line 1"):
+        import_source([tmp_path / "b.log"], tmp_path / "b.trace", name="routed")
+
+
+def test_the_format_of_verdicts_of_the_example_renders(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = example("verdicts", "modeval.report.verdicts.tap")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    tap = GateFormat("--tap", "Test Anything Protocol.", "gate.tap", "tap")
+    requirement = Requirement(metric="collapse_worst", comparison="max", limit=0.5)
+    card = cohort_card({"collapse_worst": [0.1, 0.1]})
+    text = tap.render(gate([("card.json", card)], Policy(requirements=(requirement,))), 0)
+    assert text.splitlines()[:2] == ["TAP version 14", "1..1"]
+    assert text.splitlines()[2].startswith("ok 1 - ")
+
+
 def test_every_file_that_is_named_is_there() -> None:
     root = Path(__file__).parents[1] / "modeval"
-    for name in re.findall(r"`((?:spec|nn|train)/\w+\.py)`", TEXT):
+    for name in re.findall(r"`((?:spec|nn|train|metrics|trace|report)/[\w/]+\.py)`", TEXT):
         assert (root / name).is_file(), name

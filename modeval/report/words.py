@@ -13,7 +13,6 @@ from modeval.score.scorecard import ModelRecord, Score, Scorecard
 
 SAMPLES_PER_CELL = 50
 """Samples for each pair of rule and module below which information is biased upwards."""
-FEW_SEEDS = 5
 """Seeds below which a bootstrap interval is narrower than it says."""
 SIGNIFICANT = 0.05
 TELLING = tuple(
@@ -334,8 +333,6 @@ def _about_seeds(record: ModelRecord) -> list[str]:
         found.append(
             "One seed: there is no interval, and differences from other models may be the seed's."
         )
-    elif good < FEW_SEEDS:
-        found.append(f"{good} seeds: the interval over seeds is narrower than its level says.")
     if failed:
         found.append(
             f"{count(failed, 'seed')} failed and count in no mean: the rest may be the better ones."
