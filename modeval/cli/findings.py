@@ -11,10 +11,12 @@ from modeval.cli.options import with_examples
 from modeval.cli.output import deliver, stdout
 
 if TYPE_CHECKING:
-    from modeval.report.paper_findings import Curve, PaperFinding, Setting
+    from modeval.report.paper.deciding import PaperFinding
+    from modeval.report.paper.seed_table import Setting
+    from modeval.report.paper.speed import Curve
     from modeval.score.scorecard import Scorecard
 
-STYLES = {"holds": "green", "does not hold": "red", "cannot be told": "dim"}
+STYLES = {"holds": "green", "does not hold": "red", "cannot be told": "dim", "reported": ""}
 
 EXAMPLES = """
 [bold]Examples[/]
@@ -40,7 +42,7 @@ def findings_command(
 
     Each is one number with its interval over tasks: it holds, it does not, or it cannot be told.
     """
-    from modeval.report.paper_findings import paper_findings
+    from modeval.report.paper.findings import paper_findings
 
     card, curves = _read(path)
     findings = paper_findings(card, curves)
@@ -56,7 +58,8 @@ def _read(path: Path) -> "tuple[Scorecard, dict[tuple[Setting, str], Curve]]":
 
     if not path.is_dir():
         return read_scorecard(path), {}
-    from modeval.report.paper_findings import Curve, name_of, setting_of
+    from modeval.report.paper.seed_table import name_of, setting_of
+    from modeval.report.paper.speed import Curve
     from modeval.spec import to_dict
     from modeval.sweep.collect import collect
     from modeval.sweep.plan import read_sweep
@@ -85,16 +88,22 @@ def _print(findings: "list[PaperFinding]") -> None:
         number = "" if finding.value is None else f"{finding.value:.3f}"
         if finding.low is not None and finding.high is not None:
             number += f" [{finding.low:.3f}, {finding.high:.3f}]"
-        style = STYLES[finding.verdict]
+        style = STYLES[finding.verdict] or "none"
+        word = finding.verdict if finding.role == "finding" else finding.role
         table.add_row(
             finding.name,
             finding.statement,
-            f"{finding.measured}; true above {finding.boundary:g}"
-            if finding.name != "F11"
-            else finding.measured,
-            f"[{style}]{finding.verdict}[/]\n{number}\n[dim]{finding.why}[/]",
+            f"{finding.measured}{_limits(finding)}",
+            f"[{style}]{word}[/]\n{number}\n[dim]{finding.why}[/]".replace("\n\n", "\n"),
         )
     stdout().print(table)
+
+
+def _limits(finding: "PaperFinding") -> str:
+    """Say where the number must lie for the statement to be true, where that is not yet said."""
+    if finding.role != "finding" or finding.ceiling is not None or finding.measured.endswith(": 0"):
+        return ""
+    return f"; true above {finding.boundary:g}"
 
 
 findings_command.__doc__ = with_examples(findings_command, EXAMPLES)

@@ -1,7 +1,7 @@
 """``modeval plot``: one figure, fit for a paper."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,13 +11,19 @@ from modeval.cli.report import check_output
 from modeval.errors import SpecError
 
 WIDTHS = (1.0, 20.0)
+TABLES = {"csv": "csv", "tex": "latex", "md": "md", "json": "json"}
+"""Suffixes of tables, and their formats."""
 
 EXAMPLES = """
 [bold]Kinds[/]
 
   [cyan]ranking[/]         models ranked by each score, seeds as dots, interval, chance
+  [cyan]winners[/]         how often each model has the lowest loss, with Wilson's intervals
+  [cyan]losses[/]          loss in and out of distribution against the number of rules
   [cyan]collapse[/]        collapse against the number of rules, a line for each model
   [cyan]specialisation[/]  alignment, information and adaptation against the number of rules
+  [cyan]adaptation[/]      how well routing follows other shares of rules, against their number
+  [cyan]end-to-end[/]      what training gains over uniform routing, against the number of rules
   [cyan]heatmap[/]         which rule goes to which module
   [cyan]layers[/]          scores by layer, with the band of permuted labels
   [cyan]budget[/]          where the routing entropy goes, as stacked bars
@@ -29,6 +35,10 @@ EXAMPLES = """
 
   Across a page of two columns, one score only:
   [cyan]modeval plot ranking scorecard.json --metric alignment_score --width double --out a.pdf[/]
+
+  Of a sweep; the same numbers as a table for a paper, or to load:
+  [cyan]modeval plot winners runs/grid --out winners.pdf[/]
+  [cyan]modeval plot winners runs/grid --out winners.tex[/]
 
   Training curves, from run folders or folders above them:
   [cyan]modeval plot curves runs/four --out curves.svg[/]
@@ -43,7 +53,7 @@ def plot_command(
         list[Path],
         typer.Argument(
             metavar="PATH...",
-            help="Scorecards; for curves run folders, or folders above them.",
+            help="Scorecards or sweeps; for curves run folders, or folders above them.",
             show_default=False,
         ),
     ],
@@ -54,7 +64,7 @@ def plot_command(
             "--out",
             "-o",
             metavar="FILE",
-            help="PNG, SVG or PDF, by its suffix.",
+            help="PNG, SVG or PDF; its numbers as CSV, TEX, MD or JSON.",
             show_default=False,
         ),
     ],
@@ -79,32 +89,32 @@ def plot_command(
 ) -> None:
     r"""Draw a figure for a paper: vector graphics with embedded fonts, the same bytes each time.
 
+    The same numbers come as a table where FILE ends in .csv, .tex, .md or .json.
     Colours differ without colour vision too. It needs pip install "modeval-cli\[report]".
     """
     inches = _inches(width)
     check_output(out, paths, "--out")
-    from modeval.pipeline.plotting import CURVES, plot, unknown_kind
+    from modeval.pipeline.plotting import CURVES, plot, plot_numbers, unknown_kind
     from modeval.report.paper_figures import FORMATS, KINDS, save
 
     suffix = out.suffix.lower().removeprefix(".")
     if kind not in (*KINDS, CURVES):
         raise SpecError(unknown_kind(kind))
-    if suffix not in FORMATS:
+    if suffix not in {*FORMATS, *TABLES}:
         raise SpecError(
             f"--out {out}: expected a name that ends in "
-            f"{', '.join(f'.{each}' for each in FORMATS)}. Use --out {out.with_suffix('.pdf')}"
+            f"{', '.join(f'.{each}' for each in (*FORMATS, *TABLES))}. Use --out "
+            f"{out.with_suffix('.pdf')}"
         )
     check_target(out, flag="--out", example=f"{kind}.pdf")
-    figure = plot(
-        kind,
-        paths,
-        models=model or (),
-        metrics=metric or (),
-        layer=layer,
-        width=inches,
-        title=title,
-    )
-    content = save(figure, suffix, dpi=dpi)
+    asked: dict[str, Any] = {"models": model or (), "metrics": metric or (), "layer": layer}
+    content: str | bytes
+    if suffix in TABLES:
+        from modeval.report import table_formats
+
+        content = table_formats.FORMATS[TABLES[suffix]](plot_numbers(kind, paths, **asked))
+    else:
+        content = save(plot(kind, paths, width=inches, title=title, **asked), suffix, dpi=dpi)
     if deliver(out, content, flag="--out") and not quiet:
         tell_written(out)
 

@@ -1,6 +1,7 @@
 """Figures for papers, as objects of matplotlib, which a notebook shows."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -10,19 +11,23 @@ from modeval.errors import RunError, ScorecardError, SpecError, nearest
 from modeval.report import paper_figures
 from modeval.report.paper_figures import KINDS, Curves, Style
 from modeval.report.scorecard_views import ModelView, entries
+from modeval.report.tables import Table
 from modeval.score.chosen import only_models
 from modeval.score.files import read_scorecard
 from modeval.score.scorecard import Scorecard
+from modeval.sweep.collect import collect
+from modeval.sweep.plan import is_sweep, read_sweep
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CURVES = "curves"
+Sources = str | Path | Scorecard | Sequence[str | Path | Scorecard]
 
 
 def plot(
     kind: str,
-    sources: str | Path | Scorecard | Sequence[str | Path | Scorecard],
+    sources: Sources,
     *,
     models: Sequence[str] = (),
     metrics: Sequence[str] = (),
@@ -33,9 +38,10 @@ def plot(
     """Draw a figure for a paper.
 
     Args:
-        kind: ``ranking``, ``collapse``, ``specialisation``, ``heatmap``, ``layers``, ``budget``, or
-            ``curves``.
-        sources: scorecards or their files; for curves run folders, or folders above them.
+        kind: ``ranking``, ``winners``, ``losses``, ``collapse``, ``specialisation``,
+            ``adaptation``, ``end-to-end``, ``heatmap``, ``layers``, ``budget``, or ``curves``.
+        sources: scorecards, their files, or folders of sweeps; for curves run folders, or folders
+            above them.
         models: patterns of the models to draw; all when empty.
         metrics: scores to draw; those that the kind is about when empty.
         layer: layer of a heat map, counted from 0.
@@ -53,17 +59,52 @@ def plot(
     >>> type(modeval.plot("layers", card)).__name__  # doctest: +SKIP
     'Figure'
     """
+    style = Style(width=width, title=title, metrics=tuple(metrics), layer=layer)
+    found = _read(kind, sources, models)
+    figure: Figure = (
+        paper_figures.draw_curves(found.curves, style)
+        if kind == CURVES
+        else paper_figures.draw(kind, found.entries, style)
+    )
+    return figure
+
+
+def plot_numbers(
+    kind: str,
+    sources: Sources,
+    *,
+    models: Sequence[str] = (),
+    metrics: Sequence[str] = (),
+    layer: int | None = None,
+) -> list[Table]:
+    """Return what a figure shows as tables; see :func:`plot`.
+
+    They are made from the same numbers as the figure, in its order.
+    """
+    style = Style(metrics=tuple(metrics), layer=layer)
+    found = _read(kind, sources, models)
+    if kind == CURVES:
+        return paper_figures.curve_numbers(found.curves)
+    return paper_figures.numbers(kind, found.entries, style)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Drawn:
+    """What a figure is drawn from: models of scorecards, or training curves."""
+
+    entries: list[ModelView] = field(default_factory=list)
+    curves: list[Curves] = field(default_factory=list)
+
+
+def _read(kind: str, sources: Sources, models: Sequence[str]) -> _Drawn:
     if kind not in (*KINDS, CURVES):
         raise SpecError(unknown_kind(kind))
-    style = Style(width=width, title=title, metrics=tuple(metrics), layer=layer)
     several: list[Any] = [sources] if isinstance(sources, str | Path | Scorecard) else [*sources]
     if kind == CURVES:
         runs = [Path(source) for source in several]
-        figure: Figure = paper_figures.draw_curves(chosen_curves(read_curves(runs), models), style)
-        return figure
+        return _Drawn(curves=chosen_curves(read_curves(runs), models))
     named = [_named(source, number) for number, source in enumerate(several)]
-    drawn: Figure = paper_figures.draw(kind, chosen_entries(named, models), style)
-    return drawn
+    return _Drawn(entries=chosen_entries(named, models))
 
 
 def unknown_kind(kind: str) -> str:
@@ -77,6 +118,8 @@ def _named(source: str | Path | Scorecard, number: int) -> tuple[str, Scorecard]
     if isinstance(source, Scorecard):
         return f"scorecard {number + 1}", source
     path = Path(source)
+    if is_sweep(path):
+        return str(source), collect(read_sweep(path)).card
     if path.is_dir():
         raise ScorecardError(
             f"{path} is a folder, and what is drawn is a scorecard. Make one with: "
@@ -117,26 +160,31 @@ def read_curves(paths: Sequence[Path]) -> list[Curves]:
     """Read the logs of runs at or below folders."""
     import numpy as np  # noqa: PLC0415 - with the figures alone
 
-    from modeval.spec import title_of  # noqa: PLC0415
+    from modeval.spec import MODEL_TITLES, title_of  # noqa: PLC0415
     from modeval.train.files import read_log, read_run  # noqa: PLC0415 - it loads torch
 
-    folders = [run for path in paths for run in _runs(path)]
+    folders = dict.fromkeys(run for path in paths for run in _runs(path))
+    specs = {folder: read_run(folder) for folder in folders}
+    sizes = {(spec.model.encoder, spec.model.width) for spec in specs.values()}
+    order = list(MODEL_TITLES.values())
     found = []
-    for folder in dict.fromkeys(folders):
-        spec = read_run(folder)
+    for folder, spec in specs.items():
         log = read_log(folder)
         values = [
             [np.nan if loss is None else loss for loss in item["validation_loss"]] for item in log
         ]
-        found.append(
-            Curves(
-                name=title_of(spec.model),
-                task=f"{spec.data.rules} rules, {spec.data.task}, {spec.data.objective}",
-                steps=np.array([item["step"] for item in log], dtype=np.float64),
-                values=np.array(values, dtype=np.float64).reshape(len(log), -1).T,
-            )
+        size = f", {spec.model.encoder}x{spec.model.width}" if len(sizes) > 1 else ""
+        task = (spec.data.task, spec.data.objective, size, spec.data.rules)
+        title = title_of(spec.model)
+        curves = Curves(
+            name=title,
+            task=f"{spec.data.rules} rules, {spec.data.task}, {spec.data.objective}{size}",
+            steps=np.array([item["step"] for item in log], dtype=np.float64),
+            values=np.array(values, dtype=np.float64).reshape(len(log), -1).T,
         )
-    return found
+        rank = order.index(title) if title in order else len(order)
+        found.append((task, rank, title, curves))
+    return [curves for *_, curves in sorted(found, key=lambda each: each[:3])]
 
 
 def _runs(path: Path) -> list[Path]:

@@ -10,11 +10,21 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from modeval.errors import ScorecardError, SpecError
-from modeval.report.paper import budget, curves, heatmaps, layers, ranking, rules
+from modeval.report.paper import (
+    budget,
+    charts,
+    curves,
+    heatmaps,
+    layers,
+    ranking,
+    rules,
+    winners,
+)
+from modeval.report.paper.charts import Chart
 from modeval.report.paper.curves import Curves
-from modeval.report.paper.style import COLOURS, FORMATS, WIDTHS, Style, face, save
+from modeval.report.paper.style import COLOURS, FORMATS, WIDTHS, Style, face, in_letters, save
 from modeval.report.scorecard_views import ModelView
-from modeval.report.svg import shorten
+from modeval.report.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,13 +38,12 @@ __all__ = [
     "Curves",
     "Kind",
     "Style",
+    "curve_numbers",
     "draw",
     "draw_curves",
+    "numbers",
     "save",
 ]
-
-NAME = 28
-"""Letters of a name; the middle of longer ones is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +53,21 @@ class Kind:
     Attributes:
         summary: one line for the help.
         draw: makes it.
+        tables: returns the numbers that it shows.
     """
 
     summary: str
     draw: Callable[[Sequence[ModelView], Style], "Figure"]
+    tables: Callable[[Sequence[ModelView], Style], list[Table]]
+
+
+def _of_charts(summary: str, made: Callable[[Sequence[ModelView], Style], list[Chart]]) -> Kind:
+    """Return a kind whose figure and tables are made from the same charts."""
+    return Kind(
+        summary,
+        lambda entries, style: charts.draw(made(entries, style), style),
+        lambda entries, style: charts.tables(made(entries, style)),
+    )
 
 
 def draw(kind: str, entries: Sequence[ModelView], style: Style) -> "Figure":
@@ -58,12 +78,27 @@ def draw(kind: str, entries: Sequence[ModelView], style: Style) -> "Figure":
         ScorecardError: the scorecards do not hold what it shows.
         DependencyError: Matplotlib is not installed.
     """
+    _check(kind)
+    with face():
+        return _titled(KINDS[kind].draw([_written(view) for view in entries], style), style)
+
+
+def numbers(kind: str, entries: Sequence[ModelView], style: Style) -> list[Table]:
+    """Return what a figure of models shows as tables, for CSV, LaTeX, Markdown or JSON.
+
+    Raises:
+        SpecError: there is no such kind.
+        ScorecardError: the scorecards do not hold what it shows.
+    """
+    _check(kind)
+    return KINDS[kind].tables(entries, style)
+
+
+def _check(kind: str) -> None:
     if kind not in KINDS:
         raise SpecError(
             f"There is no figure {kind!r}: expected one of {', '.join(sorted([*KINDS, 'curves']))}."
         )
-    with face():
-        return _titled(KINDS[kind].draw([_written(view) for view in entries], style), style)
 
 
 def draw_curves(found: Sequence[Curves], style: Style) -> "Figure":
@@ -73,11 +108,23 @@ def draw_curves(found: Sequence[Curves], style: Style) -> "Figure":
         ScorecardError: no run has a validation to show.
         DependencyError: Matplotlib is not installed.
     """
-    shown = [
-        replace(each, name=_letters(each.name), task=_letters(each.task))
-        for each in found
-        if each.steps.size
-    ]
+    shown = _drawable(found)
+    with face():
+        return _titled(curves.draw(shown, style), style)
+
+
+def curve_numbers(found: Sequence[Curves]) -> list[Table]:
+    """Return what a figure of training curves shows as tables: means, then seed by seed.
+
+    Raises:
+        ScorecardError: no run has a validation to show.
+    """
+    return charts.tables(curves.charts(_drawable(found)))
+
+
+def _drawable(found: Sequence[Curves]) -> list[Curves]:
+    """Return the curves that have points; refuse them when none is a curve."""
+    shown = [each for each in found if each.steps.size]
     if not shown:
         raise ScorecardError(
             "None of the runs has been validated yet, so there is no curve. Train on, or use "
@@ -88,8 +135,7 @@ def draw_curves(found: Sequence[Curves], style: Style) -> "Figure":
             "Each run has been validated once, at its end, and a point is no curve. Train with a "
             f"shorter --validate-every, as {max(int(shown[0].steps[0]) // 20, 1)}."
         )
-    with face():
-        return _titled(curves.draw(shown, style), style)
+    return shown
 
 
 def _titled(figure: "Figure", style: Style) -> "Figure":
@@ -104,29 +150,45 @@ def _written(view: ModelView) -> ModelView:
     record = view.record
     return replace(
         view,
-        name=_letters(view.name),
+        name=in_letters(view.name),
         record=replace(
             record,
-            rules=tuple(map(_letters, record.rules)),
+            rules=tuple(map(in_letters, record.rules)),
             layers=tuple(name.replace("$", r"\$") for name in record.layers),
         ),
     )
 
 
-def _letters(name: str) -> str:
-    """Return a name short enough, and without the signs that Matplotlib takes for formulas."""
-    return shorten(name, NAME).replace("$", r"\$")
-
-
 KINDS = {
-    "ranking": Kind("models ranked by each score, seeds as dots, interval, chance", ranking.draw),
-    "collapse": Kind("collapse against the number of rules, a line for each model", rules.collapse),
-    "specialisation": Kind(
+    "ranking": Kind(
+        "models ranked by each score, seeds as dots, interval, chance",
+        ranking.draw,
+        ranking.tables,
+    ),
+    "winners": _of_charts(
+        "how often each model has the lowest loss, with Wilson's intervals",
+        winners.charts,
+    ),
+    "losses": _of_charts(
+        "loss in and out of distribution against the number of rules", rules.losses
+    ),
+    "collapse": _of_charts(
+        "collapse against the number of rules, a line for each model", rules.collapse
+    ),
+    "specialisation": _of_charts(
         "alignment, information and adaptation against the number of rules", rules.specialisation
     ),
-    "heatmap": Kind("which rule goes to which module", heatmaps.draw),
-    "layers": Kind("scores by layer, with the band of permuted labels", layers.layers),
-    "budget": Kind("where the routing entropy goes, as stacked bars", budget.budget),
+    "adaptation": _of_charts(
+        "how well routing follows other shares of rules, against their number", rules.adaptation
+    ),
+    "end-to-end": _of_charts(
+        "what training gains over uniform routing, against the number of rules", rules.end_to_end
+    ),
+    "heatmap": Kind("which rule goes to which module", heatmaps.draw, heatmaps.tables),
+    "layers": Kind(
+        "scores by layer, with the band of permuted labels", layers.layers, layers.tables
+    ),
+    "budget": Kind("where the routing entropy goes, as stacked bars", budget.budget, budget.tables),
 }
 """Figures of scorecards; curves, of run folders, are :func:`draw_curves`."""
 CURVES = "validation loss against steps, seeds as thin lines"

@@ -4,13 +4,15 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from modeval.errors import ScorecardError, nearest
 from modeval.report import routing_views, scorecard_views, tables
 from modeval.report.brief import brief
+from modeval.report.paper.families import families
 from modeval.report.scorecard_views import ModelView
 from modeval.report.tables import Cell, Table
-from modeval.report.words import is_trace, vocabulary
+from modeval.report.words import vocabulary
 from modeval.text import for_markdown, visible
 
 # --- which table ---------------------------------------------------------------------------------
@@ -19,9 +21,9 @@ from modeval.text import for_markdown, visible
 def findings_table(entries: Sequence[ModelView]) -> list[Table]:
     """Return what came out for each model, in words."""
     rows = [
-        (tables.words(model_view.name), tables.words(view.verdict), tables.words(view.figures))
-        for model_view in entries
-        for view in (brief(model_view),)
+        (tables.words(view.name), tables.words(found.verdict), tables.words(found.figures))
+        for view in entries
+        for found in (brief(view),)
     ]
     return [tables.filled("Findings", ("Model", "Finding", "Numbers"), rows)]
 
@@ -53,9 +55,13 @@ def seeds_tables(entries: Sequence[ModelView]) -> list[Table]:
 
 def rules_tables(entries: Sequence[ModelView]) -> list[Table]:
     """Return the scores against the number of rules, one table for each score."""
-    trained = [view for view in entries if not is_trace(view.record)]
-    metrics = scorecard_views.metrics_of(trained)
-    made = [tables.rules_table(trained, metric) for metric in metrics]
+    made = []
+    for family in families(entries):
+        of_family = [view for _, view in family.members]
+        for metric in scorecard_views.metrics_of(of_family):
+            table = tables.rules_table(of_family, metric)
+            said = f"{table.caption}, {family.title}" if family.title else table.caption
+            made.append(replace(table, caption=said))
     return [table for table in made if len(table.columns) > 2]  # noqa: PLR2004 - one is no course
 
 
@@ -129,7 +135,7 @@ def markdown(found: Sequence[Table]) -> str:
 
 
 def _markdown(table: Table) -> str:
-    numeric = [any(row[index].numeric for row in table.rows) for index in range(len(table.columns))]
+    numeric = [any(row[place].numeric for row in table.rows) for place in range(len(table.columns))]
     lines = [f"**{for_markdown(table.caption)}**", ""]
     lines.append(f"| {' | '.join(map(for_markdown, table.columns))} |")
     lines.append("|" + "|".join(" ---: " if each else " --- " for each in numeric) + "|")
@@ -148,6 +154,7 @@ def latex(found: Sequence[Table]) -> str:
     >>> table = Table("A_b", ("Model", "Loss"), ((Cell("M & N"), Cell("0.1", 0.1)),))
     >>> print(latex([table]))
     % needs \usepackage{booktabs}
+    % A_b
     \begin{tabular}{lr}
     \toprule
     Model & Loss \\
@@ -161,9 +168,10 @@ def latex(found: Sequence[Table]) -> str:
 
 
 def _latex(table: Table) -> str:
-    numeric = [any(row[index].numeric for row in table.rows) for index in range(len(table.columns))]
+    numeric = [any(row[place].numeric for row in table.rows) for place in range(len(table.columns))]
     form = "".join("r" if each else "l" for each in numeric)
-    lines = [f"\\begin{{tabular}}{{{form}}}", "\\toprule", _latex_row(table.columns), "\\midrule"]
+    lines = [f"% {visible(table.caption)}", f"\\begin{{tabular}}{{{form}}}", "\\toprule"]
+    lines += [_latex_row(table.columns), "\\midrule"]
     lines += [_latex_row([cell.text for cell in row]) for row in table.rows]
     if table.foot:
         lines += ["\\midrule", *(_latex_row([cell.text for cell in row]) for row in table.foot)]

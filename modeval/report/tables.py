@@ -199,10 +199,12 @@ def _common(scores: Sequence[Score | None], level: Callable[[Score], str]) -> st
     return found.pop() if len(found) == 1 else "varies" if found else ""
 
 
-def scores_table(entries: Sequence[ModelView], caption: str) -> Table:
+def scores_table(
+    entries: Sequence[ModelView], caption: str, metrics: Sequence[str] | None = None
+) -> Table:
     """Return the scores over seeds, or of the mean over layers and the worst layer."""
     rows = []
-    for metric in metrics_of(entries):
+    for metric in metrics_of(entries) if metrics is None else metrics:
         for view in entries:
             for score in (overall(view, metric), worst(view, metric)):
                 if score is not None:
@@ -236,10 +238,11 @@ def seeds_table(view: ModelView) -> Table | None:
     return filled(f"{view.name}, seed by seed", titles, rows)
 
 
-def layers_table(view: ModelView) -> Table:
+def layers_table(view: ModelView, metrics: Sequence[str] | None = None) -> Table:
     """Return the scores of each layer."""
     record = view.record
-    metrics = [metric for metric in metrics_of([view]) if by_layer(view, metric)]
+    wanted = metrics_of([view]) if metrics is None else metrics
+    metrics = [metric for metric in wanted if by_layer(view, metric)]
     found = {metric: {s.layer: s for s in by_layer(view, metric)} for metric in metrics}
     findings = [str(finding.word) for finding in layer_findings(view.card, record)]
     verdicts = findings if len(findings) == len(record.layers) else None

@@ -87,7 +87,7 @@ def plan(grid: Mapping[str, Any], folder: Path) -> Sweep:
         SpecError: the grid is none, or the folder holds something else.
     """
     asked = unfold(grid)
-    known = read_sweep(folder).cohorts if (folder / FILE).is_file() else ()
+    known = read_sweep(folder).cohorts if is_sweep(folder) else ()
     if not known and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SpecError(f"{folder} holds something that is no sweep. Choose another --out.")
     digests = {cohort.spec.digest for cohort in known}
@@ -124,6 +124,11 @@ def write_sweep(sweep: Sweep) -> None:
         ],
     }
     atomic.write_text(sweep.folder / FILE, json.dumps(form, indent=1) + "\n", UNWRITTEN)
+
+
+def is_sweep(folder: Path) -> bool:
+    """Tell whether a folder holds a planned sweep."""
+    return (folder / FILE).is_file()
 
 
 def read_sweep(folder: Path) -> Sweep:

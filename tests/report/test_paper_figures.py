@@ -1,5 +1,7 @@
 """Figures for papers: what they show is what scorecards say, and the bytes stay the same."""
 
+import csv
+import itertools
 import re
 import sys
 import warnings
@@ -8,19 +10,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import report_cards as cards
+from scipy.stats import binomtest
 
 from modeval.errors import DependencyError, ScorecardError, SpecError
-from modeval.report import routing_views, scorecard_views
+from modeval.report import routing_views, scorecard_views, table_formats
+from modeval.report.paper import rules, winners
+from modeval.report.paper.winners import wilson
 from modeval.report.paper_figures import (
     COLOURS,
     KINDS,
     WIDTHS,
     Curves,
     Style,
+    curve_numbers,
     draw,
     draw_curves,
+    numbers,
     save,
 )
+from modeval.sweep.collect import together
 
 
 def entries(*given):
@@ -251,7 +259,7 @@ def test_an_unknown_kind_is_refused(paper):
         draw("pie", paper, Style())
 
 
-@pytest.mark.parametrize("kind", ["collapse", "specialisation"])
+@pytest.mark.parametrize("kind", ["collapse", "specialisation", "losses", "end-to-end"])
 def test_one_number_of_rules_is_no_axis(kind, deep):
     with pytest.raises(ScorecardError, match=r"have one \(4\).*modeval plot ranking"):
         draw(kind, entries(cards.cohort()), Style())
@@ -286,6 +294,140 @@ def test_runs_without_a_validation_have_no_curve():
 def test_runs_that_were_validated_once_have_no_curve():
     with pytest.raises(ScorecardError, match="shorter --validate-every, as 50"):
         draw_curves([replace(curves(steps=1), steps=np.array([1000.0]))], Style())
+
+
+# --- figures of a sweep, and the same numbers as tables -------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def grid():
+    """Return cohorts of two objectives and three numbers of rules."""
+    made = []
+    for count, objective in itertools.product((2, 4, 8), ("regression", "classification")):
+        for title, strength in (("Monolithic", 0), ("Modular", 1.0), ("GT-Modular", 9.0)):
+            card = cards.cohort(
+                title, rules=count, modules=1 if title == "Monolithic" else count, strength=strength
+            )
+            [record] = card.models
+            data = {**record.data, "objective": objective}
+            better = {"Monolithic": 1.0, "Modular": 0.9, "GT-Modular": 0.5}[title]
+            if (count, objective) == (2, "regression"):
+                better = 1 / better
+            scores = tuple(
+                replace(score, value=score.value * better)
+                if score.metric.endswith("loss") and score.value is not None
+                else score
+                for score in card.scores
+            )
+            made.append(replace(card, models=(replace(record, data=data),), scores=scores))
+    return entries(together(made))
+
+
+def shares(grid, title):
+    [found] = [each for each in winners.charts(grid, Style()) if each.title == title]
+    return {line.name: line.points[0] for line in found.lines}
+
+
+def test_winners_are_counted_by_task_and_setting(grid):
+    found = shares(grid, "In distribution, best of 3\nregression")
+    assert {name: point.said for name, point in found.items() if point.said} == {
+        "Monolithic": "2 of 6",  # two tasks of two rules
+        "Modular": "0 of 6",
+        "GT-Modular": "4 of 6",
+    }
+    assert found["GT-Modular"].low == pytest.approx(wilson(4, 6)[0])
+    pair = shares(grid, "In distribution, best of 2\nclassification")
+    assert [pair[name].said for name in ("Monolithic", "Modular")] == ["0 of 6", "6 of 6"]
+
+
+@pytest.mark.parametrize(("won", "of"), [(0, 5), (3, 5), (5, 5), (17, 40)])
+def test_intervals_of_shares_are_wilsons(won, of):
+    known = binomtest(won, of).proportion_ci(0.95, method="wilson")
+    assert wilson(won, of) == pytest.approx((known.low, known.high))
+
+
+def test_models_of_several_sizes_make_no_more_witnesses_of_a_task():
+    parts = {task: [1.0, 1.0, 0.0, 1.0, 1.0] for task in range(5)}
+    found = winners.counted(parts)
+    assert (found.won, found.tasks) == (pytest.approx(4.0), 5)
+    assert (found.low, found.high) == pytest.approx(wilson(4, 5))
+
+
+def test_a_tie_is_shared(grid):
+    tied = [
+        replace(entry, card=replace(entry.card, scores=tuple(
+            replace(score, value=1.0) if score.metric.endswith("loss") else score
+            for score in entry.card.scores
+        )))
+        for entry in grid
+    ]  # fmt: skip
+    found = shares(tied, "In distribution, best of 3\nregression")
+    assert [point.value for point in found.values()] == pytest.approx([1 / 3] * 4)
+
+
+def test_objectives_are_drawn_apart(grid):
+    titles = [chart.title for chart in rules.losses(grid, Style())]
+    assert len(titles) == len(set(titles)) == 4
+    assert sum(title.endswith("regression") for title in titles) == 2
+    for chart in rules.losses(grid, Style()):
+        assert {tuple(point.x for point in line.points) for line in chart.lines} == {(2, 4, 8)}
+
+
+def test_end_to_end_is_the_distance_from_uniform_routing(grid):
+    plain = {chart.title: chart for chart in rules.specialisation(grid, Style())}
+    for chart in rules.end_to_end(grid, Style(metrics=("alignment_distance",))):
+        level = {p.x: p.value for line in chart.lines for p in line.points if not p.value}
+        assert set(level) == {2, 4, 8}
+        known = {line.name: line.points for line in plain[chart.title].lines}
+        drawn = {line.name: line.points for line in chart.lines}
+        for mine, its, chance in zip(
+            drawn["Modular"], known["Modular"], known["uniform routing"], strict=True
+        ):
+            assert mine.value == pytest.approx(its.value - chance.value)
+            assert mine.high - mine.low == pytest.approx(its.high - its.low)
+        assert "Monolithic" not in drawn
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tables_hold_the_numbers_of_every_kind_in_every_format(kind, grid, deep):
+    found = numbers(kind, deep if kind == "layers" else grid, Style())
+    assert found
+    for form in ("csv", "latex", "md", "json"):
+        text = table_formats.FORMATS[form](found)
+        assert all(row[0].text[:2] in text for table in found for row in table.rows)
+    read = list(csv.DictReader(table_formats.FORMATS["csv"](found).splitlines()))
+    assert len(read) == sum(len(table.rows) for table in found)
+
+
+def test_the_numbers_in_the_table_are_those_in_the_figure(grid):
+    style = Style(metrics=("alignment_distance",))
+    figure = draw("specialisation", grid, style)
+    drawn = {
+        round(float(y), 9)
+        for axes in figure.axes
+        for line in axes.get_lines()
+        for y in line.get_ydata()
+    }
+    written = {
+        round(cell.key, 9)
+        for table in numbers("specialisation", grid, style)
+        for row in table.rows
+        for cell in row[1:]
+    }
+    assert written == drawn
+
+
+def test_curves_are_written_as_means_and_seed_by_seed():
+    means, seeds = curve_numbers([curves(), curves(name="Op", seeds=1)])
+    assert means.columns == ("steps", "Modular", "Op")
+    assert [row[1].key for row in means.rows] == pytest.approx(curves().values.mean(0).tolist())
+    assert seeds.columns == ("steps", *(f"Modular, seed {number}" for number in (1, 2, 3)))
+
+
+def test_without_rivals_there_are_no_winners(deep):
+    for alone in (entries(cards.cohort()), deep):
+        with pytest.raises(ScorecardError, match="modeval sweep plan"):
+            winners.charts(alone, Style())
 
 
 # --- many groups, and what a reader must be able to read -----------------------------------------

@@ -11,6 +11,7 @@ from modeval.report import routing_views, scorecard_views
 from modeval.report.paper.style import Style, legend, panels, told_apart
 from modeval.report.routing_views import BUDGET, UNDIVIDED
 from modeval.report.scorecard_views import ModelView, TaskGroup
+from modeval.report.tables import Cell, Table, filled, value, words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,18 +37,7 @@ FEW_BARS = 12
 
 def budget(entries: Sequence[ModelView], style: Style) -> "Figure":
     """Draw a bar for each model or layer."""
-    groups = scorecard_views.groups(entries)
-    titles = told_apart(groups)
-    stacks = [
-        stack
-        for group, title in zip(groups, titles, strict=True)
-        for stack in _stacks(group, title)
-    ]
-    if not stacks:
-        raise ScorecardError(
-            "The scorecards hold nothing that an entropy budget could be made of: it needs two "
-            "modules or more."
-        )
+    stacks = _every_stack(entries)
     layered = {view.name for view in entries if view.layered}
     longest = max(len(rows) for _, rows in stacks)
     bar = 0.17 if longest <= FEW_BARS else 0.075
@@ -62,6 +52,44 @@ def budget(entries: Sequence[ModelView], style: Style) -> "Figure":
     grid[-1, 0].set_xlabel("share of the routing entropy, log M")
     legend(figure, handles, style)
     return figure
+
+
+def tables(entries: Sequence[ModelView], _style: Style) -> list[Table]:
+    """Return the shares of the routing entropy, a table for each panel."""
+    return [
+        filled(
+            title,
+            ("Model", *TERM_TITLES.values(), "log M"),
+            [
+                (
+                    words(row.label),
+                    *(_part(row, term) for term in TERM_TITLES),
+                    value(row.total),
+                )
+                for row in rows
+            ],
+        )
+        for title, rows in _every_stack(entries)
+    ]
+
+
+def _part(row: routing_views.Budget, term: str) -> Cell:
+    return value(row.terms[term] / row.total if term in row.terms else None)
+
+
+def _every_stack(entries: Sequence[ModelView]) -> list[tuple[str, list[routing_views.Budget]]]:
+    groups = scorecard_views.groups(entries)
+    stacks = [
+        stack
+        for group, title in zip(groups, told_apart(groups), strict=True)
+        for stack in _stacks(group, title)
+    ]
+    if not stacks:
+        raise ScorecardError(
+            "The scorecards hold nothing that an entropy budget could be made of: it needs two "
+            "modules or more."
+        )
+    return stacks
 
 
 def _stacks(group: TaskGroup, title: str) -> Iterator[tuple[str, list[routing_views.Budget]]]:

@@ -1,24 +1,17 @@
 """How the validation loss fell: seeds as thin lines, their mean as a thick one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modeval.report.paper.style import (
-    Style,
-    columns,
-    grid,
-    legend,
-    line_style,
-    plain_ticks,
-    wrapped,
-)
+from modeval.report.paper.charts import Chart, Line, Point
+from modeval.report.paper.charts import draw as draw_charts
+from modeval.report.paper.style import Style
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -39,38 +32,54 @@ class Curves:
     values: NDArray[np.float64]
 
 
-def draw(curves: Sequence[Curves], style: Style) -> "Figure":
+def charts(found: Sequence[Curves]) -> list[Chart]:
+    """Return a chart for each task, its losses at the steps where they were measured."""
+    return [
+        Chart(
+            title=task,
+            x="steps",
+            y="validation loss",
+            scale="loss",
+            lines=tuple(
+                _line(each, name)
+                for each, name in _named([each for each in found if each.task == task])
+            ),
+        )
+        for task in dict.fromkeys(each.task for each in found)
+    ]
+
+
+def draw(found: Sequence[Curves], style: Style) -> "Figure":
     """Draw a panel for each task."""
-    tasks = list(dict.fromkeys(each.task for each in curves))
-    names = list(dict.fromkeys(each.name for each in curves))
-    figure, panels, spare = grid(len(tasks), style, 1.9, sharey=True)
-    handles: dict[str, Any] = {}
-    positive = all(bool((each.values[np.isfinite(each.values)] > 0).all()) for each in curves)
-    for panel, task in zip(panels, tasks, strict=True):
-        for each in curves:
-            if each.task == task:
-                _curve(panel, each, names.index(each.name), handles)
-        if len(tasks) > 1:
-            panel.set_title(
-                wrapped(task, style.width / min(len(tasks), columns(style))), loc="left"
-            )
-        if positive:
-            panel.set_yscale("log")
-            plain_ticks(panel, "y")
-        panel.set_xlabel("steps")
-    panels[0].set_ylabel("validation loss")
-    legend(figure, handles, style, spare)
-    return figure
+    made = charts(found)
+    if len(made) == 1:
+        made = [replace(made[0], title="")]
+    beside = [replace(chart, y="") for chart in made[1:]]
+    return draw_charts([made[0], *beside], style, sharey=True)
 
 
-def _curve(panel: "Axes", curves: Curves, index: int, handles: dict[str, Any]) -> None:
-    look = line_style(index)
-    marker = look["marker"] if curves.steps.size < 12 else None  # noqa: PLR2004 - more would touch
-    if len(curves.values) > 1:
-        thin = panel.plot(curves.steps, curves.values.T, color=look["color"], alpha=0.3, lw=0.6)
-        handles["one seed (thick: their mean)"] = thin[0]
+def _named(found: Sequence[Curves]) -> list[tuple[Curves, str]]:
+    """Return curves with names of their own: runs of one model and task are numbered."""
+    names = [each.name for each in found]
+    times: dict[str, int] = {}
+    told = []
+    for each in found:
+        times[each.name] = times.get(each.name, 0) + 1
+        number = f" · run {times[each.name]}" if names.count(each.name) > 1 else ""
+        told.append((each, f"{each.name}{number}"))
+    return told
+
+
+def _line(curves: Curves, name: str) -> Line:
+    """Return the mean over seeds that are finite, and the seeds, where there is a mean."""
     finite = np.isfinite(curves.values)
-    total = np.where(finite, curves.values, 0.0).sum(0)
     counted = finite.sum(0)
-    mean = np.divide(total, counted, out=np.full(total.shape, np.nan), where=counted > 0)
-    handles[curves.name] = panel.plot(curves.steps, mean, **(look | {"marker": marker}))[0]
+    total = np.where(finite, curves.values, 0.0).sum(0)
+    there = counted > 0
+    means = (total[there] / counted[there]).tolist()
+    steps = curves.steps[there].tolist()
+    return Line(
+        name=name,
+        points=tuple(Point(x=x, value=mean) for x, mean in zip(steps, means, strict=True)),
+        seeds=tuple(map(tuple, curves.values[:, there].tolist())) if len(curves.values) > 1 else (),
+    )

@@ -10,6 +10,7 @@ from modeval.report import routing_views, scorecard_views
 from modeval.report.paper.style import Style, figure_class, told_apart
 from modeval.report.routing_views import Map
 from modeval.report.scorecard_views import ModelView
+from modeval.report.tables import Table, value, words
 from modeval.report.words import number, vocabulary
 
 if TYPE_CHECKING:
@@ -51,6 +52,35 @@ class Titled:
 
 def draw(entries: Sequence[ModelView], style: Style) -> "Figure":
     """Draw the maps of models or of telling layers, those of one task in a row."""
+    rows = _rows(entries, style)
+    every = [each for _, row in rows for each in row]
+    across = _across(every, style.width)
+    rows = [
+        (title, row[start : start + across])
+        for title, row in rows
+        for start in range(0, len(row), across)
+    ]
+    return _drawn(rows, every, style)
+
+
+def tables(entries: Sequence[ModelView], style: Style) -> list[Table]:
+    """Return the shares of each map: rules down, modules across as they are drawn."""
+    return [
+        Table(
+            f"{title}: {each.title}",
+            ("Rule", *(f"{each.module} {number}" for number in each.found.modules)),
+            tuple(
+                (words(rule), *(value(float(share)) for share in shares))
+                for rule, shares in zip(each.rules, each.found.matrix, strict=True)
+            ),
+            sortable=False,
+        )
+        for title, row in _rows(entries, style)
+        for each in row
+    ]
+
+
+def _rows(entries: Sequence[ModelView], style: Style) -> list[tuple[str, list[Titled]]]:
     groups = scorecard_views.groups(entries)
     deep = sum(view.layered for view in entries)
     rows = [
@@ -64,14 +94,7 @@ def draw(entries: Sequence[ModelView], style: Style) -> "Figure":
             f"The scorecards hold no activation matrix{asked}: a single module has none, and a "
             "trace needs labels. Use modeval plot ranking."
         )
-    every = [each for _, row in rows for each in row]
-    across = _across(every, style.width)
-    rows = [
-        (title, row[start : start + across])
-        for title, row in rows
-        for start in range(0, len(row), across)
-    ]
-    return _drawn(rows, every, style)
+    return rows
 
 
 def _across(every: Sequence[Titled], width: float) -> int:

@@ -7,24 +7,22 @@ from modeval.errors import ScorecardError
 from modeval.report import scorecard_views
 from modeval.report.paper.style import Style, chosen, legend, line_style, name_panel, panels
 from modeval.report.scorecard_views import ModelView
+from modeval.report.tables import Table, layers_table
 from modeval.score.scorecard import Score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+USUAL = ("alignment_score", "effective_share", "collapse_worst")
+
 
 def layers(entries: Sequence[ModelView], style: Style) -> "Figure":
     """Draw a panel for each score, a line for each model."""
-    deep = [view for view in entries if view.layered]
-    if not deep:
-        raise ScorecardError(
-            "None of the models has several routed layers. Use modeval plot ranking, or score a "
-            "trace of a deeper one."
-        )
+    deep = _deep(entries)
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 - an extra
 
-    metrics = chosen(deep, style, ("alignment_score", "effective_share", "collapse_worst"))
+    metrics = chosen(deep, style, USUAL)
     figure, grid = panels(len(metrics), 1, style, 1.25, sharex=True)
     every = list(grid.flat)
     handles: dict[str, Any] = {}
@@ -44,6 +42,23 @@ def layers(entries: Sequence[ModelView], style: Style) -> "Figure":
         handles = {name: each for name, each in handles.items() if name != deep[0].name}
     legend(figure, handles, style)
     return figure
+
+
+def tables(entries: Sequence[ModelView], style: Style) -> list[Table]:
+    """Return the scores of each layer, a table for each model."""
+    deep = _deep(entries)
+    metrics = chosen(deep, style, USUAL)
+    return [layers_table(view, metrics) for view in deep]
+
+
+def _deep(entries: Sequence[ModelView]) -> list[ModelView]:
+    deep = [view for view in entries if view.layered]
+    if not deep:
+        raise ScorecardError(
+            "None of the models has several routed layers. Use modeval plot ranking, or score a "
+            "trace of a deeper one."
+        )
+    return deep
 
 
 def _layer_line(

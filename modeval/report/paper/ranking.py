@@ -16,12 +16,19 @@ from modeval.report.paper.style import (
     told_apart,
 )
 from modeval.report.scorecard_views import ModelView, TaskGroup
+from modeval.report.tables import Table, scores_table
 from modeval.score.scorecard import Score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+USUAL = (
+    "in_distribution_loss",
+    "alignment_score",
+    "inverse_mutual_information",
+    "collapse_worst",
+)
 PANEL = 1.7
 """Inches that a panel needs beside the names of its models."""
 LETTER = 0.055
@@ -30,8 +37,7 @@ LETTER = 0.055
 
 def draw(entries: Sequence[ModelView], style: Style) -> "Figure":
     """Draw a panel for each score and task, tasks side by side where the width allows."""
-    usual = ("in_distribution_loss", "alignment_score", "inverse_mutual_information")
-    metrics = chosen(entries, style, (*usual, "collapse_worst"))
+    metrics = chosen(entries, style, USUAL)
     groups = scorecard_views.groups(entries)
     names = told_apart(groups)
     order = list(dict.fromkeys(view.name for group in groups for view in group.entries))
@@ -54,6 +60,15 @@ def draw(entries: Sequence[ModelView], style: Style) -> "Figure":
                 panel.set_title(f"{panel.get_title(loc='left')}\n{name}", loc="left")
     legend(figure, handles, style)
     return figure
+
+
+def tables(entries: Sequence[ModelView], style: Style) -> list[Table]:
+    """Return the scores of each task with their intervals and levels of chance."""
+    metrics = chosen(entries, style, USUAL)
+    return [
+        scores_table(group.entries, group.title, metrics)
+        for group in scorecard_views.groups(entries)
+    ]
 
 
 def _rank(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from modeval.errors import DependencyError, ScorecardError, SpecError
 from modeval.report import scorecard_views
 from modeval.report.scorecard_views import ModelView, TaskGroup
+from modeval.report.svg import shorten
 from modeval.report.words import metric_title
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ CHANCE_LINES: tuple[tuple[str, str, Any], ...] = (
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 WIDTHS = {"single": 3.4, "double": 7.0}
 """Widths of columns in inches."""
+NAME = 28
+"""Letters of a name; the middle of longer ones is left out."""
 FORMATS = ("png", "svg", "pdf")
 FACE: Any = {
     "font.size": 8,
@@ -170,11 +173,14 @@ def legend(
     if not handles:
         return
     looks: dict[str, Any] = {"handlelength": 2.2, "columnspacing": 1.2}
-    if spare is not None:
-        spare.legend(list(handles.values()), list(handles), loc="center", **looks)
+    wide = 0.5 + 0.055 * max(map(len, handles))  # inches of a handle and its words
+    empty = sum(not axes.axison for axes in figure.axes)
+    if spare is not None and wide <= empty * style.width / columns(style):
+        where: Any = "center" if empty == 1 else "center left"
+        key = spare.legend(list(handles.values()), list(handles), loc=where, **looks)
+        key.set_in_layout(empty == 1)  # in several empty places it must not widen the first
         return
-    value = 0.5 + 0.055 * max(map(len, handles))  # inches of a handle and its words
-    rows = math.ceil(len(handles) / max(1, int(style.width / value)))
+    rows = math.ceil(len(handles) / max(1, int(style.width / wide)))
     figure.set_figheight(figure.get_figheight() + 0.1 + 0.16 * rows)
     figure.legend(
         list(handles.values()),
@@ -202,10 +208,15 @@ def name_panel(
     panel.set_title(wrapped(f"{metric_title(metric)}{arrow}", width), loc="left")
 
 
+def in_letters(name: str) -> str:
+    """Return a name short enough, and without the signs that Matplotlib takes for formulas."""
+    return shorten(name, NAME).replace("$", r"\$")
+
+
 def wrapped(text: str, width: float) -> str:
     """Break a text so that it fits a panel of a width in inches."""
-    letters = min(max((width - 0.3) / 0.065, 8), len(text))
-    return textwrap.fill(text, int(letters))
+    letters = int(min(max((width - 0.3) / 0.065, 8), max(len(text), 1)))
+    return "\n".join(textwrap.fill(line, letters) for line in text.split("\n"))
 
 
 def short_task(group: TaskGroup) -> str:
