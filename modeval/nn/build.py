@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,9 +18,11 @@ from modeval.nn.scorers import (
     AttentionScorer,
     FixedScorer,
     FreeScorer,
+    HierarchicalScorer,
     InputScorer,
     ModuleScorer,
     RuleScorer,
+    SameScorer,
     Scorer,
     SharedScorer,
     TableScorer,
@@ -99,6 +101,7 @@ class Slot:
         rule_width: hidden width of a scorer on the one-hot rule; 0 where the rule is encoded.
         bias: whether scorers on modules and rules have biases.
         given: modules of each rule.
+        groups: of modules, for which a scorer gives numbers as well; 0 for none.
     """
 
     seeds: int
@@ -113,11 +116,12 @@ class Slot:
     rule_width: int = 0
     bias: bool = True
     given: tuple[tuple[int, ...], ...] = ()
+    groups: int = 0
 
     @property
     def numbers(self) -> int:
         """Return how many numbers a scorer gives for a sample."""
-        return self.modules * self.logits
+        return self.groups + self.modules * self.logits
 
 
 def _by_rule(at: Slot) -> Scorer:
@@ -151,7 +155,10 @@ def _choices(model: ModelSpec, at: Slot) -> Choices:
     """Return how a layer routes."""
     gating = Fixed() if model.scorer in GIVEN else model.gating
     value = Value(at.seeds, at.outputs) if model.aggregation == "attend" else None
-    return Choices(SCORERS[model.scorer](at), gating, model.aggregation, value)
+    scorer = SCORERS[model.scorer](at)
+    if model.level == "hierarchical":
+        scorer = HierarchicalScorer(scorer, at.groups)
+    return Choices(scorer, gating, model.aggregation, value)
 
 
 def _place(data: DataSpec, model: ModelSpec, seeds: int, **sizes: int) -> Slot:
@@ -163,6 +170,7 @@ def _place(data: DataSpec, model: ModelSpec, seeds: int, **sizes: int) -> Slot:
         logits=model.gating.logits,
         encoder=model.encoder,
         given=model.map,
+        groups=model.groups if model.level == "hierarchical" else 0,
         **sizes,  # type: ignore[arg-type]
     )
 
@@ -182,7 +190,10 @@ def _layers(data: DataSpec, model: ModelSpec, seeds: int, width: int) -> tuple[M
             outputs=width,
             rule_width=model.encoder,
         )
-        layers.append(ModularLayer(experts, _choices(model, at)))
+        choices = _choices(model, at)
+        if model.level == "global":
+            choices = replace(choices, scorer=SameScorer())
+        layers.append(ModularLayer(experts, choices))
     return tuple(layers)
 
 

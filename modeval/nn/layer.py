@@ -18,7 +18,7 @@ from modeval.nn.aggregation import Readout, Spare, Value, mix_hidden
 from modeval.nn.bank import Bank, Experts
 from modeval.nn.linear import StackedLinear, with_bias
 from modeval.nn.network import LooksAt, Network, Route, Routed
-from modeval.nn.scorers import Chance, Read, Scorer, Seen, Weighed, weigh
+from modeval.nn.scorers import Chance, Read, SameScorer, Scorer, Seen, Weighed, weigh
 from modeval.spec.compute import Drawing
 from modeval.spec.gatings import Gate, Linear
 from modeval.spec.model import Aggregation
@@ -171,10 +171,9 @@ class LayeredNetwork(Network):
     parameters have: ``experts`` (or gates), ``scorer``, ``value``; layers after it are ``layers``.
 
     Attributes:
-        deciding: numbers of the layers that route by themselves.
+        layers: those after the first.
     """
 
-    deciding: tuple[int, ...]
     layers: nn.ModuleList
 
     def route_by(self, choices: Choices, layers: Sequence[ModularLayer]) -> None:
@@ -186,7 +185,7 @@ class LayeredNetwork(Network):
         self.layers = nn.ModuleList(layers)
         every = [choices, *(layer.choices for layer in layers)]
         self.layer_count = len(every)
-        self.deciding = tuple(range(len(every)))
+        self.one_routing = any(isinstance(layer.scorer, SameScorer) for layer in layers)
         looks: tuple[LooksAt, ...] = get_args(LooksAt)
         self.looks_at = max((each.scorer.looks_at for each in every), key=looks.index)
         self.batchwise = choices.gating.batchwise
@@ -209,6 +208,11 @@ class LayeredNetwork(Network):
             bank.turn()
 
     @property
+    def deciding(self) -> tuple[int, ...]:
+        """Return the numbers of the layers that route by themselves."""
+        return (0,) if self.one_routing else tuple(range(self.layer_count))
+
+    @property
     def choices(self) -> Choices:
         """Return how the first layer routes."""
         return Choices(self.scorer, self.gating, self.aggregation, self.value)
@@ -226,6 +230,8 @@ class LayeredNetwork(Network):
         passed = [first]
         for number, layer in enumerate(self.layers, 1):
             chance = self.chance_of(number, noise, route).flat()
+            if self.one_routing:
+                chance = replace(chance, given=first.weighed)
             passed.append(layer(passed[-1].output, seen, chance))
         return tuple(passed)
 

@@ -74,6 +74,7 @@ class Network(nn.Module):
         chance: uniform numbers that training takes for each sample or position; -1 where routing is
             the same in training and at evaluation, so that no :class:`Noise` is needed.
         batchwise: whether a sample's routing depends on the others of its batch.
+        one_routing: whether the first layer routes for all.
         sparse: whether modules with weight 0 were not chosen, and the others were.
     """
 
@@ -85,6 +86,7 @@ class Network(nn.Module):
     chance: int = -1
     batchwise: bool = False
     sparse: bool = False
+    one_routing: bool = False
 
     def forward(
         self,

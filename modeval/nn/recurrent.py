@@ -117,7 +117,9 @@ class RecurrentNetwork(LayeredNetwork):
             return _stacked(each.score for each in routed)
 
         load = None if routed[0].load is None else lambda: _stacked(each.load for each in routed)
-        return Passed(torch.stack(states, 2).flatten(1, 2), Weighed(weight, score, load))
+        gated = [each.gated for each in routed if each.gated is not None]
+        free = torch.stack(gated, 2).flatten(1, 2) if gated else None
+        return Passed(torch.stack(states, 2).flatten(1, 2), Weighed(weight, score, load, free))
 
     def _routed_ahead(
         self, inputs: Tensor, rule: Tensor, chance: Chance
@@ -132,9 +134,10 @@ class RecurrentNetwork(LayeredNetwork):
         def at(part: Callable[[], Tensor], step: int) -> Callable[[], Tensor]:
             return lambda: part().view(*rule.shape, -1)[:, :, step]
 
-        load = weighed.load
+        load, gated = weighed.load, weighed.weight if weighed.gated is None else weighed.gated
+        free = gated.view(*rule.shape, -1).movedim(2, 0)
         return tuple(
-            Weighed(weight, at(weighed.score, step), load and at(load, step))
+            Weighed(weight, at(weighed.score, step), load and at(load, step), free[step])
             for step, weight in enumerate(weights)
         )
 

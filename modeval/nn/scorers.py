@@ -241,6 +241,42 @@ class AttentionScorer(nn.Module):
         return (query * seen.outputs().times(self.key.weight)).sum(-1)  # type: ignore[no-any-return]
 
 
+class HierarchicalScorer(nn.Module):
+    """A router of routers: ``l_m = log p(group of m) + log p(m | its group)``, both by softmax.
+
+    A softmax of these logits is the product of both shares, and a draw by them is a draw of a
+    group, then of a module in it.
+
+    Args:
+        inner: gives a number for each group, then one for each module.
+        groups: of equal size; those of a group stand side by side.
+    """
+
+    def __init__(self, inner: "Scorer", groups: int) -> None:
+        super().__init__()
+        self.inner, self.groups = inner, groups
+        self.looks_at: LooksAt = inner.looks_at
+
+    def forward(self, seen: Seen) -> Float[Tensor, "seeds n modules"]:
+        """Return the logit of each module."""
+        numbers = self.inner(seen)
+        group, module = numbers.tensor_split([self.groups], -1)
+        within = module.unflatten(-1, (self.groups, -1)).log_softmax(-1)
+        logits: Tensor = (group.log_softmax(-1).unsqueeze(-1) + within).flatten(-2)
+        return logits
+
+
+class SameScorer(nn.Module):
+    """Stands in a layer that routes as the first one does; never asked."""
+
+    looks_at: ClassVar[LooksAt] = "nothing"
+
+    def forward(self, seen: Seen) -> Tensor:
+        """Refuse: the layer is given its weights."""
+        del seen
+        not_seen()
+
+
 @runtime_checkable
 class Scorer(Protocol):
     """What gives routing logits: an ``nn.Module`` that says what it looks at."""
@@ -264,11 +300,13 @@ class Weighed:
         weight: after gating and route.
         score: gives the logits.
         load: gives how likely each module was to be chosen, where the gating can say.
+        gated: weights before the route, where there was one.
     """
 
     weight: Float[Tensor, "seeds n modules"]
     score: Callable[[], Tensor]
     load: Callable[[], Tensor] | None = None
+    gated: Float[Tensor, "seeds n modules"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,11 +317,13 @@ class Chance:
         noise: of this layer, in training.
         route: what is done to its weights.
         layer: its number.
+        given: routing of an earlier layer that this one takes over.
     """
 
     noise: Noise | None = None
     route: Route | None = None
     layer: int = 0
+    given: Weighed | None = None
 
     def at(self, step: int) -> "Chance":
         """Return the part of one position of a sequence."""
@@ -302,6 +342,10 @@ def weigh(scorer: Scorer, gating: Gate, seen: Seen, chance: Chance) -> Weighed:
     Where routing looks at the rule at most, without chance and without the batch, weights are
     computed once for each rule.
     """
+    if chance.given is not None:
+        given = chance.given
+        weight = given.weight if given.gated is None else given.gated
+        return _routed(weight, given.score, chance, given.load)
     logits = scorer(seen)
     noise = chance.noise if gating.chance >= 0 else None  # else it is of what modules are made of
     if scorer.looks_at in BY_RULE:
@@ -328,9 +372,9 @@ def _routed(
     chance: Chance,
     load: Callable[[], Tensor] | None = None,
 ) -> Weighed:
-    if chance.route is not None:
-        weight = chance.route(weight, chance.layer)
-    return Weighed(weight, score, load)
+    if chance.route is None:
+        return Weighed(weight, score, load)
+    return Weighed(chance.route(weight, chance.layer), score, load, weight)
 
 
 # --- tables that are given -----------------------------------------------------------------------

@@ -1,18 +1,28 @@
 """What to build: a network as a point in the space of modular models."""
 
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from modeval.spec.checks import check, check_choices, check_positive
 from modeval.spec.computation_checks import check_computation, check_computation_on
 from modeval.spec.computations import Computation, Full
 from modeval.spec.data import DataSpec
-from modeval.spec.gatings import Gating, NoisyTopK, Soft, TopK
+from modeval.spec.gatings import (
+    EpsilonGreedy,
+    ExpertChoice,
+    Gating,
+    Gumbel,
+    NoisyTopK,
+    Sinkhorn,
+    Soft,
+    Switch,
+    TopK,
+)
 from modeval.spec.plain import from_dict
 from modeval.spec.settings import default_of, refuse_unread, setting
 from modeval.spec.systems import SYSTEMS
-from modeval.spec.taught import Evolved
+from modeval.spec.taught import Evolved, Reinforce
 
 Scorer = Literal[
     "none", "module", "shared", "attention", "input", "both", "rule", "table", "global", "oracle",
@@ -20,6 +30,7 @@ Scorer = Literal[
 ]  # fmt: skip
 Aggregation = Literal["outputs", "parameters", "attend"]
 Match = Literal["parameters", "width"]
+Level = Literal["layer", "global", "hierarchical"]
 
 GIVEN = ("none", "oracle", "hash", "map")
 """Scorers whose rows are the routing itself."""
@@ -66,7 +77,11 @@ class ModelSpec:
             ``masked``, ``adapter``, ...
         aggregation: what is mixed: module ``outputs``; ``parameters`` (weights first, then one
             pass); ``attend`` (outputs, then a value projection).
-        layers: modular layers, each with modules and a scorer of its own.
+        layers: modular layers, each with modules of its own.
+        level: where routing is decided: in each ``layer`` by a scorer of its own; once for all
+            layers (``global``); in each layer a group of modules first, then a module of the group
+            (``hierarchical``: a router of routers).
+        groups: groups of modules that a hierarchical router chooses from, equal in size.
         map: modules of each rule, as [[0], [1], [0, 1]], for the scorer ``map``.
         modules: number of modules M; 0 for as many as rules.
         encoder: width of the encoders (and of the attention stream).
@@ -82,6 +97,8 @@ class ModelSpec:
     computation: Computation = setting(Full())
     aggregation: Aggregation = "outputs"
     layers: int = setting(1, unit="layers")
+    level: Level = setting("layer", read_by={"scorer": LEARNED})
+    groups: int = setting(2, unit="groups", read_by={"level": ("hierarchical",)})
     map: tuple[tuple[int, ...], ...] = setting((), flag=False, read_by={"scorer": ("map",)})
     modules: int = 0
     encoder: int = 32
@@ -99,6 +116,7 @@ class ModelSpec:
             f"{self.modules}. Use --model modular for several modules.",
         )
         _check_axes(self)
+        _check_level(self)
 
 
 def _check_axes(model: ModelSpec) -> None:
@@ -122,6 +140,37 @@ def _check_axes(model: ModelSpec) -> None:
     check(
         model.scorer != "map" or bool(model.map),
         'scorer = "map" takes the modules of each rule: map = [[0], [1], [0, 1]] in the spec file.',
+    )
+
+
+GROUPED = (Soft, TopK, Gumbel, EpsilonGreedy, Switch, ExpertChoice, Sinkhorn, Reinforce)
+"""Gatings that take logits as a softmax does, so that those of groups and of modules may add."""
+
+
+def _check_level(model: ModelSpec) -> None:
+    """Refuse a level at which nothing can be decided so."""
+    if model.level == "global":
+        check(
+            model.layers > 1,
+            'level = "global" with layers = 1: one routing for all layers takes several. Use '
+            "--layers 2, or --level layer.",
+        )
+    if model.level != "hierarchical":
+        return
+    check(
+        model.scorer not in AFTER_MODULES,
+        f'level = "hierarchical" with scorer = "{model.scorer}": it scores single modules by what '
+        "they computed, and groups compute nothing. Use --scorer both, rule or input.",
+    )
+    check(
+        isinstance(model.gating, GROUPED),
+        f'level = "hierarchical" with gating = "{model.gating.kind}": the shares of groups and of '
+        "their modules multiply, and this gating takes logits otherwise. Use --gating soft.",
+    )
+    check(
+        model.groups > 1,
+        f"groups = {model.groups}: a router of routers has 2 or more to choose from. Use "
+        "--groups 2, or --level layer.",
     )
 
 
@@ -156,6 +205,11 @@ def _check_task(data: DataSpec, model: ModelSpec, modules: int) -> None:
     """Refuse choices that make no sense for a task or for so many modules."""
     check_computation_on(data, model)
     gating = model.gating
+    check(
+        model.level != "hierarchical" or (modules % model.groups == 0 and model.groups < modules),
+        f"groups = {model.groups} of {modules} modules: groups are equal and have 2 modules or "
+        f"more. Use --modules {2 * model.groups}, or another number of --groups.",
+    )
     if isinstance(gating, TopK | NoisyTopK):
         check(
             gating.k <= modules,
@@ -208,17 +262,19 @@ def title_of(model: ModelSpec) -> str:
     >>> title_of(ModelSpec(scorer="rule", gating=Gumbel(), layers=2))
     'Gumbel routing (2 layers)'
     """
-    one_layer = replace(model, layers=1)
+    layers = [f"{model.layers} layers"]
     for system in SYSTEMS:
-        if _choices(one_layer) == _choices(from_dict(ModelSpec, system.choices)):
-            return _titled(system.title, [f"{model.layers} layers"] if model.layers > 1 else [])
+        whole = from_dict(ModelSpec, {**system.sizes, **system.choices})
+        if _choices(model) == _choices(whole):
+            return _titled(system.title, layers if model.layers != whole.layers else [])
     base = next(
         (MODEL_TITLES[name] for name, same in MODELS.items() if same["scorer"] == model.scorer),
         f"Modular-{model.scorer}",
     )
     changed = [_named(model.gating), _named(model.computation)]
     changed += [model.aggregation] if model.aggregation != "outputs" else []
-    changed += [f"{model.layers} layers"] if model.layers > 1 else []
+    changed += [model.level] if model.level != "layer" else []
+    changed += layers if model.layers > 1 else []
     return _titled(base, [text for text in changed if text])
 
 
@@ -241,7 +297,7 @@ def name_of(title: str) -> str:
 
 def _choices(model: ModelSpec) -> tuple[Any, ...]:
     """Return the place of a model on the axes; sizes are no choices."""
-    return (model.scorer, model.gating, model.computation, model.aggregation)
+    return (model.scorer, model.gating, model.computation, model.aggregation, model.level)
 
 
 def _named(choice: Gating | Computation) -> str:

@@ -28,6 +28,7 @@ class System:
         source: where it is defined.
         expect: what its own definition says of its scores.
         choices: settings of the model, as in a spec file.
+        sizes: settings that it needs more of than usual, and that others may replace.
         phase: settings of the single phase of its training, where they differ.
         tasks: tasks that it is defined for.
     """
@@ -39,6 +40,7 @@ class System:
     source: str
     expect: str
     choices: Mapping[str, Any]
+    sizes: Mapping[str, Any] = field(default_factory=dict)
     phase: Mapping[str, Any] = field(default_factory=dict)
     tasks: tuple[str, ...] = ("binary", "sets", "series")
 
@@ -142,6 +144,25 @@ SYSTEMS: tuple[System, ...] = (
         expect="Each sample has exactly two modules, so softness lies below log 2.",
         choices={"scorer": "both", "gating": {"kind": "top-k", "k": 2}},
         phase=BALANCE,
+    ),
+    System(
+        name="hierarchical",
+        title="Hierarchical MoE",
+        what="A router of routers: a group of modules is chosen, then modules of the group.",
+        formula="y = sum_g p_g sum_m p_(m|g) f_m(x),  both softmax of g(x, c)",
+        source="Shazeer et al. 2017 (arXiv 1701.06538), appendix B; Jordan & Jacobs 1994",
+        expect="As a flat router; modules of a group are used by like rules.",
+        choices={"scorer": "both", "level": "hierarchical"},
+    ),
+    System(
+        name="global-routing",
+        title="Global routing",
+        what="One routing for all layers.",
+        formula="p^(l) = p = softmax(g(x, c)) in each layer l",
+        source=f"{SURVEY}, level of routing",
+        expect="All layers have the same scores; M choices where layers by themselves have M^L.",
+        choices={"scorer": "both", "level": "global"},
+        sizes={"layers": 2},
     ),
     System(
         name="noisy-top-k",
@@ -448,7 +469,7 @@ def named(
     {'kind': 'top-k', 'k': 3}
     """
     system = system_of(name)
-    settings, training = dict(model), dict(train)
+    settings, training = {**system.sizes, **model}, dict(train)
     for axis, choice in system.choices.items():
         given = settings.get(axis)
         both = isinstance(choice, Mapping) and isinstance(given, Mapping)

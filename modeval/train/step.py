@@ -175,7 +175,7 @@ class Stepper:
             total = total + output.penalty.sum()
         for remedy in self.phase.remedies:
             term = REMEDIES[remedy.kind]
-            for routed in output.routed:
+            for routed in output.routed[: 1 if self.network.one_routing else None]:
                 total = (
                     total + remedy.coefficient * term(routed, batch.rule, self.network.rules).sum()
                 )

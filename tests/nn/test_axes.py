@@ -12,9 +12,9 @@ from modeval.errors import SpecError
 from modeval.nn import Network, create
 from modeval.spec import DataSpec, ModelSpec, RunSpec, from_dict, to_dict, to_toml
 from modeval.spec.computations import Computation, Full
-from modeval.spec.gatings import Gating, Soft
-from modeval.spec.model import AFTER_MODULES, LEARNED, Aggregation, Scorer
-from modeval.spec.taught import Evolved
+from modeval.spec.gatings import Gating, NoisyTopK, Soft
+from modeval.spec.model import AFTER_MODULES, GROUPED, LEARNED, Aggregation, Scorer
+from modeval.spec.taught import Evolved, Reinforce
 from modeval.train.step import Stepper
 from modeval.types import Batch, Noise
 
@@ -228,3 +228,92 @@ def test_most_points_can_be_built() -> None:
         built = [run_of(task, **point) for point in POINTS]
         assert sum(not isinstance(run, str) for run in built) > 0.6 * len(POINTS)
     assert set(AFTER_MODULES) < set(LEARNED)
+
+
+# --- levels --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("scorer", ["both", "rule", "table", "module"])
+@pytest.mark.parametrize("gating", [Soft(), NoisyTopK(), Reinforce()], ids=lambda each: each.kind)
+def test_a_global_level_routes_all_layers_by_the_first(
+    task: str, scorer: str, gating: Gating
+) -> None:
+    run = run_of(task, scorer=scorer, gating=gating, layers=3, level="global")
+    assert isinstance(run, RunSpec)
+    network = create(run.data, run.model, (1, 2))
+    batch = draw(run.data, 2)
+    output = network(batch.inputs, batch.rule, noise=noise_of(network, run.data))
+    first, *others = output.routed
+    assert all(torch.equal(each.weight, first.weight) for each in others)
+    assert all(torch.equal(each.logits, first.logits) for each in others)
+    assert sum("scorer" in name for name in dict(network.named_parameters())) == sum(
+        name.startswith("scorer.") for name in dict(network.named_parameters())
+    )
+    assert not unmoved(run)
+
+    def last_module(weight: torch.Tensor, number: int) -> torch.Tensor:
+        return torch.eye(3)[[2]].expand_as(weight) if number == 0 else weight
+
+    routed = network(batch.inputs, batch.rule, route=last_module).routed
+    free = network(batch.inputs, batch.rule).routed
+    assert (routed[0].weight[..., 2] == 1).all()
+    if scorer != "module" or task != "series":  # a state that was routed otherwise is another one
+        torch.testing.assert_close(routed[1].weight, free[1].weight)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    ("scorer", "gating"),
+    [
+        *((scorer, Soft()) for scorer in ("input", "rule", "table", "global")),
+        *(("both", kind()) for kind in GROUPED),
+    ],
+)
+def test_a_hierarchical_level_chooses_a_group_and_a_module_of_it(
+    task: str, scorer: str, gating: Gating
+) -> None:
+    model = ModelSpec(
+        encoder=6, width=60, modules=6, groups=2, level="hierarchical", gating=gating,
+        scorer=scorer, layers=2,  # type: ignore[arg-type]
+    )  # fmt: skip
+    run = RunSpec(data=TASKS[task], model=model)
+    network: Any = create(run.data, run.model, (1, 2))
+    batch = draw(run.data, 2)
+    routed = network(batch.inputs, batch.rule).routed[0]
+    # by the definition: numbers of two groups, then of three modules of each
+    numbers: list[torch.Tensor] = []
+    hook = network.scorer.inner.register_forward_hook(lambda *call: numbers.append(call[2]))
+    network(batch.inputs, batch.rule)
+    hook.remove()
+    [given] = numbers
+    group, module = given[..., :2].softmax(-1), given[..., 2:].unflatten(-1, (2, 3)).softmax(-1)
+    share = (group.unsqueeze(-1) * module).flatten(-2)
+    if scorer in ("rule", "table", "global"):
+        share = torch.stack([row[rule] for row, rule in zip(share, batch.rule, strict=True)])
+    shares = routed.logits.exp()
+    torch.testing.assert_close(shares, share.view_as(shares))
+    if isinstance(gating, Soft):
+        torch.testing.assert_close(routed.weight, shares)
+    if task == "binary":
+        assert not unmoved(run)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ({"scorer": "both", "level": "global"}, "--layers 2"),
+        ({"scorer": "oracle", "level": "global", "layers": 2}, "level"),
+        ({"scorer": "module", "level": "hierarchical"}, "groups compute nothing"),
+        ({"scorer": "both", "level": "hierarchical", "gating": "threshold"}, "Use --gating soft"),
+        ({"scorer": "both", "level": "hierarchical", "groups": 1}, "2 or more"),
+        ({"scorer": "both", "level": "hierarchical", "modules": 5}, "Use --modules 4"),
+        ({"scorer": "both", "level": "hierarchical", "modules": 2}, "Use --modules 4"),
+        ({"scorer": "both", "groups": 3}, "groups"),
+    ],
+)
+def test_levels_at_which_nothing_can_be_decided_are_refused(
+    model: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(SpecError, match=reason):
+        from_dict(RunSpec, {"data": {"rules": 4}, "model": model})
