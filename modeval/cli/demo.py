@@ -36,7 +36,7 @@ EXAMPLES = """
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DemoFinding:
     """The routing scores of one model at one number of rules, over seeds."""
 
     alignment: "Score"
@@ -171,7 +171,7 @@ def explain(cards: list["Scorecard"]) -> str:
     return " ".join(sentences)
 
 
-def _ordering(findings: dict[str, Finding]) -> str:
+def _ordering(findings: dict[str, DemoFinding]) -> str:
     op, modular = findings["modular-op"].alignment, findings["modular"].alignment
     values = (0.0, op.value, modular.value, op.chance)
     pairs = itertools.pairwise(values)
@@ -188,7 +188,7 @@ def _ordering(findings: dict[str, Finding]) -> str:
     )
 
 
-def _growth(few: dict[str, Finding], many: dict[str, Finding]) -> str:
+def _growth(few: dict[str, DemoFinding], many: dict[str, DemoFinding]) -> str:
     """Compare how much of the routing information is missing, a share for any number of rules."""
     grew = [
         (many[name].information.value or 0.0) > (few[name].information.value or 0.0)
@@ -201,14 +201,14 @@ def _growth(few: dict[str, Finding], many: dict[str, Finding]) -> str:
     )
 
 
-def _findings(card: "Scorecard") -> dict[str, Finding]:
+def _findings(card: "Scorecard") -> dict[str, DemoFinding]:
     found = {}
     for record in card.models:
         name = next(key for key, axes in MODELS.items() if axes["scorer"] == record.model["scorer"])
         alignment = card.find(record.id, "alignment_distance")
         information = card.find(record.id, "inverse_mutual_information")
         if alignment is not None and information is not None:
-            found[name] = Finding(alignment, information)
+            found[name] = DemoFinding(alignment, information)
     return found
 
 

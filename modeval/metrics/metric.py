@@ -16,7 +16,7 @@ Better = Literal["lower", "higher", "neither"]
 Needs = Literal["joint", "counts", "sums", "table", "tokens", "logits", "outputs"]
 Tells = Literal["load", "specialisation", "information", "budget", "selections", "tokens", "loss"]
 Place = Literal["headline", "glance", "table", "layers", "columns", "comparison"]
-Part = Literal["matching", "entropies", "probes", "softness"]
+MadeOf = Literal["matching", "entropies", "probes", "softness"]
 Bias = Literal["better", "worse", "neither"]
 
 
@@ -76,7 +76,7 @@ class Metric:
     tells: Tells
     shown: tuple[Place, ...] = ()
     tested: bool = False
-    made_of: tuple[Part, ...] = ()
+    made_of: tuple[MadeOf, ...] = ()
     few_samples: Bias = "neither"
 
     @property

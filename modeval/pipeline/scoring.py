@@ -18,7 +18,7 @@ from modeval.types import Prior
 
 LEAST_PRECISION, LARGEST_PRECISION = 1e-4, 0.5
 """Outside, no number of samples makes sense."""
-Watch = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """What is told how many of how many things are done."""
 Paths = str | Path | Sequence[str | Path]
 
@@ -60,7 +60,7 @@ def score(
     precision: float = 0.005,
     seed: int = 0,
     device: str = "auto",
-    watch: Watch = nobody,
+    watch: OnProgress = nobody,
 ) -> Scorecard:
     """How modular did models become?
 
@@ -124,7 +124,7 @@ def listed(paths: Paths) -> tuple[str, ...]:
     return (str(paths),) if isinstance(paths, str | Path) else tuple(map(str, paths))
 
 
-def score_asked(paths: Sequence[str], asked: ScoreOptions, *, watch: Watch = nobody) -> Scored:
+def score_asked(paths: Sequence[str], asked: ScoreOptions, *, watch: OnProgress = nobody) -> Scored:
     """Score what lies at paths; a source that fails stops only itself, unless all do."""
     if not LEAST_PRECISION <= asked.precision <= LARGEST_PRECISION:
         raise SpecError(
@@ -140,7 +140,7 @@ def score_asked(paths: Sequence[str], asked: ScoreOptions, *, watch: Watch = nob
     return Scored(card, tuple(failed))
 
 
-def _work(jobs: Sequence[Job], watch: Watch) -> tuple[list[Scorecard], list[str]]:
+def _work(jobs: Sequence[Job], watch: OnProgress) -> tuple[list[Scorecard], list[str]]:
     cards: list[Scorecard] = []
     failed: list[str] = []
     first: ModevalError | None = None

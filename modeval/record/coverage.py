@@ -80,7 +80,7 @@ class Coverage:
 
 
 @dataclass(slots=True)
-class Seen:
+class SeenTokens:
     """What happened at one router so far."""
 
     choices: int | None
@@ -92,7 +92,7 @@ class Seen:
 
 def coverage_of(
     routers: Sequence[Router],
-    seen: Sequence[Seen],
+    seen: Sequence[SeenTokens],
     counted: Sequence[float],
     missing: Sequence[str],
 ) -> Coverage:

@@ -17,7 +17,7 @@ from modeval.record.counter import Pending
 from modeval.record.device_counts import normalise
 from modeval.record.routers.readers import Router
 from modeval.trace.fold import LayerGroup
-from modeval.trace.suspicions import Watch, too_equal, uneven_layers
+from modeval.trace.suspicions import RowWatch, too_equal, uneven_layers
 from modeval.trace.trace import Warned
 
 LOOKED_AT = 1 << 18  # rows of a layer that are looked at, its first ones
@@ -34,13 +34,13 @@ class Doubts:
     """
 
     routers: Sequence[Router]
-    watches: dict[str, Watch] = field(default_factory=dict)
+    watches: dict[str, RowWatch] = field(default_factory=dict)
 
     def look(self, pending: Sequence[Pending]) -> None:
         """Look at the choices of some calls; those of padding and of soft routing are none."""
         for entry in pending:
             router = self.routers[entry.layer]
-            watch = self.watches.setdefault(kind_of(router.name), Watch())
+            watch = self.watches.setdefault(kind_of(router.name), RowWatch())
             seen = watch.layers.get(router.name)
             soft = entry.chosen.shape[1] == router.modules > 1
             if soft or (seen is not None and seen.rows > LOOKED_AT):

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from modeval.record.frames import PREFILL, Frame, Labelling
 from modeval.record.generation import Generation
-from modeval.record.routers.experts import Watch
+from modeval.record.routers.experts import ExpertWatch
 from modeval.trace.trace import Warned
 
 
 @dataclass(slots=True)
-class Facts:
+class ModelFacts:
     """Numbers of calls of the model, by what was special about them.
 
     Attributes:
@@ -82,7 +82,7 @@ def _restarts(frame: Frame, positions: object) -> bool:
     return bool((begins.sum(1) > 1).any())
 
 
-def inferred(watches: Iterable[Watch]) -> tuple[str, ...]:
+def inferred(watches: Iterable[ExpertWatch]) -> tuple[str, ...]:
     """Return what must be known of routers that are read as the K largest of their logits."""
     mine = [watch for watch in watches if watch.inferred]
     notes = []
@@ -99,7 +99,7 @@ def inferred(watches: Iterable[Watch]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def unconfirmed(watches: Iterable[Watch]) -> tuple[Warned, ...]:
+def unconfirmed(watches: Iterable[ExpertWatch]) -> tuple[Warned, ...]:
     """Return a warning of routers that are read by their logits alone, without their experts."""
     names = [watch.router.name for watch in watches if watch.inferred and not watch.agreed]
     if not names:

@@ -23,7 +23,7 @@ COPYING = (
 )
 MODELS = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModel")
 
-Progress = Callable[[int, float], None]
+OnRead = Callable[[int, float], None]
 """Called after each batch with the tokens so far and the tokens per second."""
 
 
@@ -167,7 +167,7 @@ def record_documents(
     batch_tokens: int = 4096,
     max_tokens: int | None = None,
     generate: int = 0,
-    progress: Progress | None = None,
+    progress: OnRead | None = None,
 ) -> Recording:
     """Run a model over labelled documents and record its routing.
 

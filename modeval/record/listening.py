@@ -19,8 +19,8 @@ from torch.utils.hooks import RemovableHandle
 from modeval.errors import TraceError
 from modeval.record.calls import Calls
 from modeval.record.counter import Counter, Pending
-from modeval.record.coverage import Seen
-from modeval.record.facts import Facts
+from modeval.record.coverage import SeenTokens
+from modeval.record.facts import ModelFacts
 from modeval.record.frames import (
     TRAIN,
     UNKNOWN,
@@ -36,7 +36,7 @@ from modeval.record.frames import (
 )
 from modeval.record.generation import Generation
 from modeval.record.labels import Labeller
-from modeval.record.routers.experts import Watch, note, watch
+from modeval.record.routers.experts import ExpertWatch, note, watch
 from modeval.record.routers.find import is_a, named_modules
 from modeval.record.routers.readers import Choice, Router, selected, settled
 
@@ -63,10 +63,10 @@ class Listener:
         ended: Callable[[], None],
     ) -> None:
         self.routers = routers
-        self.seen = [Seen(router.choices) for router in routers]
+        self.seen = [SeenTokens(router.choices) for router in routers]
         self.active = False
-        self.facts = Facts()
-        self.watches: dict[int, Watch] = {}
+        self.facts = ModelFacts()
+        self.watches: dict[int, ExpertWatch] = {}
         self._model, self._labeller, self._blocks = model, labeller, blocks
         self._counter, self._ended = counter, ended
         self.calls = Calls(self._keep, self._let_go, self._take_back)
@@ -74,7 +74,7 @@ class Listener:
         self._exits = contextlib.ExitStack()
         self._frames: list[Frame] = []
         self._error: BaseException | None = None  # what was handled when the outermost call began
-        self._before: tuple[list[Seen], Labelling | None, Labelling] | None = None
+        self._before: tuple[list[SeenTokens], Labelling | None, Labelling] | None = None
         self._inputs: dict[int, tuple[str, ...]] = {}
         self._types: dict[int, Tensor] = {}
         self._last: dict[int, TokenRows] = {}

@@ -45,7 +45,7 @@ from modeval.record.listening import Listener
 from modeval.record.ranks import reduce_counts
 from modeval.record.routers.find import Patterns, find_routers
 from modeval.record.routers.readers import Router
-from modeval.record.writing import Stream, shared_experts, source_of
+from modeval.record.writing import RowStream, shared_experts, source_of
 from modeval.trace.fold import BLOCKS, LayerGroup
 from modeval.trace.trace import PHASES, Phase, TraceHeader, Warned
 from modeval.types import RoutingCounts
@@ -175,7 +175,7 @@ class Recording:
         self._phase, self._notes = phase, notes
         self._group, self._tokens = group, tokens
         self._labeller = Labeller(names, label_from, group, stray=partial)
-        self._stream = None if trace is None else Stream(trace, self._header)
+        self._stream = None if trace is None else RowStream(trace, self._header)
         self._doubts = Doubts(self._routers)
         self._counter = Counter(self._routers, self._labeller.rules, blocks, self._write)
         self._exits = contextlib.ExitStack()

@@ -17,7 +17,7 @@ from modeval.trace.files import TraceWriter
 from modeval.trace.trace import Source, TraceHeader, Warned, make_chunk
 
 
-class Stream:
+class RowStream:
     """Writes choices to a trace as they are made.
 
     The folder is made when the first rows come, for only then is it known what a header says.

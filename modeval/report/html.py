@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class PageFacts:
     """What was measured of the models of one group.
 
     Attributes:
@@ -238,7 +238,7 @@ def _limits(views: Sequence[ModelView]) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _facts(group: TaskGroup) -> Facts:
+def _facts(group: TaskGroup) -> PageFacts:
     each = [dict(measured(view.card, view.record)) for view in group.entries]
     terms = list(dict.fromkeys(term for facts in each for term in facts))
     same = [term for term in terms if len({facts.get(term) for facts in each}) == 1]
@@ -253,7 +253,7 @@ def _facts(group: TaskGroup) -> Facts:
         tuple(rows),
         sortable=False,
     )
-    return Facts(
+    return PageFacts(
         common=tuple((term, each[0][term]) for term in same), table=table if rows else None
     )
 

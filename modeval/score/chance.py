@@ -29,7 +29,7 @@ UNEVEN = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
+class ChanceLevel:
     """Chance of one metric in one layer.
 
     Attributes:
@@ -45,7 +45,7 @@ class Level:
     bounds: tuple[float, float]
 
 
-def levels(name: str, routing: Routing) -> list[Level]:
+def levels(name: str, routing: Routing) -> list[ChanceLevel]:
     """Return the chance levels of a metric in each layer; random maps differ between layers."""
     generator = torch.Generator().manual_seed(0)
     return [
@@ -55,13 +55,13 @@ def levels(name: str, routing: Routing) -> list[Level]:
 
 def _level(
     name: str, routing: Routing, group: LayerStack, number: int, generator: torch.Generator
-) -> Level:
+) -> ChanceLevel:
     metric, modules = METRICS[name], group.modules
     weight = group.counts.prior(routing.prior)[:, number].mean(0)
     bounds = metric.bounds(len(weight), modules, routing.prior)
     order = torch.randperm(HASH_MAPS, generator=generator)
     if metric.needs != "joint" or (metric.labels and not group.labelled):
-        return Level(None, None, torch.zeros(0, dtype=torch.float64), bounds)
+        return ChanceLevel(None, None, torch.zeros(0, dtype=torch.float64), bounds)
     known = group.choices[number]
     choices = known if 0 < known < modules else 1
     # mean values of random maps need no more digits, and layers then share them
@@ -69,7 +69,7 @@ def _level(
     hashed = _of_hash_maps(name, key, modules, choices)
     even = float(weight.max() - weight.min()) < UNEVEN
     mean = _hash_mean(name, len(weight), modules) if even and choices == 1 else None
-    return Level(
+    return ChanceLevel(
         uniform=_of_uniform(name, tuple(weight.tolist()), modules),
         hash_mean=float(hashed.mean()) if mean is None else mean,
         hashed=hashed[order],

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from modeval.metrics.table import metric_of
 from modeval.score.amount import Amount
-from modeval.score.chance import Level
+from modeval.score.chance import ChanceLevel
 from modeval.score.estimates import (
     Null,
     Reduce,
@@ -70,7 +70,7 @@ def entries(
     measured: Measured,
     members: Members,
     *,
-    levels: Sequence[Level] = (),
+    levels: Sequence[ChanceLevel] = (),
     amount: Amount | None = None,
     samples: int | None = None,
 ) -> Iterator[Score]:
@@ -124,7 +124,7 @@ class _Table:
     base: Score
     measured: Measured
     members: Members
-    levels: tuple[Level, ...]
+    levels: tuple[ChanceLevel, ...]
     amount: Amount | None
     samples: int | None
     spot: Spot
@@ -133,7 +133,7 @@ class _Table:
     nulls: dict[int | None, dict[int, Null]]
 
     @property
-    def here(self) -> list[Level]:
+    def here(self) -> list[ChanceLevel]:
         """Return the chance levels of the layers that the spot is about."""
         if self.spot.over is None and self.spot.layer is not None:
             return [self.levels[self.spot.layer]] if self.levels else []
@@ -170,7 +170,9 @@ class _Table:
         )
 
 
-def _layer_by_layer(measured: Measured, levels: Sequence[Level]) -> list[list[Estimate | None]]:
+def _layer_by_layer(
+    measured: Measured, levels: Sequence[ChanceLevel]
+) -> list[list[Estimate | None]]:
     """Return the number of each usable seed and layer; nothing where there is none."""
     return [
         [

@@ -17,7 +17,7 @@ SHOWN = 32  # modules of a co-activation matrix
 
 
 @dataclass(frozen=True, slots=True)
-class _Spot:
+class _Owner:
     """Whose numbers they are: model, layer and seed."""
 
     model: str
@@ -46,12 +46,12 @@ class _Spot:
         )
 
 
-def _spots(model: str, routing: Routing, members: Members) -> Iterator[tuple[int, int, _Spot]]:
+def _spots(model: str, routing: Routing, members: Members) -> Iterator[tuple[int, int, _Owner]]:
     """Iterate over seeds and layers: numbers of both, and the spot."""
     several = len(routing.layers) > 1
     for seed, number in enumerate(members.usable):
         for index in range(len(routing.layers)):
-            yield seed, index, _Spot(model, index if several else None, members.seeds[number])
+            yield seed, index, _Owner(model, index if several else None, members.seeds[number])
 
 
 def profiles(model: str, routing: Routing, members: Members) -> Iterator[Profile]:
@@ -94,7 +94,7 @@ def profiles(model: str, routing: Routing, members: Members) -> Iterator[Profile
 
 
 def _of_modules(
-    spot: _Spot, joint: Float64[Tensor, "rules modules"], *, labelled: bool
+    spot: _Owner, joint: Float64[Tensor, "rules modules"], *, labelled: bool
 ) -> Iterator[Profile]:
     rules, modules = joint.shape
     share = joint.sum(0)
@@ -112,7 +112,7 @@ def _of_modules(
     yield spot.profile("module_information", "module", told, 0.0, "higher")
 
 
-def _of_rules(spot: _Spot, joint: Float64[Tensor, "rules modules"]) -> Iterator[Profile]:
+def _of_rules(spot: _Owner, joint: Float64[Tensor, "rules modules"]) -> Iterator[Profile]:
     rules, modules = joint.shape
     if rules == 1:
         return
@@ -222,6 +222,6 @@ def _of_matrix(activation: Activation) -> Iterator[Profile]:
     if activation.prior:
         weight = torch.tensor(activation.prior, dtype=torch.float64)
     joint = weight[:, None] * matrix
-    spot = _Spot(activation.model, activation.layer, activation.seed)
+    spot = _Owner(activation.model, activation.layer, activation.seed)
     yield from _of_modules(spot, joint, labelled=True)
     yield from _of_rules(spot, joint)

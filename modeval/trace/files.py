@@ -50,7 +50,7 @@ PART = re.compile(r"part-(\d{6})\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TracePart:
     """One Parquet file of a trace, and the hash of its footer, which has no checksum of its own."""
 
     path: Path
@@ -71,7 +71,7 @@ class Trace:
 
     path: Path
     header: TraceHeader
-    parts: tuple[Part, ...]
+    parts: tuple[TracePart, ...]
     complete: bool
 
     @property
@@ -104,7 +104,7 @@ class TraceWriter:
         self._rows_per_part = rows_per_part
         self._pending: list[TraceChunk] = []
         self._waiting = 0
-        self._parts: list[Part] = []
+        self._parts: list[TracePart] = []
         _make_folder(self.path)
         atomic.write_text(self.path / HEADER, header.to_json(), UNWRITTEN)
 
@@ -149,7 +149,7 @@ class TraceWriter:
         chunk = concatenate(self._pending)
         part = self.path / f"part-{len(self._parts):06d}.parquet"
         _write_part(part, chunk[:rows], self.header)
-        self._parts.append(Part(part, rows, _footer(part)))
+        self._parts.append(TracePart(part, rows, _footer(part)))
         self._pending = [chunk[rows:]] if len(chunk) > rows else []
         self._waiting = len(chunk) - rows
 
@@ -293,7 +293,9 @@ def _write_part(path: Path, chunk: TraceChunk, header: TraceHeader) -> None:
             writer.write_table(arrow.Table.from_arrays(table, schema=schema))
 
 
-def _read_part(part: Part, columns: Sequence[str], rows: int) -> Iterator[dict[str, NDArray[Any]]]:
+def _read_part(
+    part: TracePart, columns: Sequence[str], rows: int
+) -> Iterator[dict[str, NDArray[Any]]]:
     arrow = import_arrow()
     found = 0
     try:
@@ -350,7 +352,7 @@ def is_header(path: Path) -> bool:
         return False
 
 
-def _find_parts(folder: Path, header: TraceHeader) -> tuple[Part, ...]:
+def _find_parts(folder: Path, header: TraceHeader) -> tuple[TracePart, ...]:
     paths = sorted(path for path in folder.iterdir() if PART.fullmatch(path.name))
     for number, path in enumerate(paths):
         if path.name != f"part-{number:06d}.parquet":
@@ -361,7 +363,7 @@ def _find_parts(folder: Path, header: TraceHeader) -> tuple[Part, ...]:
     return tuple(_open_part(path, header) for path in paths)
 
 
-def _open_part(path: Path, header: TraceHeader) -> Part:
+def _open_part(path: Path, header: TraceHeader) -> TracePart:
     arrow = import_arrow()
     try:
         with arrow.parquet.ParquetFile(path) as file:
@@ -378,7 +380,7 @@ def _open_part(path: Path, header: TraceHeader) -> Part:
             f"{path} was written under another header than the {HEADER} beside it, so its numbers "
             "mean something else. Put the right header back, or record again."
         )
-    return Part(path, rows, _footer(path))
+    return TracePart(path, rows, _footer(path))
 
 
 def _footer(path: Path) -> str:
@@ -394,7 +396,7 @@ def _describe(schema: Any) -> str:
     return ", ".join(f"{field.name} {field.type}" for field in schema)
 
 
-def _check_complete(marker: Path, parts: tuple[Part, ...]) -> None:
+def _check_complete(marker: Path, parts: tuple[TracePart, ...]) -> None:
     try:
         listed = json.loads(marker.read_text(encoding="utf-8"))["parts"]
         expected = {str(item["name"]): int(item["rows"]) for item in listed}
@@ -442,7 +444,7 @@ def _make_folder(folder: Path) -> None:
         raise TraceError(f"{folder} cannot be made: {_first_line(error)}.") from None
 
 
-def _write_complete(folder: Path, parts: Sequence[Part]) -> None:
+def _write_complete(folder: Path, parts: Sequence[TracePart]) -> None:
     entries = [{"name": part.path.name, "rows": part.rows, "footer": part.footer} for part in parts]
     text = json.dumps({"rows": sum(part.rows for part in parts), "parts": entries}, indent=2)
     atomic.write_text(folder / COMPLETE, text + "\n", UNWRITTEN)

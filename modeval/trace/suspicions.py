@@ -70,7 +70,7 @@ class LayerRows:
 
 
 @dataclass(slots=True)
-class Watch:
+class RowWatch:
     """Looks at rows as they pass, layer by layer.
 
     Attributes:

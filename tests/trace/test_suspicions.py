@@ -13,7 +13,7 @@ from modeval.trace.counts import gather, load_counts
 from modeval.trace.files import open_trace, read_columns
 from modeval.trace.importers.format import Options
 from modeval.trace.importers.import_files import import_source
-from modeval.trace.suspicions import Watch, of_counts, rounded, too_equal
+from modeval.trace.suspicions import RowWatch, of_counts, rounded, too_equal
 from modeval.trace.trace import WARNINGS
 
 pytest.importorskip("pyarrow", reason="traces are Parquet files")
@@ -29,7 +29,7 @@ def draw(rng: np.random.Generator, rows: int, modules: int = M, choices: int = K
 
 
 def kinds(layers: dict[str, np.ndarray], **options: Any) -> list[str]:
-    watch = Watch()
+    watch = RowWatch()
     for name, chosen in layers.items():
         for start in range(0, len(chosen), 100):  # in pieces, as they come
             watch.add(name, chosen[start : start + 100], **options)
@@ -102,7 +102,7 @@ def test_rows_that_repeat_their_predecessor_in_every_layer():
 
 
 def test_a_file_that_repeats_another():
-    watch = Watch()
+    watch = RowWatch()
     for name, chosen in honest(np.random.default_rng(0)).items():
         for file in ("rank0.jsonl", "rank1.jsonl"):
             watch.add(name, chosen, file=file)
@@ -121,7 +121,7 @@ def test_a_layer_with_few_tokens():
 def test_weights_that_are_all_equal_are_ties():
     chosen = draw(np.random.default_rng(0), 200)
     assert kinds({"layers.0": chosen}, weight=None) == []
-    watch = Watch()
+    watch = RowWatch()
     watch.add("layers.0", chosen, np.full(chosen.shape, 1 / K))
     assert [warning.kind for warning in watch.warnings()[0]] == ["ties"]
 

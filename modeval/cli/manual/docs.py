@@ -18,7 +18,7 @@ PAGE = "index.html"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Chapter:
     """A chapter of the reference: its title, and entries of a title and Markdown each."""
 
     title: str
@@ -39,14 +39,14 @@ def docs_command(
     stdout().print(f"Wrote {out / PAGE}", highlight=False, markup=False)
 
 
-def parts(root: Any) -> list[Part]:
+def parts(root: Any) -> list[Chapter]:
     """Return the chapters: topics, commands, library and metrics."""
     topics = [topic(name) for name in topic_names() if name != "metrics"]
     return [
-        Part("Topics", tuple((each.title, _without_title(each.text)) for each in topics)),
-        Part("Commands", tuple(_commands(root))),
-        Part("Library", tuple(_library())),
-        Part("Metrics", tuple(_metrics())),
+        Chapter("Topics", tuple((each.title, _without_title(each.text)) for each in topics)),
+        Chapter("Commands", tuple(_commands(root))),
+        Chapter("Library", tuple(_library())),
+        Chapter("Metrics", tuple(_metrics())),
     ]
 
 
@@ -110,7 +110,7 @@ def _metrics() -> Iterator[tuple[str, str]]:
         yield metric.title, f"{facts}\n\n{text}"
 
 
-def render(chapters: list[Part]) -> str:
+def render(chapters: list[Chapter]) -> str:
     """Return the page: a list of contents beside the chapters, styles within."""
     from markdown_it import MarkdownIt
 

@@ -22,7 +22,7 @@ Hook = Callable[[RemovableHandle], None]
 
 
 @dataclass(slots=True)
-class Watch:
+class ExpertWatch:
     """One router whose choices are in doubt, and the experts beside it.
 
     Attributes:
@@ -42,7 +42,7 @@ class Watch:
     agreed: bool = False
 
 
-def watch(router: Router, keep: Hook, deaf: Callable[[], bool]) -> Watch:
+def watch(router: Router, keep: Hook, deaf: Callable[[], bool]) -> ExpertWatch:
     """Begin to count the rows that the experts beside a router are given.
 
     Args:
@@ -50,7 +50,7 @@ def watch(router: Router, keep: Hook, deaf: Callable[[], bool]) -> Watch:
         keep: is given the hooks.
         deaf: whether what happens now does not count.
     """
-    seen = Watch(router, tuple(_experts(router)))
+    seen = ExpertWatch(router, tuple(_experts(router)))
     if seen.experts:
         keep(router.parent.register_forward_pre_hook(partial(_begin, seen, deaf)))
         keep(router.parent.register_forward_hook(partial(_end, seen, deaf)))
@@ -60,14 +60,14 @@ def watch(router: Router, keep: Hook, deaf: Callable[[], bool]) -> Watch:
     return seen
 
 
-def note(seen: Watch, chosen: Int[Tensor, "rows choices"], *, inferred: bool) -> None:
+def note(seen: ExpertWatch, chosen: Int[Tensor, "rows choices"], *, inferred: bool) -> None:
     """Keep what a router is read to have chosen, perhaps by its logits."""
     seen.inferred = seen.inferred or inferred
     if seen.rows:
         seen.chosen.append(chosen)
 
 
-def _begin(seen: Watch, deaf: Callable[[], bool], module: nn.Module, arguments: Any) -> None:
+def _begin(seen: ExpertWatch, deaf: Callable[[], bool], module: nn.Module, arguments: Any) -> None:
     del module, arguments
     if not deaf():
         seen.chosen.clear()
@@ -75,7 +75,7 @@ def _begin(seen: Watch, deaf: Callable[[], bool], module: nn.Module, arguments: 
 
 
 def _count(  # noqa: PLR0917 - hooks are called by position
-    seen: Watch,
+    seen: ExpertWatch,
     deaf: Callable[[], bool],
     number: int,
     module: nn.Module,
@@ -90,7 +90,7 @@ def _count(  # noqa: PLR0917 - hooks are called by position
 
 
 def _end(
-    seen: Watch, deaf: Callable[[], bool], module: nn.Module, arguments: Any, output: Any
+    seen: ExpertWatch, deaf: Callable[[], bool], module: nn.Module, arguments: Any, output: Any
 ) -> None:
     del module, arguments, output
     if not deaf():
@@ -111,7 +111,7 @@ def _experts(router: Router) -> Iterator[nn.Module]:
         yield from fitting[0]
 
 
-def compare(seen: Watch) -> None:
+def compare(seen: ExpertWatch) -> None:
     """Compare what a router is read to have chosen with the rows that its experts were given.
 
     An expert that was given every token is one whose result is masked afterwards: its rows tell

@@ -19,7 +19,7 @@ from modeval.trace.files import TraceWriter, check_new
 from modeval.trace.importers.format import Counts, Facts, Format, Options, Rows, layer_name, natural
 from modeval.trace.importers.formats import detect, find_format, matching, source_files
 from modeval.trace.importers.to_counts import tally
-from modeval.trace.suspicions import ROW_KINDS, Watch, of_counts
+from modeval.trace.suspicions import ROW_KINDS, RowWatch, of_counts
 from modeval.trace.trace import (
     PHASES,
     Phase,
@@ -51,7 +51,7 @@ class Imported:
 
 
 @dataclass(slots=True)
-class Layer:
+class ImportedLayer:
     """What the first pass found of a layer."""
 
     largest: int = -1
@@ -65,14 +65,14 @@ class Layer:
 class Inspection:
     """What the first pass found: everything that a header needs."""
 
-    layers: dict[str, Layer] = field(default_factory=dict)
+    layers: dict[str, ImportedLayer] = field(default_factory=dict)
     labels: dict[str, None] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
     phases: set[int] = field(default_factory=set)
     token_ids: bool = False
     weights: set[bool] = field(default_factory=set)
     facts: Facts = field(default_factory=Facts)
-    watch: Watch = field(default_factory=Watch)
+    watch: RowWatch = field(default_factory=RowWatch)
     left_out: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     sums: tuple[float, float] = (np.inf, -np.inf)
     least_weight: float = np.inf
@@ -193,7 +193,9 @@ def _suspected(
     header: TraceHeader, survey: Inspection, dense: frozenset[str], options: Options
 ) -> TraceHeader:
     """Return the header with what is suspicious of the rows; note which of them to leave out."""
-    watch = Watch({name: rows for name, rows in survey.watch.layers.items() if name not in dense})
+    watch = RowWatch(
+        {name: rows for name, rows in survey.watch.layers.items() if name not in dense}
+    )
     warnings, rows = watch.warnings()
     for kind in sorted(options.leave_out):
         if kind not in ROW_KINDS:
@@ -264,7 +266,7 @@ def _look(
         return
     count, repeats = (chosen >= 0).sum(1), _repeating(chosen)
     for name, where in _layers_of(rows, path):
-        layer = survey.layers.setdefault(name, Layer())
+        layer = survey.layers.setdefault(name, ImportedLayer())
         layer.largest = max(layer.largest, int(chosen[where].max(initial=-1)))
         layer.choices = max(layer.choices, int(count[where].max(initial=0)))
         layer.rows += len(count[where])
