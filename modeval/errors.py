@@ -16,6 +16,10 @@ class SpecError(ModevalError):
     """A specification (flag, TOML file, argument) says something impossible or unknown."""
 
 
+class CodeError(SpecError):
+    """Code of the user's is missing, was changed, fails, or was not consented to."""
+
+
 class DataError(ModevalError):
     """A data set folder is missing, damaged, or made from another recipe."""
 

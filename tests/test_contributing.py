@@ -12,6 +12,7 @@ import pytest
 import torch
 from gate_cards import cohort_card
 
+import modeval
 from modeval.errors import TraceError
 from modeval.gate.gate import gate
 from modeval.gate.policy import Policy, Requirement
@@ -21,8 +22,9 @@ from modeval.nn.layer import Choices
 from modeval.nn.mlp import MLPNetwork
 from modeval.nn.scorers import FreeScorer
 from modeval.report.verdicts.formats import GateFormat
-from modeval.spec import DataSpec, ModelSpec, RunSpec, from_dict
+from modeval.spec import DataSpec, ModelSpec, RunSpec, TrainSpec, from_dict
 from modeval.spec.gatings import Soft
+from modeval.spec.own import Code
 from modeval.trace.importers.formats import FORMATS
 from modeval.trace.importers.import_files import import_source
 from modeval.train.step import Stepper
@@ -122,6 +124,16 @@ def test_the_format_of_verdicts_of_the_example_renders(monkeypatch: pytest.Monke
     text = tap.render(gate([("card.json", card)], Policy(requirements=(requirement,))), 0)
     assert text.splitlines()[:2] == ["TAP version 14", "1..1"]
     assert text.splitlines()[2].startswith("ok 1 - ")
+
+
+def test_the_model_of_the_example_is_trained_and_scored(tmp_path: Path) -> None:
+    (tmp_path / "pair.py").write_text("\n".join(blocks("python own")))
+    own = Code(f"{tmp_path / 'pair.py'}:Pair")
+    training = TrainSpec(steps=2, seeds=((0, 0), (1, 0)))
+    modeval.train(tmp_path / "run", model=ModelSpec(own=own), training=training, device="cpu")
+    card = modeval.score(tmp_path / "run", precision=0.1)
+    assert card.models[0].title == "Pair"
+    assert "hard_gap" in {score.metric for score in card.scores}
 
 
 def test_every_file_that_is_named_is_there() -> None:

@@ -21,9 +21,12 @@ from typer.core import TyperCommand
 from modeval.errors import SpecError
 from modeval.spec import choices_of
 from modeval.spec.checks import suggestion
+from modeval.spec.own import is_code
 from modeval.spec.settings import default_of, descriptions, flag_of
 
 COMMON = "Common"
+OWN = "own"
+"""A choice whose settings are a file of the user's."""
 Given = dict[str, dict[str, Any]]
 """What flags said, by section; what was not given is absent."""
 
@@ -146,7 +149,7 @@ def _flags(section: Section) -> Iterator[_Flag]:
             section,
             (field.name, "kind"),
             name=field.name,
-            parse=one_of(flag_of(field.name), tuple(choices)),
+            parse=one_of(flag_of(field.name), tuple(choices), own=OWN in choices),
             metavar=_metavar(choices),
             text=_help(_listing(texts.get(field.name, ""), choices), usual),
             complete=completing(tuple(choices)),
@@ -166,7 +169,7 @@ def _flags_of_choices(section: Section, name: str, choices: Mapping[str, type]) 
         hint = typing.get_type_hints(member)[setting]
         text = _said({kind: descriptions(choices[kind]).get(setting, "") for kind in kinds})
         usual = _usual({kind: getattr(choices[kind](), setting) for kind in kinds})
-        if setting != "kind":
+        if setting != "kind" and field.metadata.get("flag", True):
             yield from _plain_flag(section, (name, setting), field, hint, text, usual=usual)
 
 
@@ -213,7 +216,7 @@ def _plain_flag(
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
         yield make(
-            parse=one_of(flag, choices),
+            parse=one_of(flag, choices, own=OWN in choices),
             metavar=_metavar(choices),
             text=_help(_listing(text, choices), usual),
             complete=completing(choices),
@@ -301,11 +304,19 @@ def _without_none(hint: Any) -> Any:
 # --- values --------------------------------------------------------------------------------------
 
 
-def one_of(flag: str, choices: Sequence[str]) -> Callable[[str], str]:
-    """Return a reader of one of several names, which suggests the nearest to another."""
+def one_of(flag: str, choices: Sequence[str], *, own: bool = False) -> Callable[[str], str]:
+    """Return a reader of one of several names, which suggests the nearest to another.
+
+    Args:
+        flag: what is read.
+        choices: the names.
+        own: whether something in a Python file may stand in the place of a name.
+    """
 
     def read(text: str) -> str:
-        if text not in choices:
+        if own and is_code(text):
+            return text
+        if text not in choices or (own and text == OWN):
             raise SpecError(
                 f"{flag} {text}: expected one of {', '.join(choices)}.{suggestion(text, choices)}"
             )

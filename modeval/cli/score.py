@@ -170,6 +170,14 @@ def score_command(
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=HOW)
     ] = "auto",
+    trust_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-code",
+            help="Run the code that run folders bring, with your rights: read it first.",
+            rich_help_panel=HOW,
+        ),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Score models and traces: collapse, alignment, information, load and losses beside chance.
@@ -202,6 +210,7 @@ def score_command(
         precision=precision,
         seed=seed,
         device=device,
+        trust_code=trust_code,
         quiet=quiet,
     )
     if json_file is not None:

@@ -29,12 +29,14 @@ from modeval.spec import (
     RunSpec,
     TrainSpec,
     from_dict,
+    name_of,
     seed_grid,
     title_of,
     to_dict,
     to_toml,
 )
 from modeval.spec.checks import suggestion
+from modeval.spec.own import is_code
 from modeval.spec.settings import flag_of
 from modeval.spec.systems import BY_NAME, contradictions
 from modeval.spec.systems import named as choices_named
@@ -103,7 +105,8 @@ def train_command(
         list[str] | None,
         typer.Option(
             metavar="NAME,...",
-            help=f"{', '.join(MODELS)}, all for the paper's four, or what modeval systems lists.",
+            help=f"{', '.join(MODELS)}, all for the paper's four, what modeval systems lists, or "
+            "FILE.py:CLASS for your own.",
             autocompletion=completing(NAMES),
             rich_help_panel=COMMON,
         ),
@@ -188,6 +191,14 @@ def train_command(
         bool,
         typer.Option("--json", help="Print what came of each run.", rich_help_panel=MACHINE),
     ] = False,
+    trust_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-code",
+            help="Run the code that a run folder brings, when it is resumed.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Print the resolved spec and stop.", rich_help_panel=COMMON),
@@ -200,6 +211,7 @@ def train_command(
     once.
     """
     names = [name for text in model or [] for name in words(text)]
+    settings["model"] = with_own(settings["model"])
     grid = _seeds(seeds, task_seeds, model_seeds)
     if grid is not None:
         settings["train"]["seeds"] = grid
@@ -207,7 +219,7 @@ def train_command(
     if dataset is not None:  # what it was made from, unless file or flags ask for something else
         file = {**file, "data": {**to_dict(dataset.spec), **file.get("data", {})}}
     if resume and not (spec or names) and (kept := _kept(out)):
-        requests = [_again(folder, settings) for folder in kept]
+        requests = [_again(folder, settings, trust_code=trust_code) for folder in kept]
         if kept != [out] and not quiet:
             stderr().print(
                 f"Continuing the runs that had begun below {out}; repeat --model for others.",
@@ -237,10 +249,12 @@ def _kept(out: Path) -> list[Path]:
     return find_runs(out) if out.is_dir() else []
 
 
-def _again(folder: Path, flags: Mapping[str, Mapping[str, Any]]) -> RunRequest:
+def _again(folder: Path, flags: Mapping[str, Mapping[str, Any]], *, trust_code: bool) -> RunRequest:
     """Return the run that a folder holds; flags that say something else make it another run."""
-    from modeval.train.files import SPEC
+    from modeval.train.files import SPEC, take_code
 
+    if trust_code:
+        take_code(folder)
     return RunRequest(from_dict(RunSpec, merge(read_file(folder / SPEC), flags)), folder)
 
 
@@ -263,21 +277,51 @@ def plan(values: Mapping[str, Any], names: list[str], out: Path) -> list[RunRequ
         return [RunRequest(from_dict(RunSpec, named), out)]  # a spec file says it all
     wanted = list(PAPER) if names == ["all"] else names or [str(values.get("name", "modular"))]
     for name in wanted:
-        if name not in BY_NAME:
+        if name not in BY_NAME and not is_code(name):
             raise SpecError(
-                f"--model {name}: expected one of {', '.join(BY_NAME)}, or all for the four of the "
-                f"paper.{suggestion(name, NAMES)}"
+                f"--model {name}: expected one of {', '.join(BY_NAME)}, all for the four of the "
+                f"paper, or path/to/file.py:ClassName for your own.{suggestion(name, NAMES)}"
             )
     if settings.pop("scorer", None) == "none":
         settings.pop("modules", None)  # the single module of a Monolithic in the spec file
     requests = []
     for name in wanted:
+        if is_code(name):
+            requests.append(_own(name, values, settings, out, several=len(wanted) > 1))
+            continue
         model, training = choices_named(name, settings, values.get("train", {}))
         if settings.get("modules") and (name != "monolithic" or len(wanted) == 1):
             model["modules"] = settings["modules"]
         spec = from_dict(RunSpec, {**values, "name": name, "model": model, "train": training})
         requests.append(RunRequest(spec, out if len(wanted) == 1 else out / name))
     return requests
+
+
+def _own(
+    code: str, values: Mapping[str, Any], settings: Mapping[str, Any], out: Path, *, several: bool
+) -> RunRequest:
+    """Return the run of a model that a file of the user's defines, which names its folder."""
+    name = name_of(code.rpartition(":")[2])
+    model = {**settings, "own": {"code": code}}
+    spec = from_dict(RunSpec, {**values, "name": name, "model": model})
+    return RunRequest(spec, out / name if several else out)
+
+
+def with_own(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of a model with files of the user's in the place of names of choices.
+
+    >>> with_own({"gating": {"kind": "mine.py:hard"}, "width": 8})
+    {'gating': {'kind': 'own', 'code': 'mine.py:hard'}, 'width': 8}
+    """
+    laid = dict(model)
+    scorer, gating = laid.get("scorer"), laid.get("gating")
+    if isinstance(scorer, str) and is_code(scorer):
+        laid |= {"scorer": "own", "own_scorer": {"code": scorer}}
+    if isinstance(gating, str):
+        gating = {"kind": gating}
+    if isinstance(gating, Mapping) and is_code(str(gating.get("kind", ""))):
+        laid["gating"] = {**gating, "kind": "own", "code": gating["kind"]}
+    return laid
 
 
 def _name_of(settings: Mapping[str, Any]) -> str:

@@ -268,7 +268,7 @@ def _evaluate(bench: _Bench, recorded: tuple[Loss, ...] | None) -> Evaluation:
         losses=losses,
         counts=counts,
         half_width=half_width(counts),
-        hardened=_hardened(bench),
+        hardened=_hardened(bench) if bench.network.routable else None,
         shifted=None if exact_from_activation(bench.network, bench.data) else _shifted(bench),
     )
 
@@ -496,4 +496,4 @@ def _widest(network: Network) -> int:
         if isinstance(layer, StackedLinear | Bank)
         for weight, _ in (layer.parts(),)
     ]
-    return max(widths)
+    return max(widths, default=network.widest)

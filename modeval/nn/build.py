@@ -13,6 +13,8 @@ from modeval.nn.layer import Choices, ModularLayer
 from modeval.nn.linear import StackedLinear, initialise
 from modeval.nn.mlp import MLPNetwork
 from modeval.nn.network import Network
+from modeval.nn.own.network import own_network
+from modeval.nn.own.scorer import OwnScorer
 from modeval.nn.recurrent import RecurrentNetwork
 from modeval.nn.scorers import (
     AttentionScorer,
@@ -32,14 +34,18 @@ from modeval.nn.scorers import (
     single_table,
 )
 from modeval.spec import DataSpec, ModelSpec, attention_heads, check_pair, module_count
+from modeval.spec.checks import check
 from modeval.spec.gatings import Fixed
 from modeval.spec.model import GIVEN, attending
+from modeval.spec.own import Code
 from modeval.spec.sharing import Prefix
 
 
 def build(data: DataSpec, model: ModelSpec, *, seeds: int) -> Network:
     """Return a cohort of ``seeds`` networks with all parameters zero; see :func:`create`."""
     check_pair(data, model)
+    if model.own is not None:
+        return own_network(data, model, seeds)
     return FAMILIES[data.task](data, model, seeds)
 
 
@@ -102,6 +108,7 @@ class Slot:
         bias: whether scorers on modules and rules have biases.
         given: modules of each rule.
         groups: of modules, for which a scorer gives numbers as well; 0 for none.
+        own: a scorer of the user's.
     """
 
     seeds: int
@@ -117,6 +124,7 @@ class Slot:
     bias: bool = True
     given: tuple[tuple[int, ...], ...] = ()
     groups: int = 0
+    own: Code | None = None
 
     @property
     def numbers(self) -> int:
@@ -128,6 +136,11 @@ def _by_rule(at: Slot) -> Scorer:
     if not at.rule_width:
         return TableScorer(at.seeds, at.encoder, at.numbers)
     return RuleScorer(at.seeds, at.rules, at.rule_width, at.numbers, bias=at.bias)
+
+
+def _own(at: Slot) -> Scorer:
+    assert at.own is not None  # noqa: S101 - a specification without one is refused
+    return OwnScorer(at.own, at)
 
 
 SCORERS: dict[str, Callable[[Slot], Scorer]] = {
@@ -147,6 +160,7 @@ SCORERS: dict[str, Callable[[Slot], Scorer]] = {
     "rule": _by_rule,
     "table": lambda at: FreeScorer(at.seeds, at.rules, at.numbers, shared=False),
     "global": lambda at: FreeScorer(at.seeds, at.rules, at.numbers, shared=True),
+    "own": _own,
 }
 """The choices of the axis, and how each is built."""
 
@@ -158,6 +172,11 @@ def _choices(model: ModelSpec, at: Slot) -> Choices:
     scorer = SCORERS[model.scorer](at)
     if model.level == "hierarchical":
         scorer = HierarchicalScorer(scorer, at.groups)
+    check(
+        model.aggregation != "parameters" or scorer.looks_at != "module",
+        f'aggregation = "parameters" with {model.scorer}: it looks at what modules computed, and '
+        "parameters are mixed before. Have it look at inputs, rule or state.",
+    )
     return Choices(scorer, gating, model.aggregation, value)
 
 
@@ -171,6 +190,7 @@ def _place(data: DataSpec, model: ModelSpec, seeds: int, **sizes: int) -> Slot:
         encoder=model.encoder,
         given=model.map,
         groups=model.groups if model.level == "hierarchical" else 0,
+        own=model.own_scorer,
         **sizes,  # type: ignore[arg-type]
     )
 

@@ -76,6 +76,10 @@ class Network(nn.Module):
         batchwise: whether a sample's routing depends on the others of its batch.
         one_routing: whether the first layer routes for all.
         sparse: whether modules with weight 0 were not chosen, and the others were.
+        widest: numbers that its widest part holds for one sample, where that is not read from its
+            layers.
+        routable: whether a route can be given.
+        note: why it is slower than it could be; empty where there is nothing to say.
     """
 
     seeds: int
@@ -87,6 +91,9 @@ class Network(nn.Module):
     batchwise: bool = False
     sparse: bool = False
     one_routing: bool = False
+    widest: int = 1
+    routable: bool = True
+    note: str = ""
 
     def forward(
         self,

@@ -60,6 +60,7 @@ def score(
     precision: float = 0.005,
     seed: int = 0,
     device: str = "auto",
+    trust_code: bool = False,
     watch: OnProgress = nobody,
 ) -> Scorecard:
     """How modular did models become?
@@ -84,6 +85,7 @@ def score(
         precision: half width of the 95 % interval to which cohorts are evaluated.
         seed: of samples and permutations; two calls give the same scorecard.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        trust_code: whether to run the code that run folders bring, with your rights.
         watch: called with how many of how many sources are done.
 
     Returns:
@@ -115,6 +117,7 @@ def score(
         precision=precision,
         seed=seed,
         device=device,
+        trust_code=trust_code,
     )
     return score_asked(listed(paths), asked, watch=watch).card
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from modeval.data import Dataset, open_dataset
-from modeval.errors import CheckpointError, ModevalError, RunError, SpecError
+from modeval.errors import CheckpointError, CodeError, ModevalError, RunError, SpecError
 from modeval.evaluate.reference_folders import (
     ModelFolder,
     cohorts,
@@ -30,7 +30,7 @@ from modeval.trace.files import Trace, open_trace
 from modeval.trace.fold import LayerGroup
 from modeval.trace.importers.matrix import is_matrix, read_matrix
 from modeval.trace.trace import TraceHeader
-from modeval.train.files import find_runs, read_run
+from modeval.train.files import find_runs, read_run, take_code
 from modeval.types import Prior
 
 
@@ -63,6 +63,7 @@ class ScoreOptions:
     precision: float = 0.005
     seed: int = 0
     device: str = "auto"
+    trust_code: bool = False
     quiet: bool = True
     tell: Callable[[str], None] = silent
     watch: Callable[[int, float], None] = unseen
@@ -299,7 +300,11 @@ def _has_wanted(folder: Path, asked: ScoreOptions) -> bool:
 
 def _score_run(folder: Path, asked: ScoreOptions, dataset: Dataset | None) -> list[Scorecard]:
     try:
+        if asked.trust_code:
+            take_code(folder)
         subject = load_run(folder, asked.selection, asked.wanted)
+    except CodeError:
+        raise  # no fault of the run: it may be scored once its code is there and trusted
     except ModevalError as error:
         return [_fault_card(damaged_run(folder, asked.selection, str(error), asked.wanted))]
     return _evaluated([subject], asked, dataset)

@@ -58,6 +58,7 @@ def score(
 
 def _record(subject: Subject, evaluation: Evaluation, precision: float | None) -> ModelRecord:
     data, model = to_dict(subject.data), to_dict(subject.model)
+    model = {name: value for name, value in model.items() if value is not None}
     if not subject.objective_known:
         data["objective"] = None
     layers = 1 if evaluation.counts is None else evaluation.counts.samples.shape[1]

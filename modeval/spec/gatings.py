@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 from modeval.spec.checks import check, check_positive
+from modeval.spec.own import OwnGating
 from modeval.spec.taught import Evolved, Reinforce
 from modeval.spec.weights import (
     assignment,
@@ -559,6 +560,7 @@ Gating = (
     | Base
     | Reinforce
     | Evolved
+    | OwnGating
 )
 """The choices of the axis. :class:`Fixed` belongs to scorers that give weights."""
 

@@ -19,14 +19,15 @@ from modeval.spec.gatings import (
     Switch,
     TopK,
 )
+from modeval.spec.own import Code, OwnGating
 from modeval.spec.plain import from_dict
-from modeval.spec.settings import default_of, refuse_unread, setting
+from modeval.spec.settings import default_of, flag_of, refuse_unread, setting
 from modeval.spec.systems import SYSTEMS
 from modeval.spec.taught import Evolved, Reinforce
 
 Scorer = Literal[
     "none", "module", "shared", "attention", "input", "both", "rule", "table", "global", "oracle",
-    "hash", "map",
+    "hash", "map", "own",
 ]  # fmt: skip
 Aggregation = Literal["outputs", "parameters", "attend"]
 Match = Literal["parameters", "width"]
@@ -34,7 +35,7 @@ Level = Literal["layer", "global", "hierarchical"]
 
 GIVEN = ("none", "oracle", "hash", "map")
 """Scorers whose rows are the routing itself."""
-LEARNED = ("module", "shared", "attention", "input", "both", "rule", "table", "global")
+LEARNED = ("module", "shared", "attention", "input", "both", "rule", "table", "global", "own")
 """Scorers that give logits, for a gating to make weights of."""
 AFTER_MODULES = ("module", "shared", "attention")
 """Scorers that look at what modules computed."""
@@ -70,7 +71,7 @@ class ModelSpec:
             over module outputs). Beside them: ``input``, ``both`` (input and rule), ``rule``,
             ``table`` (free logits for each rule), ``global`` (free logits). Given: ``oracle`` (the
             ground truth), ``hash`` (of the rule), ``map`` (see there), ``none`` (a single module
-            that takes all: Monolithic).
+            that takes all: Monolithic). ``FILE.py:NAME`` for one of your own.
         gating: how logits become weights, with settings of its own: ``soft``, ``top-k``,
             ``gumbel``, ``switch``, ...
         computation: what a module is made of, with settings of its own: ``full``, ``low-rank``,
@@ -90,6 +91,8 @@ class ModelSpec:
         heads: attention heads of each module (``sets``).
         match: ``parameters`` narrows the modules so that totals stay near the monolithic model's,
             as the paper does, to whole units; ``width`` gives each module the full width.
+        own: a model of the user's own in the place of all of this: it reads sizes and no choices.
+        own_scorer: a scorer of the user's own, for the scorer ``own``.
     """
 
     scorer: Scorer = "module"
@@ -105,9 +108,12 @@ class ModelSpec:
     width: int = 128
     heads: int = setting(2, read_by={"task": ("sets",)})
     match: Match = "parameters"
+    own: Code | None = setting(None, flag=False)
+    own_scorer: Code | None = setting(None, flag=False, read_by={"scorer": ("own",)})
 
     def __post_init__(self) -> None:
         check_choices(self)
+        _check_own(self)
         check_positive(self, "encoder", "width", "heads", "layers")
         check(self.modules >= 0, f"modules = {self.modules}: give 1 or more, or 0 for the rules.")
         check(
@@ -117,6 +123,32 @@ class ModelSpec:
         )
         _check_axes(self)
         _check_level(self)
+
+
+SIZES = ("layers", "modules", "encoder", "width", "heads", "match", "own")
+"""What a model of the user's own may read."""
+
+
+def _check_own(model: ModelSpec) -> None:
+    """Refuse what a model, a scorer or a gating of the user's own lacks, or does not read."""
+    check(
+        model.scorer != "own" or model.own_scorer is not None,
+        'scorer = "own" says not which: --scorer path/to/file.py:ClassName, or [model.own_scorer] '
+        'code = "path/to/file.py:ClassName" in a spec file.',
+    )
+    check(
+        not isinstance(model.gating, OwnGating) or bool(model.gating.code),
+        'gating = "own" says not which: --gating path/to/file.py:function, or code = '
+        '"path/to/file.py:function" beside the kind in a spec file.',
+    )
+    if model.own is None:
+        return
+    for field in fields(model):
+        check(
+            field.name in SIZES or getattr(model, field.name) == default_of(field),
+            f"{field.name} with {model.own.code}: a model of your own routes by itself and reads "
+            f"{', '.join(SIZES[:-1])} alone. Drop {flag_of(field.name)}.",
+        )
 
 
 def _check_axes(model: ModelSpec) -> None:
@@ -177,6 +209,8 @@ def _check_level(model: ModelSpec) -> None:
 def check_pair(data: DataSpec, model: ModelSpec) -> None:
     """Refuse a model that cannot be built for a task, and say what would fit."""
     refuse_unread(model, task=data.task)
+    if model.own is not None:
+        return  # it decides by itself what it can be
     modules = module_count(data, model)
     _check_task(data, model, modules)
     if model.scorer == "oracle":
@@ -262,6 +296,8 @@ def title_of(model: ModelSpec) -> str:
     >>> title_of(ModelSpec(scorer="rule", gating=Gumbel(), layers=2))
     'Gumbel routing (2 layers)'
     """
+    if model.own is not None:
+        return model.own.name
     layers = [f"{model.layers} layers"]
     for system in SYSTEMS:
         whole = from_dict(ModelSpec, {**system.sizes, **system.choices})
@@ -269,7 +305,7 @@ def title_of(model: ModelSpec) -> str:
             return _titled(system.title, layers if model.layers != whole.layers else [])
     base = next(
         (MODEL_TITLES[name] for name, same in MODELS.items() if same["scorer"] == model.scorer),
-        f"Modular-{model.scorer}",
+        f"Modular-{model.own_scorer.name if model.own_scorer else model.scorer}",
     )
     changed = [_named(model.gating), _named(model.computation)]
     changed += [model.aggregation] if model.aggregation != "outputs" else []
@@ -302,6 +338,8 @@ def _choices(model: ModelSpec) -> tuple[Any, ...]:
 
 def _named(choice: Gating | Computation) -> str:
     """Return a choice and its settings, each only where it is not the default."""
+    if isinstance(choice, OwnGating):
+        return choice.source.name
     settings = [
         f"{field.name} {getattr(choice, field.name):g}"
         for field in fields(choice)

@@ -2,6 +2,7 @@
 
     run.json             what ran: format, digest, seeds, engine, versions, status of each seed
     spec.toml            the resolved specification; ``modeval train --spec`` takes it
+    code/                copies of files of the user's that the model is made of, where it is
     log.jsonl            a line for each validation
     last.safetensors     weights after the last validation, stacked over seeds
     best.safetensors     each seed's weights at its own best validation
@@ -27,7 +28,9 @@ from torch import Tensor
 from modeval import atomic
 from modeval.errors import RunError
 from modeval.nn import Network, build
+from modeval.nn.own.resolve import codes
 from modeval.spec import RunSpec, Selection, digest, digests, load_toml, read_spec, to_toml
+from modeval.spec.own import take, text_of
 from modeval.tensors import DamagedError, Stored, read_tensors, write_tensors
 
 FORMAT = 1
@@ -36,7 +39,7 @@ UNWRITTEN = atomic.Fault(
     "What was written before is whole; free some space or choose another --out, then continue "
     "with --resume.",
 )
-RUN, SPEC, LOG, STATE = "run.json", "spec.toml", "log.jsonl", "state.safetensors"
+RUN, SPEC, LOG, STATE, CODE = "run.json", "spec.toml", "log.jsonl", "state.safetensors", "code"
 WEIGHTS = ("last.safetensors", "best.safetensors")
 
 
@@ -282,7 +285,7 @@ def is_empty(folder: Path) -> bool:
     """Tell whether there is nothing to lose: no folder, or what a run left that never began."""
     if not folder.exists():
         return True
-    beginnings = {SPEC, LOG} if not (folder / RUN).exists() else set()
+    beginnings = {SPEC, LOG, CODE} if not (folder / RUN).exists() else set()
     return folder.is_dir() and all(
         path.name in beginnings or path.name.endswith(atomic.PARTIAL) for path in folder.iterdir()
     )
@@ -322,8 +325,23 @@ def alone(folder: Path, *, resume: bool) -> Iterator[None]:
 def start_folder(folder: Path, spec: RunSpec) -> None:
     """Write the specification of a run into its folder, and begin its log."""
     folder.mkdir(parents=True, exist_ok=True)
+    for code in codes(spec.model):
+        (folder / CODE).mkdir(exist_ok=True)
+        atomic.write_bytes(folder / CODE / code.path.name, text_of(code), UNWRITTEN)
     write_text(folder / SPEC, to_toml(spec))
     write_text(folder / LOG, "")
+
+
+def take_code(folder: Path) -> None:
+    """Run the code that a run folder brings, so that its network can be built.
+
+    Whoever calls this has asked the user: code does what it likes.
+
+    Raises:
+        CodeError: a copy is missing, or is not what the run was made with.
+    """
+    for code in codes(read_run(folder).model):
+        take(folder / CODE / code.path.name, code)
 
 
 def append_log(folder: Path, item: Mapping[str, Any]) -> None:

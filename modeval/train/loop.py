@@ -23,6 +23,7 @@ from modeval.data import Dataset
 from modeval.data import batches as dataset_batches
 from modeval.errors import RunError, StoppedError
 from modeval.nn import Network, create
+from modeval.nn.own.resolve import resolved
 from modeval.spec import Engine, Phase, RunSpec, TrainSpec, run_differences
 from modeval.text import brief
 from modeval.train import extend, files
@@ -119,6 +120,7 @@ def train(
         RunError: when the folder belongs to another run, or cannot be written.
     """
     options: _Options = {"device": device, "engine": engine, "dataset": dataset, "watch": watch}
+    spec = replace(spec, model=resolved(spec.data, spec.model))
     with files.alone(folder, resume=resume):
         if not (resume and files.is_run(folder)):
             return _train_into(spec, folder, resume=resume, **options)

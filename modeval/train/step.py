@@ -26,6 +26,7 @@ from torch import Tensor
 from modeval.errors import RunError
 from modeval.nn import Network
 from modeval.nn.network import Output
+from modeval.nn.own.network import OwnNetwork
 from modeval.nn.recurrent import RecurrentNetwork
 from modeval.spec import Engine, Objective, Phase
 from modeval.train.fused import MEAN_DECAY, SQUARE_DECAY, Fused, KernelError
@@ -152,7 +153,7 @@ class Stepper:
         except KernelError as error:
             if required:
                 raise RunError(f"engine = fused: {error}. Use --engine auto.") from None
-            self.engine_note = str(error)
+            self.engine_note = self.network.note or str(error)
         else:
             self.engine = "fused"
 
@@ -212,6 +213,8 @@ class Stepper:
             self.engine_note = TAUGHT
         elif isinstance(self.network, RecurrentNetwork):
             self.engine_note = "compiling an unrolled recurrent network takes minutes"
+        elif isinstance(self.network, OwnNetwork):
+            self.engine_note = self.network.note or "a model of your own is run as it is written"
         elif importlib.util.find_spec("triton") is None:
             self.engine_note = "Triton is not installed"
         return not self.engine_note

@@ -14,6 +14,7 @@ from modeval.spec import DataSpec, ModelSpec, RunSpec, from_dict, to_dict, to_to
 from modeval.spec.computations import Computation, Full
 from modeval.spec.gatings import Gating, NoisyTopK, Soft
 from modeval.spec.model import AFTER_MODULES, GROUPED, LEARNED, Aggregation, Scorer
+from modeval.spec.own import OwnGating
 from modeval.spec.taught import Evolved, Reinforce
 from modeval.train.step import Stepper
 from modeval.types import Batch, Noise
@@ -23,8 +24,8 @@ TASKS = {
     "sets": DataSpec(task="sets", rules=3, length=3),
     "series": DataSpec(task="series", rules=3, dimension=3, length=3),
 }
-SCORERS = typing.get_args(Scorer)
-GATINGS = [kind() for kind in typing.get_args(Gating)]
+SCORERS = tuple(name for name in typing.get_args(Scorer) if name != "own")  # see test_own.py
+GATINGS = [kind() for kind in typing.get_args(Gating) if kind is not OwnGating]
 COMPUTATIONS = [kind() for kind in typing.get_args(Computation)]
 AGGREGATIONS = typing.get_args(Aggregation)
 SAMPLES = 12

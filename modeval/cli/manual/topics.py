@@ -32,6 +32,7 @@ WRITTEN = (
     "recording",
     "traces",
     "reference",
+    "own",
     "python",
     "exit-codes",
 )
