@@ -6,6 +6,7 @@
     record          listen to the routers of a model while it runs
     import_trace    read the routing that another program wrote
     score           how modular did models become? gives a Scorecard
+    ablate          which modules of a language model matter for what, and how many can go?
     compare         what changed between scorecards, and is it more than noise?
     gate            do models keep to a policy?
     plot            a figure for a paper
@@ -21,6 +22,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from modeval.pipeline.ablating import ablate as ablate
     from modeval.pipeline.comparing import compare as compare
     from modeval.pipeline.judging import gate as gate
     from modeval.pipeline.making import generate as generate
@@ -37,6 +39,7 @@ __version__ = version("modeval-cli")
 
 _PUBLIC = {
     "Scorecard": "modeval.score.scorecard",
+    "ablate": "modeval.pipeline.ablating",
     "compare": "modeval.pipeline.comparing",
     "evaluate": "modeval.pipeline.scoring",
     "gate": "modeval.pipeline.judging",
@@ -53,6 +56,7 @@ _PUBLIC = {
 __all__ = [
     "Scorecard",
     "__version__",
+    "ablate",
     "compare",
     "evaluate",
     "gate",
@@ -69,10 +73,10 @@ __all__ = [
 class _Package(ModuleType):
     """This package, whose public functions stay functions.
 
-    The rooms ``modeval/score``, ``gate``, ``record``, ``evaluate`` and ``train`` have the names of
-    functions. When one of their modules is imported for the first time, Python binds the room to
-    its name in the package, and ``modeval.score(path)`` would call a module from then on: which
-    of the two a name means would depend on who was imported before. Here it is always the
+    The rooms ``modeval/score``, ``ablate``, ``gate``, ``record``, ``evaluate`` and ``train`` have
+    the names of functions. When one of their modules is imported for the first time, Python binds
+    the room to its name in the package, and ``modeval.score(path)`` would call a module from then
+    on: which of the two a name means would depend on who was imported before. Here it is always the
     function. Rooms are found by ``from modeval.score.files import ...`` as ever.
     """
 

@@ -12,8 +12,15 @@ import pytest
 import modeval
 
 FUNCTIONS = sorted(set(modeval.__all__) - {"__version__", "Scorecard"})
-ROOMS = ("score.files", "gate.files", "record.labels", "evaluate.subject", "train.files")
-SHADOWED = ("score", "gate", "record", "evaluate", "train")
+ROOMS = (
+    "score.files",
+    "gate.files",
+    "record.labels",
+    "evaluate.subject",
+    "train.files",
+    "ablate.result",
+)
+SHADOWED = ("score", "gate", "record", "evaluate", "train", "ablate")
 
 
 def output_of(code: str) -> str:
@@ -37,7 +44,7 @@ def test_importing_modeval_loads_nothing_heavy() -> None:
 
 @pytest.mark.slow
 def test_a_public_function_is_no_room_in_whatever_order_they_are_imported() -> None:
-    """Five rooms, each before or after its function: one process tries all orders it can."""
+    """Six rooms, each before or after its function: one process tries all orders it can."""
     code = f"""
 import importlib, sys, types
 import modeval

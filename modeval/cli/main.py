@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from modeval.cli.ablate import ablate_command
 from modeval.cli.bench.app import bench
 from modeval.cli.compare import compare_command
 from modeval.cli.demo import demo_command
@@ -74,6 +75,7 @@ app.command("record")(record_command)
 app.command("import")(import_command)
 app.add_typer(trace, name="trace")
 app.command("score")(score_command)
+app.command("ablate")(ablate_command)
 app.command("compare")(compare_command)
 app.command("gate")(gate_command)
 app.command("report")(report_command)
