@@ -83,11 +83,11 @@ class AttentionNetwork(LayeredNetwork):
             before,
             seen,
             chance,
-            following=None if self.layers else decoder.hidden,
+            following=None if self.stitch or self.layers else decoder.hidden,
         )
         passed = self.pass_on(first, seen, noise, route)
-        last = passed[-1].output
-        if self.layers:
+        last = self.decoded(passed, flat_rule)
+        if self.stitch or self.layers:
             last = last @ decoder.hidden.weight
         prediction = decoder.readout(F.relu(last + bias_of(decoder.hidden).unsqueeze(1)))
         routed = reported(passed, rule.shape)

@@ -1,7 +1,8 @@
 """From a specification to a cohort of networks: a function for each family, one set of scorers."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from modeval.nn.aggregation import Value
 from modeval.nn.attention import AttentionNetwork, Prefixes
 from modeval.nn.bank import Bank, Experts, gates_bank, mlp_bank
+from modeval.nn.columns import Stitch, StitchScorer
 from modeval.nn.layer import Choices, ModularLayer
 from modeval.nn.linear import StackedLinear, initialise
 from modeval.nn.mlp import MLPNetwork
@@ -109,6 +111,7 @@ class Slot:
         given: modules of each rule.
         groups: of modules, for which a scorer gives numbers as well; 0 for none.
         own: a scorer of the user's.
+        subspaces: parts of a column.
     """
 
     seeds: int
@@ -125,6 +128,7 @@ class Slot:
     given: tuple[tuple[int, ...], ...] = ()
     groups: int = 0
     own: Code | None = None
+    subspaces: int = 1
 
     @property
     def numbers(self) -> int:
@@ -159,10 +163,19 @@ SCORERS: dict[str, Callable[[Slot], Scorer]] = {
     "both": lambda at: InputScorer(at.seeds, at.features, at.rules, at.encoder, at.numbers),
     "rule": _by_rule,
     "table": lambda at: FreeScorer(at.seeds, at.rules, at.numbers, shared=False),
+    "stitch": lambda at: StitchScorer(at.seeds, at.modules, at.subspaces),
     "global": lambda at: FreeScorer(at.seeds, at.rules, at.numbers, shared=True),
     "own": _own,
 }
 """The choices of the axis, and how each is built."""
+
+
+STITCHES: Mapping[str, Callable[[ModelSpec], Stitch | None]] = defaultdict(
+    lambda: lambda _: None,
+    stitch=lambda _: Stitch(),
+    sluice=lambda model: Stitch(model.subspaces, model.orthogonality),
+)
+"""How columns mix, by aggregation; most have no columns."""
 
 
 def _choices(model: ModelSpec, at: Slot) -> Choices:
@@ -177,7 +190,7 @@ def _choices(model: ModelSpec, at: Slot) -> Choices:
         f'aggregation = "parameters" with {model.scorer}: it looks at what modules computed, and '
         "parameters are mixed before. Have it look at inputs, rule or state.",
     )
-    return Choices(scorer, gating, model.aggregation, value)
+    return Choices(scorer, gating, model.aggregation, value, STITCHES[model.aggregation](model))
 
 
 def _place(data: DataSpec, model: ModelSpec, seeds: int, **sizes: int) -> Slot:
@@ -191,6 +204,7 @@ def _place(data: DataSpec, model: ModelSpec, seeds: int, **sizes: int) -> Slot:
         given=model.map,
         groups=model.groups if model.level == "hierarchical" else 0,
         own=model.own_scorer,
+        subspaces=model.subspaces if model.aggregation == "sluice" else 1,
         **sizes,  # type: ignore[arg-type]
     )
 

@@ -8,7 +8,7 @@ their own way; :class:`ModularLayer` is a layer that stands by itself, after the
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from modeval.nn.aggregation import Readout, Spare, Value, mix_hidden
 from modeval.nn.bank import Bank, Experts
+from modeval.nn.columns import Skips, Stitch, StitchScorer, mixed, own_column, routing_of
 from modeval.nn.linear import StackedLinear, with_bias
 from modeval.nn.network import LooksAt, Network, Route, Routed
 from modeval.nn.scorers import Chance, Read, SameScorer, Scorer, Seen, Weighed, weigh
@@ -34,20 +35,29 @@ class Choices:
         gating: makes them weights.
         aggregation: what is mixed.
         value: projects the mixture, where the aggregation is ``attend``.
+        stitch: how columns mix, where modules are columns.
     """
 
     scorer: Scorer
     gating: Gate
     aggregation: Aggregation = "outputs"
     value: Value | None = None
+    stitch: Stitch | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """What a layer passes on, and how it routed."""
+    """What a layer passes on, and how it routed.
+
+    Attributes:
+        output: of each sample.
+        weighed: how it was routed.
+        columns: the states of all columns, where modules are columns.
+    """
 
     output: Float[Tensor, "seeds n out"]
     weighed: Weighed
+    columns: Float[Tensor, "seeds n modules out"] | None = None
 
 
 def shared_readout(
@@ -105,9 +115,28 @@ def run_bank(
             mixed = Spare(shared.each(hidden[:, :, :1]).squeeze(2)).add(mixed, weight)
         return Passed(mixed, weighed)
     hidden = bank.rectified(before)
+    if choices.stitch is not None:
+        return _stitched(choices, plain.each(hidden), seen, chance)
     seen = replace(seen, hidden=lambda: hidden, outputs=lambda: Read(plain, hidden))
     weighed = weigh(choices.scorer, choices.gating, seen, chance)
     return Passed(readout.mix(hidden, weighed.weight), weighed)
+
+
+def _stitched(
+    choices: Choices,
+    outputs: Float[Tensor, "seeds n modules out"],
+    seen: Seen,
+    chance: Chance,
+    states: Float[Tensor, "seeds n modules out"] | None = None,
+) -> Passed:
+    """Mix columns, around a skip connection of each where there are states already."""
+    rows = choices.gating(choices.scorer(seen), None)
+    scorer = choices.scorer
+    mixing = scorer.mixing() if isinstance(scorer, StitchScorer) else rows[:, :, None, :, None]
+    route = routing_of(chance.route, chance.layer)
+    found = mixed(rows, mixing, outputs, seen.rule, route)
+    columns = found.states if states is None else states + found.states
+    return Passed(own_column(columns, seen.rule), found.weighed, columns)
 
 
 class ModularLayer(nn.Module):
@@ -129,11 +158,22 @@ class ModularLayer(nn.Module):
         self.gating = choices.gating
         self.aggregation = choices.aggregation
         self.value = choices.value
+        self.stitch = choices.stitch
 
     @property
     def choices(self) -> Choices:
         """Return how this layer routes."""
-        return Choices(self.scorer, self.gating, self.aggregation, self.value)
+        return Choices(self.scorer, self.gating, self.aggregation, self.value, self.stitch)
+
+    def through_columns(
+        self, columns: Float[Tensor, "seeds n modules width"], seen: Seen, chance: Chance
+    ) -> Passed:
+        """Pass the states of columns through, each through its own module."""
+        weight, bias = with_bias(self.experts.hidden.parts(chance.noise))
+        before = (columns.transpose(1, 2) @ weight + bias.unsqueeze(2)).transpose(1, 2)
+        readout = Readout(*with_bias(self.experts.readout.parts(chance.noise)))
+        outputs = readout.each(self.experts.rectified(before))
+        return _stitched(self.choices, outputs, seen, chance, columns)
 
     def forward(self, x: Float[Tensor, "seeds n width"], seen: Seen, chance: Chance) -> Passed:
         """Pass samples through; ``seen`` tells what they are beside ``x``."""
@@ -175,6 +215,7 @@ class LayeredNetwork(Network):
     """
 
     layers: nn.ModuleList
+    experts: Experts
 
     def route_by(self, choices: Choices, layers: Sequence[ModularLayer]) -> None:
         """Take the choices of the first layer and the layers after it."""
@@ -182,10 +223,14 @@ class LayeredNetwork(Network):
         self.gating = choices.gating
         self.aggregation = choices.aggregation
         self.value = choices.value
+        self.stitch = choices.stitch
         self.layers = nn.ModuleList(layers)
         every = [choices, *(layer.choices for layer in layers)]
         self.layer_count = len(every)
         self.one_routing = any(isinstance(layer.scorer, SameScorer) for layer in layers)
+        self.skips: Skips | None = None
+        if choices.stitch is not None and choices.aggregation == "sluice":
+            self.skips = Skips(self.seeds, self.rules, len(every))
         looks: tuple[LooksAt, ...] = get_args(LooksAt)
         self.looks_at = max((each.scorer.looks_at for each in every), key=looks.index)
         self.batchwise = choices.gating.batchwise
@@ -200,6 +245,9 @@ class LayeredNetwork(Network):
     def penalty(self) -> Float[Tensor, " seeds"] | None:
         """Return what computations add to the loss of each seed."""
         terms = [term for bank in self.banks if (term := bank.penalty()) is not None]
+        if self.stitch is not None and self.stitch.orthogonality:
+            every = [self.experts, *(cast("ModularLayer", each).experts for each in self.layers)]
+            terms += [self.stitch.penalty(each.readout.parts()[0]) for each in every]
         return torch.stack(terms).sum(0) if terms else None
 
     def turn(self) -> None:
@@ -215,7 +263,7 @@ class LayeredNetwork(Network):
     @property
     def choices(self) -> Choices:
         """Return how the first layer routes."""
-        return Choices(self.scorer, self.gating, self.aggregation, self.value)
+        return Choices(self.scorer, self.gating, self.aggregation, self.value, self.stitch)
 
     def chance_of(self, layer: int, noise: Noise | None, route: Route | None) -> Chance:
         """Return the noise and the route of one layer."""
@@ -228,12 +276,22 @@ class LayeredNetwork(Network):
     ) -> tuple[Passed, ...]:
         """Run the layers after the first; samples lie along one axis."""
         passed = [first]
-        for number, layer in enumerate(self.layers, 1):
+        for number, layer in enumerate(cast("Sequence[ModularLayer]", self.layers), 1):
             chance = self.chance_of(number, noise, route).flat()
             if self.one_routing:
                 chance = replace(chance, given=first.weighed)
-            passed.append(layer(passed[-1].output, seen, chance))
+            columns = passed[-1].columns
+            if columns is None:
+                passed.append(layer(passed[-1].output, seen, chance))
+            else:
+                passed.append(layer.through_columns(columns, seen, chance))
         return tuple(passed)
+
+    def decoded(self, passed: Sequence[Passed], rule: Tensor) -> Tensor:
+        """Return what the decoder reads of what layers passed on."""
+        if self.skips is None:
+            return passed[-1].output
+        return cast("Tensor", self.skips([each.output for each in passed], rule))
 
 
 def reported(passed: Sequence[Passed], shape: torch.Size) -> tuple[Routed, ...]:

@@ -118,12 +118,12 @@ class MLPNetwork(LayeredNetwork):
             merged(numbers, rule, self.module_count),
             seen,
             chance,
-            following=None if self.layers else decoder.hidden,
+            following=None if self.stitch or self.layers else decoder.hidden,
             shared_before=shared,
         )
         passed = self.pass_on(first, seen, noise, route)
-        state = passed[-1].output
-        if self.layers:
+        state = self.decoded(passed, rule)
+        if self.stitch or self.layers:
             state = state @ decoder.hidden.weight
         prediction = decoder.readout(F.relu(state + bias_of(decoder.hidden).unsqueeze(1)))
         return Output(prediction, reported(passed, rule.shape), self.penalty())

@@ -6,6 +6,9 @@ from modeval.spec.checks import check
 from modeval.spec.computations import Adapter, Full
 from modeval.spec.sharing import Head, Prefix, Tied
 
+BY_RULE = ("rule", "table", "global", "oracle", "hash", "map", "stitch")
+"""Scorers that look at the rule at most: they give a row of weights for each rule."""
+
 if TYPE_CHECKING:
     from modeval.spec.data import DataSpec
     from modeval.spec.model import ModelSpec
@@ -43,6 +46,43 @@ def check_computation(model: "ModelSpec") -> None:
     )
 
 
+def check_columns(model: "ModelSpec") -> None:
+    """Refuse columns that would not know what to read of each other, or cannot be cut so."""
+    if model.aggregation not in ("stitch", "sluice"):
+        return
+    check(
+        model.scorer in BY_RULE,
+        f'aggregation = "{model.aggregation}" with scorer = "{model.scorer}": a column reads the '
+        "others by weights of its own, the same for all samples. Use --scorer stitch.",
+    )
+    check(
+        model.gating.chance < 0 and not model.gating.batchwise,
+        f'aggregation = "{model.aggregation}" with gating = "{model.gating.kind}": weights of a '
+        "column are the same for all samples, and it draws or compares those. Use --gating linear.",
+    )
+    check(
+        model.level == "layer",
+        f'aggregation = "{model.aggregation}" with level = "{model.level}": columns read each '
+        "other after each layer by weights of that layer. Drop --level.",
+    )
+    if model.aggregation == "sluice":
+        check(
+            model.scorer == "stitch",
+            f'aggregation = "sluice" with scorer = "{model.scorer}": subspaces have weights each, '
+            "which only the scorer stitch gives. Use --scorer stitch, or --aggregation stitch.",
+        )
+        check(
+            model.layers > 1,
+            'aggregation = "sluice" with layers = 1: it sums over layers. Use --layers 2, or '
+            "--aggregation stitch.",
+        )
+        check(
+            model.subspaces > 1 and not (model.width % model.subspaces),
+            f"subspaces = {model.subspaces} of a width of {model.width}: give 2 or more that "
+            "divide it.",
+        )
+
+
 def check_computation_on(data: "DataSpec", model: "ModelSpec") -> None:
     """Refuse what makes no sense for a task."""
     computation = model.computation
@@ -50,6 +90,22 @@ def check_computation_on(data: "DataSpec", model: "ModelSpec") -> None:
         data.task != "series" or computation.cells,
         f'computation = "{computation.kind}" with task = "series": it needs a hidden '
         "layer, and recurrent cells have none. Use --computation low-rank.",
+    )
+    columns = model.aggregation in ("stitch", "sluice")
+    check(
+        data.task != "series" or not columns,
+        f'aggregation = "{model.aggregation}" with task = "series": cells share a state, and each '
+        "column needs one of its own. Use --task binary or sets.",
+    )
+    check(
+        not columns or (model.modules or data.rules) == data.rules,
+        f'aggregation = "{model.aggregation}" with modules = {model.modules}: each of the '
+        f"{data.rules} rules has a column. Drop --modules.",
+    )
+    check(
+        model.aggregation != "sluice" or data.task != "sets" or not model.encoder % model.subspaces,
+        f"subspaces = {model.subspaces} of an encoder of {model.encoder}: give 2 or more that "
+        "divide it.",
     )
     check(
         data.task == "sets" or not isinstance(computation, Prefix),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from modeval.spec.checks import check, check_choices, check_positive
-from modeval.spec.computation_checks import check_computation, check_computation_on
+from modeval.spec.computation_checks import check_columns, check_computation, check_computation_on
 from modeval.spec.computations import Computation, Full
 from modeval.spec.data import DataSpec
 from modeval.spec.gatings import (
@@ -27,15 +27,17 @@ from modeval.spec.taught import Evolved, Reinforce
 
 Scorer = Literal[
     "none", "module", "shared", "attention", "input", "both", "rule", "table", "global", "oracle",
-    "hash", "map", "own",
+    "hash", "map", "stitch", "own",
 ]  # fmt: skip
-Aggregation = Literal["outputs", "parameters", "attend"]
+Aggregation = Literal["outputs", "parameters", "attend", "stitch", "sluice"]
 Match = Literal["parameters", "width"]
 Level = Literal["layer", "global", "hierarchical"]
 
 GIVEN = ("none", "oracle", "hash", "map")
 """Scorers whose rows are the routing itself."""
-LEARNED = ("module", "shared", "attention", "input", "both", "rule", "table", "global", "own")
+LEARNED = (
+    "module", "shared", "attention", "input", "both", "rule", "table", "global", "stitch", "own",
+)  # fmt: skip
 """Scorers that give logits, for a gating to make weights of."""
 AFTER_MODULES = ("module", "shared", "attention")
 """Scorers that look at what modules computed."""
@@ -70,14 +72,19 @@ class ModelSpec:
             ``shared`` (one scorer on a module's output and the input), ``attention`` (of the input
             over module outputs). Beside them: ``input``, ``both`` (input and rule), ``rule``,
             ``table`` (free logits for each rule), ``global`` (free logits). Given: ``oracle`` (the
-            ground truth), ``hash`` (of the rule), ``map`` (see there), ``none`` (a single module
+            ground truth), ``hash`` (of the rule), ``stitch`` (free weights of each rule that start
+            near a module of its own), ``map`` (see there), ``none`` (a single module
             that takes all: Monolithic). ``FILE.py:NAME`` for one of your own.
         gating: how logits become weights, with settings of its own: ``soft``, ``top-k``,
             ``gumbel``, ``switch``, ...
         computation: what a module is made of, with settings of its own: ``full``, ``low-rank``,
             ``masked``, ``adapter``, ...
         aggregation: what is mixed: module ``outputs``; ``parameters`` (weights first, then one
-            pass); ``attend`` (outputs, then a value projection).
+            pass); ``attend`` (outputs, then a value projection); ``stitch`` (modules are columns
+            with a state each, which read each other after each layer); ``sluice`` (the same, in
+            subspaces, then a sum over layers).
+        subspaces: parts of a column that mix one by one.
+        orthogonality: what the loss is charged for subspaces of a column that are alike.
         layers: modular layers, each with modules of its own.
         level: where routing is decided: in each ``layer`` by a scorer of its own; once for all
             layers (``global``); in each layer a group of modules first, then a module of the group
@@ -99,6 +106,8 @@ class ModelSpec:
     gating: Gating = setting(Soft(), read_by={"scorer": LEARNED})
     computation: Computation = setting(Full())
     aggregation: Aggregation = "outputs"
+    subspaces: int = setting(2, read_by={"aggregation": ("sluice",)})
+    orthogonality: float = setting(0.01, read_by={"aggregation": ("sluice",)})
     layers: int = setting(1, unit="layers")
     level: Level = setting("layer", read_by={"scorer": LEARNED})
     groups: int = setting(2, unit="groups", read_by={"level": ("hierarchical",)})
@@ -154,15 +163,16 @@ def _check_own(model: ModelSpec) -> None:
 def _check_axes(model: ModelSpec) -> None:
     """Refuse choices that make no sense together, whatever the task."""
     check_computation(model)
+    check_columns(model)
     check(
         model.aggregation != "parameters" or model.scorer not in AFTER_MODULES,
         f'aggregation = "parameters" with scorer = "{model.scorer}": parameters are mixed before '
         "any module has computed what this scorer looks at. Use --scorer both, rule or input.",
     )
     check(
-        not isinstance(model.gating, NoisyTopK) or model.scorer != "attention",
-        'gating = "noisy-top-k" with scorer = "attention": it takes a second number for each '
-        "module, which scales the noise, and attention gives one. Use --gating top-k.",
+        not isinstance(model.gating, NoisyTopK) or model.scorer not in ("attention", "stitch"),
+        f'gating = "noisy-top-k" with scorer = "{model.scorer}": it takes a second number for each '
+        "module, which scales the noise, and this scorer gives one. Use --gating top-k.",
     )
     check(
         not isinstance(model.gating, Evolved) or model.scorer == "table",
@@ -213,11 +223,11 @@ def check_pair(data: DataSpec, model: ModelSpec) -> None:
         return  # it decides by itself what it can be
     modules = module_count(data, model)
     _check_task(data, model, modules)
-    if model.scorer == "oracle":
+    if model.scorer in ("oracle", "stitch"):
         check(
             modules == data.rules,
-            f"modules = {modules} with the oracle scorer: it sends rule r to module r, so it "
-            f"takes one module for each of the {data.rules} rules. Drop --modules.",
+            f"modules = {modules} with the {model.scorer} scorer: rule r begins with module r, so "
+            f"it takes one module for each of the {data.rules} rules. Drop --modules.",
         )
     if model.match == "parameters" and data.task == "binary" and not model.computation.shares:
         check(

@@ -314,6 +314,37 @@ SYSTEMS: tuple[System, ...] = (
         tasks=("binary", "series"),
     ),
     System(
+        name="cross-stitch",
+        title="Cross-stitch",
+        what="A column of modules for each rule; after each layer columns read each other.",
+        formula="x_i <- sum_j a_ij f_j(x_j),  a starting at 0.9 of its own;  y from column c",
+        source="Misra et al. 2016 (arXiv 1604.03539)",
+        expect="|a| / sum |a| is its routing, near the truth from the start; read the knock-outs.",
+        choices={
+            "scorer": "stitch",
+            "gating": {"kind": "linear"},
+            "aggregation": "stitch",
+        },
+        sizes={"layers": 2},
+        tasks=("binary", "sets"),
+    ),
+    System(
+        name="sluice",
+        title="Sluice",
+        what="Cross-stitch in two subspaces that are kept apart, and a learned sum over layers.",
+        formula="x_ig <- sum_jh a_(ig, jh) f_jh(x_j);  y from sum_l b_cl x_cl;"
+        "  loss + w |W_g' W_h|^2",
+        source="Ruder et al. 2019 (arXiv 1705.08142)",
+        expect="As cross-stitch; what is shared may lie in one subspace.",
+        choices={
+            "scorer": "stitch",
+            "gating": {"kind": "linear"},
+            "aggregation": "sluice",
+        },
+        sizes={"layers": 2},
+        tasks=("binary", "sets"),
+    ),
+    System(
         name="hypernetwork",
         title="Linear hypernetwork",
         what="The rule's embedding generates a difference of the weights.",

@@ -33,7 +33,8 @@ SAMPLES = 12
 
 def model_of(**choices: Any) -> ModelSpec:
     sizes = {"modules": 1} if choices["scorer"] == "none" else {"modules": 3}
-    given = {"map": ((0,), (1,), (0, 2))} if choices["scorer"] == "map" else {}
+    given: dict[str, Any] = {"map": ((0,), (1,), (0, 2))} if choices["scorer"] == "map" else {}
+    given |= {"layers": 2} if choices.get("aggregation") == "sluice" else {}
     return ModelSpec(encoder=6, width=12, **sizes, **given, **choices)  # type: ignore[arg-type]
 
 
@@ -84,7 +85,7 @@ def noise_of(network: Network, data: DataSpec) -> Noise | None:
     return Noise(uniform.expand(network.seeds, *shape[1:]), torch.tensor(0.3))
 
 
-def trained(run: RunSpec, seeds: tuple[int, ...], batch: Batch, steps: int = 3) -> Network:
+def trained(run: RunSpec, seeds: tuple[int, ...], batch: Batch, steps: int = 2) -> Network:
     network = create(run.data, run.model, seeds)
     stepper = Stepper(network, "regression", engine="eager")
     for _ in range(steps):
@@ -227,7 +228,7 @@ def test_what_makes_no_sense_is_refused_with_the_reason(
 def test_most_points_can_be_built() -> None:
     for task in TASKS:
         built = [run_of(task, **point) for point in POINTS]
-        assert sum(not isinstance(run, str) for run in built) > 0.6 * len(POINTS)
+        assert sum(not isinstance(run, str) for run in built) > 0.5 * len(POINTS)
     assert set(AFTER_MODULES) < set(LEARNED)
 
 
