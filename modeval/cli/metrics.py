@@ -37,6 +37,7 @@ GROUPS = {
     "budget": "Where does the entropy of routing go?",
     "selections": "What is chosen, and together with what?",
     "tokens": "What do single tokens tell?",
+    "causal": "What do modules do, where they are switched off?",
     "loss": "Does the model solve its task?",
 }
 """What metrics tell, as questions, in the order in which they are listed."""

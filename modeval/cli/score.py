@@ -167,6 +167,26 @@ def score_command(
             help="Seed of samples and resamples, the same for all models.", rich_help_panel=HOW
         ),
     ] = 0,
+    interventions: Annotated[
+        bool | None,
+        typer.Option(
+            "--interventions/--no-interventions",
+            help="Switch modules of trained cohorts off, to see what they do: necessity, "
+            "causal alignment, what can go, hardened routing. By default where it takes less than "
+            "some ten seconds. See modeval help interventions.",
+            rich_help_panel=HOW,
+            show_default=False,
+        ),
+    ] = None,
+    shapley: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Switch modules off in N random orders too, for Shapley values of each module and "
+            "rule, which see what single knock-outs miss; 0 for none.",
+            rich_help_panel=HOW,
+        ),
+    ] = 0,
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=HOW)
     ] = "auto",
@@ -211,12 +231,14 @@ def score_command(
         seed=seed,
         device=device,
         trust_code=trust_code,
+        interventions=True if shapley and interventions is None else interventions,
+        shapley=shapley,
         quiet=quiet,
     )
     if json_file is not None:
         check_target(json_file, flag="--json", example="scorecard.json")
     with _Progress(quiet=quiet) as progress:
-        asked = replace(asked, watch=progress.tokens, tell=progress.tell)
+        asked = replace(asked, watch=progress.tokens, tell=progress.tell, passes=progress.passes)
         scored = score_asked(paths, asked, watch=progress.sources)
     card, failed = scored.card, list(scored.failed)
     if json_file is not None:
@@ -248,6 +270,7 @@ class _Progress:
         self._quiet = quiet
         self._bar = progress_bar(quiet=quiet)
         self._task: Any = None
+        self._single = True
 
     def __enter__(self) -> Self:
         return self
@@ -257,12 +280,18 @@ class _Progress:
 
     def sources(self, done: int, every: int) -> None:
         """Show that so many of so many sources are done."""
+        self._single = every <= 1
         if every > 1:
             self._show("Scoring", done, every, "")
 
     def tokens(self, tokens: int, rate: float) -> None:
         """Show that so many tokens are done."""
         self._show("tokens", tokens, None, f"{rate:,.0f} tokens/s")
+
+    def passes(self, done: int, every: int) -> None:
+        """Show that so many of so many passes with modules switched off are done."""
+        if self._single:
+            self._show("Switching modules off", done, every, "passes")
 
     def tell(self, text: str) -> None:
         """Say something worth knowing."""

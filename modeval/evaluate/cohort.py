@@ -12,7 +12,9 @@ are compared on the same inputs.
 import functools
 import math
 import operator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from modeval.counting.count import count
 from modeval.data import Dataset, in_order, require
 from modeval.data.stream import task_index
 from modeval.data.tasks import Coefficients, TaskStack, draw, stack_tasks, task_parameters
+from modeval.evaluate.interventions import CHEAP, Asked, intervene, plan
 from modeval.evaluate.near_boundary import push
 from modeval.evaluate.subject import (
     LOSS_FACTOR,
@@ -35,7 +38,8 @@ from modeval.evaluate.subject import (
 from modeval.metrics.adaptation import rule_probes
 from modeval.nn.bank import Bank
 from modeval.nn.linear import StackedLinear
-from modeval.nn.network import Network, Output
+from modeval.nn.network import Network, Output, Route
+from modeval.nn.routes import on_largest, on_top, rounded, sampled
 from modeval.nn.scorers import BY_RULE
 from modeval.spec import DataSpec, Objective
 from modeval.types import Batch, RoutingCounts, shares
@@ -54,8 +58,6 @@ WORKING_SPACE = 2**22
 """Numbers that the widest layer may hold for one chunk of samples."""
 HARDENED = 2**12
 """Samples (positions) on which hardened routing is compared with soft routing."""
-ROUNDING = 1e-5
-"""By how much routing weights may miss a sum of 1 and still be meant to have it."""
 SHIFTED = 5.0
 """Positions that are run under each shifted rule distribution, times the precision."""
 
@@ -138,6 +140,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     seed: int = 0,
     dataset: Dataset | None = None,
+    interventions: Asked | None = None,
 ) -> Evaluation:
     """Run a cohort on fresh samples of its task, or once over a data set.
 
@@ -147,6 +150,7 @@ def evaluate(
         device: where to run.
         seed: of the evaluation stream.
         dataset: folder of ``modeval generate`` to run on in place of the stream.
+        interventions: whether modules are switched off as well, and how; not at all when absent.
     """
     if subject.network is None:
         return Evaluation(losses=())
@@ -159,13 +163,14 @@ def evaluate(
         usable=torch.tensor([not fault for fault in subject.faults], device=device),
         precision=precision,
     )
+    asked = interventions or Asked(wanted=False)
     with torch.inference_mode():
         if dataset is not None:
-            return _evaluate_on(subject, bench, dataset)
-        return _evaluate(bench, reference_losses(subject, bench.network, device))
+            return _evaluate_on(subject, bench, dataset, asked)
+        return _evaluate(bench, reference_losses(subject, bench.network, device), asked)
 
 
-def _evaluate_on(subject: Subject, bench: _Bench, dataset: Dataset) -> Evaluation:
+def _evaluate_on(subject: Subject, bench: _Bench, dataset: Dataset, asked: Asked) -> Evaluation:
     """Run the cohort once over a data set, whose shift decides what its losses are called."""
     check_dataset(subject, dataset)
     held = dataset.spec
@@ -175,20 +180,27 @@ def _evaluate_on(subject: Subject, bench: _Bench, dataset: Dataset) -> Evaluatio
     )
     rows = [task_index(dataset, task) for task, _ in subject.seeds]
     where = bench.generators[0].device
-    sums = [
-        _tally(bench, condition, Batch(part.inputs[rows], part.rule[rows], part.target[rows]), None)
-        for part in in_order(dataset, batch=bench.chunk(held.length), device=where)
-    ]
+
+    def parts(size: int) -> Iterator[Batch]:
+        for part in in_order(dataset, batch=size, device=where):
+            yield Batch(part.inputs[rows], part.rule[rows], part.target[rows])
+
+    sums = [_tally(bench, condition, part, None) for part in parts(bench.chunk(held.length))]
     total = functools.reduce(operator.add, sums)
     if total.counts is None:
         return Evaluation(losses=total.losses)
     shifted = not exact_from_activation(bench.network, bench.data)
-    return Evaluation(
+    found = Evaluation(
         losses=total.losses,
         counts=total.counts,
         half_width=half_width(total.counts),
         shifted=_shifted(bench) if shifted else None,
     )
+    if asked.wanted is False:
+        return found
+    wanted = plan(bench.network, held.rules).positions / (held.length if held.sequence else 1)
+    samples = next(parts(_blocks_of(wanted)))
+    return replace(found, **_intervened(bench, asked, samples))
 
 
 def check_dataset(subject: Subject, dataset: Dataset) -> None:
@@ -254,7 +266,7 @@ def reference_batches(
     return conditions
 
 
-def _evaluate(bench: _Bench, recorded: tuple[Loss, ...] | None) -> Evaluation:
+def _evaluate(bench: _Bench, recorded: tuple[Loss, ...] | None, asked: Asked) -> Evaluation:
     routed = bench.network.module_count > 1
     conditions = _conditions(bench.data, routed=routed)
     if recorded is not None:  # the losses are known: what is left to see is the routing
@@ -264,13 +276,17 @@ def _evaluate(bench: _Bench, recorded: tuple[Loss, ...] | None) -> Evaluation:
     if not routed:
         return Evaluation(losses=losses)
     [counts] = [run.counts for run in runs if run.counts is not None]
-    return Evaluation(
+    more = {} if asked.wanted is False else _hardenings(bench)
+    routable = bench.network.routable
+    hardened = _hardened(bench, {"hard_gap": on_largest} | more) if routable else {}
+    found = Evaluation(
         losses=losses,
         counts=counts,
         half_width=half_width(counts),
-        hardened=_hardened(bench) if bench.network.routable else None,
+        hardened=hardened,
         shifted=None if exact_from_activation(bench.network, bench.data) else _shifted(bench),
     )
+    return found if asked.wanted is False else replace(found, **_intervened(bench, asked))
 
 
 def _conditions(data: DataSpec, *, routed: bool) -> list[_Condition]:
@@ -427,35 +443,73 @@ def half_width(counts: RoutingCounts) -> Float64[Tensor, "seeds"]:
 # --- hardened routing and shifted rules ----------------------------------------------------------
 
 
-def _hardened(bench: _Bench) -> Loss:
-    """Return how much the loss grows when each sample goes to its largest weight alone."""
+def _hardened(bench: _Bench, routes: Mapping[str, Route]) -> dict[str, Loss]:
+    """Return how much the loss grows when soft weights are made hard, on pairs."""
     data = bench.data
     condition = _Condition(data.length, 1.0, (data.length,))
     batch = bench.batch(condition, _blocks_of(HARDENED / (data.length if data.sequence else 1)))
-    soft_loss, soft_wrong, hard_loss, hard_wrong = (
-        part
-        for route in (None, on_largest)
-        for part in sample_losses(
-            bench.network(batch.inputs, batch.told, route=route).prediction,
-            batch.target,
-            data.objective,
-        )
-    )
-    return _loss(data, condition, data.length, hard_loss - soft_loss, hard_wrong - soft_wrong)
+
+    def measured(route: Route | None) -> tuple[Tensor, Tensor]:
+        output = bench.network(batch.inputs, batch.told, route=route)
+        return sample_losses(output.prediction, batch.target, data.objective)
+
+    soft_loss, soft_wrong = measured(None)
+    found = {}
+    for name, route in routes.items():
+        loss, wrong = measured(route)
+        found[name] = _loss(data, condition, data.length, loss - soft_loss, wrong - soft_wrong)
+    return found
 
 
-def on_largest(weight: Tensor, layer: int) -> Tensor:
-    """Route each sample to the module with the largest share alone.
+def _hardenings(bench: _Bench) -> dict[str, Route]:
+    """Return the ways to harden routing beside the largest module alone, by the score's name."""
+    generator = Generator(bench.generators[0].device).manual_seed(STREAM)
+    return {
+        "hard_gap_top_2": on_top(2),
+        "hard_gap_sampled": sampled(generator),
+        "hard_gap_rounded": rounded,
+    }
 
-    It gets all that the sample's modules had together, so that routing which is hard already stays
-    as it is, scaled or not; a sample that no module took stays so.
+
+# --- modules switched off ------------------------------------------------------------------------
+
+
+def _intervened(bench: _Bench, asked: Asked, batch: Batch | None = None) -> dict[str, Any]:
+    """Return what switching modules off tells, as fields of an :class:`Evaluation`.
+
+    Args:
+        bench: the cohort; its streams are drawn from last, so that all else is as without.
+        asked: whether it is wanted.
+        batch: samples of a data set in place of fresh ones.
     """
-    del layer  # the same for all
-    size = weight.abs()
-    best = size.argmax(-1, keepdim=True)
-    total = size.sum(-1, keepdim=True)
-    total = torch.where((total - 1).abs() < ROUNDING, 1.0, total) * weight.gather(-1, best).sign()
-    return torch.zeros_like(weight).scatter_(-1, best, total)
+    network, rules = bench.network, bench.data.rules
+    if not network.routable:
+        return {"untouched": "modules were not switched off: its forward takes no route"}
+    planned = plan(network, rules, shapley=asked.shapley)
+    if asked.wanted is None and planned.work > CHEAP:
+        return {
+            "untouched": f"modules were not switched off: it takes {planned.passes:,} forward "
+            "passes. Ask for it with --interventions"
+        }
+    length = bench.data.length if bench.data.sequence else 1
+    if batch is None:
+        even = torch.full((rules,), 1 / rules, dtype=torch.float64)
+        samples = _blocks_of(planned.positions / length)
+        batch = draw(
+            bench.data, bench.tasks, bench.generators, samples=samples, rule_probabilities=even
+        )
+    found = intervene(
+        network,
+        batch,
+        lambda output, part: sample_losses(output, part.target, bench.data.objective)[0],
+        planned=planned,
+        chunk=bench.chunk(length),
+        seed=asked.seed,
+        watch=asked.watch,
+    )
+    if found is None:
+        return {"untouched": "modules were not switched off: a rule has no samples"}
+    return {"interventions": found}
 
 
 def exact_from_activation(network: Network, data: DataSpec) -> bool:

@@ -1,11 +1,12 @@
 """What is scored, and what scoring it needs to know: the types between networks and scores."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from jaxtyping import Float64
 from torch import Tensor
 
+from modeval.evaluate.interventions import Interventions
 from modeval.nn.network import Network
 from modeval.spec import DataSpec, ModelSpec, Selection
 from modeval.types import RoutingCounts
@@ -126,13 +127,17 @@ class Evaluation:
             modules above 0 where the gating is sparse, else the largest. Nothing for a model
             without routing.
         half_width: ``(S,)`` half of the 95 % interval of the least certain entry of A.
-        hardened: how much the loss grows when each sample goes to the module with the largest
-            weight alone, measured on pairs.
+        hardened: how much the loss grows when soft weights are made hard, measured on pairs, by
+            the name of the score: ``hard_gap`` where each sample goes to its largest module alone.
         shifted: module shares under shifted rules; nothing where they follow exactly from A.
+        interventions: what switching modules off tells; nothing where that was not done.
+        untouched: why it was not done although it was not refused; else empty.
     """
 
     losses: tuple[Loss, ...]
     counts: RoutingCounts | None = None
     half_width: Float64[Tensor, "seeds"] | None = None
-    hardened: Loss | None = None
+    hardened: Mapping[str, Loss] = field(default_factory=dict)
     shifted: Shifted | None = None
+    interventions: Interventions | None = None
+    untouched: str = ""

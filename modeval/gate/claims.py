@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from modeval.errors import nearest
 from modeval.gate.policy import PolicyScope, Requirement
-from modeval.metrics.table import METRICS
+from modeval.metrics.table import METRICS, metric_of
 from modeval.score.scorecard import ModelRecord, Profile, Score, Scorecard, Seed
 
 
@@ -235,6 +235,9 @@ def _why_absent(look: _Look) -> str:
         return f"{reason} there, though elsewhere{why}"
     if model.modules == 1 and look.metric in METRICS:
         return f"{reason}: a single module has no routing. Name the models to check with --model"
+    row = metric_of(look.metric)
+    if row is not None and (row.needs == "interventions" or look.metric.startswith("hard_gap_")):
+        return f"{reason}: modules were not switched off. Score again with --interventions"
     if look.metric in METRICS and METRICS[look.metric].needs in ("tokens", "logits"):
         return f"{reason}: it needs the {METRICS[look.metric].needs} of single positions"
     return f"{reason}{nearest(look.metric, measured)}. It has {', '.join(measured) or 'no scores'}"

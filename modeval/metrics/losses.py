@@ -54,6 +54,19 @@ _ROWS = (
         for kind in KINDS
         for side, likeness in (("in", "like"), ("out_of", "unlike"))
     ),
+    *(
+        _loss(
+            f"hard_gap_{name}",
+            f"Loss added by {how}",
+            ANY,
+            f"How much worse are the answers when {when}",
+        )
+        for name, how, when in (
+            ("top_2", "the largest two", "each sample goes to its two largest modules alone"),
+            ("sampled", "sampled routing", "each sample goes to one module drawn by its weights"),
+            ("rounded", "rounded routing", "weights are rounded to all or nothing"),
+        )
+    ),
     _loss(
         "hard_gap",
         "Loss added by hard routing",

@@ -13,8 +13,10 @@ from modeval.errors import TraceError
 from modeval.metrics.levels import Bounds, Level
 
 Better = Literal["lower", "higher", "neither"]
-Needs = Literal["joint", "counts", "sums", "table", "tokens", "logits", "outputs"]
-Tells = Literal["load", "specialisation", "information", "budget", "selections", "tokens", "loss"]
+Needs = Literal["joint", "counts", "sums", "table", "tokens", "logits", "outputs", "interventions"]
+Tells = Literal[
+    "load", "specialisation", "information", "budget", "selections", "tokens", "loss", "causal"
+]
 Place = Literal["headline", "glance", "table", "layers", "columns", "comparison"]
 MadeOf = Literal["matching", "entropies", "probes", "softness"]
 Bias = Literal["better", "worse", "neither"]
@@ -42,7 +44,8 @@ class Metric:
             ``counts``: :class:`~modeval.types.RoutingCounts`; ``sums``: the same, and the number of
             choices; ``table``: whole counts
             ``(..., R, M)``; ``tokens``: choices of single tokens; ``logits``: logits or weights of
-            single tokens; ``outputs``: what the model answers, for losses, which have no function.
+            single tokens; ``outputs``: what the model answers, for losses, which have no function;
+            ``interventions``: what it answers with modules switched off.
         home: module of this package where the function is; empty for losses.
         about: question and formula, where no function has them.
         shape: what it returns for each batch member; empty for one number.
@@ -53,6 +56,7 @@ class Metric:
             ``glance``: table of all models; ``table``: scores of a model; ``layers``: scores of a
             model over its layers; ``columns``: of one layer in a line; ``comparison``.
         tested: whether it is held against permuted labels.
+        twin: the score that asks the same of what is sent to modules, where there is one.
         made_of: what it is computed from and shares with others, so that it is found once.
         few_samples: which way too few samples shift it: information seems larger (``better``),
             load more uneven (``worse``), a loss is as it is (``neither``).
@@ -76,6 +80,7 @@ class Metric:
     tells: Tells
     shown: tuple[Place, ...] = ()
     tested: bool = False
+    twin: str = ""
     made_of: tuple[MadeOf, ...] = ()
     few_samples: Bias = "neither"
 

@@ -1,6 +1,7 @@
 """Rows of the table: what each metric asks, how it is read, where it is shown and comes from."""
 
 from modeval.metrics import levels
+from modeval.metrics.causal_rows import CAUSAL_ROWS
 from modeval.metrics.metric import Metric
 from modeval.metrics.token_rows import OWN, TOKEN_ROWS
 
@@ -508,4 +509,5 @@ ROWS = (
         tells="selections",
     ),
     *TOKEN_ROWS,
+    *CAUSAL_ROWS,
 )

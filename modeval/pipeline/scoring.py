@@ -18,6 +18,8 @@ from modeval.types import Prior
 
 LEAST_PRECISION, LARGEST_PRECISION = 1e-4, 0.5
 """Outside, no number of samples makes sense."""
+FEWEST_ORDERS, MOST_ORDERS = 2, 10_000
+"""Random orders for Shapley values: one has no error."""
 OnProgress = Callable[[int, int], None]
 """What is told how many of how many things are done."""
 Paths = str | Path | Sequence[str | Path]
@@ -61,6 +63,8 @@ def score(
     seed: int = 0,
     device: str = "auto",
     trust_code: bool = False,
+    interventions: bool | None = None,
+    shapley: int = 0,
     watch: OnProgress = nobody,
 ) -> Scorecard:
     """How modular did models become?
@@ -86,6 +90,9 @@ def score(
         seed: of samples and permutations; two calls give the same scorecard.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         trust_code: whether to run the code that run folders bring, with your rights.
+        interventions: whether modules of cohorts are switched off, to see what they do; when
+            absent where that takes seconds.
+        shapley: random orders in which they are, for Shapley values; 0 for none.
         watch: called with how many of how many sources are done.
 
     Returns:
@@ -118,6 +125,8 @@ def score(
         seed=seed,
         device=device,
         trust_code=trust_code,
+        interventions=interventions,
+        shapley=shapley,
     )
     return score_asked(listed(paths), asked, watch=watch).card
 
@@ -133,6 +142,7 @@ def score_asked(paths: Sequence[str], asked: ScoreOptions, *, watch: OnProgress 
         raise SpecError(
             f"--precision {asked.precision}: expected 0.0001 to 0.5. Use --precision 0.005."
         )
+    check_interventions(asked)
     choose_device(asked.device)
     jobs, left_out, dataset = find_jobs(paths, asked)
     cards, failed = _work(jobs, watch)
@@ -141,6 +151,21 @@ def score_asked(paths: Sequence[str], asked: ScoreOptions, *, watch: OnProgress 
         held = {"folder": str(dataset.folder), "digest": dataset.digest, "samples": dataset.samples}
         card = replace(card, dataset=held)
     return Scored(card, tuple(failed))
+
+
+def check_interventions(asked: ScoreOptions) -> None:
+    """Refuse numbers of orders that make no sense.
+
+    Raises:
+        SpecError: says which do.
+    """
+    if asked.shapley and not FEWEST_ORDERS <= asked.shapley <= MOST_ORDERS:
+        raise SpecError(
+            f"--shapley {asked.shapley}: expected {FEWEST_ORDERS} to {MOST_ORDERS:,} random "
+            "orders. Use --shapley 50."
+        )
+    if asked.shapley and asked.interventions is False:
+        raise SpecError("--shapley needs interventions. Drop --no-interventions.")
 
 
 def _work(jobs: Sequence[Job], watch: OnProgress) -> tuple[list[Scorecard], list[str]]:

@@ -11,6 +11,7 @@ import torch
 
 from modeval.data import Dataset, open_dataset
 from modeval.errors import CheckpointError, CodeError, ModevalError, RunError, SpecError
+from modeval.evaluate.interventions import Asked
 from modeval.evaluate.reference_folders import (
     ModelFolder,
     cohorts,
@@ -42,6 +43,10 @@ def unseen(_tokens: int, _rate: float) -> None:
     """Show nobody how far it is."""
 
 
+def uncounted(_done: int, _all: int) -> None:
+    """Count nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreOptions:
     """What is asked for; see :func:`modeval.pipeline.scoring.score`."""
@@ -64,6 +69,9 @@ class ScoreOptions:
     seed: int = 0
     device: str = "auto"
     trust_code: bool = False
+    interventions: bool | None = None
+    shapley: int = 0
+    passes: Callable[[int, int], None] = uncounted
     quiet: bool = True
     tell: Callable[[str], None] = silent
     watch: Callable[[int, float], None] = unseen
@@ -86,6 +94,9 @@ class ScoreOptions:
             "--only-task-seeds": self.task_seeds is not None,
             "--only-model-seeds": self.model_seeds is not None,
             "--objective": self.objective is not None,
+            "--interventions": self.interventions is True,
+            "--no-interventions": self.interventions is False,
+            "--shapley": self.shapley > 0,
         }
         return [flag for flag, used in given.items() if used]
 
@@ -332,6 +343,12 @@ def _evaluated(
         device=choose_device(asked.device),
         seed=asked.seed,
         dataset=dataset,
+        interventions=Asked(
+            wanted=asked.interventions,
+            shapley=asked.shapley,
+            seed=asked.seed,
+            watch=asked.passes,
+        ),
     )
 
 
@@ -342,6 +359,7 @@ def score_subjects(
     device: torch.device | str = "cpu",
     seed: int = 0,
     dataset: Dataset | None = None,
+    interventions: Asked | None = None,
 ) -> list[Scorecard]:
     """Evaluate and score cohorts."""
     from modeval.evaluate.cohort import evaluate  # noqa: PLC0415 - not needed for traces
@@ -350,7 +368,14 @@ def score_subjects(
     return [
         score(
             subject,
-            evaluate(subject, precision=precision, device=device, seed=seed, dataset=dataset),
+            evaluate(
+                subject,
+                precision=precision,
+                device=device,
+                seed=seed,
+                dataset=dataset,
+                interventions=interventions,
+            ),
             precision=precision,
         )
         for subject in subjects

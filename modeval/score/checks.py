@@ -25,10 +25,12 @@ from modeval.score.scorecard import (
     LEVEL,
     Activation,
     Coactivation,
+    Effect,
     Finding,
     Member,
     ModelRecord,
     Profile,
+    Removal,
     Scorecard,
 )
 
@@ -53,6 +55,8 @@ def check_scorecard(card: Scorecard, *, where: str) -> None:
             (card.findings, "findings"),
             (card.activations, "activations"),
             (card.coactivations, "coactivations"),
+            (card.effects, "effects"),
+            (card.removals, "removals"),
         ):
             _check_entries(entries, name, models)
     except FaultError as fault:
@@ -138,7 +142,7 @@ def _member_faults(members: Sequence[Member]) -> Iterator[str]:
 
 # --- entries beside the scores -------------------------------------------------------------------
 
-Entry = Profile | Finding | Activation | Coactivation
+Entry = Profile | Finding | Activation | Coactivation | Effect | Removal
 
 
 def _check_entries(entries: Sequence[Entry], name: str, models: dict[str, Known]) -> None:
@@ -156,18 +160,47 @@ def _entry_faults(part: Entry, known: Known | None) -> Iterator[str]:
     yield from place_faults(part.layer, None, known)
     if part.seed is not None and part.seed not in known.seeds:
         yield "the model has no such seed"
-    modules = known.modules(part.layer)
+    yield from _content_faults(part, known.rules, known.modules(part.layer))
+
+
+def _content_faults(part: Entry, rules: int, modules: int) -> Iterator[str]:
     match part:
         case Profile():
-            yield from _profile_faults(part, known.rules, modules)
+            yield from _profile_faults(part, rules, modules)
         case Finding():
-            yield from _finding_faults(part, known.rules, modules)
+            yield from _finding_faults(part, rules, modules)
         case Activation():
-            yield from _matrix_faults(part.matrix, len(part.prior) or known.rules, modules)
+            yield from _matrix_faults(part.matrix, len(part.prior) or rules, modules)
             yield from _share_faults((*part.matrix, *filter(None, [part.prior])))
         case Coactivation():
             yield from _matrix_faults(part.matrix, len(part.modules), len(part.modules))
             yield from _index_faults(part.modules, modules, "module")
+        case Effect():
+            yield from _effect_faults(part, rules, modules)
+        case Removal():
+            yield from _removal_faults(part, modules)
+
+
+def _effect_faults(effect: Effect, rules: int, modules: int) -> Iterator[str]:
+    wanted = (effect.necessity, effect.silenced, effect.sufficiency, effect.floor, effect.needed)
+    asked = [each for each in (effect.shapley, effect.shapley_error) if each]
+    for matrix in (*wanted, *asked):
+        if len(matrix) != (rules or len(matrix)) or any(len(row) != modules for row in matrix):
+            yield f"a matrix is not one of {rules} rows of {modules} numbers"
+    if len(effect.intact) != len(effect.necessity):
+        yield f"it has {len(effect.intact)} intact losses for {len(effect.necessity)} rules"
+    if len(asked) == 1:
+        yield "Shapley values and their errors go together"
+    yield from _share_faults(effect.needed)
+
+
+def _removal_faults(removal: Removal, modules: int) -> Iterator[str]:
+    removed = removal.removed
+    if not removed or removed[0] != 0 or removed[-1] != modules or [*removed] != sorted({*removed}):
+        yield f"numbers of removed modules do not rise from 0 to {modules}"
+    for curve in (removal.by_use, removal.random, removal.low, removal.high):
+        if len(curve) != len(removed):
+            yield f"a curve has {len(curve)} losses for {len(removed)} levels"
 
 
 def _profile_faults(profile: Profile, rules: int, modules: int) -> Iterator[str]:

@@ -13,11 +13,13 @@ from modeval.metrics.table import METRICS, STATIC_METRICS
 from modeval.score.block_units import block_units
 from modeval.score.card import routing_card, with_scores
 from modeval.score.entries import Members, entries
+from modeval.score.interventions.matrices import effects, removals
+from modeval.score.interventions.scores import beside_twins, causal_scores
 from modeval.score.losses import NORMAL, error_of, loss_columns
 from modeval.score.measure import Measured, metrics_without_labels
 from modeval.score.routing import LayerStack, Routing
 from modeval.score.scorecard import Member, ModelRecord, Score, Scorecard
-from modeval.score.subjects import Evaluation, Subject
+from modeval.score.subjects import Evaluation, Interventions, Subject
 from modeval.spec import digest_of, module_count, name_of, to_dict
 from modeval.types import RoutingCounts
 
@@ -50,7 +52,24 @@ def score(
     losses = (
         _capped(entry, precision) for entry in _losses(record.id, subject, evaluation, members)
     )
-    return replace(with_scores(card, tuple(losses)), precision=precision)
+    card = replace(with_scores(card, tuple(losses)), precision=precision)
+    if routing is None or evaluation.interventions is None:
+        why = f"{subject.title}: {evaluation.untouched}"
+        return replace(card, notes=(*card.notes, why)) if evaluation.untouched else card
+    return _with_interventions(card, record.id, evaluation.interventions, members, routing)
+
+
+def _with_interventions(
+    card: Scorecard, model: str, found: Interventions, members: Members, routing: Routing
+) -> Scorecard:
+    """Return a scorecard with what modules do, beside what is sent to them."""
+    scores = tuple(causal_scores(model, found, members, routing))
+    return replace(
+        card,
+        scores=beside_twins((*card.scores, *scores)),
+        effects=tuple(effects(model, found, members)),
+        removals=tuple(removals(model, found, members)),
+    )
 
 
 # --- the model -----------------------------------------------------------------------------------
@@ -193,13 +212,12 @@ def _of_matrix(joint: Tensor) -> Routing:
 def _losses(model: str, subject: Subject, evaluation: Evaluation, members: Members) -> list[Score]:
     usable = [*members.usable]
     scores: list[Score] = []
-    gap = evaluation.hardened
-    if gap is not None and usable:
+    for name, gap in evaluation.hardened.items() if usable else ():
         measured = Measured(
             value=gap.mean()[usable].cpu().double().unsqueeze(-1),
             error=error_of(gap)[usable].double().unsqueeze(-1),
         )
-        base = Score(model=model, metric="hard_gap")
+        base = Score(model=model, metric=name)
         scores += entries(base, measured, members, samples=gap.samples)
     for column in loss_columns(evaluation.losses, subject.data, usable):
         scores += entries(column.base(model), column.measured, members, samples=column.samples)
@@ -208,7 +226,12 @@ def _losses(model: str, subject: Subject, evaluation: Evaluation, members: Membe
 
 def _capped(score: Score, precision: float | None) -> Score:
     """Say of a loss that it is less certain than asked for: no more samples were drawn."""
-    if precision is None or score.error is None or not score.value or score.metric == "hard_gap":
+    if (
+        precision is None
+        or score.error is None
+        or not score.value
+        or score.metric.startswith("hard_gap")
+    ):
         return score
     width = NORMAL * score.error / abs(score.value)
     if width <= LOSS_FACTOR * precision:

@@ -13,6 +13,8 @@ in this folder:
                                rule or each module
     activations                A for each model, layer and seed
     coactivations              modules chosen together, for each model, layer and seed
+    effects                    what switching modules off does, for each model, layer and seed
+    removals                   loss while modules are removed, likewise
 
 No number in it is NaN or infinite: what could not be computed is null, and a note says why. It is
 read by :mod:`modeval.score.reading` and checked as a whole by :mod:`modeval.score.checks`.
@@ -313,6 +315,66 @@ class Coactivation:
     matrix: tuple[tuple[float, ...], ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """What switching off each module does to each rule, of one seed and layer: R rows of M.
+
+    Attributes:
+        model: ``id`` of its model.
+        layer: null where a model has one.
+        seed: pair of task seed and model seed.
+        intact: R losses with all modules.
+        necessity: growth of the loss without the module, the others of a sample taking over.
+        silenced: growth when the others keep their weights, so that its part is lost.
+        sufficiency: loss with the module alone.
+        floor: necessity up to which there is none: sampling error and arithmetic.
+        needed: share of each module in what the rule needs, 1/M each where it needs none.
+        shapley: mean growth when the module goes, over random orders; empty unless asked for.
+        shapley_error: its standard error; likewise.
+        samples: positions behind it.
+    """
+
+    model: str
+    layer: int | None = None
+    seed: Seed | None = None
+    intact: tuple[float, ...]
+    necessity: tuple[tuple[float, ...], ...]
+    silenced: tuple[tuple[float, ...], ...]
+    sufficiency: tuple[tuple[float, ...], ...]
+    floor: tuple[tuple[float, ...], ...]
+    needed: tuple[tuple[float, ...], ...]
+    shapley: tuple[tuple[float, ...], ...] = ()
+    shapley_error: tuple[tuple[float, ...], ...] = ()
+    samples: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removal:
+    """Loss while more and more modules are removed, of one seed and layer: J levels.
+
+    Attributes:
+        model: ``id`` of its model.
+        layer: null where a model has one.
+        seed: pair of task seed and model seed.
+        removed: numbers of modules that are removed, from 0 to M.
+        by_use: loss when the least used go first.
+        random: mean loss over random orders.
+        low: 2.5 % point of the random orders.
+        high: 97.5 % point.
+        orders: number of random orders.
+    """
+
+    model: str
+    layer: int | None = None
+    seed: Seed | None = None
+    removed: tuple[int, ...]
+    by_use: tuple[float, ...]
+    random: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    orders: int
+
+
 @dataclass(frozen=True, kw_only=True)  # no slots: the index of its scores is made once, and kept
 class Scorecard:
     """Scores of one or several models; see the fields of its parts."""
@@ -329,6 +391,8 @@ class Scorecard:
     profiles: tuple[Profile, ...] = ()
     activations: tuple[Activation, ...] = ()
     coactivations: tuple[Coactivation, ...] = ()
+    effects: tuple[Effect, ...] = ()
+    removals: tuple[Removal, ...] = ()
 
     def __add__(self, other: "Scorecard") -> "Scorecard":
         """Put two scorecards together; models that share an ``id`` get a number."""
@@ -347,6 +411,8 @@ class Scorecard:
             profiles=self.profiles + renamed(other.profiles),
             activations=self.activations + renamed(other.activations),
             coactivations=self.coactivations + renamed(other.coactivations),
+            effects=self.effects + renamed(other.effects),
+            removals=self.removals + renamed(other.removals),
         )
 
     def find(
@@ -436,6 +502,8 @@ class Scorecard:
             profiles=of_kept(self.profiles),
             activations=of_kept(self.activations),
             coactivations=of_kept(self.coactivations),
+            effects=of_kept(self.effects),
+            removals=of_kept(self.removals),
         )
 
 
@@ -476,7 +544,10 @@ def _free(name: str, taken: set[str]) -> str:
 def to_dict_form(card: Scorecard) -> dict[str, Any]:
     """Return the JSON form: seeds as ``{"task": 0, "model": 0}``."""
     form = asdict(card)
-    parts = ("scores", "findings", "profiles", "activations", "coactivations")
+    parts = (
+        *("scores", "findings", "profiles", "activations"),
+        *("coactivations", "effects", "removals"),
+    )
     for item in (*chain.from_iterable(form[part] for part in parts), *_members(form["models"])):
         if item["seed"] is not None:
             item["seed"] = dict(zip(("task", "model"), item["seed"], strict=True))

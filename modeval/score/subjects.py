@@ -4,7 +4,7 @@
 of them alone, so that scoring never loads a network.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -102,6 +102,76 @@ class Shifted(Protocol):
 
 
 @runtime_checkable
+class Curves(Protocol):
+    """Loss while modules go: see :class:`modeval.evaluate.interventions.Curves`."""
+
+    @property
+    def removed(self) -> tuple[int, ...]:
+        """``(J,)`` numbers of modules that are removed."""
+
+    @property
+    def random(self) -> Tensor:
+        """``(P, S, L, J)`` in random orders."""
+
+    @property
+    def by_use(self) -> Tensor:
+        """``(S, L, J)`` the least used first."""
+
+    @property
+    def share(self) -> Tensor:
+        """``(J,)`` share of the modules that are removed."""
+
+
+@runtime_checkable
+class Interventions(Protocol):
+    """What modules do: see :class:`modeval.evaluate.interventions.Interventions`."""
+
+    @property
+    def intact(self) -> Tensor:
+        """``(S, R)`` loss of each rule."""
+
+    @property
+    def activation(self) -> Tensor:
+        """``(S, L, R, M)`` A on the same samples."""
+
+    @property
+    def necessity(self) -> Tensor:
+        """``(S, L, R, M)`` growth of the loss without each module."""
+
+    @property
+    def silenced(self) -> Tensor:
+        """``(S, L, R, M)`` the same when the others keep their weights."""
+
+    @property
+    def sufficiency(self) -> Tensor:
+        """``(S, L, R, M)`` loss with one module alone."""
+
+    @property
+    def floor(self) -> Tensor:
+        """``(S, L, R, M)`` growth up to which there is none."""
+
+    @property
+    def nulls(self) -> Mapping[str, Tensor]:
+        """``(P, S, L)`` scores by name when labels or modules are permuted."""
+
+    @property
+    def curves(self) -> Curves:
+        """Loss while modules go."""
+
+    @property
+    def shapley(self) -> Tensor | None:
+        """``(S, L, R, M)`` mean growth over random orders."""
+
+    @property
+    def shapley_error(self) -> Tensor | None:
+        """``(S, L, R, M)`` its standard error."""
+
+    @property
+    def samples(self) -> int:
+        """Positions of each member."""
+
+
+@runtime_checkable
 class Evaluation(Protocol):
     """What was measured of a cohort: see :class:`modeval.evaluate.subject.Evaluation`."""
 
@@ -118,9 +188,17 @@ class Evaluation(Protocol):
         """``(S,)`` half of the 95 % interval of the least certain entry of A."""
 
     @property
-    def hardened(self) -> Loss | None:
-        """How much the loss grows with hard routing."""
+    def hardened(self) -> Mapping[str, Loss]:
+        """How much the loss grows with hard routing, by the name of the score."""
 
     @property
     def shifted(self) -> Shifted | None:
         """Module shares under shifted rules; nothing where they follow from A."""
+
+    @property
+    def interventions(self) -> Interventions | None:
+        """What switching modules off tells."""
+
+    @property
+    def untouched(self) -> str:
+        """Why it was not done although nobody refused it."""

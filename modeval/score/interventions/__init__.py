@@ -1,0 +1,1 @@
+"""What switching modules off tells: from losses to scores, matrices and curves."""
