@@ -32,10 +32,10 @@ KNOCKED, KNOCKED_EACH = 2_048, 64
 REMOVED, REMOVED_EACH = 512, 16
 """Likewise for the curves of removal, which have many more passes."""
 ORDERS = 20
-"""Random orders in which modules are removed."""
+"""Random orders in which modules are removed, half of them the others reversed."""
 LEVELS = 8
 """Steps of a curve at most: numbers of modules that are removed."""
-PERMUTED = 199
+PERMUTED = 99
 """Permutations of labels, and of modules."""
 CERTAIN = 2.0
 """Standard errors above which a growth of the loss is no accident of the samples, and"""
@@ -351,15 +351,14 @@ def _nulls(
     layers: Sequence[Tensor], member: Tensor, intact: Tensor, order: Tensor
 ) -> dict[str, Float64[Tensor, "permutations seeds layers"]]:
     """Return the scores when the labels of samples are exchanged: needs are the same for all."""
-    alignment, information = [], []
-    for each in order:
-        found = [_need(growth, member[:, each], intact) for growth in layers]
-        need, floor = (torch.stack(part, 1) for part in zip(*found, strict=True))
-        alignment.append(causal_alignment_score(need, floor))
-        information.append(causal_information(need, floor))
+    drawn = [[_need(growth, member[:, each], intact) for growth in layers] for each in order]
+    need, floor = (
+        torch.stack([torch.stack([layer[part] for layer in each], 1) for each in drawn])
+        for part in (0, 1)
+    )
     return {
-        "causal_alignment_score": torch.stack(alignment),
-        "causal_information": torch.stack(information),
+        "causal_alignment_score": causal_alignment_score(need, floor),
+        "causal_information": causal_information(need, floor),
     }
 
 
@@ -368,11 +367,11 @@ def _exchanged(
 ) -> dict[str, Float64[Tensor, "permutations seeds layers"]]:
     """Return faithfulness when need is that of modules drawn at random."""
     modules = activation.shape[-1]
-    drawn = []
-    for _ in range(PERMUTED):
-        order = torch.randperm(modules, generator=generator).to(activation.device)
-        drawn.append(routing_faithfulness(activation[..., order], necessity, floor))
-    return {"routing_faithfulness": torch.stack(drawn)}
+    orders = [torch.randperm(modules, generator=generator) for _ in range(PERMUTED)]
+    used = torch.stack([activation[..., order.to(activation.device)] for order in orders])
+    shape = used.shape
+    found = routing_faithfulness(used, necessity.expand(shape), floor.expand(shape))
+    return {"routing_faithfulness": found}
 
 
 # --- removing many -------------------------------------------------------------------------------
@@ -390,7 +389,9 @@ def _removal(
         generator: draws orders.
     """
     modules, steps = use.shape[-1], planned.steps
-    orders = _orders(planned.orders, modules, generator)
+    half = _orders(planned.orders // 2, modules, generator)
+    # each order and its reverse: where modules take their parts with them, their mean is exact
+    orders = [*half, *(order.flip(0) for order in half)]
     further = _orders(planned.shapley, modules, generator)
     member = _members(runner.batch, runner.network.rules)
     random, by_use, values = [], [], []

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from modeval.data.tasks import draw, stack_tasks
 from modeval.nn import create
 from modeval.nn.routes import (
     even,
@@ -19,8 +20,8 @@ from modeval.nn.routes import (
     shuffle,
     swap,
 )
-from modeval.spec import DataSpec, RunSpec, from_dict
-from modeval.spec.systems import SYSTEMS, named
+from modeval.spec import DataSpec, RunSpec, from_dict, to_dict, without_unread
+from modeval.spec.systems import SYSTEMS, named, system_of
 
 
 def weights(shape: tuple[int, ...] = (2, 50, 5), seed: int = 0) -> Tensor:
@@ -114,14 +115,17 @@ def test_routes_reach_the_answers_of_every_system_and_a_route_of_nothing_changes
 ) -> None:
     small = {"encoder": 6, "width": 12}
     model, train = named(system, small, {"steps": 20, "batch": 16})
-    spec = from_dict(RunSpec, {"data": {"rules": 3}, "model": model, "train": train})
-    network = create(DataSpec(rules=3), spec.model, (1, 2))
+    task = system_of(system).tasks[0]
+    data = from_dict(DataSpec, without_unread(DataSpec, {"task": task, "rules": 4, "length": 3}))
+    made = {"data": to_dict(data), "model": model, "train": train}
+    network = create(data, from_dict(RunSpec, made).model, (1, 2))
     draws = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.5 * torch.randn(parameter.shape, generator=draws))
-    x = torch.randn(2, 40, 2, generator=draws)
-    rule = torch.randint(3, (2, 40), generator=draws)
+    tasks = stack_tasks(data, [0, 0])
+    batch = draw(data, tasks, [torch.Generator().manual_seed(7) for _ in range(2)], samples=40)
+    x, rule = batch.inputs, batch.rule
     with torch.inference_mode():
         plain = network(x, rule)
         same = network(x, rule, route=lambda weight, _: weight)
