@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 import modeval
 from modeval.cli.main import app
 from modeval.errors import CodeError, SpecError
-from modeval.evaluate.cohort import on_largest
 from modeval.nn import create
 from modeval.nn.own.network import OwnNetwork
 from modeval.nn.own.resolve import resolved
+from modeval.nn.routes import on_largest
 from modeval.spec import DataSpec, ModelSpec, RunSpec, TrainSpec, digest_of, title_of, to_dict
 from modeval.spec import own as own_code
 from modeval.spec.own import Code, OwnGating

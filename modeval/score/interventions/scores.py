@@ -16,7 +16,7 @@ from modeval.metrics.causal import (
 )
 from modeval.metrics.table import METRICS
 from modeval.score.card import better_of
-from modeval.score.chance import Level, levels
+from modeval.score.chance import ChanceLevel, levels
 from modeval.score.entries import Members, entries
 from modeval.score.measure import Measured
 from modeval.score.routing import Routing
@@ -75,12 +75,12 @@ def _measured(
     return {name: Measured(value, null=nulls.get(name)) for name, value in values.items()}, chance
 
 
-def _bounds(name: str, routing: Routing) -> list[Level]:
+def _bounds(name: str, routing: Routing) -> list[ChanceLevel]:
     """Return levels that say bounds alone: chance is measured."""
     nothing = torch.zeros(0, dtype=torch.float64)
     bounds = METRICS[name].bounds
     return [
-        Level(None, None, nothing, bounds(routing.rules, group.modules, routing.prior))
+        ChanceLevel(None, None, nothing, bounds(routing.rules, group.modules, routing.prior))
         for _, group, _ in routing.each_layer()
     ]
 
