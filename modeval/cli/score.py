@@ -17,6 +17,7 @@ from modeval.cli.output import (
     tell_written,
 )
 from modeval.errors import SpecError
+from modeval.spec import check_selection
 
 if TYPE_CHECKING:
     from modeval.score.scorecard import Scorecard
@@ -70,7 +71,12 @@ def score_command(
         ),
     ] = "auto",
     selection: Annotated[
-        str, typer.Option(help="Checkpoint: last or best.", rich_help_panel=WHAT)
+        str,
+        typer.Option(
+            help="Checkpoint: last, best, or phase-2 for the weights after the second phase of "
+            "training.",
+            rich_help_panel=WHAT,
+        ),
     ] = "last",
     objective: Annotated[
         str | None,
@@ -214,7 +220,7 @@ def score_command(
 
     asked = ScoreOptions(
         origin=_choice("--from", origin, ("auto", "run", "modarch", "trace", "model")),
-        selection=_choice("--selection", selection, ("last", "best")),
+        selection=check_selection(selection, "--selection"),
         objective=_choice("--objective", objective, (None, "regression", "classification")),
         only=only,
         task_seeds=numbers("--only-task-seeds", task_seeds),

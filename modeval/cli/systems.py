@@ -48,6 +48,7 @@ def describe(system: System) -> dict[str, Any]:
         **texts,
         "choices": dict(system.choices),
         "phase": dict(system.phase),
+        "regime": system.regime,
         "tasks": list(system.tasks),
         "command": command_of(system),
     }
@@ -92,6 +93,7 @@ def choices_of(system: System) -> str:
         f"rate of {rate['parameters']} x {rate['factor']:g}"
         for rate in system.phase.get("rates", ())
     ]
+    parts += [f"regime {system.regime}"] if system.regime != "joint" else []
     return ", ".join(parts)
 
 

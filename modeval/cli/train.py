@@ -28,6 +28,7 @@ from modeval.spec import (
     ModelSpec,
     RunSpec,
     TrainSpec,
+    choices_of,
     from_dict,
     name_of,
     seed_grid,
@@ -37,8 +38,10 @@ from modeval.spec import (
 )
 from modeval.spec.checks import suggestion
 from modeval.spec.own import is_code
+from modeval.spec.phases import said
+from modeval.spec.regimes import Regime
 from modeval.spec.settings import flag_of
-from modeval.spec.systems import BY_NAME, contradictions
+from modeval.spec.systems import BY_NAME, contradictions, kind_of
 from modeval.spec.systems import named as choices_named
 
 if TYPE_CHECKING:
@@ -230,7 +233,7 @@ def train_command(
         _refuse_contradictions(names, settings["model"])
         requests = plan(merge(file, settings), names, out)
     if dry_run:
-        typer.echo(to_toml(requests[0].spec), nl=False)  # as it is: a console would break lines
+        typer.echo(resolved(requests[0].spec), nl=False)  # as it is: a console would break lines
         return
     records = train_all(
         requests, device=device, engine=engine, resume=resume, dataset=dataset, quiet=quiet
@@ -241,6 +244,14 @@ def train_command(
 
 
 train_command.__doc__ = with_examples(train_command, EXAMPLES)
+
+
+def resolved(spec: RunSpec) -> str:
+    """Return a specification as a file, and in comments what its regime stands for."""
+    lines = [
+        f"# phase-{number}: {said(phase)}" for number, (*_, phase) in enumerate(spec.stretches, 1)
+    ]
+    return to_toml(spec) + ("\n" + "\n".join(lines) + "\n" if spec.phases else "")
 
 
 def _kept(out: Path) -> list[Path]:
@@ -275,7 +286,8 @@ def plan(values: Mapping[str, Any], names: list[str], out: Path) -> list[RunRequ
     if not names and settings.get("scorer"):
         named = {"name": _name_of(settings), **values}
         return [RunRequest(from_dict(RunSpec, named), out)]  # a spec file says it all
-    wanted = list(PAPER) if names == ["all"] else names or [str(values.get("name", "modular"))]
+    usual = str(values.get("name") or usual_model(values.get("train", {})))
+    wanted = list(PAPER) if names == ["all"] else names or [usual]
     for name in wanted:
         if name not in BY_NAME and not is_code(name):
             raise SpecError(
@@ -322,6 +334,17 @@ def with_own(model: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(gating, Mapping) and is_code(str(gating.get("kind", ""))):
         laid["gating"] = {**gating, "kind": "own", "code": gating["kind"]}
     return laid
+
+
+def usual_model(training: Mapping[str, Any]) -> str:
+    """Return the model that a regime is usually meant for.
+
+    >>> usual_model({"regime": {"kind": "packnet"}}), usual_model({})
+    ('packnet', 'modular')
+    """
+    kind = kind_of(training.get("regime", "joint"))
+    regimes = choices_of(Regime)
+    return str(regimes[kind].model) if kind in regimes else "modular"  # type: ignore[attr-defined]
 
 
 def _name_of(settings: Mapping[str, Any]) -> str:

@@ -250,6 +250,8 @@ def missing(folder: ModelFolder, selection: Selection) -> str:
     if any((folder.path / name).is_file() for name in wanted):
         return ""
     found = sorted(path.name for path in folder.path.iterdir())
+    if selection not in ("last", "best"):
+        return f"{folder.path} holds no {selection}: the reference has no phases. Use last or best."
     other = "best" if selection == "last" else "last"
     advice = (
         f"Use --selection {other}."

@@ -5,7 +5,7 @@ from pathlib import Path
 from modeval.errors import RunError
 from modeval.evaluate.subject import Subject, Wanted, every_seed
 from modeval.nn import Network, build
-from modeval.spec import Selection, title_of
+from modeval.spec import RunSpec, Selection, phase_selected, title_of
 from modeval.train.files import read_network, read_record, read_run
 
 
@@ -43,7 +43,8 @@ def load_run(folder: Path, selection: Selection, wanted: Wanted = every_seed) ->
         seeds=tuple(seeds[index] for index in kept),
         sources=(str(folder / f"{selection}.safetensors"),) * len(kept),
         faults=tuple(
-            _fault(network, position, diverged[index]) for position, index in enumerate(kept)
+            _fault(network, position, _lost(spec, selection, diverged[index]))
+            for position, index in enumerate(kept)
         ),
         selection=selection,
         network=network,
@@ -73,8 +74,22 @@ def damaged_run(
     )
 
 
-def _fault(network: Network, index: int, diverged: int | None) -> str:
-    if diverged is not None:
-        return f"its loss stopped being finite at step {diverged}"
+def _lost(spec: RunSpec, selection: Selection, diverged: int | None) -> str:
+    """Say where a seed was lost; nothing where that was after the weights that are read."""
+    if diverged is None:
+        return ""
+    where = f"step {diverged}"
+    if len(spec.stretches) > 1:
+        ends = [end for _, end, _ in spec.stretches]
+        phase = next(number for number, end in enumerate(ends, 1) if diverged <= end)
+        if phase > (phase_selected(selection) or len(ends)):
+            return ""
+        where += f", in phase {phase}"
+    return f"its loss stopped being finite at {where}"
+
+
+def _fault(network: Network, index: int, lost: str) -> str:
+    if lost:
+        return lost
     finite = all(bool(parameter[index].isfinite().all()) for parameter in network.parameters())
     return "" if finite else "its weights are not finite"

@@ -7,9 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from modeval.nn.laterals import ColumnsMLP
 from modeval.nn.linear import StackedLinear, StackedMLP
 from modeval.spec.computations import Computation, Full
 from modeval.spec.compute import Apart, Compute, Drawing, Layer, Own, Penalised, Turning
+from modeval.spec.continual import Columns
 from modeval.types import Noise
 
 
@@ -130,7 +132,7 @@ class BankMLP(nn.Module):
         return self.computation.rectified(before, self.hidden.own)
 
 
-Experts = StackedMLP | BankMLP
+Experts = StackedMLP | BankMLP | ColumnsMLP
 """A bank of modules of two layers, whatever they are made of."""
 
 
@@ -140,6 +142,8 @@ def mlp_bank(
     """Make a bank of modules of two layers."""
     if isinstance(computation, Full):
         return StackedMLP((seeds, modules), widths)
+    if isinstance(computation, Columns):
+        return ColumnsMLP(seeds, modules, widths)
     return BankMLP(seeds, modules, widths, computation)
 
 
@@ -154,7 +158,7 @@ def gates_bank(
     number: int = 0,
 ) -> StackedLinear | Bank:
     """Make a bank of single layers, for recurrent cells."""
-    if isinstance(computation, Full):
+    if isinstance(computation, Full | Columns):  # columns need two layers, and are refused here
         return StackedLinear((seeds, modules), inputs, outputs, bias=bias)
     layer = Layer("gates", inputs, outputs, bias=bias)
     return Bank(seeds, modules, layer, computation, number=number)

@@ -211,7 +211,8 @@ class ModelRecord:
         title: for people.
         origin: ``run`` (written by ``modeval train``), ``modarch`` (weights of the reference),
             ``matrix`` (a recorded matrix of it) or ``trace`` (recorded or imported routing).
-        selection: ``last`` or ``best`` checkpoint; null for a trace.
+        selection: ``last`` or ``best`` checkpoint, or ``phase-2`` for the weights after the second
+            phase of training; null for a trace.
         data: the task; its objective is null where nothing tells it. Of a trace: ``task`` is
             ``trace``, then ``documents``, ``tokens``, ``phase``, ``padding`` and what is known.
         model: the model. Of a trace: engine, name, choices of each layer and what else is known.
@@ -232,7 +233,7 @@ class ModelRecord:
     id: str
     title: str
     origin: Origin
-    selection: Literal["last", "best"] | None
+    selection: str | None
     data: Mapping[str, Any]
     model: Mapping[str, Any]
     digest: str

@@ -17,6 +17,7 @@ from modeval.spec.model import (
     name_of,
     title_of,
 )
+from modeval.spec.phases import Phase, Rate, Remedy
 from modeval.spec.plain import choices_of, differences, digest, from_dict, sparse, to_dict
 from modeval.spec.run import (
     REFERENCE_CLIP,
@@ -32,12 +33,11 @@ from modeval.spec.settings import without_unread
 from modeval.spec.toml import load_toml, to_toml
 from modeval.spec.train import (
     Engine,
-    Phase,
-    Rate,
-    Remedy,
     Schedule,
     Selection,
     TrainSpec,
+    check_selection,
+    phase_selected,
     seed_grid,
 )
 
@@ -64,6 +64,7 @@ __all__ = [
     "TrainSpec",
     "attention_heads",
     "check_pair",
+    "check_selection",
     "choices_of",
     "differences",
     "digest",
@@ -73,6 +74,7 @@ __all__ = [
     "load_toml",
     "module_count",
     "name_of",
+    "phase_selected",
     "read_spec",
     "recorded_differences",
     "recorded_digests",

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from modeval.spec.checks import check
 from modeval.spec.computations import Adapter, Full
+from modeval.spec.continual import Columns
 from modeval.spec.sharing import Head, Prefix, Tied
 
 BY_RULE = ("rule", "table", "global", "oracle", "hash", "map", "stitch")
@@ -28,6 +29,11 @@ def check_computation(model: "ModelSpec") -> None:
         model.aggregation != "parameters" or not isinstance(computation, Adapter),
         'aggregation = "parameters" with computation = "adapter": its bottleneck stands between '
         "two layers and cannot be mixed with them. Use --computation parallel-adapter.",
+    )
+    check(
+        model.aggregation != "parameters" or not isinstance(computation, Columns),
+        'aggregation = "parameters" with computation = "columns": a column reads the hidden units '
+        "of others, which are not there when parameters are mixed. Use --aggregation outputs.",
     )
     check(
         model.aggregation != "parameters" or not isinstance(computation, Prefix),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from modeval.spec.checks import check_positive
 from modeval.spec.compute import Layer, Own, Owned, beside, rectifier
+from modeval.spec.continual import Columns, Packed
 from modeval.spec.masks import DiffPruning, Magnitude, Masked, SparseDiff, Supermask
 from modeval.spec.sharing import Head, Prefix, Tied
 
@@ -273,5 +274,7 @@ Computation = (
     | Head
     | Tied
     | Prefix
+    | Columns
+    | Packed
 )
 """The choices of the axis."""

@@ -9,10 +9,12 @@ from modeval.spec.checks import check
 from modeval.spec.compute import Turning
 from modeval.spec.data import DataSpec, Task
 from modeval.spec.gatings import Loads
-from modeval.spec.model import ModelSpec, check_pair
+from modeval.spec.model import ModelSpec, check_pair, module_count
+from modeval.spec.phases import Phase
 from modeval.spec.plain import differences, digest, from_dict, sparse, to_dict
+from modeval.spec.regimes import Joint
 from modeval.spec.settings import refuse_unread, without_unread
-from modeval.spec.train import Phase, TrainSpec
+from modeval.spec.train import TrainSpec
 
 REFERENCE_CLIP: dict[Task, float] = {"binary": 0.0, "sets": 0.0, "series": 1.0}
 """Largest norm of a gradient in the reference's training, by task; 0 for no clipping."""
@@ -32,43 +34,30 @@ class RunSpec:
 
     def __post_init__(self) -> None:
         check_pair(self.data, self.model)
-        for phase in self.train.phases:
-            check(
-                max(phase.rules, default=0) < self.data.rules,
-                f"A phase draws rule {max(phase.rules, default=0)} of {self.data.rules}: rules are "
-                f"numbered from 0 to {self.data.rules - 1}.",
-            )
-            loads = any(remedy.kind == "load" for remedy in phase.remedies)
-            check(
-                not loads or isinstance(self.model.gating, Loads),
-                f'remedy "load" with gating = "{self.model.gating.kind}": it takes how likely a '
-                'module is to be chosen, which --gating noisy-top-k says. Use the remedy "balance" '
-                'or "importance".',
-            )
+        _check_regime(self.train, self.model)
+        for phase in self.phases:
+            _check_phase(phase, self.data, self.model)
         refuse_unread(self.train, objective=self.data.objective)
         told = replace(
-            self.train, clip=self.clip, validate_every=self.validate_every, phases=self.phases
+            self.train, clip=self.clip, validate_every=self.validate_every, phases=_told(self)
         )
         object.__setattr__(self, "train", told)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases of training, whether they were given or a regime stands for them."""
+        return self.train.in_phases(self.data.rules).phases
+
+    @property
+    def stretches(self) -> tuple[tuple[int, int, Phase], ...]:
+        """Each phase with its first step and the step after its last."""
+        return self.train.in_phases(self.data.rules).stretches
 
     @property
     def clip(self) -> float:
         """Largest norm of a seed's gradient; 0 for no clipping."""
         clip = self.train.clip
         return REFERENCE_CLIP[self.data.task] if clip is None else clip
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """Stretches of training: two halves for a computation that needs two, if none are given."""
-        phases, kind = self.train.phases, self.model.computation.kind
-        if not isinstance(self.model.computation, Turning):
-            return phases
-        check(
-            len(phases) != 1,
-            f'computation = "{kind}" learns all, keeps a part and learns that on, so it takes two '
-            "phases. Give two [[train.phases]], or none for two halves.",
-        )
-        return phases or (Phase(steps=max(self.train.steps // 2, 1)), Phase())
 
     @property
     def validate_every(self) -> int:
@@ -85,6 +74,69 @@ class RunSpec:
         task, steps = self.data.task, self.train.steps
         usual = RunSpec(data=DataSpec(task=task), train=TrainSpec(steps=steps))
         return digest({"task": task, "steps": steps, **sparse(self, usual)})
+
+
+def _told(spec: RunSpec) -> tuple[Phase, ...]:
+    """Return the phases to write down: two halves for a computation that needs two, if none are."""
+    phases, kind = spec.train.phases, spec.model.computation.kind
+    if not isinstance(spec.model.computation, Turning):
+        return phases
+    check(
+        spec.train.regime == Joint(),
+        f'computation = "{kind}" has two phases of its own, and regime = '
+        f'"{spec.train.regime.kind}" has others. Drop one of the two.',
+    )
+    check(
+        len(phases) != 1,
+        f'computation = "{kind}" learns all, keeps a part and learns that on, so it takes two '
+        "phases. Give two [[train.phases]], or none for two halves.",
+    )
+    return phases or (Phase(steps=max(spec.train.steps // 2, 1)), Phase())
+
+
+def _check_regime(train: TrainSpec, model: ModelSpec) -> None:
+    """Refuse a regime for a model of which it makes no sense."""
+    regime = train.regime
+    for axis, allowed in regime.needs.items():
+        value = getattr(model, axis)
+        value = value if isinstance(value, str) else value.kind
+        check(
+            value in allowed,
+            f'regime = "{regime.kind}" with {axis} = "{value}": it takes {" or ".join(allowed)}. '
+            f"Use --model {regime.model}.",
+        )
+
+
+def _check_phase(phase: Phase, data: DataSpec, model: ModelSpec) -> None:
+    """Refuse a phase that asks for what the task or the model does not have."""
+    modules = module_count(data, model)
+    check(
+        max(phase.rules, default=0) < data.rules,
+        f"A phase draws rule {max(phase.rules, default=0)} of {data.rules}: rules are "
+        f"numbered from 0 to {data.rules - 1}.",
+    )
+    check(
+        max(phase.modules, default=0) < modules,
+        f"A phase trains module {max(phase.modules, default=0)} of {modules}: modules are "
+        f"numbered from 0 to {modules - 1}.",
+    )
+    check(
+        phase.routing == "learned" or modules == data.rules,
+        f'routing = "oracle" of a phase with {modules} modules: it sends rule r to module r, so it '
+        f"takes one module for each of the {data.rules} rules.",
+    )
+    loads = any(remedy.kind == "load" for remedy in phase.remedies)
+    check(
+        not loads or isinstance(model.gating, Loads),
+        f'remedy "load" with gating = "{model.gating.kind}": it takes how likely a module is to be '
+        'chosen, which --gating noisy-top-k says. Use the remedy "balance" or "importance".',
+    )
+    for action in (*phase.before, *phase.after):
+        number = getattr(action, "module", 0)
+        check(
+            number < modules,
+            f"{action.kind} of module {number}: there are {modules}, numbered from 0.",
+        )
 
 
 def digest_of(data: DataSpec, model: ModelSpec, *, unknown: tuple[str, ...] = ()) -> str:

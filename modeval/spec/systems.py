@@ -30,6 +30,7 @@ class System:
         choices: settings of the model, as in a spec file.
         sizes: settings that it needs more of than usual, and that others may replace.
         phase: settings of the single phase of its training, where they differ.
+        regime: how it is trained unless something else is asked for.
         tasks: tasks that it is defined for.
     """
 
@@ -42,6 +43,7 @@ class System:
     choices: Mapping[str, Any]
     sizes: Mapping[str, Any] = field(default_factory=dict)
     phase: Mapping[str, Any] = field(default_factory=dict)
+    regime: str = "joint"
     tasks: tuple[str, ...] = ("binary", "sets", "series")
 
 
@@ -469,6 +471,50 @@ SYSTEMS: tuple[System, ...] = (
         "Ramanujan et al. 2020 (arXiv 1911.13299); Wortsman et al. 2020 (SupSup)",
         "the trunk's weights are those of the start, to the bit.",
     ),
+    _own(
+        "diff",
+        "Task vectors",
+        "Each rule has a dense difference from a shared trunk.",
+        "y = (W + D_c) x + b + d_c",
+        "Ilharco et al. 2023 (task vectors, arXiv 2212.04089)",
+        "differences can be added, taken away and merged (regime merged).",
+    ),
+    System(
+        name="progressive",
+        title="Progressive network",
+        what="Rules come one by one; each gets a column that reads the earlier, frozen ones.",
+        formula="y = W_c h_c + sum_(j < c) U_(c, j) h_j",
+        source="Rusu et al. 2016 (progressive networks, arXiv 1606.04671)",
+        expect="Forgets nothing, to the bit.",
+        choices={"scorer": "oracle", "computation": {"kind": "columns"}},
+        regime="progressive",
+        tasks=("binary", "sets"),
+    ),
+    System(
+        name="packnet",
+        title="PackNet",
+        what="Rules come one by one; each gets a part of one trunk, which then stays as it is.",
+        formula="y = (W * kept_c) x,  kept_c containing kept_(c - 1)",
+        source="Mallya & Lazebnik 2018 (PackNet, arXiv 1711.05769)",
+        expect="Forgets nothing, to the bit; what is left for later rules shrinks.",
+        choices={"scorer": "oracle", "computation": {"kind": "packed"}},
+        regime="packnet",
+    ),
+    System(
+        name="adapter-fusion",
+        title="AdapterFusion",
+        what="Adapters learned each from its own rule, then frozen and mixed by attention.",
+        formula="y = V sum_m softmax_m((Q h) . (K f_m(h))) f_m(h)",
+        source="Pfeiffer et al. 2021 (AdapterFusion, arXiv 2005.00247)",
+        expect="Attention is the routing; that of related rules may be alike.",
+        choices={
+            "scorer": "attention",
+            "computation": {"kind": "adapter"},
+            "aggregation": "attend",
+        },
+        regime="fusion",
+        tasks=("binary", "sets"),
+    ),
 )
 """Every system that is whole; what is not here is not built in yet, or is none of these choices."""
 
@@ -505,9 +551,20 @@ def named(
         given = settings.get(axis)
         both = isinstance(choice, Mapping) and isinstance(given, Mapping)
         settings[axis] = {**choice, **given} if both and given is not None else choice
-    if system.phase and "phases" not in training:
+    if "phases" in training:
+        return settings, training
+    if system.regime != "joint":
+        training.setdefault("regime", {"kind": system.regime})
+    if system.phase and kind_of(training.get("regime", "joint")) == "joint":
         training["phases"] = [dict(system.phase)]
+    else:  # each phase of a regime has what the system's single one would have
+        training = {**system.phase, **training}
     return settings, training
+
+
+def kind_of(choice: Any) -> str:
+    """Return the kind that a name or a table of settings says, as a file and flags give them."""
+    return str(choice.get("kind", "")) if isinstance(choice, Mapping) else str(choice)
 
 
 def contradictions(name: str, model: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

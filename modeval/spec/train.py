@@ -1,79 +1,19 @@
 """How to train: seeds, steps and the optimiser."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from modeval.spec.checks import check, check_choices, check_positive
+from modeval.spec.phases import Phase, Rate, Remedy, Tilt, check_replay
+from modeval.spec.regimes import Joint, Regime
 from modeval.spec.settings import refuse_unread, setting
 
 Schedule = Literal["constant", "steps", "cosine"]
-Selection = Literal["last", "best"]
+Selection = str
+"""Which weights of a run: ``last``, ``best``, or ``phase-2`` for those after its second phase."""
 BestBy = Literal["loss", "accuracy"]
 Engine = Literal["auto", "eager", "compiled", "fused"]
-RemedyName = Literal["balance", "importance", "load", "logits", "information", "reuse"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Remedy:
-    """A term added to the loss of a phase; see :mod:`modeval.train.remedies`.
-
-    Attributes:
-        kind: which one.
-        coefficient: what it is multiplied by.
-    """
-
-    kind: RemedyName
-    coefficient: float = 0.01
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        check_positive(self, "coefficient")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rate:
-    """A learning rate for some of the parameters.
-
-    Attributes:
-        parameters: pattern of their names, as ``scorer.*``.
-        factor: the rate of the run is multiplied by this.
-    """
-
-    parameters: str
-    factor: float
-
-    def __post_init__(self) -> None:
-        check_positive(self, "factor")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Phase:
-    """A stretch of training with one set of rules, learners, rates and remedies.
-
-    The optimiser begins anew with each phase. What does not learn is not in its list, so that
-    nothing moves it.
-
-    Attributes:
-        steps: optimiser steps; 0, in the last phase, for all that are left.
-        rules: numbers of the rules that are drawn, in their shares; empty for all.
-        learns: patterns of the names of the parameters that learn, as ``scorer.*``.
-        rates: learning rates that differ; the first pattern that fits a name counts.
-        remedies: terms added to the loss.
-    """
-
-    steps: int = 0
-    rules: tuple[int, ...] = ()
-    learns: tuple[str, ...] = ("*",)
-    rates: tuple[Rate, ...] = ()
-    remedies: tuple[Remedy, ...] = ()
-
-    def __post_init__(self) -> None:
-        check(self.steps >= 0, f"steps = {self.steps} of a phase: expected 0 or more.")
-        check(bool(self.learns), 'learns is empty: name what learns, as learns = ["scorer.*"].')
-        check(
-            min(self.rules, default=0) >= 0 and len({*self.rules}) == len(self.rules),
-            f"rules = {list(self.rules)} of a phase: name each rule once, from 0.",
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +31,13 @@ class TrainSpec:
             1 for ``series``, none for other tasks.
         validate_every: steps between validations (and checkpoints); if not given, a tenth of the
             steps, at most 1,000.
-        phases: stretches of training one after another, ``[[train.phases]]`` in a spec file; none
-            for a single one in which all parameters learn from all rules.
+        regime: a named list of phases; ``--dry-run`` prints what it stands for.
+        phases: stretches of training one after another, ``[[train.phases]]`` in a spec file, in
+            place of a regime; none for a single one in which all parameters learn from all rules.
+        remedies: terms added to the loss of phases that name none.
+        rates: learning rates of phases that name none.
+        tilt: added to the logits of module 0 at the start, so that it takes more: a start that
+            provokes collapse.
         best_by: what the best checkpoint is chosen by, on validation samples: ``loss``, or of
             classification ``accuracy``, as the reference does.
     """
@@ -105,7 +50,11 @@ class TrainSpec:
     milestones: tuple[int, ...] = setting((), unit="steps", read_by={"schedule": ("steps",)})
     clip: float | None = setting(None, unit="norm")
     validate_every: int | None = setting(None, unit="steps")
+    regime: Regime = setting(Joint())
     phases: tuple[Phase, ...] = setting((), flag=False)
+    remedies: tuple[Remedy, ...] = setting((), flag=False)
+    rates: tuple[Rate, ...] = setting((), flag=False)
+    tilt: float = setting(0.0, unit="logit")
     best_by: BestBy = setting("loss", read_by={"objective": ("classification",)})
 
     def __post_init__(self) -> None:
@@ -127,7 +76,31 @@ class TrainSpec:
             all(0 <= number < 2**32 for pair in self.seeds for number in pair),
             "seeds must lie from 0 to 2**32 - 1.",
         )
+        check(
+            not self.phases or self.regime == Joint(),
+            f"regime = {self.regime.kind} stands for phases, and phases are given as well. Drop "
+            "one of the two.",
+        )
         _check_phases(self)
+
+    def in_phases(self, rules: int) -> "TrainSpec":
+        """Return the same training with everything written out as phases.
+
+        >>> TrainSpec(steps=10, tilt=1.0).in_phases(4).phases[0].before
+        (Tilt(kind='tilt', module=0, amount=1.0),)
+        """
+        phases = self.phases or self.regime.phases(rules, self.steps)
+        if not (phases or self.remedies or self.rates or self.tilt):
+            return self
+        told = [
+            replace(
+                phase, remedies=phase.remedies or self.remedies, rates=phase.rates or self.rates
+            )
+            for phase in phases or (Phase(),)
+        ]
+        if self.tilt:
+            told[0] = replace(told[0], before=(Tilt(amount=self.tilt), *told[0].before))
+        return replace(self, regime=Joint(), phases=tuple(told), remedies=(), rates=(), tilt=0.0)
 
     @property
     def stretches(self) -> tuple[tuple[int, int, Phase], ...]:
@@ -160,8 +133,29 @@ def _check_phases(train: TrainSpec) -> None:
         f"The phases take {given} steps and training has {train.steps}: give --steps {given}, or "
         "leave those of the last phase out.",
     )
+    check_replay(train.phases)
 
 
 def seed_grid(task_seeds: int, model_seeds: int) -> tuple[tuple[int, int], ...]:
     """Return the pairs (task seed, model seed), task seed running fastest as in the reference."""
     return tuple((task, model) for model in range(model_seeds) for task in range(task_seeds))
+
+
+def phase_selected(selection: Selection) -> int | None:
+    """Return the number of the phase, from 1, whose weights a selection names; none for others.
+
+    >>> phase_selected("phase-2"), phase_selected("last")
+    (2, None)
+    """
+    named = re.fullmatch(r"phase-([1-9]\d*)", selection)
+    return int(named[1]) if named else None
+
+
+def check_selection(selection: str, flag: str = "selection") -> Selection:
+    """Refuse what names no weights of a run."""
+    check(
+        selection in ("last", "best") or phase_selected(selection) is not None,
+        f"{flag} {selection}: expected last, best, or phase-1, phase-2, ... for the weights after "
+        "a phase.",
+    )
+    return selection

@@ -26,6 +26,7 @@ from torch import Tensor
 from modeval.errors import RunError
 from modeval.spec import RunSpec, load_toml, read_spec, to_toml
 from modeval.spec.gatings import anneals
+from modeval.spec.regimes import Joint
 from modeval.train import files
 from modeval.train.files import RunRecord
 
@@ -76,6 +77,10 @@ def lengthen(spec: RunSpec, folder: Path, record: RunRecord) -> RunRecord:
     cause = ""
     if spec.train.schedule == "cosine":
         cause = "a rate that falls to zero at its last step (schedule cosine)"
+    elif spec.train.regime != Joint():
+        cause = f"phases that share out its steps (regime {spec.train.regime.kind})"
+    elif spec.phases and spec.phases[-1].after:
+        cause = "something that is done at the end of its last phase"
     elif anneals(spec.model.gating):
         cause = f"a gating that changes until its last step ({spec.model.gating.kind})"
     if cause:
@@ -144,6 +149,7 @@ def join(folder: Path) -> RunRecord:
         order = _order(target, (*kept, *files.read_run(added).train.seeds))
         others = files.read_state(added, files.read_record(added))
         state = _stacked(state, others, order, folder)
+        _join_phases(folder, joined, order)
         log = _merged(log, files.read_log(added), order, len(kept))
     marks = tuple(int(mark) if mark >= 0 else None for mark in state["memory.diverged"])
     joined = replace(joined, diverged=marks, step=int(state["memory.step"]))
@@ -156,6 +162,19 @@ def join(folder: Path) -> RunRecord:
     (folder / TARGET).unlink()
     shutil.rmtree(folder / ADDING, ignore_errors=True)
     return done
+
+
+def _join_phases(folder: Path, joined: RunRecord, order: list[int]) -> None:
+    """Stack the weights after each phase; what a kill left joined stays so."""
+    phases = len(files.read_run(folder).stretches)
+    added = files.read_record(folder / ADDING)
+    for phase in range(1, phases + 1) if phases > 1 else ():
+        one = files.read_phase(folder, phase, joined)
+        if len(next(iter(one.values()))) == len(order):
+            continue
+        two = files.read_phase(folder / ADDING, phase, added)
+        both = {name: torch.cat([tensor, two[name]])[order] for name, tensor in one.items()}
+        files.write_phase(folder, joined, phase, files.phase_step(folder, phase), both)
 
 
 def _order(target: RunSpec, held: Sequence[Pair]) -> list[int]:

@@ -6,6 +6,7 @@
     log.jsonl            a line for each validation
     last.safetensors     weights after the last validation, stacked over seeds
     best.safetensors     each seed's weights at its own best validation
+    phase-1.safetensors  weights after a phase of training, where there are several
     state.safetensors    everything that resuming needs, written in one piece
 
 Every file is written under a temporary name and renamed. A checkpoint is one generation: the state
@@ -29,7 +30,16 @@ from modeval import atomic
 from modeval.errors import RunError
 from modeval.nn import Network, build
 from modeval.nn.own.resolve import codes
-from modeval.spec import RunSpec, Selection, digest, digests, load_toml, read_spec, to_toml
+from modeval.spec import (
+    RunSpec,
+    Selection,
+    digest,
+    digests,
+    load_toml,
+    phase_selected,
+    read_spec,
+    to_toml,
+)
 from modeval.spec.own import take, text_of
 from modeval.tensors import DamagedError, Stored, read_tensors, write_tensors
 
@@ -170,6 +180,9 @@ def read_weights(folder: Path, selection: Selection, record: RunRecord) -> dict[
     Raises:
         RunError: there are none yet, or they are damaged or another run's.
     """
+    phase = phase_selected(selection)
+    if phase is not None:
+        return read_phase(folder, phase, record)
     if record.status != "complete" and (folder / STATE).is_file() and not is_whole(folder, record):
         # the writer died between two files of a checkpoint, or is between them now
         prefix, state = f"{selection}.", _load(folder / STATE, record).tensors
@@ -182,6 +195,49 @@ def read_weights(folder: Path, selection: Selection, record: RunRecord) -> dict[
             f"two checkpoints. {_again(folder)}"
         )
     return stored.tensors
+
+
+def phase_path(folder: Path, phase: int) -> Path:
+    """Return where the weights after a phase lie, phases counted from 1."""
+    return folder / f"phase-{phase}.safetensors"
+
+
+def read_phase(folder: Path, phase: int, record: RunRecord) -> dict[str, Tensor]:
+    """Return the weights after a phase, counted from 1.
+
+    Raises:
+        RunError: the run has no such phase, or has not come so far, or they are damaged.
+    """
+    path = phase_path(folder, phase)
+    if not path.is_file():
+        phases = len(read_run(folder).stretches)
+        if phase <= phases and phases > 1:
+            reason = f"its run is at step {record.step}. Continue it with --resume"
+        else:
+            several = "phases" if phases > 1 else "phase, whose weights are called last"
+            reason = f"its run has {phases} {several}"
+        raise RunError(f"There is no {path.name} in {folder}: {reason}.")
+    try:
+        stored = read_tensors(path)
+    except DamagedError as error:
+        raise RunError(
+            f"{path} is damaged or cut short: {error}. Train again, into another folder."
+        ) from None
+    _check_run(path, stored, record)
+    return stored.tensors
+
+
+def phase_step(folder: Path, phase: int) -> int:
+    """Return the step after which a phase, counted from 1, ends."""
+    return read_run(folder).stretches[phase - 1][1]
+
+
+def write_phase(
+    folder: Path, record: RunRecord, phase: int, step: int, weights: Mapping[str, Tensor]
+) -> None:
+    """Write the weights after a phase, counted from 1."""
+    words = {"modeval.run": record.digest, "modeval.step": str(step)}
+    write_tensors(phase_path(folder, phase), weights, UNWRITTEN, words=words)
 
 
 def is_whole(folder: Path, record: RunRecord) -> bool:
@@ -238,13 +294,17 @@ def _load(path: Path, record: RunRecord) -> Stored:
         ) from None
     except DamagedError as error:
         raise RunError(f"{path} is damaged or cut short: {error}. {_again(path.parent)}") from None
+    _check_run(path, stored, record)
+    return stored
+
+
+def _check_run(path: Path, stored: Stored, record: RunRecord) -> None:
     run = stored.words.get("modeval.run", record.digest)
     if run not in (record.digest, *record.former):
         raise RunError(
             f"{path} is of another run (digest {run}, {RUN} says {record.digest}). The folder "
             "mixes two runs; train again."
         )
-    return stored
 
 
 def _again(folder: Path) -> str:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypedDict, Unpack, cast
+from typing import Any, TypedDict, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -25,11 +25,16 @@ from modeval.errors import RunError, StoppedError
 from modeval.nn import Network, create
 from modeval.nn.own.resolve import resolved
 from modeval.spec import Engine, Phase, RunSpec, TrainSpec, run_differences
+from modeval.spec.phases import replayed
 from modeval.text import brief
 from modeval.train import extend, files
+from modeval.train.actions import Scene, act, check_action, other_seed
 from modeval.train.files import RunRecord
-from modeval.train.step import Stepper, learning, losses
+from modeval.train.learners import learning
+from modeval.train.memory import Memory, begin, read_marks, restore, state_of
+from modeval.train.step import Stepper
 from modeval.train.stream import Stream, batches, uniform_numbers, validation_batch
+from modeval.train.validation import churn, validate
 from modeval.types import Batch, Noise
 
 VALIDATION_SAMPLES = 2_560
@@ -55,18 +60,6 @@ class Progress:
     engine: str
     engine_note: str
     diverged: int
-
-
-@dataclass(slots=True)
-class Memory:
-    """What a run carries from step to step beside the network and the optimiser."""
-
-    step: int
-    loss_sum: Tensor  # (S,) since the last validation
-    loss_count: int
-    best_loss: Tensor  # (S,) of what the best checkpoint is chosen by
-    best: dict[str, Tensor]
-    diverged: Tensor  # (S,) int64, -1 while finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,17 +169,19 @@ def _train(
     watch: Callable[[Progress], None],
 ) -> RunRecord:
     network = create(spec.data, spec.model, [model for _, model in spec.train.seeds]).to(device)
-    stretches = [_Stretch(*each, number) for number, each in enumerate(spec.train.stretches)]
+    stretches = [_Stretch(*each, number) for number, each in enumerate(spec.stretches)]
     _check_stretches(stretches, network, spec, engine, dataset)
     now = _stretch_of(stretches, folder, record)
-    stepper = _stepper(network, spec, engine, record, now.phase)
-    memory = _begin(network, device)
+    stored = record is not None and (folder / files.STATE).is_file()
+    held = read_marks(folder, record, device) if stored and record is not None else {}
+    if not stored:
+        act(now.phase.before, _scene(network, held, spec, folder, now.number))
+    stepper = _stepper(network, spec, engine, record, now.phase, held)
     if record is None:
         record = _new_record(spec, stepper.engine, dataset)
         files.start_folder(folder, spec)
         files.write_record(folder, record)
-    elif (folder / files.STATE).is_file():
-        memory = _restore(folder, record, stepper, device)
+    memory = restore(folder, record, stepper, device) if stored else begin(network, device, held)
     record = _on_engine(record, stepper.engine, memory.step)
     files.rewind_log(folder, memory.step)
     stream = now.stream(spec, device)
@@ -197,12 +192,16 @@ def _train(
         for stretch in stretches[now.number :]:
             if stretch is not now:
                 network.turn()
-                stepper = _stepper(network, spec, engine, None, stretch.phase)
+                act(
+                    stretch.phase.before,
+                    _scene(network, memory.marks, spec, folder, stretch.number),
+                )
+                stepper = _stepper(network, spec, engine, None, stretch.phase, memory.marks)
                 record = _on_engine(record, stepper.engine, memory.step)
                 stream = stretch.stream(spec, device)
                 session = replace(session, stepper=stepper, stream=stream, record=record)
-            begin = memory.step if dataset is not None else memory.step - stretch.first
-            source = _source(stream, dataset, begin)
+            begin_step = memory.step if dataset is not None else memory.step - stretch.first
+            source = _source(stream, dataset, begin_step)
             _run(session, source, stretch, interrupted)
             if memory.step < stretch.end:
                 break
@@ -217,6 +216,33 @@ def _train(
     return done
 
 
+def _scene(
+    network: Network, marks: dict[str, Tensor], spec: RunSpec, folder: Path, phase: int
+) -> Scene:
+    """Return what the actions of a phase work on."""
+    where = next(network.parameters()).device
+    models = [model for _, model in spec.train.seeds]
+
+    def started(seeds: Sequence[int]) -> dict[str, Tensor]:
+        fresh = create(spec.data, spec.model, seeds).to(where)
+        return {name: value.detach() for name, value in fresh.named_parameters()}
+
+    def values(phases: int) -> dict[str, Tensor]:
+        if phases == 0:
+            return started(models)
+        stored = files.read_phase(folder, phases, files.read_record(folder))
+        return {name: tensor.to(where) for name, tensor in stored.items()}
+
+    return Scene(
+        network=network,
+        marks=marks,
+        seeds=spec.train.seeds,
+        phase=phase,
+        values=values,
+        redrawn=lambda: started([other_seed(model) for model in models]),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Stretch:
     """A phase in its place: its first step, the step after its last, and its number."""
@@ -228,9 +254,17 @@ class _Stretch:
 
     def stream(self, spec: RunSpec, device: torch.device) -> Stream:
         """Return where the batches of the phase come from."""
-        train = spec.train
+        train, phase = spec.train, self.phase
         return Stream(
-            spec.data, train.seeds, train.batch, device, phase=self.number, rules=self.phase.rules
+            spec.data,
+            train.seeds,
+            train.batch,
+            device,
+            phase=self.number,
+            rules=phase.rules,
+            replay=phase.replay,
+            earlier=replayed(spec.phases, self.number) if phase.replay else (),
+            buffer=phase.buffer,
         )
 
 
@@ -255,10 +289,22 @@ def _check_stretches(
             "A phase that draws some of the rules needs fresh samples, and --data gives a fixed "
             "order. Drop --data, or the rules of the phases."
         )
-    for stretch in stretches[1:]:
-        learning(network, stretch.phase.learns)
-        if engine != "auto":
-            _stepper(network, spec, engine, None, stretch.phase)
+    masked = False
+    for stretch in stretches:
+        phase = stretch.phase
+        masked = masked or any(action.masks for action in phase.before)
+        if stretch.number:
+            learning(network, phase.learns)
+        if masked and engine == "fused":
+            raise RunError(
+                "engine = fused: the fused kernels train all parameters, and what is pruned is "
+                "held. Use --engine auto."
+            )
+        if stretch.number and engine != "auto":
+            _stepper(network, spec, engine, None, phase, {})
+        masked = masked or any(action.masks for action in phase.after)
+        for action in (*phase.before, *phase.after):
+            check_action(action, network)
 
 
 def _run(
@@ -281,15 +327,34 @@ def _run(
         memory.loss_sum += stepper.step(batch, rate, noise)
         memory.loss_count += 1
         memory.step += 1
-        due = memory.step % session.spec.validate_every == 0 or memory.step == stretch.end
+        ends = memory.step == stretch.end
+        due = memory.step % session.spec.validate_every == 0 or ends
         if memory.step % report_every == 0 or due:
             done = (memory.step - first) * len(train.seeds)
             session.watch(_progress(session, done / (time.perf_counter() - started)))
+        if ends:
+            _end(session, stretch)
         if due:
             _validate(session, validation)
             _checkpoint(session)
         if interrupted():
             return
+
+
+def _end(session: _Session, stretch: _Stretch) -> None:
+    """Do what a phase ends with, and keep its weights where there are several.
+
+    They are written before the checkpoint: one that is there has them, whatever died in between.
+    """
+    spec, memory, network = session.spec, session.memory, session.stepper.network
+    act(
+        stretch.phase.after,
+        _scene(network, memory.marks, spec, session.folder, stretch.number),
+    )
+    if len(spec.stretches) > 1:
+        files.write_phase(
+            session.folder, session.record, stretch.number + 1, memory.step, network.state_dict()
+        )
 
 
 def _noise(session: _Session, stretch: _Stretch) -> Iterator[Noise | None]:
@@ -341,28 +406,29 @@ def _progress(session: _Session, speed: float) -> Progress:
 def _validate(session: _Session, validation: Batch) -> None:
     """Measure, keep the best of each seed, mark seeds that are lost, and write a line of log."""
     spec, stepper, memory = session.spec, session.stepper, session.memory
-    with torch.no_grad():
-        output = stepper.network(validation.inputs, validation.rule)
-        loss = losses(output.prediction, validation.target, spec.data.objective)
-        wrong = (output.prediction >= 0) != (validation.target > 0)
+    found = validate(stepper.network, validation, spec.data.objective)
     training = memory.loss_sum / memory.loss_count
-    lost = ~(loss.isfinite() & training.isfinite())
+    lost = ~(found.loss.isfinite() & training.isfinite())
     memory.diverged = torch.where(lost & (memory.diverged < 0), memory.step, memory.diverged)
-    judged = wrong.flatten(1).float().mean(1) if spec.train.best_by == "accuracy" else loss
+    judged = found.wrong if spec.train.best_by == "accuracy" else found.loss
     improved = (judged < memory.best_loss) & ~lost
     memory.best_loss = torch.where(improved, judged, memory.best_loss)
     for name, tensor in stepper.network.state_dict().items():
         mask = improved.view(-1, *[1] * (tensor.dim() - 1))
         memory.best[name] = torch.where(mask, tensor, memory.best[name])
-    files.append_log(
-        session.folder,
-        {
-            "step": memory.step,
-            "learning_rate": learning_rate(spec.train, memory.step - 1),
-            "loss": _finite(training),
-            "validation_loss": _finite(loss),
-        },
-    )
+    entry: dict[str, Any] = {
+        "step": memory.step,
+        "learning_rate": learning_rate(spec.train, memory.step - 1),
+        "loss": _finite(training),
+        "validation_loss": _finite(found.loss),
+        "rule_loss": [_finite(row) for row in found.rule_loss],
+    }
+    entry |= {name: _finite(values) for name, values in found.routing.items()}
+    if found.chosen is not None:
+        if memory.chosen is not None:
+            entry["churn"] = _finite(churn(found.chosen, memory.chosen.long()))
+        memory.chosen = found.chosen.to(torch.int16)
+    files.append_log(session.folder, entry)
     memory.loss_sum = torch.zeros_like(memory.loss_sum)
     memory.loss_count = 0
 
@@ -456,39 +522,21 @@ def _new_record(spec: RunSpec, engine: str, dataset: Dataset | None) -> RunRecor
     )
 
 
-def _begin(network: Network, device: torch.device) -> Memory:
-    seeds = network.seeds
-    return Memory(
-        step=0,
-        loss_sum=torch.zeros(seeds, device=device),
-        loss_count=0,
-        best_loss=torch.full((seeds,), torch.inf, device=device),
-        best={name: tensor.clone() for name, tensor in network.state_dict().items()},
-        diverged=torch.full((seeds,), -1, device=device),
-    )
-
-
 def _checkpoint(session: _Session, *, again: bool = False) -> None:
     """Write what resuming needs in one piece; then what readers want, made from it."""
-    stepper, memory = session.stepper, session.memory
-    last = stepper.network.state_dict()
-    state = {f"optimiser.{name}": tensor for name, tensor in stepper.state().items()}
-    state |= {f"last.{name}": tensor for name, tensor in last.items()}
-    state |= {f"best.{name}": tensor for name, tensor in memory.best.items()}
-    state |= {
-        "memory.step": torch.tensor(memory.step),
-        "memory.loss_sum": memory.loss_sum,
-        "memory.loss_count": torch.tensor(memory.loss_count),
-        "memory.best_loss": memory.best_loss,
-        "memory.diverged": memory.diverged,
-    }
-    marks = _diverged(memory.diverged)
-    record = replace(session.record, status="running", step=memory.step, diverged=marks)
+    state = state_of(session.stepper, session.memory)
+    marks = _diverged(session.memory.diverged)
+    record = replace(session.record, status="running", step=session.memory.step, diverged=marks)
     files.write_checkpoint(session.folder, record, state, again=again)
 
 
-def _stepper(
-    network: Network, spec: RunSpec, engine: Engine, record: RunRecord | None, phase: Phase
+def _stepper(  # noqa: PLR0917 - what a step is made of
+    network: Network,
+    spec: RunSpec,
+    engine: Engine,
+    record: RunRecord | None,
+    phase: Phase,
+    held: Mapping[str, Tensor],
 ) -> Stepper:
     """Return what computes the steps: by the engine asked for, else by the one the run began with.
 
@@ -496,7 +544,9 @@ def _stepper(
     """
 
     def by(name: Engine) -> Stepper:
-        return Stepper(network, spec.data.objective, clip=spec.clip, engine=name, phase=phase)
+        return Stepper(
+            network, spec.data.objective, clip=spec.clip, engine=name, phase=phase, held=held
+        )
 
     if record is None or engine not in ("auto", record.engine):
         return by(engine)
@@ -514,42 +564,6 @@ def _on_engine(record: RunRecord, engine: str, step: int) -> RunRecord:
         return record
     before = record.engines or ((0, record.engine),)
     return replace(record, engine=engine, engines=(*before, (step, engine)))
-
-
-def _restore(folder: Path, record: RunRecord, stepper: Stepper, device: torch.device) -> Memory:
-    path = folder / files.STATE
-    state = {name: value.to(device) for name, value in files.read_state(folder, record).items()}
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {name[len(prefix) :]: state[name] for name in state if name.startswith(prefix)}
-
-    memory, best = part("memory."), part("best.")
-    try:
-        stepper.network.load_state_dict(part("last."))
-        stepper.load_state(part("optimiser."))
-        begun = _begin(stepper.network, device)
-        _check_shapes(begun.best, best)
-        _check_shapes(
-            {name: getattr(begun, name) for name in ("loss_sum", "best_loss", "diverged")}, memory
-        )
-        return Memory(
-            step=int(memory["step"]),
-            loss_sum=memory["loss_sum"],
-            loss_count=int(memory["loss_count"]),
-            best_loss=memory["best_loss"],
-            best=best,
-            diverged=memory["diverged"],
-        )
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise RunError(
-            f"{path} does not fit the run's {files.SPEC} ({error}). Train into another folder."
-        ) from None
-
-
-def _check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    for name, tensor in expected.items():
-        if found[name].shape != tensor.shape:
-            raise ValueError(f"{name} is {tuple(found[name].shape)}, not {tuple(tensor.shape)}")
 
 
 def _source(stream: Stream, dataset: Dataset | None, start: int) -> Iterator[Batch]:

@@ -1,21 +1,24 @@
 """Remedies: terms added to the loss against what goes wrong in routing.
 
     remedy(routed, rule, rules) -> (S,)       rules being how many there are
+    remedy(network) -> (S,)                   where parameters are what it is about
 
-Each is a function and an entry of :data:`REMEDIES`; a phase of training names those it takes, with
-a coefficient each. Every modular layer adds its own term. Probabilities are softmax shares of the
-logits, as in the sources; f counts what a layer really sent where.
+Each is a function and an entry of :data:`REMEDIES` or :data:`OF_PARAMETERS`; a phase of training
+names those it takes, with a coefficient each. Every modular layer adds its own term. Probabilities
+are softmax shares of the logits, as in the sources; f counts what a layer really sent where.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from modeval.nn.network import Routed
-from modeval.spec.train import RemedyName
+from modeval.nn.network import Network, Routed
+from modeval.spec.phases import Remedy as Asked
+from modeval.spec.phases import RemedyName
+from modeval.train.learners import own_names
 from modeval.types import shares
 
 Remedy = Callable[[Routed, Tensor, int], Tensor]
@@ -107,12 +110,81 @@ def reuse(
     return (most - torch.lgamma(rules - users + 1) - torch.lgamma(users)).sum(-1)
 
 
+def diversity(
+    routed: Routed, rule: Int64[Tensor, "seeds n *positions"], rules: int
+) -> Float[Tensor, " seeds"]:
+    """Return ``H(m | sample) - H(m)``: minus the information of sample and module, in nats.
+
+    Without labels: each sample to few modules, all samples to many. An intrinsic reward.
+    Source: the survey (arXiv 2302.11529), section 4.2; Mustafa et al. 2022 (LIMoE, arXiv
+    2206.02770) for the two entropies.
+    """
+    del rule, rules
+    weight = shares(routed.weight.flatten(1, -2))
+    of_samples: Tensor = torch.special.entr(weight).sum(-1).mean(1)
+    of_all: Tensor = torch.special.entr(weight.mean(1)).sum(-1)
+    return of_samples - of_all
+
+
+def collaboration(
+    routed: Routed, rule: Int64[Tensor, "seeds n *positions"], rules: int
+) -> Float[Tensor, " seeds"]:
+    """Return minus the mean share of a rule's samples that went where a sample went.
+
+    The intrinsic reward of routing networks: a choice is worth more the more samples of the same
+    rule chose the same. -1 where each rule has one module.
+    Source: Rosenbaum et al. 2018 (arXiv 1711.01239), section 4.3.
+    """
+    weight = shares(routed.weight.flatten(1, -2))
+    one_hot = F.one_hot(rule.flatten(1), rules).to(weight.dtype)
+    counts = one_hot.sum(1).unsqueeze(-1)
+    sent = F.one_hot(weight.argmax(-1), weight.shape[-1]).to(weight.dtype)
+    rows = one_hot.mT @ weight / counts.clamp(min=1)
+    popular = (one_hot.mT @ sent / counts.clamp(min=1)).detach()
+    return -((rows * popular).sum(-1) * counts.squeeze(-1)).sum(-1) / counts.sum((1, 2))
+
+
+def orthogonality(network: Network) -> Float[Tensor, " seeds"]:
+    """Return the mean squared cosine between what modules have for themselves: 0 where orthogonal.
+
+    Over pairs of modules and over the matrices of all banks; 1 where modules are the same.
+    Source: Liu et al. 2023 (arXiv 2310.09762), on parameters instead of outputs.
+    """
+    own = own_names(network)
+    terms = []
+    for name, parameter in network.named_parameters():
+        if name in own and name.rpartition(".")[2].removeprefix("own_") != "bias":
+            unit = F.normalize(parameter.flatten(2), dim=-1, eps=1e-8)
+            cosines = (unit @ unit.mT).square()
+            modules = cosines.shape[-1]
+            off = cosines.sum((1, 2)) - cosines.diagonal(dim1=1, dim2=2).sum(-1)
+            terms.append(off / max(modules * (modules - 1), 1))
+    return torch.stack(terms).mean(0)
+
+
 REMEDIES: dict[RemedyName, Remedy] = {
     "balance": balance,
     "importance": importance,
     "load": load,
     "logits": logits,
     "information": information,
+    "diversity": diversity,
+    "collaboration": collaboration,
     "reuse": reuse,
 }
-"""The choices of the axis."""
+"""The choices of the axis that look at routing: every modular layer adds its own term."""
+
+OF_PARAMETERS: dict[RemedyName, Callable[[Network], Tensor]] = {"orthogonality": orthogonality}
+"""Those that look at parameters."""
+
+
+def terms(
+    network: Network, routed: Sequence[Routed], rule: Tensor, remedies: Sequence[Asked]
+) -> Iterator[Tensor]:
+    """Yield what remedies add to the loss, summed over seeds, each times its coefficient."""
+    for remedy in remedies:
+        if remedy.kind in OF_PARAMETERS:
+            yield remedy.coefficient * OF_PARAMETERS[remedy.kind](network).sum()
+            continue
+        for layer in routed:
+            yield remedy.coefficient * REMEDIES[remedy.kind](layer, rule, network.rules).sum()

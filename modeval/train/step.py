@@ -1,21 +1,23 @@
-"""One optimiser step of a cohort: forward, backward, clipping and Adam, each seed on its own.
+"""One optimiser step of a cohort: forward, backward, clipping, optimiser, each seed on its own.
 
 Losses are summed over seeds, so that the gradient of a seed is the one that it has alone; clipping
 and Adam work seed by seed or element by element. Nothing of one seed, not even a NaN, ever reaches
 another one. Nothing in a step waits for the device.
 
 Adam: ``m = 0.9 m + 0.1 g``, ``v = 0.999 v + 0.001 g²``,
-``w = w - rate · m / (1 - 0.9ᵗ) / (sqrt(v / (1 - 0.999ᵗ)) + 1e-8)``. Source: Kingma & Ba 2015.
+``w = w - rate · m / (1 - 0.9ᵗ) / (sqrt(v / (1 - 0.999ᵗ)) + 1e-8)``. Source: Kingma & Ba 2015. A
+phase may ask for another optimiser (:mod:`modeval.spec.phases`). Elements that are held have a
+gradient of 0 from its first step on, so that no moment ever moves them.
 
 Three engines compute the same step, to rounding: ``fused`` (C++ on processors,
 :mod:`modeval.train.fused`), ``compiled`` (``torch.compile`` of the whole step, for GPUs), and
 ``eager``, which is the definition.
 """
 
-import fnmatch
+import functools
 import importlib.util
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -25,12 +27,14 @@ from torch import Tensor
 
 from modeval.errors import RunError
 from modeval.nn import Network
-from modeval.nn.network import Output
+from modeval.nn.network import Output, Route
 from modeval.nn.own.network import OwnNetwork
 from modeval.nn.recurrent import RecurrentNetwork
 from modeval.spec import Engine, Objective, Phase
+from modeval.spec.phases import SAM, SGD, Adam
 from modeval.train.fused import MEAN_DECAY, SQUARE_DECAY, Fused, KernelError
-from modeval.train.remedies import REMEDIES
+from modeval.train.learners import factors, learning, moving
+from modeval.train.remedies import terms
 from modeval.train.teachers import teacher_of
 from modeval.types import Batch, Noise
 
@@ -67,6 +71,7 @@ class Stepper:
             whose unrolled graph takes minutes to compile.
         phase: what learns, at which rates, with which remedies; everything, at one rate, with none
             when absent.
+        held: elements of parameters that do not move, where not 0, by the parameter's name.
 
     Attributes:
         engine: what really computes the steps.
@@ -84,13 +89,15 @@ class Stepper:
         clip: float = 0.0,
         engine: Engine = "auto",
         phase: Phase | None = None,
+        held: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.network, self.objective, self.clip = network, objective, clip
         self.phase = phase or Phase()
         # what does not learn is not in the list, so that no engine can move it
         named = learning(network, self.phase.learns)
         self.names, self.parameters = list(named), list(named.values())
-        self.factors = [_factor(name, self.phase) for name in self.names]
+        self.factors = factors(network, self.names, self.phase)
+        self.masks = moving(network, self.names, self.phase, held or {})
         self.teacher = teacher_of(network, self.names)
         self.means = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.squares = [torch.zeros_like(parameter) for parameter in self.parameters]
@@ -104,6 +111,11 @@ class Stepper:
             raise RunError(f"engine = compiled: {TAUGHT}. Use --engine auto.")
         if engine == "fused" or (engine == "auto" and on_processor):
             self._take_fused(required=engine == "fused")
+        elif engine == "compiled" and self.phase.optimiser != Adam():
+            raise RunError(
+                f"engine = compiled: only Adam is compiled, not {self.phase.optimiser.kind}. Use "
+                "--engine auto."
+            )
         elif engine == "compiled" or (engine == "auto" and self._compiling_pays()):
             self.engine = "compiled"
             self._compiled = torch.compile(self._whole, fullgraph=True, dynamic=False)
@@ -158,7 +170,7 @@ class Stepper:
             self.engine = "fused"
 
     def _require_plain_phase(self) -> None:
-        """Refuse what no kernel does: parts that do not learn, rates of their own, remedies."""
+        """Refuse what no kernel does: parts that do not learn, rates, remedies, optimisers."""
         if len(self.names) < len(dict(self.network.named_parameters())):
             raise KernelError("the fused kernels train all parameters, and some do not learn")
         if self.phase.remedies:
@@ -167,6 +179,12 @@ class Stepper:
             raise KernelError(TAUGHT)
         if any(factor != 1 for factor in self.factors):
             raise KernelError("the fused kernels train all parameters at one rate")
+        if any(mask is not None for mask in self.masks):
+            raise KernelError("the fused kernels train all parameters, and some of them are held")
+        if self.phase.optimiser != Adam():
+            raise KernelError(f"the fused kernels do not know {self.phase.optimiser.kind}")
+        if self.phase.routing != "learned":
+            raise KernelError("the fused kernels route by what the router says")
 
     def _sought(self, output: Output, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return what is minimised, summed over seeds, and the loss of each seed."""
@@ -174,13 +192,30 @@ class Stepper:
         total = each.sum()
         if output.penalty is not None:
             total = total + output.penalty.sum()
-        for remedy in self.phase.remedies:
-            term = REMEDIES[remedy.kind]
-            for routed in output.routed[: 1 if self.network.one_routing else None]:
-                total = (
-                    total + remedy.coefficient * term(routed, batch.rule, self.network.rules).sum()
-                )
+        told = output.routed[: 1 if self.network.one_routing else None]
+        for term in terms(self.network, told, batch.rule, self.phase.remedies):
+            total = total + term
         return total, each
+
+    def _route(self, batch: Batch) -> Route | None:
+        """Return what decides instead of the router, where the phase says so."""
+        if self.phase.routing == "learned":
+            return None
+        given = F.one_hot(batch.rule, self.network.module_count)
+
+        def oracle(weight: Tensor, layer: int) -> Tensor:
+            del layer  # the same for all
+            return given.to(weight.dtype).view_as(weight)
+
+        return oracle
+
+    def _held(self, gradients: list[Tensor]) -> list[Tensor]:
+        """Return gradients that are 0 where nothing may move, of a norm that is small enough."""
+        free = [
+            gradient if mask is None else gradient * mask
+            for gradient, mask in zip(gradients, self.masks, strict=True)
+        ]
+        return clipped(free, self.clip) if self.clip else free
 
     def _try_compiled(
         self,
@@ -217,6 +252,8 @@ class Stepper:
             self.engine_note = self.network.note or "a model of your own is run as it is written"
         elif importlib.util.find_spec("triton") is None:
             self.engine_note = "Triton is not installed"
+        elif self.phase.optimiser != Adam():
+            self.engine_note = f"only Adam is compiled, not {self.phase.optimiser.kind}"
         return not self.engine_note
 
     def _gradients(
@@ -227,12 +264,15 @@ class Stepper:
         def total(values: list[Tensor]) -> tuple[Tensor, Tensor]:
             named = dict(zip(self.names, values, strict=True))
             output = torch.func.functional_call(
-                self.network, named, (batch.inputs, batch.rule), {"noise": noise}
+                self.network,
+                named,
+                (batch.inputs, batch.rule),
+                {"noise": noise, "route": self._route(batch)},
             )
             return self._sought(output, batch)
 
         gradients, (_, loss) = torch.func.grad_and_value(total, has_aux=True)(parameters)
-        return (clipped(gradients, self.clip) if self.clip else gradients), loss
+        return self._held(gradients), loss
 
     def _whole(  # noqa: PLR0917 - a compiler sees through positions
         self,
@@ -259,26 +299,67 @@ class Stepper:
         return loss
 
     def _eager(self, batch: Batch, learning_rate: Tensor, noise: Noise | None) -> Tensor:
-        route = None if self.teacher is None else self.teacher.route(batch, noise)
+        gradients, loss, learn = self._slope(batch, noise)
+        optimiser = self.phase.optimiser
+        if isinstance(optimiser, SAM):
+            gradients = self._uphill(gradients, optimiser.radius, batch, noise)
+        self.count += 1
+        for factor in dict.fromkeys(self.factors):
+            if isinstance(optimiser, SGD):
+                self._sgd(gradients, learning_rate, factor, optimiser.momentum)
+            else:
+                self._adam(gradients, learning_rate, factor)
+        with torch.no_grad():
+            learn()
+        return loss
+
+    def _slope(
+        self, batch: Batch, noise: Noise | None
+    ) -> tuple[list[Tensor], Tensor, Callable[[], None]]:
+        """Return the gradients, the loss of each seed, and what a teacher learns from the step."""
+        route = self._route(batch)
+        if self.teacher is not None:
+            route = self.teacher.route(batch, noise)
         output = self.network(batch.inputs, batch.rule, noise=noise, route=route)
         total, loss = self._sought(output, batch)
+        learn: Callable[[], None] = _nothing
         if self.teacher is not None:
             cost = _each(output.prediction, batch.target, self.objective).detach().mean(-1)
             total = total + self.teacher.term(output, cost).sum()
+            learn = functools.partial(self.teacher.learn, output, cost, noise)
         # the fused optimiser reads memory in order, whatever the strides say
         gradients = [
             gradient.contiguous()
             for gradient in torch.autograd.grad(total, self.parameters, materialize_grads=True)
         ]
-        if self.clip:
-            gradients = clipped(gradients, self.clip)
-        self.count += 1
-        for factor in dict.fromkeys(self.factors):
-            self._adam(gradients, learning_rate, factor)
-        if self.teacher is not None:
-            with torch.no_grad():
-                self.teacher.learn(output, cost, noise)
-        return loss.detach()
+        return self._held(gradients), loss.detach(), learn
+
+    def _uphill(
+        self, gradients: list[Tensor], radius: float, batch: Batch, noise: Noise | None
+    ) -> list[Tensor]:
+        """Return the gradients at a point uphill; parameters are as they were to the bit."""
+        squares = [gradient.flatten(1).square().sum(1) for gradient in gradients]
+        scale = radius / torch.stack(squares).sum(0).sqrt().clamp(min=1e-12)
+        before = [parameter.detach().clone() for parameter in self.parameters]
+        with torch.no_grad():
+            for parameter, gradient in zip(self.parameters, gradients, strict=True):
+                parameter.add_(gradient * scale.view(-1, *[1] * (gradient.dim() - 1)))
+        found, *_ = self._slope(batch, noise)
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, before, strict=True):
+                parameter.copy_(value)
+        return found
+
+    def _sgd(
+        self, gradients: list[Tensor], learning_rate: Tensor, factor: float, momentum: float
+    ) -> None:
+        """Move the parameters whose rate is the run's times ``factor`` by their velocity."""
+        rate = learning_rate * factor
+        with torch.no_grad():
+            for index, each in enumerate(self.factors):
+                if each == factor:
+                    self.means[index].mul_(momentum).add_(gradients[index])
+                    self.parameters[index].sub_(rate * self.means[index])
 
     def _adam(self, gradients: list[Tensor], learning_rate: Tensor, factor: float) -> None:
         """Move the parameters whose rate is the run's times ``factor``."""
@@ -301,35 +382,8 @@ class Stepper:
             )
 
 
-def learning(network: Network, patterns: Sequence[str]) -> dict[str, Tensor]:
-    """Return the parameters that learn, by name.
-
-    Raises:
-        RunError: a pattern fits no parameter, or nothing that may learn.
-    """
-    named = dict(network.named_parameters())
-    for pattern in patterns:
-        if not fnmatch.filter(named, pattern):
-            raise RunError(
-                f"learns = {pattern!r}: no parameter has such a name. There are "
-                f"{', '.join(dict.fromkeys(name.split('.')[0] + '.*' for name in named))}."
-            )
-    found: dict[str, Tensor] = {
-        name: value
-        for name, value in named.items()
-        if value.requires_grad and any(fnmatch.fnmatchcase(name, each) for each in patterns)
-    }
-    if not found:
-        raise RunError(f"learns = {list(patterns)}: all of that is frozen, so nothing would learn.")
-    return found
-
-
-def _factor(name: str, phase: Phase) -> float:
-    """Return by what the learning rate of a parameter is multiplied."""
-    for rate in phase.rates:
-        if fnmatch.fnmatchcase(name, rate.parameters):
-            return rate.factor
-    return 1.0
+def _nothing() -> None:
+    """Learn nothing: there is no teacher."""
 
 
 def clipped(gradients: list[Tensor], largest: float) -> list[Tensor]:

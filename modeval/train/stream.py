@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from modeval.data import draw, stack_tasks
+from modeval.data.tasks import TaskStack
 from modeval.spec import DataSpec
 from modeval.types import Batch
 
 CHUNK_BYTES = 4 * 2**20
 CHUNK_STEPS = 64
-TRAINING, VALIDATION, NOISE = 0, 1, 2
+TRAINING, VALIDATION, NOISE, KEPT, AGAIN = 0, 1, 2, 3, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,9 @@ class Stream:
         device: where they lie.
         phase: of training: each has a stream of its own.
         rules: those that are drawn; empty for all.
+        replay: share of the samples that are of earlier rules.
+        earlier: numbers of those.
+        buffer: so many samples of those are kept and drawn again; 0 for fresh ones.
     """
 
     data: DataSpec
@@ -42,15 +46,36 @@ class Stream:
     device: torch.device
     phase: int = 0
     rules: tuple[int, ...] = ()
+    replay: float = 0.0
+    earlier: tuple[int, ...] = ()
+    buffer: int = 0
 
     @property
     def shares(self) -> Tensor | None:
         """Return the shares of the rules that are drawn, where they are not those of the task."""
         if not self.rules:
             return None
-        usual = self.data.rule_probabilities or (1.0,) * self.data.rules
-        kept = [share if rule in self.rules else 0.0 for rule, share in enumerate(usual)]
-        return torch.tensor(kept) / sum(kept)
+        fresh = shares_of(self.data, self.rules)
+        if not self.replay or self.buffer:
+            return fresh
+        return (1 - self.replay) * fresh + self.replay * shares_of(self.data, self.earlier)
+
+    @property
+    def kept(self) -> int:
+        """Return how many samples of a step come from the buffer."""
+        return round(self.replay * self.batch) if self.buffer else 0
+
+
+def shares_of(data: DataSpec, rules: Sequence[int]) -> Tensor:
+    """Return the shares of some rules, in the proportions that the task gives them.
+
+    >>> shares_of(DataSpec(rules=3, rule_probabilities=(0.6, 0.3, 0.1)), (0, 1)).tolist()
+    [0.666..., 0.333..., 0.0]
+    """
+    usual = data.rule_probabilities or (1.0,) * data.rules
+    kept = [share if rule in rules else 0.0 for rule, share in enumerate(usual)]
+    whole: Tensor = torch.tensor(kept) / sum(kept)
+    return whole
 
 
 def chunk_steps(data: DataSpec, batch: int) -> int:
@@ -80,6 +105,7 @@ def batches(stream: Stream, *, start: int = 0) -> Iterator[Batch]:
     tasks = stack_tasks(stream.data, [task for task, _ in stream.seeds], stream.device)
     steps = chunk_steps(stream.data, stream.batch)
     chunk, skipped = divmod(start, steps)
+    buffer = _buffer(stream, tasks)
 
     def chunk_of(number: int) -> list[Batch]:
         own = generators(stream, TRAINING, number)
@@ -90,6 +116,8 @@ def batches(stream: Stream, *, start: int = 0) -> Iterator[Batch]:
             samples=steps * stream.batch,
             rule_probabilities=stream.shares,
         ).as_told()
+        if buffer is not None:
+            drawn = _replayed(stream, drawn, buffer, number, steps)
         parts = (drawn.inputs, drawn.rule, drawn.target)
         return [Batch(*part) for part in zip(*(_steps(each, steps) for each in parts), strict=True)]
 
@@ -100,6 +128,40 @@ def batches(stream: Stream, *, start: int = 0) -> Iterator[Batch]:
     for drawn in chunks:
         yield from drawn[skipped:]
         skipped = 0
+
+
+def _buffer(stream: Stream, tasks: TaskStack) -> Batch | None:
+    """Return the kept samples of earlier rules: of an endless stream, any are as good as others."""
+    if not stream.kept:
+        return None
+    own = generators(stream, KEPT, 0)
+    shares = shares_of(stream.data, stream.earlier)
+    return draw(stream.data, tasks, own, samples=stream.buffer, rule_probabilities=shares).as_told()
+
+
+def _replayed(stream: Stream, drawn: Batch, buffer: Batch, chunk: int, steps: int) -> Batch:
+    """Put kept samples in the place of the first ones of each step."""
+    again = torch.stack(
+        [
+            torch.randint(
+                stream.buffer, (steps, stream.kept), generator=generator, device=stream.device
+            )
+            for generator in generators(stream, AGAIN, chunk)
+        ]
+    )
+
+    def put(fresh: Tensor, kept: Tensor) -> Tensor:
+        by_step = fresh.unflatten(1, (steps, stream.batch)).clone()
+        for member, chosen, own in zip(by_step, again, kept, strict=True):
+            member[:, : stream.kept] = own[chosen]
+        flat: Tensor = by_step.flatten(1, 2)
+        return flat
+
+    return Batch(
+        put(drawn.inputs, buffer.inputs),
+        put(drawn.rule, buffer.rule),
+        put(drawn.target, buffer.target),
+    )
 
 
 def uniform_numbers(stream: Stream, columns: int, *, start: int = 0) -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ from modeval import tensors
 from modeval.errors import RunError
 from modeval.spec import DataSpec, ModelSpec, RunSpec, TrainSpec, seed_grid, to_toml
 from modeval.train import files, loop, stream
+from modeval.train.step import losses as mean_losses
 
 CPU = torch.device("cpu")
 
@@ -158,7 +159,7 @@ def test_the_best_weights_are_kept_for_each_seed_on_its_own(tmp_path):
     network = files.read_network(tmp_path / "run", "best")
     place = stream.Stream(spec().data, spec().train.seeds, 16, CPU)
     batch = stream.validation_batch(place, loop.VALIDATION_SAMPLES)
-    found = loop.losses(network(batch.inputs, batch.rule).prediction, batch.target, "regression")
+    found = mean_losses(network(batch.inputs, batch.rule).prediction, batch.target, "regression")
     torch.testing.assert_close(found.detach(), losses.amin(0), rtol=1e-5, atol=1e-6)
 
 
