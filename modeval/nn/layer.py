@@ -244,7 +244,8 @@ class LayeredNetwork(Network):
 
     def penalty(self) -> Float[Tensor, " seeds"] | None:
         """Return what computations add to the loss of each seed."""
-        terms = [term for bank in self.banks if (term := bank.penalty()) is not None]
+        said = [bank.penalty() for bank in self.banks]  # no walrus: torch.compile stops at one
+        terms = [term for term in said if term is not None]
         if self.stitch is not None and self.stitch.orthogonality:
             every = [self.experts, *(cast("ModularLayer", each).experts for each in self.layers)]
             terms += [self.stitch.penalty(each.readout.parts()[0]) for each in every]

@@ -1,19 +1,25 @@
 """Scoring whatever lies at paths, and evaluating runs."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, overload
+
+import torch
+from torch import nn
 
 from modeval.data import Dataset, open_dataset
 from modeval.errors import CheckpointError, ModevalError, SpecError
 from modeval.evaluate.cohort import evaluate as evaluate_subject
+from modeval.evaluate.modules import subject_of
 from modeval.evaluate.runs import load_run
 from modeval.evaluate.subject import Evaluation, Subject
 from modeval.pipeline.machine import choose_device
-from modeval.pipeline.sources import Job, ScoreOptions, find_jobs
+from modeval.pipeline.sources import Job, ScoreOptions, find_jobs, score_subjects
 from modeval.score.scorecard import Scorecard
-from modeval.spec import Objective, Selection
+from modeval.spec import DataSpec, Objective, Selection
+from modeval.train.files import take_code
 from modeval.types import Prior
 
 LEAST_PRECISION, LARGEST_PRECISION = 1e-4, 0.5
@@ -213,31 +219,133 @@ class Evaluated:
     evaluation: Evaluation
 
 
+@overload
 def evaluate(
-    run: str | Path,
+    model: str | Path,
     *,
+    selection: Selection = ...,
+    data: str | Path | None = ...,
+    precision: float = ...,
+    seed: int = ...,
+    device: str = ...,
+    trust_code: bool = ...,
+) -> Evaluated: ...
+
+
+@overload
+def evaluate(
+    model: nn.Module | Sequence[nn.Module],
+    *,
+    task: DataSpec,
+    seeds: Sequence[tuple[int, int]] = ...,
+    forward: Callable[..., Any] | None = ...,
+    routers: Sequence[str] | None = ...,
+    title: str = ...,
+    data: str | Path | None = ...,
+    precision: float = ...,
+    seed: int = ...,
+    device: str = ...,
+) -> Scorecard: ...
+
+
+def evaluate(
+    model: str | Path | nn.Module | Sequence[nn.Module],
+    *,
+    task: DataSpec | None = None,
+    seeds: Sequence[tuple[int, int]] = ((0, 0),),
+    forward: Callable[..., Any] | None = None,
+    routers: Sequence[str] | None = None,
+    title: str = "",
     selection: Selection = "last",
     data: str | Path | None = None,
     precision: float = 0.005,
     seed: int = 0,
     device: str = "auto",
-) -> Evaluated:
-    """Run a trained cohort on fresh samples of its task, and count how it routes them.
+    trust_code: bool = False,
+) -> Evaluated | Scorecard:
+    """Run a model on fresh samples of a task with known rules, and count how it routes them.
+
+    A run folder gives what was measured. Modules that you trained yourself, one for each seed, give
+    a scorecard like that of a run: losses, intervals over seeds, chance, and the loss added by hard
+    routing where their weights can be changed from outside. It can be compared with those of runs.
+
+    A module is called with ``(inputs, rule)`` and returns ``(prediction, weights)``;
+    ``modeval help own`` has the protocol, and ``forward`` adapts any other module to it. Samples to
+    train on are those of :func:`modeval.generate`, or of your own drawing from the same task.
 
     Args:
-        run: folder of ``train``.
-        selection: checkpoint.
+        model: folder of ``train``; or a module, or a list of them.
+        task: task that modules were trained on.
+        seeds: pair (task seed, model seed) of each module.
+        forward: ``(module, inputs, rule) -> (prediction, weights)``; with a fourth parameter
+            ``route``, weights can be changed from outside: ``weights = route(weights, layer)``.
+        routers: names of submodules whose outputs are routing weights, in the place of returned
+            ones.
+        title: name of the model; that of its class when empty.
+        selection: checkpoint of a run.
         data: folder of samples of ``generate`` in place of fresh ones.
         precision: half width of the 95 % interval of each entry of A that is aimed at.
         seed: of the samples.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        trust_code: whether to run the code that a run folder brings, with your rights.
 
     Raises:
         RunError: the folder holds no run, or is damaged.
+        SpecError: modules come without a task, or do not keep to the protocol.
+
+    >>> import modeval
+    >>> from torch import nn
+    >>> from modeval.spec import DataSpec
+    >>> class ByRule(nn.Module):
+    ...     looks_at = "rule"
+    ...     def __init__(self, rules):
+    ...         super().__init__()
+    ...         self.router = nn.Embedding(rules, 2)
+    ...         self.experts = nn.Linear(2, 2)
+    ...     def forward(self, inputs, rule, route):
+    ...         weights = route(self.router(rule).softmax(-1), 0)
+    ...         return (self.experts(inputs) * weights).sum(-1, keepdim=True), weights
+    >>> card = modeval.evaluate(
+    ...     [ByRule(2), ByRule(2)], task=DataSpec(rules=2), seeds=[(0, 0), (0, 1)],
+    ...     precision=0.05, device="cpu",
+    ... )
+    >>> card.models[0].title, card.models[0].modules, len(card.models[0].members)
+    ('ByRule', 2, 2)
     """
-    subject = load_run(Path(run), selection)
     dataset: Dataset | None = None if data is None else open_dataset(Path(data))
-    evaluation = evaluate_subject(
-        subject, precision=precision, device=choose_device(device), seed=seed, dataset=dataset
-    )
-    return Evaluated(subject, evaluation)
+    options: dict[str, Any] = {"device": choose_device(device), "seed": seed, "dataset": dataset}
+    if isinstance(model, str | Path):
+        if trust_code:
+            take_code(Path(model))
+        subject = load_run(Path(model), selection)
+        return Evaluated(subject, evaluate_subject(subject, precision=precision, **options))
+    modules = [model] if isinstance(model, nn.Module) else list(model)
+    if task is None or not modules:
+        raise SpecError(
+            "Modules are evaluated on a task: modeval.evaluate(module, task=DataSpec(rules=4), "
+            "seeds=[(task seed, model seed)])."
+        )
+    with _resting(modules):
+        subject = subject_of(modules, task, seeds, title=title, forward=forward, routers=routers)
+        [card] = score_subjects([subject], precision=precision, **options)
+    return card
+
+
+@contextlib.contextmanager
+def _resting(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Have modules behave as at evaluation, and leave them as they were: mode and device."""
+    were = [(module, module.training, _device(module)) for module in modules]
+    for module in modules:
+        module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training, device in were:
+            module.train(training)
+            if device is not None:
+                module.to(device)
+
+
+def _device(module: nn.Module) -> torch.device | None:
+    return next((value.device for value in module.parameters()), None)

@@ -255,6 +255,7 @@ def _of_run(record: ModelRecord) -> list[tuple[str, str]]:
     failed = f", {len(record.members) - good} of them failed" if good < len(record.members) else ""
     origin = {
         "run": "run of modeval train",
+        "module": "module of the user's, in memory",
         "modarch": "checkpoint of the reference implementation",
         "matrix": "recorded matrix of the reference implementation",
     }[record.origin]

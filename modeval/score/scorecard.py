@@ -35,7 +35,7 @@ FORMAT = 1
 LEVEL = 0.95
 Better = Literal["lower", "higher"]
 Over = Literal["mean", "worst"]
-Origin = Literal["run", "modarch", "matrix", "trace"]
+Origin = Literal["run", "module", "modarch", "matrix", "trace"]
 Seed = tuple[int, int]
 
 LOSS_TITLES = {name: row.title for name, row in LOSSES.items()}
@@ -209,8 +209,9 @@ class ModelRecord:
     Attributes:
         id: names the model within the scorecard.
         title: for people.
-        origin: ``run`` (written by ``modeval train``), ``modarch`` (weights of the reference),
-            ``matrix`` (a recorded matrix of it) or ``trace`` (recorded or imported routing).
+        origin: ``run`` (written by ``modeval train``), ``module`` (of a user's, in memory),
+            ``modarch`` (weights of the reference), ``matrix`` (a recorded matrix of it)
+            or ``trace`` (recorded or imported routing).
         selection: ``last`` or ``best`` checkpoint, or ``phase-2`` for the weights after the second
             phase of training; null for a trace.
         data: the task; its objective is null where nothing tells it. Of a trace: ``task`` is
