@@ -4,6 +4,8 @@
 * ``parameters``: mix the modules themselves and run the mixture once, ``f_(sum_m p_m theta_m)(x)``
   (SMEAR, Polytropon). The weights must be known before a module has computed anything. No mixture
   is ever formed: mixing parameters of a linear layer is mixing its outputs, layer by layer;
+* ``inputs``: modules are prompts or prefixes, and those of several stand side by side before one
+  input, each as present as its weight is beside the largest of the sample;
 * ``attend``: mix outputs, then a value projection ``V`` that starts as the identity: with the
   scorer ``attention``, AdapterFusion.
 
@@ -97,6 +99,15 @@ def mix_hidden(
     if spare is not None:
         mixed = spare.add(mixed, weight)
     return F.relu(mixed).unsqueeze(2).expand(-1, -1, before.shape[2], -1)
+
+
+def present(weight: Float[Tensor, "*n modules"]) -> Float[Tensor, "*n modules"]:
+    """Return how present modules are that stand side by side: the one with the most weight wholly.
+
+    >>> present(torch.tensor([[0.5, 0.5, 0.0], [0.8, 0.2, 0.0], [0.0, 0.0, 0.0]])).tolist()
+    [[1.0, 1.0, 0.0], [1.0, 0.25, 0.0], [0.0, 0.0, 0.0]]
+    """
+    return weight / weight.amax(-1, keepdim=True).clamp(min=1e-12)
 
 
 class Value(StackedLinear):

@@ -15,11 +15,21 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from modeval.nn.aggregation import Readout, present
 from modeval.nn.bank import Experts
-from modeval.nn.layer import Choices, LayeredNetwork, ModularLayer, reported, run_bank
+from modeval.nn.layer import (
+    Choices,
+    LayeredNetwork,
+    ModularLayer,
+    Passed,
+    reported,
+    run_bank,
+    shared_readout,
+    trunk_of,
+)
 from modeval.nn.linear import StackedLinear, StackedMLP, bias_of, per_rule, with_bias
 from modeval.nn.network import Output, Route
-from modeval.nn.scorers import Seen, not_seen
+from modeval.nn.scorers import Seen, not_seen, weigh
 from modeval.types import Noise
 
 
@@ -72,19 +82,19 @@ class AttentionNetwork(LayeredNetwork):
         """Predict at each position from the features and rules of all positions."""
         flat, flat_rule = inputs.flatten(1, 2), rule.flatten(1)
         chance = self.chance_of(0, noise, route).flat()
-        weight, bias = with_bias(self.experts.hidden.parts(chance.noise))
-        before = (self._found(flat, rule) @ weight + bias.unsqueeze(-2)).transpose(1, 2)
         state = self._state_of(flat, flat_rule)
         seen = Seen(flat, flat_rule, not_seen, state, not_seen, not_seen)
         decoder = self.decoder
-        first = run_bank(
-            self.choices,
-            self.experts,
-            before,
-            seen,
-            chance,
-            following=None if self.stitch or self.layers else decoder.hidden,
-        )
+        following = None if self.stitch or self.layers else decoder.hidden
+        if self.aggregation == "inputs":
+            weighed = weigh(self.scorer, self.gating, seen, chance)
+            found = self._found(flat, rule, present(weighed.weight))
+            trunk = shared_readout(self.experts.readout, following=following)
+            first = Passed(self._read_once(found, trunk), weighed)
+        else:
+            weight, bias = with_bias(self.experts.hidden.parts(chance.noise))
+            before = (self._found(flat, rule) @ weight + bias.unsqueeze(-2)).transpose(1, 2)
+            first = run_bank(self.choices, self.experts, before, seen, chance, following=following)
         passed = self.pass_on(first, seen, noise, route)
         last = self.decoded(passed, flat_rule)
         if self.stitch or self.layers:
@@ -102,12 +112,27 @@ class AttentionNetwork(LayeredNetwork):
 
         return encoded
 
+    def _read_once(
+        self, found: Float[Tensor, "seeds one n found"], readout: Readout | None
+    ) -> Float[Tensor, "seeds n out"]:
+        """Return what the modules' trunk makes of what was found, once for all modules."""
+        trunk = trunk_of(self.experts.hidden)
+        assert trunk is not None  # noqa: S101 - prefixes stand before one trunk
+        assert readout is not None  # noqa: S101 - likewise
+        weight, bias = with_bias(trunk)
+        hidden = F.relu(found @ weight + bias.unsqueeze(-2)).transpose(1, 2)
+        return readout.each(hidden).squeeze(2)
+
     def _found(
-        self, inputs: Float[Tensor, "seeds n features"], rule: Int64[Tensor, "seeds s t"]
+        self,
+        inputs: Float[Tensor, "seeds n features"],
+        rule: Int64[Tensor, "seeds s t"],
+        beside: Float[Tensor, "seeds n one_each"] | None = None,
     ) -> Float[Tensor, "seeds modules n found"]:
         """Return, for each module, what its heads found beside a view of the position itself.
 
-        Where modules share the heads there is one for all, unless prefixes tell them apart.
+        Where modules share the heads there is one for all, unless prefixes tell them apart; and one
+        where these stand side by side, as present as ``beside`` says.
         """
         seeds, samples, positions = rule.shape
         first, features = self.encoder.hidden, inputs.shape[-1]
@@ -138,10 +163,15 @@ class AttentionNetwork(LayeredNetwork):
             found = found.transpose(2, 3).reshape(seeds, samples * positions, self.attending, -1)
             position = position.view(seeds, samples * positions, self.attending, self.head)
             return torch.cat((found, position), -1).transpose(1, 2)
-        found = self.prefixes.found(query, logits.logsumexp(-1), found)  # (S, M, N, A, T, D)
+        total = logits.logsumexp(-1)
+        if beside is None:
+            found = self.prefixes.found(query, total, found)  # (S, M, N, A, T, D)
+        else:
+            shares = beside.view(seeds, samples, positions, -1)
+            found = self.prefixes.together(query, total, found, shares)
         found = found.transpose(3, 4).flatten(2, 3).flatten(3)
         position = position.view(seeds, 1, samples * positions, self.head)
-        return torch.cat((found, position.expand(-1, self.module_count, -1, -1)), -1)
+        return torch.cat((found, position.expand(-1, found.shape[1], -1, -1)), -1)
 
 
 class Prefixes(nn.Module):
@@ -176,8 +206,32 @@ class Prefixes(nn.Module):
             total: log of the summed weights of the positions.
             alone: what the positions say by themselves.
         """
-        logits = query.unsqueeze(1) @ self.key.unsqueeze(2).mT * query.shape[-1] ** -0.5
-        share = (logits.logsumexp(-1) - total.unsqueeze(1)).sigmoid().unsqueeze(-1)
-        own = logits.softmax(-1) @ self.value.unsqueeze(2)
+        own, size = self._own(query)
+        share = (size - total.unsqueeze(1)).sigmoid().unsqueeze(-1)
         mixed: Tensor = (1 - share) * alone.unsqueeze(1) + share * own
         return mixed
+
+    def together(
+        self,
+        query: Float[Tensor, "seeds n heads t head"],
+        total: Float[Tensor, "seeds n heads t"],
+        alone: Float[Tensor, "seeds n heads t head"],
+        beside: Float[Tensor, "seeds n t modules"],
+    ) -> Float[Tensor, "seeds one n heads t head"]:
+        """Return what is found behind the prefixes of several modules, side by side.
+
+        Each key of module m counts ``beside_m`` times; 0 is as if the prefix were not there.
+        """
+        own, size = self._own(query)
+        often = beside.permute(0, 3, 1, 2).unsqueeze(3)  # (S, M, N, 1, T)
+        largest = torch.maximum(size.amax(1), total).detach()
+        each = often * (size - largest.unsqueeze(1)).exp()
+        rest = (total - largest).exp()
+        summed = rest.unsqueeze(-1) * alone + (each.unsqueeze(-1) * own).sum(1)
+        mixed: Tensor = summed / (rest + each.sum(1)).unsqueeze(-1)
+        return mixed.unsqueeze(1)
+
+    def _own(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what each prefix alone says, and the log of its summed weights."""
+        logits = query.unsqueeze(1) @ self.key.unsqueeze(2).mT * query.shape[-1] ** -0.5
+        return logits.softmax(-1) @ self.value.unsqueeze(2), logits.logsumexp(-1)

@@ -24,6 +24,7 @@ class Bank(nn.Module):
         layer: where it stands, and its widths.
         computation: what each module has for itself, and how its weight comes about.
         number: tells banks of one modular layer apart, for what is drawn.
+        beside: whether modules stand side by side, so that each is read by weights of its own.
 
     Attributes:
         shared: the trunk; none where modules have this layer for themselves.
@@ -32,7 +33,14 @@ class Bank(nn.Module):
     shared: StackedLinear | None
 
     def __init__(
-        self, seeds: int, modules: int, layer: Layer, computation: Compute, *, number: int = 0
+        self,
+        seeds: int,
+        modules: int,
+        layer: Layer,
+        computation: Compute,
+        *,
+        number: int = 0,
+        beside: bool = False,
     ) -> None:
         super().__init__()
         self.module_count, self.layer, self.computation = modules, layer, computation
@@ -44,7 +52,7 @@ class Bank(nn.Module):
             self.shared.requires_grad_(computation.trained)
         self.starts = computation.own(layer)
         for name, own in self.starts.items():
-            start = torch.zeros(seeds, 1 if own.common else modules, *own.shape)
+            start = torch.zeros(seeds, 1 if own.common and not beside else modules, *own.shape)
             if own.learns:
                 self.register_parameter(f"own_{name}", nn.Parameter(start))
             else:
@@ -117,13 +125,19 @@ class BankMLP(nn.Module):
     """A bank of modules of two layers around a trunk that they share; see :class:`StackedMLP`."""
 
     def __init__(
-        self, seeds: int, modules: int, widths: tuple[int, int, int], computation: Compute
+        self,
+        seeds: int,
+        modules: int,
+        widths: tuple[int, int, int],
+        computation: Compute,
+        *,
+        beside: bool = False,
     ) -> None:
         super().__init__()
         self.computation = computation
         hidden, readout = Layer("hidden", *widths[:2]), Layer("readout", *widths[1:])
-        self.hidden = Bank(seeds, modules, hidden, computation)
-        self.readout = Bank(seeds, modules, readout, computation, number=1)
+        self.hidden = Bank(seeds, modules, hidden, computation, beside=beside)
+        self.readout = Bank(seeds, modules, readout, computation, number=1, beside=beside)
 
     def rectified(
         self, before: Float[Tensor, "seeds n modules hidden"]
@@ -137,14 +151,19 @@ Experts = StackedMLP | BankMLP | ColumnsMLP
 
 
 def mlp_bank(
-    seeds: int, modules: int, widths: tuple[int, int, int], computation: Computation
+    seeds: int,
+    modules: int,
+    widths: tuple[int, int, int],
+    computation: Computation,
+    *,
+    beside: bool = False,
 ) -> Experts:
     """Make a bank of modules of two layers."""
     if isinstance(computation, Full):
         return StackedMLP((seeds, modules), widths)
     if isinstance(computation, Columns):
         return ColumnsMLP(seeds, modules, widths)
-    return BankMLP(seeds, modules, widths, computation)
+    return BankMLP(seeds, modules, widths, computation, beside=beside)
 
 
 def gates_bank(

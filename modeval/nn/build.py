@@ -20,6 +20,7 @@ from modeval.nn.own.scorer import OwnScorer
 from modeval.nn.recurrent import RecurrentNetwork
 from modeval.nn.scorers import (
     AttentionScorer,
+    EmbeddingScorer,
     FixedScorer,
     FreeScorer,
     HierarchicalScorer,
@@ -112,6 +113,7 @@ class Slot:
         groups: of modules, for which a scorer gives numbers as well; 0 for none.
         own: a scorer of the user's.
         subspaces: parts of a column.
+        layers: of the network.
     """
 
     seeds: int
@@ -129,6 +131,7 @@ class Slot:
     groups: int = 0
     own: Code | None = None
     subspaces: int = 1
+    layers: int = 1
 
     @property
     def numbers(self) -> int:
@@ -163,6 +166,7 @@ SCORERS: dict[str, Callable[[Slot], Scorer]] = {
     "both": lambda at: InputScorer(at.seeds, at.features, at.rules, at.encoder, at.numbers),
     "rule": _by_rule,
     "table": lambda at: FreeScorer(at.seeds, at.rules, at.numbers, shared=False),
+    "embedding": lambda at: EmbeddingScorer(at.seeds, at.rules, at.layers, at.encoder, at.numbers),
     "stitch": lambda at: StitchScorer(at.seeds, at.modules, at.subspaces),
     "global": lambda at: FreeScorer(at.seeds, at.rules, at.numbers, shared=True),
     "own": _own,
@@ -204,6 +208,7 @@ def _place(data: DataSpec, model: ModelSpec, seeds: int, **sizes: int) -> Slot:
         given=model.map,
         groups=model.groups if model.level == "hierarchical" else 0,
         own=model.own_scorer,
+        layers=model.layers,
         subspaces=model.subspaces if model.aggregation == "sluice" else 1,
         **sizes,  # type: ignore[arg-type]
     )
@@ -216,7 +221,7 @@ def _layers(data: DataSpec, model: ModelSpec, seeds: int, width: int) -> tuple[M
     hidden = width if whole else max(1, width // modules)
     layers = []
     for _ in range(model.layers - 1):
-        experts = mlp_bank(seeds, modules, (width, hidden, width), model.computation)
+        experts = _experts(model, seeds, modules, (width, hidden, width))
         at = _place(
             *(data, model, seeds),
             state=width,
@@ -225,10 +230,16 @@ def _layers(data: DataSpec, model: ModelSpec, seeds: int, width: int) -> tuple[M
             rule_width=model.encoder,
         )
         choices = _choices(model, at)
-        if model.level == "global":
+        if model.level == "global" or model.scorer == "embedding":  # the first one serves them
             choices = replace(choices, scorer=SameScorer())
         layers.append(ModularLayer(experts, choices))
     return tuple(layers)
+
+
+def _experts(model: ModelSpec, seeds: int, modules: int, widths: tuple[int, int, int]) -> Experts:
+    """Return the modules of a layer."""
+    beside = model.aggregation == "inputs"
+    return mlp_bank(seeds, modules, widths, model.computation, beside=beside)
 
 
 def _units(experts: Experts) -> int:
@@ -241,7 +252,7 @@ def _units(experts: Experts) -> int:
 
 def _mlp(data: DataSpec, model: ModelSpec, seeds: int) -> Network:
     modules, hidden = module_count(data, model), hidden_width(data, model)
-    experts = mlp_bank(seeds, modules, (3 * model.encoder, hidden, model.width), model.computation)
+    experts = _experts(model, seeds, modules, (3 * model.encoder, hidden, model.width))
     at = _place(
         *(data, model, seeds),
         state=3 * model.encoder,
@@ -270,7 +281,7 @@ def _attention(data: DataSpec, model: ModelSpec, seeds: int) -> Network:
     if isinstance(model.computation, Prefix):
         prefixes = Prefixes(seeds, modules, heads, model.computation.length, head)
     widths = (head * (heads + 1), hidden_width(data, model), model.encoder)
-    experts = mlp_bank(seeds, modules, widths, model.computation)
+    experts = _experts(model, seeds, modules, widths)
     at = _place(
         *(data, model, seeds),
         state=model.encoder,

@@ -14,12 +14,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from modeval.nn.aggregation import Readout, Spare, Value, mix_hidden
+from modeval.nn.aggregation import Readout, Spare, Value, mix_hidden, present
 from modeval.nn.bank import Bank, Experts
 from modeval.nn.columns import Skips, Stitch, StitchScorer, mixed, own_column, routing_of
 from modeval.nn.linear import StackedLinear, with_bias
 from modeval.nn.network import LooksAt, Network, Route, Routed
-from modeval.nn.scorers import Chance, Read, SameScorer, Scorer, Seen, Weighed, weigh
+from modeval.nn.scorers import (
+    Chance,
+    EmbeddingScorer,
+    Read,
+    SameScorer,
+    Scorer,
+    Seen,
+    Weighed,
+    weigh,
+)
 from modeval.spec.compute import Drawing
 from modeval.spec.gatings import Gate, Linear
 from modeval.spec.model import Aggregation
@@ -114,12 +123,30 @@ def run_bank(
         if spare is not None and shared is not None:
             mixed = Spare(shared.each(hidden[:, :, :1]).squeeze(2)).add(mixed, weight)
         return Passed(mixed, weighed)
+    if choices.aggregation == "inputs" and shared_before is not None:
+        trunk = shared_readout(bank.readout, following=following)
+        return _joined(choices, before, shared_before, trunk, seen, chance)
     hidden = bank.rectified(before)
     if choices.stitch is not None:
         return _stitched(choices, plain.each(hidden), seen, chance)
     seen = replace(seen, hidden=lambda: hidden, outputs=lambda: Read(plain, hidden))
     weighed = weigh(choices.scorer, choices.gating, seen, chance)
     return Passed(readout.mix(hidden, weighed.weight), weighed)
+
+
+def _joined(  # noqa: PLR0917 - what comes in, in its order
+    choices: Choices,
+    before: Float[Tensor, "seeds n modules hidden"],
+    shared: Float[Tensor, "seeds n one hidden"],
+    trunk: Readout | None,
+    seen: Seen,
+    chance: Chance,
+) -> Passed:
+    """Run the trunk once, on an input beside which the prompts of several modules stand."""
+    assert trunk is not None  # noqa: S101 - modules that stand before an input share all else
+    weighed = weigh(choices.scorer, choices.gating, seen, chance)
+    hidden = mix_hidden(before, present(weighed.weight), Spare(shared.squeeze(2)))
+    return Passed(trunk.each(hidden[:, :, :1]).squeeze(2), weighed)
 
 
 def _stitched(
@@ -188,7 +215,8 @@ class ModularLayer(nn.Module):
 
 def needs_spare(choices: Choices) -> bool:
     """Tell whether weights do not sum to 1 while modules are mixed around what they share."""
-    return choices.aggregation == "parameters" and isinstance(choices.gating, Linear)
+    generated = choices.aggregation == "parameters" and isinstance(choices.gating, Linear)
+    return generated or choices.aggregation == "inputs"
 
 
 def _side_by_side(
@@ -224,6 +252,9 @@ class LayeredNetwork(Network):
         self.aggregation = choices.aggregation
         self.value = choices.value
         self.stitch = choices.stitch
+        if isinstance(choices.scorer, EmbeddingScorer):
+            for number, layer in enumerate(layers, 1):
+                layer.scorer = choices.scorer.at(number)
         self.layers = nn.ModuleList(layers)
         every = [choices, *(layer.choices for layer in layers)]
         self.layer_count = len(every)

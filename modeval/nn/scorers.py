@@ -141,6 +141,57 @@ class FreeScorer(nn.Module):
         return self.logit.expand(-1, self.rules, -1)
 
 
+class EmbeddingScorer(nn.Module):
+    """Logits from an embedding of the rule and one of the layer, by one MLP for all layers.
+
+    Source: Mahabadi et al. 2021 (Hyperformer, arXiv 2106.04489), section 2.
+    """
+
+    looks_at: ClassVar[LooksAt] = "rule"
+
+    def __init__(self, seeds: int, rules: int, layers: int, width: int, logits: int) -> None:
+        super().__init__()
+        self.rules, self.width = rules, width
+        self.task = nn.Parameter(torch.zeros(seeds, rules, width))
+        self.layer = nn.Parameter(torch.zeros(seeds, layers, width))
+        self.mlp = StackedMLP((seeds,), (2 * width, width, logits))
+
+    def draw(self, generators: Sequence[torch.Generator]) -> None:
+        """Start both embeddings within ±1."""
+        for parameter in (self.task, self.layer):
+            for member, generator in zip(parameter, generators, strict=True):
+                member.uniform_(-1, 1, generator=generator)
+
+    def at(self, layer: int) -> "EmbeddingAt":
+        """Return what stands in another layer."""
+        return EmbeddingAt(self, layer)
+
+    def of(self, layer: int) -> Float[Tensor, "seeds rules logits"]:
+        """Return the logits of each rule in a layer."""
+        of_layer = self.layer[:, layer].unsqueeze(1).expand(-1, self.rules, -1)
+        return self.mlp(torch.cat((self.task, of_layer), -1))  # type: ignore[no-any-return]
+
+    def forward(self, seen: Seen) -> Float[Tensor, "seeds rules logits"]:
+        """Return the logits of each rule in the first layer."""
+        del seen
+        return self.of(0)
+
+
+class EmbeddingAt(nn.Module):
+    """The same scorer in another layer; what it learns is kept in the first."""
+
+    looks_at: ClassVar[LooksAt] = "rule"
+
+    def __init__(self, first: EmbeddingScorer, layer: int) -> None:
+        super().__init__()
+        self.first, self.layer = (first,), layer  # in a tuple, so that it is no part of this one
+
+    def forward(self, seen: Seen) -> Float[Tensor, "seeds rules logits"]:
+        """Return the logits of each rule in this layer."""
+        del seen
+        return self.first[0].of(self.layer)
+
+
 class FixedScorer(nn.Module):
     """A table of weights that is given, not learned."""
 

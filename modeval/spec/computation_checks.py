@@ -3,11 +3,12 @@
 from typing import TYPE_CHECKING
 
 from modeval.spec.checks import check
-from modeval.spec.computations import Adapter, Full
+from modeval.spec.computations import Adapter, Full, Prompt
 from modeval.spec.continual import Columns
+from modeval.spec.gatings import Linear
 from modeval.spec.sharing import Head, Prefix, Tied
 
-BY_RULE = ("rule", "table", "global", "oracle", "hash", "map", "stitch")
+BY_RULE = ("rule", "table", "global", "embedding", "oracle", "hash", "map", "stitch")
 """Scorers that look at the rule at most: they give a row of weights for each rule."""
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ def check_computation(model: "ModelSpec") -> None:
         "the mixture of what they find. Use --aggregation outputs.",
     )
     check(
+        model.scorer != "embedding" or model.level != "global",
+        'scorer = "embedding" with level = "global": it has an embedding of each layer, and one '
+        "routing for all needs none. Drop --level, or use --scorer table.",
+    )
+    check(
         model.layers == 1 or not isinstance(computation, Head | Prefix),
         f'computation = "{kind}" with layers = {model.layers}: '
         + (
@@ -49,6 +55,27 @@ def check_computation(model: "ModelSpec") -> None:
             else "layers after the first attend to nothing, so no prefix can stand before it."
         )
         + " Drop --layers.",
+    )
+
+
+def check_inputs(model: "ModelSpec") -> None:
+    """Refuse to put side by side what stands before no input."""
+    if model.aggregation != "inputs":
+        return
+    check(
+        isinstance(model.computation, Prompt | Prefix),
+        f'aggregation = "inputs" with computation = "{model.computation.kind}": only prompts and '
+        "prefixes stand before an input. Use --computation prompt, or --aggregation parameters.",
+    )
+    check(
+        model.scorer not in ("module", "shared", "attention"),
+        f'aggregation = "inputs" with scorer = "{model.scorer}": what stands before the input must '
+        "be known before any module has computed anything. Use --scorer both, rule or input.",
+    )
+    check(
+        not isinstance(model.gating, Linear),
+        'aggregation = "inputs" with gating = "linear": its weights may lie below 0, and nothing '
+        "is there less than not at all. Use --gating soft, or --aggregation parameters.",
     )
 
 
@@ -118,8 +145,10 @@ def check_computation_on(data: "DataSpec", model: "ModelSpec") -> None:
         f'computation = "prefix" with task = "{data.task}": a prefix stands before the keys and '
         "values of attention, and only sets attend. Use --computation prompt, or --task sets.",
     )
+    before = model.aggregation in ("parameters", "inputs")
     check(
-        data.task != "sets" or model.aggregation != "parameters" or computation.attends,
-        'aggregation = "parameters" with task = "sets": each module has heads of its own, and '
-        "what their softmax gives is no mixture of parameters. Use --task binary or series.",
+        data.task != "sets" or not before or computation.attends,
+        f'aggregation = "{model.aggregation}" with task = "sets": each module has heads '
+        "of its own, and what their softmax gives is no mixture of parameters. Use --task binary "
+        "or series.",
     )

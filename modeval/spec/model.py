@@ -5,7 +5,12 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from modeval.spec.checks import check, check_choices, check_positive
-from modeval.spec.computation_checks import check_columns, check_computation, check_computation_on
+from modeval.spec.computation_checks import (
+    check_columns,
+    check_computation,
+    check_computation_on,
+    check_inputs,
+)
 from modeval.spec.computations import Computation, Full
 from modeval.spec.data import DataSpec
 from modeval.spec.gatings import (
@@ -27,16 +32,17 @@ from modeval.spec.taught import Evolved, Reinforce
 
 Scorer = Literal[
     "none", "module", "shared", "attention", "input", "both", "rule", "table", "global", "oracle",
-    "hash", "map", "stitch", "own",
+    "hash", "map", "embedding", "stitch", "own",
 ]  # fmt: skip
-Aggregation = Literal["outputs", "parameters", "attend", "stitch", "sluice"]
+Aggregation = Literal["outputs", "parameters", "attend", "inputs", "stitch", "sluice"]
 Match = Literal["parameters", "width"]
 Level = Literal["layer", "global", "hierarchical"]
 
 GIVEN = ("none", "oracle", "hash", "map")
 """Scorers whose rows are the routing itself."""
 LEARNED = (
-    "module", "shared", "attention", "input", "both", "rule", "table", "global", "stitch", "own",
+    "module", "shared", "attention", "input", "both", "rule", "table", "global", "embedding",
+    "stitch", "own",
 )  # fmt: skip
 """Scorers that give logits, for a gating to make weights of."""
 AFTER_MODULES = ("module", "shared", "attention")
@@ -71,7 +77,8 @@ class ModelSpec:
         scorer: what gives the routing logits. After the modules: ``module`` (each its own),
             ``shared`` (one scorer on a module's output and the input), ``attention`` (of the input
             over module outputs). Beside them: ``input``, ``both`` (input and rule), ``rule``,
-            ``table`` (free logits for each rule), ``global`` (free logits). Given: ``oracle`` (the
+            ``table`` (free logits for each rule), ``embedding`` (of the rule and of the layer, by
+            one MLP for all layers), ``global`` (free logits). Given: ``oracle`` (the
             ground truth), ``hash`` (of the rule), ``stitch`` (free weights of each rule that start
             near a module of its own), ``map`` (see there), ``none`` (a single module
             that takes all: Monolithic). ``FILE.py:NAME`` for one of your own.
@@ -80,7 +87,8 @@ class ModelSpec:
         computation: what a module is made of, with settings of its own: ``full``, ``low-rank``,
             ``masked``, ``adapter``, ...
         aggregation: what is mixed: module ``outputs``; ``parameters`` (weights first, then one
-            pass); ``attend`` (outputs, then a value projection); ``stitch`` (modules are columns
+            pass); ``attend`` (outputs, then a value projection); ``inputs`` (prompts or prefixes of
+            several modules stand side by side); ``stitch`` (modules are columns
             with a state each, which read each other after each layer); ``sluice`` (the same, in
             subspaces, then a sum over layers).
         subspaces: parts of a column that mix one by one.
@@ -164,6 +172,7 @@ def _check_axes(model: ModelSpec) -> None:
     """Refuse choices that make no sense together, whatever the task."""
     check_computation(model)
     check_columns(model)
+    check_inputs(model)
     check(
         model.aggregation != "parameters" or model.scorer not in AFTER_MODULES,
         f'aggregation = "parameters" with scorer = "{model.scorer}": parameters are mixed before '
