@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from modeval.spec.systems import BY_NAME, SYSTEMS, System, system_of
+from modeval.spec.system import System
+from modeval.spec.systems import BY_NAME, SYSTEMS, system_of
 
 
 def _complete(incomplete: str) -> list[str]:
