@@ -30,7 +30,9 @@ sweep = typer.Typer(
 def plan_command(
     grid: Annotated[
         str,
-        typer.Argument(metavar="GRID", help="File of the grid, or demo, paper-mlp or paper."),
+        typer.Argument(
+            metavar="GRID", help="File of the grid, or demo, paper-mlp, paper or survey."
+        ),
     ],
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder of the sweep.")],
@@ -116,9 +118,15 @@ def _seconds(planned: "Sweep", device: str, engine: Engine) -> list[float]:
 
         def speed(run: Any) -> float:
             bar.update(task, note=f"{run.name}, {run.data.rules} rules")
-            return steps_per_second(run, device=chosen, engine=engine)
+            steps = steps_per_second(run, device=chosen, engine=engine)
+            bar.advance(task)
+            return steps
 
-        return expected_seconds([cohort.spec for cohort in planned.cohorts], speed=speed)
+        def announce(count: int) -> None:
+            bar.update(task, total=count)
+
+        runs = [cohort.spec for cohort in planned.cohorts]
+        return expected_seconds(runs, speed=speed, announce=announce)
 
 
 @sweep.command("run")

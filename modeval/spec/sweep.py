@@ -1,14 +1,16 @@
 """Sweeps: grids of runs, as a file of lists and products.
 
-A grid is a spec file in which any setting may be a list of values; the sweep is their product.
-Beside the sections ``[data]``, ``[model]`` and ``[train]`` it has
+A grid is a spec file in which any setting may be a list of values, those of a gating, a computation
+or a phase too; the sweep is their product. Beside the sections ``[data]``, ``[model]`` and
+``[train]`` it has
 
     name       of the sweep
-    models     names of models, as ``modeval train --model`` takes them
+    models     names of models, any of ``modeval systems``
     seeds      how many task seeds, and model seeds of each: ``{ tasks = 5, models = 5 }``
     part       ``[[part]]`` tables: grids of their own, laid over the rest; the sweep is their union
 """
 
+import dataclasses
 import itertools
 import math
 import typing
@@ -19,12 +21,14 @@ from typing import Any
 from modeval.errors import SpecError, nearest
 from modeval.spec.data import DataSpec
 from modeval.spec.model import ModelSpec
-from modeval.spec.plain import from_dict
+from modeval.spec.plain import choices_of, from_dict
 from modeval.spec.run import RunSpec
-from modeval.spec.systems import BY_NAME, named
+from modeval.spec.systems import BY_NAME, SYSTEMS, contradictions, named
 from modeval.spec.train import TrainSpec, seed_grid
 
 KINDS: dict[str, type] = {"data": DataSpec, "model": ModelSpec, "train": TrainSpec}
+OF_MODULES = ("modules", "gating", "computation", "aggregation")
+"""Settings of models with modules, which Monolithic has not, whatever the others have."""
 PAPER = ("monolithic", "modular", "modular-op", "gt-modular")
 MOST = 10_000
 """Cohorts of one sweep."""
@@ -68,8 +72,22 @@ NAMED: dict[str, dict[str, Any]] = {
             )
         ],
     },
+    "survey": {
+        "name": "survey",
+        "seeds": {"tasks": 3, "models": 2},
+        "data": {"rules": 4},
+        "train": {"steps": 10_000, "learning_rate": 1e-3},
+        "part": [
+            {
+                "models": [system.name for system in SYSTEMS if task in system.tasks],
+                "data": {"task": task},
+            }
+            for task in ("binary", "sets", "series")
+        ],
+    },
 }
-"""Grids by name: a small one, and those of arXiv 2206.02713 at full length."""
+"""Grids by name: a small one, those of arXiv 2206.02713 at full length, and every system that has a
+name on every task that it is defined for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +183,12 @@ def _product(grid: Mapping[str, Any]) -> Iterator[RunSpec]:
 def _run(name: str, values: Mapping[str, Mapping[str, Any]]) -> RunSpec:
     settings = dict(values["model"])
     if name == "monolithic":
-        settings.pop("modules", None)  # it has one, whatever the others have
+        settings = {key: value for key, value in settings.items() if key not in OF_MODULES}
+    for axis, (own, said) in contradictions(name, settings).items():
+        raise SpecError(
+            f"models: {name} has {axis} {own}, and the grid says {axis} {said}. Leave {axis} out "
+            "of it, or give the two in [[part]] tables of their own."
+        )
     model, train = named(name, settings, values["train"])
     if "modules" in settings:
         model["modules"] = settings["modules"]
@@ -186,10 +209,38 @@ def _seeds(value: Any) -> list[list[int]]:
 
 def _values(kind: type, key: str, setting: Any) -> list[Any]:
     """Return the values of a setting: a list is an axis where it is deeper than the setting."""
-    hint = typing.get_type_hints(kind).get(key)
-    if not isinstance(setting, list) or _depth(setting) <= _hinted_depth(hint):
-        return [setting]
-    return setting
+    return _expanded(typing.get_type_hints(kind).get(key), setting)
+
+
+def _expanded(hint: Any, setting: Any) -> list[Any]:
+    """Return all values that a setting stands for, lists within tables multiplied out.
+
+    Args:
+        hint: the type of the setting; nothing for one that there is not, which is refused later.
+        setting: a value, a list of values, or a table with such in it.
+    """
+    if isinstance(setting, list) and _depth(setting) > _hinted_depth(hint):
+        return [value for item in setting for value in _expanded(hint, item)]
+    if isinstance(setting, list) and typing.get_origin(hint) is tuple:
+        element = typing.get_args(hint)[0]
+        return [list(each) for each in itertools.product(*(_expanded(element, i) for i in setting))]
+    if isinstance(setting, Mapping):
+        return _expanded_table(hint, setting)
+    return [setting]
+
+
+def _expanded_table(hint: Any, table: Mapping[str, Any]) -> list[Any]:
+    """Return the tables that one stands for; what its kind is decides which settings it has."""
+    found = []
+    choices = choices_of(hint)
+    kinds = table.get("kind", "")
+    for name in kinds if isinstance(kinds, list) else [kinds]:
+        chosen = choices.get(name, next(iter(choices.values()), hint)) if choices else hint
+        hints = typing.get_type_hints(chosen) if dataclasses.is_dataclass(chosen) else {}
+        told = {**table, "kind": name} if "kind" in table else table
+        axes = [_expanded(hints.get(key), value) for key, value in told.items()]
+        found += [dict(zip(told, point, strict=True)) for point in itertools.product(*axes)]
+    return found
 
 
 def _depth(value: Any) -> int:

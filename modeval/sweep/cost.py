@@ -50,6 +50,7 @@ def expected_seconds(
     speed: Callable[[RunSpec], float],
     size: Callable[[RunSpec], int] = size,
     trials: int = TRIALS,
+    announce: Callable[[int], None] = lambda _count: None,
 ) -> list[float]:
     """Estimate how long each run takes.
 
@@ -62,18 +63,22 @@ def expected_seconds(
         speed: measures steps a second.
         size: tells how large a cohort is.
         trials: how many shapes to try at most; at least one of each family is tried.
+        announce: is told how many will be tried, before the first is.
     """
     sizes = {_shape(run): size(run) for run in runs}
     families: dict[Any, list[RunSpec]] = {}
     for run in {_shape(run): run for run in runs}.values():
         families.setdefault(_family(run), []).append(run)
     each = max(trials // max(len(families), 1), 1)
-    tried: dict[Any, list[tuple[float, float]]] = {}
-    for family, members in families.items():
-        ordered = sorted(members, key=lambda run: sizes[_shape(run)])
-        tried[family] = [
-            (math.log(sizes[_shape(run)]), -math.log(speed(run))) for run in _spread(ordered, each)
-        ]
+    spread = {
+        family: _spread(sorted(members, key=lambda run: sizes[_shape(run)]), each)
+        for family, members in families.items()
+    }
+    announce(sum(map(len, spread.values())))
+    tried = {
+        family: [(math.log(sizes[_shape(run)]), -math.log(speed(run))) for run in members]
+        for family, members in spread.items()
+    }
     return [
         run.train.steps * math.exp(_line(tried[_family(run)], math.log(sizes[_shape(run)])))
         for run in runs

@@ -9,7 +9,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modeval import atomic
@@ -63,7 +63,8 @@ def work(
 ) -> Outcome:
     """Do what is left of a shard of a sweep.
 
-    A cohort that fails is marked with the reason and stops nothing else.
+    A cohort that fails is marked with the reason and stops nothing else. What another worker holds
+    is looked at again when the rest is done: its claim dies with it.
 
     Args:
         sweep: what is to be done.
@@ -74,12 +75,22 @@ def work(
     Raises:
         StoppedError: it was interrupted; everything that was done is kept.
     """
-    counts = {"done": 0, "failed": 0, "before": 0, "elsewhere": 0}
-    for cohort in share(sweep.cohorts, *shard):
-        if worker.stopped():
-            break
-        counts[_one(sweep, cohort, worker, retry=retry)] += 1
-    return Outcome(**counts)
+    total = Outcome()
+    left = share(sweep.cohorts, *shard)
+    while left:
+        elsewhere: list[Cohort] = []
+        before = total
+        for cohort in left:
+            if worker.stopped():
+                return replace(total, elsewhere=len(elsewhere))
+            outcome = _one(sweep, cohort, worker, retry=retry)
+            if outcome == "elsewhere":
+                elsewhere.append(cohort)
+            else:
+                total = replace(total, **{outcome: getattr(total, outcome) + 1})
+        left = elsewhere if total != before else []  # whoever held them may have died meanwhile
+        total = replace(total, elsewhere=len(elsewhere))
+    return total
 
 
 def _one(sweep: Sweep, cohort: Cohort, worker: Worker, *, retry: bool) -> str:
@@ -97,9 +108,10 @@ def _one(sweep: Sweep, cohort: Cohort, worker: Worker, *, retry: bool) -> str:
             _do(sweep, cohort, worker)
         except StoppedError:
             raise
-        except ModevalError as error:
-            _mark(sweep, cohort, str(error))
-            worker.ended(cohort, str(error))
+        except Exception as error:  # noqa: BLE001 - out of memory too must stop nothing else
+            said = str(error) if isinstance(error, ModevalError) else _in_words(error)
+            _mark(sweep, cohort, said)
+            worker.ended(cohort, said)
             return "failed"
         worker.ended(cohort, "")
     return "done"
@@ -121,6 +133,11 @@ def _do(sweep: Sweep, cohort: Cohort, worker: Worker) -> None:
     folder = sweep.run_folder(cohort)
     worker.train(cohort, folder, folder.is_dir())
     worker.score(folder, sweep.card(cohort))
+
+
+def _in_words(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _mark(sweep: Sweep, cohort: Cohort, error: str) -> None:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from modeval.errors import SpecError
 from modeval.spec.sweep import NAMED, unfold
+from modeval.spec.systems import SYSTEMS
 
 
 @given(
@@ -35,6 +36,43 @@ def test_a_setting_that_is_a_list_itself_is_no_axis_and_a_list_of_lists_is_one()
     ]
 
 
+def test_settings_of_gatings_computations_and_phases_are_axes_too():
+    gatings = [
+        "soft",
+        {"kind": "top-k", "k": [2, 3]},
+        {"kind": ["gumbel", "concrete"], "temperature": [1.0, 0.5]},
+    ]
+    runs = unfold({"data": {"rules": 4}, "model": {"gating": gatings}}).runs
+    assert [run.model.gating.kind for run in runs] == [
+        *("soft", "top-k", "top-k", "gumbel", "gumbel", "concrete", "concrete")
+    ]
+    assert [run.model.gating.k for run in runs[1:3]] == [2, 3]
+    ranks = {"kind": "low-rank", "rank": [1, 2, 4]}
+    grid = {"data": {"rules": 4}, "model": {"computation": ranks, "gating": gatings}}
+    assert len(unfold(grid).runs) == 21
+    phases = [{"steps": 10, "rules": [[0], [0, 1]]}, {"steps": 10}]
+    cut = unfold({"data": {"rules": 4}, "train": {"steps": 20, "phases": phases}}).runs
+    assert [run.train.phases[0].rules for run in cut] == [(0,), (0, 1)]
+
+
+def test_one_network_is_trained_once_whatever_the_gatings_of_the_others():
+    grid = {
+        "models": ["monolithic", "modular"],
+        "data": {"rules": 4},
+        "model": {"gating": ["soft", "gumbel"], "modules": [4, 8]},
+    }
+    names = [run.name for run in unfold(grid).runs]
+    assert names.count("monolithic") == 1
+    assert names.count("modular") == 4
+
+
+def test_the_survey_has_every_system_on_every_task_that_it_is_defined_for():
+    runs = unfold(NAMED["survey"]).runs
+    found = {(run.name, run.data.task) for run in runs}
+    assert found == {(system.name, task) for system in SYSTEMS for task in system.tasks}
+    assert len(runs) == len(found)
+
+
 def test_parts_are_a_union_laid_over_the_rest_and_what_they_share_is_done_once():
     grid = {
         "data": {"rules": 2},
@@ -62,6 +100,12 @@ def test_the_grids_of_the_paper_have_the_numbers_of_the_paper():
         ({"models": ["moduler"]}, "'moduler' is no model .did you mean modular"),
         ({"models": 3}, "expected names"),
         ({"models": [["modular"]]}, "expected names"),
+        (
+            {"models": ["top-k"], "data": {"rules": 4}, "model": {"gating": "soft"}},
+            "top-k has gating top-k, and the grid says gating soft",
+        ),
+        ({"model": {"gating": {"kind": "soft", "k": [1, 2]}}}, "k: there is no such setting"),
+        ({"model": {"gating": {"kind": ["soft", "sofd"]}}}, "sofd"),
         ({"data": {"rulez": [2]}}, "rulez: there is no such setting"),
         ({"data": {"rules": []}}, "no run"),
         ({"data": {"rules": ["two"]}}, "rules = 'two': expected int"),

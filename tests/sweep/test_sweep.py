@@ -1,5 +1,6 @@
 """Sweeps: nothing done twice, nothing lost, one failure stops nothing else."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 
+from modeval import atomic
 from modeval.errors import CheckpointError, RunError, SpecError, StoppedError
 from modeval.score.files import write_scorecard
 from modeval.score.scorecard import Member, ModelRecord, Score, Scorecard
@@ -88,6 +90,36 @@ def test_a_failed_cohort_is_marked_and_stops_nothing_until_it_is_tried_again(tmp
     assert work(sweep, hands([])).before == 6
     assert work(sweep, hands([]), retry=True).done == 1
     assert failures(sweep, sweep.cohorts) == {}
+
+
+def test_a_failure_that_nobody_foresaw_stops_nothing_either(tmp_path):
+    sweep = planned(tmp_path)
+
+    def train(cohort, folder, _resume):
+        if cohort.number == 2:
+            raise RuntimeError("out of memory\nand a long story")
+        folder.mkdir()
+
+    outcome = work(sweep, replace(hands([]), train=train))
+    assert (outcome.done, outcome.failed) == (5, 1)
+    assert list(failures(sweep, sweep.cohorts).values()) == ["RuntimeError: out of memory"]
+
+
+def test_what_a_dead_worker_held_is_done_before_the_living_one_ends(tmp_path):
+    sweep = planned(tmp_path)
+    done, held = [], contextlib.ExitStack()
+    claim = sweep.claim(sweep.cohorts[0])
+    claim.mkdir()
+    held.enter_context(atomic.locked(claim))
+
+    def train(cohort, folder, resume):
+        if cohort.number == 4:
+            held.close()  # its owner dies
+        hands(done).train(cohort, folder, resume)
+
+    outcome = work(sweep, replace(hands(done), train=train))
+    assert (outcome.done, outcome.elsewhere) == (6, 0)
+    assert done[-1][0] == sweep.cohorts[0].name
 
 
 def test_a_stop_is_no_failure_and_the_cohort_goes_on_where_it_was(tmp_path):
@@ -212,7 +244,11 @@ def test_expected_times_are_exact_where_a_shape_was_tried_and_between_where_not(
         tried.append(run)
         return 100 / run.data.rules
 
-    seconds = expected_seconds(runs, speed=speed, size=lambda run: run.data.rules, trials=4)
+    told = []
+    seconds = expected_seconds(
+        runs, speed=speed, size=lambda run: run.data.rules, trials=4, announce=told.append
+    )
+    assert told == [4]
     assert len(tried) == 4  # the smallest and the largest of two families
     for run, expected in zip(runs, seconds, strict=True):
         assert expected == pytest.approx(run.train.steps * run.data.rules / 100)
