@@ -39,18 +39,22 @@ class Correction:
         from_top: whether the lower end lies at so many errors in the logarithm of the distance from
             the largest value: that distance is the share of one rare module, which is skewed.
         brackets: whether, of a metric that picks, the truth lies between its two values for sure.
+        uneven: power of ``n / (n - 1)`` by which the squared error grows, n effective documents:
+            where few long documents make most of a value, what is left around it looks too small.
+            Of a metric that picks the two values between which the truth lies do this already.
     """
 
     slow: float = 0.0
     doubt: float = 0.6
     from_top: bool = False
     brackets: bool = True
+    uneven: float = 1.0
 
 
-INFORMATION = Correction(slow=3.0, doubt=0.35)
+INFORMATION = Correction(slow=3.0, doubt=0.35, uneven=0.0)
 KINKED = Correction(doubt=1.0, brackets=False)
 SMOOTH = Correction()
-RARE = Correction(from_top=True)
+RARE = Correction(from_top=True, uneven=3.0)
 OF_INFORMATION = frozenset(
     {
         "mutual_information",
@@ -218,8 +222,8 @@ def estimate(
 
     The bias is that of the jackknife over documents, stratified by label and a little larger
     (:class:`Correction`): ``sum_h (1 + slow / n_h) (n_h - 1) (mean over c in h of t_c - t)``. The
-    error has two parts: ``sum_h (n_h - 1) / n_h sum_c (t_c - mean)^2`` and the square of a share of
-    the bias. The interval is Student's t about the corrected value, with the degrees of freedom of
+    error has two parts: ``sum_h (n_h - 1) / n_h sum_c (t_c - mean)^2``, a little larger where
+    documents are worth few, and the square of a share of the bias. The interval is Student's t about the corrected value, with the degrees of freedom of
     Welch and Satterthwaite over labels, each counting as many documents as it has effective ones,
     and is cut at the bounds of the metric. A metric that picks lies between what it is when it
     picks itself and when others pick: the corrected value is the middle, the interval reaches from
@@ -244,12 +248,13 @@ def estimate(
     if int(sizes.min()) < 2:  # noqa: PLR2004 - one document has no spread
         return replace(known, reason=TOO_FEW)
     biases, spreads = [], []
+    inflation = _inflation(left_out, worth)
     for label, size in zip(labels, sizes.tolist(), strict=True):
         own = left_out.left[left_out.stratum == label]
         biases.append((size - 1) * (own.mean() - left_out.value))
         spreads.append((size - 1) / size * (own - own.mean()).square().sum())
     bias = -float((torch.stack(biases) * (1 + left_out.correction.slow / worth)).sum())
-    parts = torch.stack(spreads)
+    parts = torch.stack(spreads) * inflation
     doubt = abs(bias) * left_out.correction.doubt
     near, far = plugin + bias, plugin + bias
     if left_out.floor is not None:
@@ -284,6 +289,16 @@ def estimate(
         error=error,
         freedom=freedom,
     )
+
+
+def _inflation(
+    left_out: LeaveOneOut, worth: Float64[Tensor, "strata"]
+) -> Float64[Tensor, "strata"]:
+    """Return by how much the squared error of each stratum grows, see :class:`Correction`."""
+    correction = left_out.correction
+    if left_out.floor is not None and not correction.from_top:
+        return torch.ones_like(worth)
+    return (worth / (worth - 1).clamp(min=1)) ** correction.uneven
 
 
 def _below(near: float, beyond: float, most: float, correction: Correction) -> float:
