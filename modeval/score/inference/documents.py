@@ -223,11 +223,11 @@ def estimate(
     The bias is that of the jackknife over documents, stratified by label and a little larger
     (:class:`Correction`): ``sum_h (1 + slow / n_h) (n_h - 1) (mean over c in h of t_c - t)``. The
     error has two parts: ``sum_h (n_h - 1) / n_h sum_c (t_c - mean)^2``, a little larger where
-    documents are worth few, and the square of a share of the bias. The interval is Student's t about the corrected value, with the degrees of freedom of
-    Welch and Satterthwaite over labels, each counting as many documents as it has effective ones,
-    and is cut at the bounds of the metric. A metric that picks lies between what it is when it
-    picks itself and when others pick: the corrected value is the middle, the interval reaches from
-    below the one to above the other.
+    documents are worth few, and the square of a share of the bias. The interval is Student's t
+    about the corrected value, with the degrees of freedom of Welch and Satterthwaite over labels,
+    each counting as many documents as it has effective ones, and is cut at the bounds of the
+    metric. A metric that picks lies between what it is when it picks itself and when others pick:
+    the corrected value is the middle, the interval reaches from below the one to above the other.
 
     Args:
         left_out: values ``()`` and ``(C,)``.
