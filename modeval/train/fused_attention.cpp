@@ -60,6 +60,10 @@ struct Attention : Parameters<PARAMETERS> {
     // of the group, rows first
     float *units, *d_units, *code, *d_code, *projected, *found, *d_found, *hidden, *d_hidden;
     float *scaled, *weight, *d_weight, *mixed, *d_mixed, *decoded, *d_decoded;
+    // of the group, module after module: where the rule alone chooses a module for each row
+    float *seen, *d_seen, *chosen_mixed;
+    std::vector<int32_t> place;             // of each row
+    std::vector<int64_t> first_of_module;  // and behind the last
     // of the group, samples last
     float *lanes, *d_lanes, *shares, *d_shares, *found_lanes;
     std::vector<int32_t> rules;
@@ -78,7 +82,7 @@ struct Attention : Parameters<PARAMETERS> {
           N(s.samples), T(s.positions), F(s.features), E(s.encoder), R(s.rules), M(s.modules),
           A(s.modules * s.heads), D(s.width), H(s.hidden), C(M * H), K(D * (s.heads + 1)),
           stream(whole_vectors(A * D)), columns(3 * stream + whole_vectors(M * D)),
-          most(LANES * T), arena{memory}, rules(most) {
+          most(LANES * T), arena{memory}, place(most), first_of_module(M + 1), rules(most) {
         for (int p = 0; p < PARAMETERS; ++p) gradient[p] = arena.take(sizes[p]);
         rule_rows = arena.take(R * E), d_rule_rows = arena.take(R * E);
         bank = arena.take(E * columns), d_bank = arena.take(E * columns);
@@ -100,10 +104,14 @@ struct Attention : Parameters<PARAMETERS> {
         lanes = arena.take(3 * stream * most), d_lanes = arena.take(3 * stream * most);
         shares = arena.take(A * T * most), d_shares = arena.take(T * most);
         found_lanes = arena.take(stream * most);
+        const int64_t sorted = chosen() ? most : 0;
+        seen = arena.take(sorted * K), d_seen = arena.take(sorted * K);
+        chosen_mixed = arena.take(sorted * E);
     }
 
     bool weighted() const { return M > 1; }
     bool own_logits() const { return step.routing == Routing::module; }
+    bool chosen() const { return weighted() && step.routing == Routing::chosen; }
     RuleScorer scorer() const {
         return {parameter[TABLE_HIDDEN], parameter[TABLE_HIDDEN_BIAS], parameter[TABLE_READOUT],
                 parameter[TABLE_READOUT_BIAS]};
@@ -157,8 +165,6 @@ struct Attention : Parameters<PARAMETERS> {
         std::fill(d_table, d_table + R * M, 0.0f);
         if (step.routing == Routing::rule) table_of_rules(R, D, M, scorer(), table_units, table);
         if (step.routing == Routing::table) std::memcpy(table, step.table, R * M * sizeof(float));
-        if (step.routing == Routing::chosen)
-            for (int64_t i = 0; i < R; ++i) table[i * M + step.chosen[i]] = 1;
     }
 
     void forward(const float* x, int64_t rows) {
@@ -170,6 +176,16 @@ struct Attention : Parameters<PARAMETERS> {
                 {Start::row, bank_bias});
         std::fill(projected + rows * columns, projected + most * columns, 0.0f);
         attend();
+        if (chosen())
+            experts_chosen(rows);
+        else
+            experts(rows);
+        product(rows, E, E, plain(mixed, E), parameter[DECODER_HIDDEN], E, decoded, E,
+                {Start::row, parameter[DECODER_HIDDEN_BIAS], nullptr, 0, true});
+    }
+
+    // Every module for every row.
+    void experts(int64_t rows) {
         const float* positions = projected + 3 * stream;
         for (int64_t m = 0; m < M; ++m) {
             const float* weights = parameter[EXPERT_HIDDEN] + m * K * H;
@@ -191,8 +207,67 @@ struct Attention : Parameters<PARAMETERS> {
             product(rows, E, C, plain(hidden, C), parameter[EXPERT_READOUT], E, mixed, E,
                     {Start::row, parameter[EXPERT_READOUT_BIAS]});
         }
-        product(rows, E, E, plain(mixed, E), parameter[DECODER_HIDDEN], E, decoded, E,
-                {Start::row, parameter[DECODER_HIDDEN_BIAS], nullptr, 0, true});
+    }
+
+    // For each row the module that its rule chooses: rows are put module after module.
+    void experts_chosen(int64_t rows) {
+        std::fill(first_of_module.begin(), first_of_module.end(), 0);
+        for (int64_t n = 0; n < rows; ++n) ++first_of_module[step.chosen[rules[n]] + 1];
+        for (int64_t m = 0; m < M; ++m) first_of_module[m + 1] += first_of_module[m];
+        std::vector<int64_t> free(first_of_module);
+        for (int64_t n = 0; n < rows; ++n) {
+            const int64_t m = step.chosen[rules[n]];
+            place[n] = static_cast<int32_t>(free[m]++);
+            std::memcpy(seen + place[n] * K, found + n * stream + m * (K - D), (K - D) * sizeof(float));
+            std::memcpy(seen + place[n] * K + K - D, projected + n * columns + 3 * stream + m * D,
+                        D * sizeof(float));
+        }
+        each_module([&](int64_t m, int64_t first, int64_t count) {
+            product(count, H, K, plain(seen + first * K, K), parameter[EXPERT_HIDDEN] + m * K * H, H,
+                    hidden + first * H, H,
+                    {Start::row, parameter[EXPERT_HIDDEN_BIAS] + m * H, nullptr, 0, true});
+            product(count, E, H, plain(hidden + first * H, H), parameter[EXPERT_READOUT] + m * H * E, E,
+                    chosen_mixed + first * E, E, {Start::row, parameter[EXPERT_READOUT_BIAS] + m * E});
+        });
+        for (int64_t n = 0; n < rows; ++n)
+            std::memcpy(mixed + n * E, chosen_mixed + place[n] * E, E * sizeof(float));
+    }
+
+    // Call with (module, its first row, its rows) for each module that is chosen.
+    template <class Function>
+    void each_module(Function function) const {
+        for (int64_t m = 0; m < M; ++m)
+            if (const int64_t count = first_of_module[m + 1] - first_of_module[m])
+                function(m, first_of_module[m], count);
+    }
+
+    void experts_chosen_back(int64_t rows) {
+        float* d_mixed_sorted = chosen_mixed;
+        for (int64_t n = 0; n < rows; ++n)
+            std::memcpy(d_mixed_sorted + place[n] * E, d_mixed + n * E, E * sizeof(float));
+        each_module([&](int64_t m, int64_t first, int64_t count) {
+            const float *units_of = hidden + first * H, *back = d_mixed_sorted + first * E;
+            float* d_units_of = d_hidden + first * H;
+            product_over_samples(H, E, count, units_of, H, back, E, gradient[EXPERT_READOUT] + m * H * E,
+                                 E, true);
+            add_rows(count, E, back, gradient[EXPERT_READOUT_BIAS] + m * E);
+            product(count, H, E, plain(back, E), readout_turned + m * H, C, d_units_of, H);
+            keep_where_positive(count * H, units_of, d_units_of);
+            add_rows(count, H, d_units_of, gradient[EXPERT_HIDDEN_BIAS] + m * H);
+            product_over_samples(K, H, count, seen + first * K, K, d_units_of, H,
+                                 gradient[EXPERT_HIDDEN] + m * K * H, H, true);
+            product(count, K, H, plain(d_units_of, H), expert_turned + m * K * H, K,
+                    d_seen + first * K, K);
+        });
+        std::fill(d_found, d_found + rows * stream, 0.0f);
+        for (int64_t n = 0; n < rows; ++n) {
+            const int64_t m = step.chosen[rules[n]];
+            const float* from = d_seen + place[n] * K;
+            float* positions = projected + n * columns + 3 * stream;
+            std::memcpy(d_found + n * stream + m * (K - D), from, (K - D) * sizeof(float));
+            std::fill(positions, positions + M * D, 0.0f);
+            std::memcpy(positions + m * D, from + K - D, D * sizeof(float));
+        }
     }
 
     // From rows (samples, positions) of `columns` numbers to (columns, positions, samples).
@@ -293,7 +368,10 @@ struct Attention : Parameters<PARAMETERS> {
 
     void backward(const float* x, int64_t rows) {
         layer_back(rows, E, E, mixed, d_decoded, DECODER_HIDDEN, decoder_turned, d_mixed);
-        experts_back(rows);
+        if (chosen())
+            experts_chosen_back(rows);
+        else
+            experts_back(rows);
         std::fill(d_found + rows * stream, d_found + most * stream, 0.0f);
         attend_back();
         product_over_samples(E, columns, rows, code, E, projected, columns, d_bank, columns, true);

@@ -30,8 +30,9 @@ enum Parameter {
     PARAMETERS
 };
 
-// Samples worked off together: whole tiles of 12 rows, and more where a module has few of the rows.
-constexpr int64_t GROUP_BYTES = 1 << 21, FEWEST = 24, MOST = 48, MOST_CHOSEN = 144;
+// Samples worked off together: whole tiles of 12 rows, and more where a module has few of the rows;
+// fewer where modules have logits of their own, which takes three times the memory for each row.
+constexpr int64_t GROUP_BYTES = 1 << 21, FEWEST = 24, FEWEST_OF_OWN = 12, MOST = 48, MOST_CHOSEN = 144;
 
 inline int64_t odd_lines(int64_t count) { return count + (count / 16 % 2 ? 0 : 16); }
 
@@ -77,7 +78,8 @@ struct Recurrent : Parameters<PARAMETERS> {
           K(s.routing == Routing::chosen ? 1 : M), Q(M / K), H(s.hidden), O(s.outputs),
           P(whole_vectors(H)), D(whole_vectors(E)), X(D + P), G(4 * K * P), L(odd_lines(G)),
           W(odd_lines(4 * M * P)),
-          group(std::clamp<int64_t>(GROUP_BYTES / (T * G * 8) / 12 * 12, FEWEST,
+          group(std::clamp<int64_t>(GROUP_BYTES / (T * G * 8) / 12 * 12,
+                                    own_logits() ? FEWEST_OF_OWN : FEWEST,
                                     Q > 1 ? MOST_CHOSEN : MOST)),
           most(group * T), arena{memory}, rules(most), next(most), sample(most), begin_of(Q * T + 1) {
         for (int p = 0; p < PARAMETERS; ++p) gradient[p] = arena.take(sizes[p]);
@@ -266,7 +268,7 @@ struct Recurrent : Parameters<PARAMETERS> {
     void advance(int64_t t, int64_t q, int64_t first, int64_t last) {
         const Matrix rows = plain(seen + first * X, X);
         if (own_logits()) {
-            product(last - first, G, D, t ? P : 0, {rows.data + D, X, 1}, Packed{bank_panels, X},
+            product(last - first, G, D, t ? H : 0, {rows.data + D, X, 1}, Packed{bank_panels, X},
                     from_state + first * L, L);
             logit(first, last - first);
         } else if (weighted()) {
@@ -275,8 +277,8 @@ struct Recurrent : Parameters<PARAMETERS> {
         }
         for (int64_t k = 0; k < K * P; k += LANES) {
             const int64_t panel = (q * P + k) * 4;
-            if (!own_logits())  // the first state is zero
-                product(last - first, 4 * LANES, 0, t ? X : D, rows, Packed{bank_panels + panel * X, X},
+            if (!own_logits())  // the first state is zero, and padded states are always
+                product(last - first, 4 * LANES, 0, t ? D + H : D, rows, Packed{bank_panels + panel * X, X},
                         gates + first * L + k * 4, L, {Start::row, bias + panel});
             for (int64_t n = first; n < last; ++n) move(n, k / P, k % P);
         }
@@ -361,7 +363,7 @@ struct Recurrent : Parameters<PARAMETERS> {
             };
             // the first state is zero
             add(D, first, own_logits() ? last : later, 0, d_from_input, d_columns);
-            add(own_logits() ? P : X, later, last, own_logits() ? D : 0, d_from_state,
+            add(own_logits() ? H : D + H, later, last, own_logits() ? D : 0, d_from_state,
                 own_logits() ? d_states : d_columns);
             if (parameter[INPUT_GATES_BIAS])
                 add_rows(last - first, G, d_from_input + first * L, L, d_bias + q * 4 * P);

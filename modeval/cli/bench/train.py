@@ -166,6 +166,7 @@ def _print(result: dict[str, Any]) -> None:
         title=f"Models x steps per second, cohort of {result['cohort']}, {result['cores']} cores"
         + (f", peak {peak / 1e9:,.0f} GFLOP/s" if peak else ""),
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
         pad_edge=False,
     )
     sides = [
