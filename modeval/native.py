@@ -38,6 +38,12 @@ SECONDS_TO_ANSWER = 20.0
 OWN_FOLDER, OWN_FILE = 0o700, 0o600
 NO_COMPILING = "MODEVAL_NO_COMPILE"
 """Variable of the environment that has everything go on without kernels."""
+INSTRUCTIONS = "MODEVAL_MARCH"
+"""Variable of the environment that names the instructions to compile for, as ``x86-64-v3``.
+
+For folders of kernels that machines of several kinds share, and to try what others would run; all
+that this machine has unless given.
+"""
 
 
 class KernelError(Exception):
@@ -69,9 +75,11 @@ def compiled(name: str, source: str, cache: Path | None = None) -> ctypes.CDLL:
     if os.environ.get(NO_COMPILING, "") not in ("", "0"):
         raise KernelError(f"{NO_COMPILING} is set, so nothing is compiled")
     compiler = find_compiler()
-    key = "\n".join((source, *FLAGS, compiler.path, compiler.version, _processor()))
+    march = os.environ.get(INSTRUCTIONS, "")
+    about = (compiler.path, compiler.version, march or _processor())
+    key = "\n".join((source, *FLAGS, *about))
     file = f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
-    return _cached(cache or user_cache(), file, source, compiler)
+    return _cached(cache or user_cache(), file, source, compiler, march)
 
 
 def find_compiler() -> Compiler:
@@ -93,7 +101,9 @@ def find_compiler() -> Compiler:
     raise KernelError(f"no C++ compiler found (looked for {', '.join(COMPILERS)})")
 
 
-def _cached(folder: Path, name: str, source: str, compiler: Compiler) -> ctypes.CDLL:
+def _cached(
+    folder: Path, name: str, source: str, compiler: Compiler, march: str = ""
+) -> ctypes.CDLL:
     """Load from the cache what this user put there, whole; else compile it anew."""
     try:
         _make_private(folder)
@@ -102,7 +112,7 @@ def _cached(folder: Path, name: str, source: str, compiler: Compiler) -> ctypes.
             return library
         with tempfile.TemporaryDirectory(dir=folder) as private:
             made = Path(private, name)
-            _compile(source, made, compiler)
+            _compile(source, made, compiler, march)
             digest = hashlib.sha256(made.read_bytes()).hexdigest()
             made.chmod(OWN_FILE)
             _sidecar(made).write_text(digest, encoding="ascii")
@@ -178,11 +188,11 @@ def _to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _compile(source: str, target: Path, compiler: Compiler) -> None:
+def _compile(source: str, target: Path, compiler: Compiler, march: str = "") -> None:
     written = target.with_suffix(".cpp")
     written.write_text(source, encoding="utf-8")
     answer = None
-    for processor in FOR_THIS_PROCESSOR:
+    for processor in ((f"-march={march}",),) if march else FOR_THIS_PROCESSOR:
         command = [compiler.path, *FLAGS, *processor, str(written), "-o", str(target)]
         answer = _run(command, SECONDS_TO_COMPILE)
         if answer.returncode == 0:

@@ -141,15 +141,19 @@ def load(name: str, cache: Path | None = None) -> ctypes.CDLL:
     Raises:
         KernelError: when there is no compiler, or what it made cannot be loaded.
     """
-    here = Path(__file__)
-    shared = here.with_name(KERNELS).read_text(encoding="utf-8")
-    source = here.with_name(f"{name}.cpp").read_text(encoding="utf-8")
-    source = source.replace(f'#include "{KERNELS}"\n', shared)
-    library = compiled(name, source, cache)
+    library = compiled(name, source_of(name), cache)
     for function in (library.modeval_step, library.modeval_workspace):
         function.argtypes = [ctypes.POINTER(_Step)]
     library.modeval_workspace.restype = ctypes.c_int64
     return library
+
+
+def source_of(name: str) -> str:
+    """Return the whole source of a kernel, what it includes of ours put in."""
+    here = Path(__file__)
+    shared = here.with_name(KERNELS).read_text(encoding="utf-8")
+    source = here.with_name(f"{name}.cpp").read_text(encoding="utf-8")
+    return source.replace(f'#include "{KERNELS}"\n', shared)
 
 
 class Fused:
