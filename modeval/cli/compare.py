@@ -23,7 +23,7 @@ EXAMPLES = """
 
   A quantised build against the full one, token by token, and a gate on it:
   [cyan]modeval compare full.trace int4.trace --agreement agreement.json[/]
-  [cyan]modeval gate agreement.json --min layers.worst.agreement_shared=0.95[/]
+  [cyan]modeval gate agreement.json --min agreement.layers.worst.shared=0.95[/]
 
   Checkpoints of one model, recorded on the same texts, with their saturation:
   [cyan]modeval compare step-1000.trace step-2000.trace --json course.json[/]
@@ -64,6 +64,15 @@ def compare_command(
             "scorecard for modeval gate.",
         ),
     ] = None,
+    again: Annotated[
+        Path | None,
+        typer.Option(
+            "--again",
+            metavar="TRACE",
+            help="With --agreement: the first build recorded once more, which is all the agreement "
+            "that can be expected of another.",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Set scorecards side by side: what changed, by how much, and is it more than noise?
@@ -73,8 +82,8 @@ def compare_command(
     """
     if json_file is not None:
         check_target(json_file, flag="--json", example="comparison.json")
-    if agreement_file is not None:
-        _agree(paths, agreement_file, quiet=quiet)
+    if agreement_file is not None or again is not None:
+        _agree(paths, agreement_file, again, quiet=quiet)
         return
     from modeval.pipeline.comparing import compare
 
@@ -100,7 +109,7 @@ def compare_command(
 compare_command.__doc__ = with_examples(compare_command, EXAMPLES)
 
 
-def _agree(paths: list[Path], target: Path, *, quiet: bool) -> None:
+def _agree(paths: list[Path], target: Path | None, again: Path | None, *, quiet: bool) -> None:
     """Compare two builds token by token."""
     from modeval.report.terminal.agreement import render_agreement
     from modeval.score.comparison.agreement import agreement
@@ -108,13 +117,18 @@ def _agree(paths: list[Path], target: Path, *, quiet: bool) -> None:
     from modeval.score.files import scorecard_text
     from modeval.trace.files import open_trace
 
+    if target is None:
+        raise SpecError(
+            "--again goes with --agreement: modeval compare full.trace int4.trace --agreement "
+            f"agreement.json --again {again}"
+        )
     check_target(target, flag="--agreement", example="agreement.json")
     if len(paths) != 2:  # noqa: PLR2004 - a pair
         raise SpecError(
             f"--agreement compares two traces, not {len(paths)}: modeval compare full.trace "
             f"int4.trace --agreement {target}"
         )
-    found = agreement(*paths)
+    found = agreement(*paths, again=again)
     card = agreement_card(found, *paths)
     if deliver(target, scorecard_text(card), flag="--agreement") and not quiet:
         console = stdout()

@@ -146,10 +146,15 @@ def parse_name(name: str, where: str) -> tuple[PolicyScope, str]:
     Raises:
         SpecError: a part is missing or unknown.
 
+    >>> parse_name("agreement.layers.worst.shared", "--min")
+    (PolicyScope(seeds=None, layers='worst', axis=None, entry=None), 'agreement_shared')
     >>> parse_name("layers.model.3.mlp.modules.each.share", "--max")[0]
     PolicyScope(seeds=None, layers='model.3.mlp', axis='module', entry='each')
     """
     scopes, _, metric = name.strip().rpartition(".")
+    if scopes == "agreement" or scopes.startswith("agreement."):  # of a comparison, by its kind
+        scopes = scopes.removeprefix("agreement").removeprefix(".")
+        metric = metric if metric.startswith("agreement_") else f"agreement_{metric}"
     if not metric:
         raise SpecError(f"{where} {name!r} names no metric. Write for example collapse_worst=0.2.")
     scope = PolicyScope()

@@ -5,10 +5,12 @@ Arrays of numpy, because both sides come from files; N tokens of one layer, K ch
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
+from scipy.optimize import linear_sum_assignment
 
 Chosen = Int[np.ndarray, "tokens choices"]
 Weights = Float[np.ndarray, "tokens choices"]
 Each = Float[np.ndarray, "tokens"]
+Counted = Float[np.ndarray, "modules modules"]
 Layered = Float[np.ndarray, "tokens layers"]
 
 
@@ -136,6 +138,31 @@ def agreement_weights(
     missed = its * ~same.any(1)
     distance: Each = (np.abs(mine - there).sum(1) + missed.sum(1)) / 2
     return distance
+
+
+def agreement_matched(together: Counted, most: float) -> float:
+    """Which share of the modules do both builds choose, once those of the other are renumbered?
+
+    ``max over permutations pi of sum_m together[m, pi(m)] / sum over tokens of max(|A|, |B|)``
+
+    Args:
+        together: ``(M, M)`` in how many tokens one build chose m and the other m'.
+        most: sum over tokens of the larger number of choices.
+
+    Returns:
+        No unit, from ``agreement_shared`` (the order as it is) to 1. A build whose modules were
+        permuted has 1; builds that know nothing of each other a little more than K/M, as the best
+        of all permutations is taken.
+
+    See also: ``agreement_shared``, by number.
+
+    Source: this project; the best permutation by Kuhn 1955, as in ``modeval.metrics.matching``.
+
+    >>> agreement_matched(np.array([[0.0, 3.0], [3.0, 0.0]]), 6.0)
+    1.0
+    """
+    rows, columns = linear_sum_assignment(together, maximize=True)
+    return float(together[rows, columns].sum() / max(most, 1.0))
 
 
 def _same(one: Chosen, other: Chosen) -> Shaped[np.ndarray, "tokens choices choices"]:

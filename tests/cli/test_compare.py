@@ -114,8 +114,28 @@ def test_two_builds_are_compared_token_by_token_and_can_be_gated(folder):
     gate = ["gate", "agreement.json", "--no-policy", "--min"]
     passed = CliRunner().invoke(program.app, [*gate, "layers.worst.agreement_shared=0.5"])
     assert passed.exit_code == 0, passed.output
-    failed = CliRunner().invoke(program.app, [*gate, "layers.worst.agreement_shared=0.99"])
+    by_kind = [*gate, "agreement.layers.worst.shared=0.99", "--junit", "gate.xml"]
+    failed = CliRunner().invoke(program.app, by_kind)
     assert failed.exit_code == 1, failed.output
+    written = (folder / "gate.xml").read_text(encoding="utf-8")
+    assert "agreement_shared" in written
+    assert "<failure" in written
+    assert run("report agreement.json --html agreement.html").exit_code == 0
+    page = (folder / "agreement.html").read_text(encoding="utf-8")
+    assert "Choices shared by two builds" in page
+    assert "step-2000 against step-3000" in page
+
+
+def test_what_a_build_shares_with_itself_stands_beside_what_another_shares(folder):
+    asked = "compare step-3000.trace step-2000.trace --again full.trace --agreement agreement.json"
+    done = run(asked)
+    assert done.exit_code == 0, done.output
+    assert "The first build recorded twice shares 100 %" in " ".join(done.stdout.split())
+    card = json.loads((folder / "agreement.json").read_text())
+    assert any("recorded twice shares 100.00%" in score["note"] for score in card["scores"])
+    assert "--again goes with --agreement" in str(
+        run("compare step-3000.trace step-2000.trace --again full.trace").exception
+    )
 
 
 def test_agreement_takes_two_traces(folder):

@@ -66,6 +66,7 @@ OTHER_LAWS = {
     "weight_entropy": "test_tokens.py",
     "agreement_shared": "test_metrics_agreement.py",
     "agreement_exact": "test_metrics_agreement.py",
+    "agreement_matched": "test_metrics_agreement.py",
     "agreement_first": "test_metrics_agreement.py",
     "agreement_different": "test_metrics_agreement.py",
     "agreement_weights": "test_metrics_agreement.py",

@@ -8,6 +8,7 @@ from modeval.metrics.agreement import (
     agreement_different,
     agreement_exact,
     agreement_first,
+    agreement_matched,
     agreement_shared,
     agreement_weights,
 )
@@ -69,4 +70,17 @@ def test_a_difference_is_never_taken_back():
 
 def test_every_function_of_the_file_is_a_row_of_the_table():
     public = [name for name in vars(agreement) if name.startswith("agreement_")]
-    assert len(public) == 5
+    assert len(public) == 6
+
+
+def test_a_permuted_build_has_all_in_common_once_it_is_renumbered():
+    draw = np.random.default_rng(4)
+    order = draw.permutation(6)
+    one = np.array([draw.permutation(6)[:2] for _ in range(80)])
+    other = order[one]
+    together = np.zeros((6, 6))
+    for mine, its in zip(one, other, strict=True):
+        together[np.ix_(mine, its)] += 1
+    assert agreement_matched(together, 160.0) == 1.0
+    assert agreement_shared(one, other).mean() < 1
+    assert agreement_matched(np.zeros((6, 6)), 0.0) == 0.0

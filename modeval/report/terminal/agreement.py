@@ -40,6 +40,8 @@ def render_agreement(
     )
     shown: list[RenderableType] = [Text(visible(title), style="bold"), Text(headline)]
     shown.append(_table(agreement, names))
+    if worst.ceiling is not None:
+        shown.append(_ceiling(worst.ceiling))
     if any(layer.flips for layer in agreement.layers):
         shown.append(_flips(agreement))
     return [*shown, *(Text(visible(note), style="dim") for note in agreement.notes)]
@@ -51,16 +53,24 @@ def _table(agreement: Agreement, names: tuple[str, ...]) -> Table:
     ties = any(layer.ties is not None for layer in agreement.layers)
     if ties:
         table.add_column("ties")
+    apart = any(layer.ties for layer in agreement.layers)
+    if apart:
+        table.add_column("same set, no tie")
     for layer in agreement.layers:
         cells = [_cell(layer.measured[name]) for name in measured]
         cells.append(percent(layer.chance["agreement_shared"]))
         cells += [_share(layer)] if ties else []
+        cells += [_if_known(layer.untied)] if apart else []
         table.add_row(visible(names[layer.layer]), *cells)
     return table
 
 
 def _share(layer: LayerAgreement) -> str:
     return "" if layer.ties is None else percent(layer.ties)
+
+
+def _if_known(share: Share | None) -> str:
+    return "" if share is None else _cell(share)
 
 
 def _cell(share: Share) -> str:
@@ -82,6 +92,13 @@ def percent(share: float) -> str:
     apart = min(share, 1 - share)
     digits = 0 if apart == 0 else 1 if apart >= 0.001 else 2  # noqa: PLR2004 - still seen
     return f"{share:.{digits}%}".replace("%", " %")
+
+
+def _ceiling(share: Share) -> Text:
+    return Text(
+        f"The first build recorded twice shares {_cell(share)} of its choices there: no other build "
+        "can be expected to do better."
+    )
 
 
 def _flips(agreement: Agreement) -> Text:

@@ -1,12 +1,13 @@
 """Agreement of two traces of one model: a quantised build, a port, a rollout against its trainer.
 
 Rows are matched by document, position and layer. Engines differ by a token at the ends of
-documents; what one of them lacks is left out and counted. Documents are the unit of the intervals.
+documents; what one of them lacks is left out and counted. An engine that numbers positions from one
+is known by its token ids, and aligned. Documents are the unit of the intervals.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from modeval.metrics.agreement import (
     agreement_different,
     agreement_exact,
     agreement_first,
+    agreement_matched,
     agreement_shared,
     agreement_weights,
 )
@@ -29,6 +31,10 @@ ROWS_AT_ONCE = 1 << 23
 """Rows of a trace that are held in memory; larger ones are read in several passes."""
 SHARES = ("probability", "renormalised")
 DECILES = 10
+RENUMBERED = 0.1
+"""Gain of a renumbering that is worth saying; the best of all permutations gains a little."""
+SHIFTS = (0, 1, -1)
+"""By how much positions of the second trace may be higher; tried in order."""
 LEVEL = 0.95
 MIX = 0x9E3779B97F4A7C15
 """Odd number by which documents are spread over passes."""
@@ -61,6 +67,10 @@ class LayerAgreement:
             missing where one of the traces has no weights that are shares.
         chance: the same for choices that know nothing of each other and keep each build's load:
             of ``agreement_shared`` and ``agreement_first``.
+        untied: share of the other tokens with the same set of modules; nothing without logits, or
+            where all are tied.
+        ceiling: ``agreement_shared`` of the first build with itself, recorded again; nothing where
+            that was not given.
         ties: share of tokens whose last choice and first rejected module have equal logits, which
             engines break each in its own way; nothing where logits were not recorded.
         flips: for each tenth of the margins between those logits, from the smallest: share of
@@ -72,6 +82,8 @@ class LayerAgreement:
     documents: int
     measured: dict[str, Share]
     chance: dict[str, float]
+    untied: Share | None = None
+    ceiling: Share | None = None
     ties: float | None = None
     flips: tuple[float, ...] = ()
 
@@ -107,16 +119,22 @@ class _Sums:
     values: dict[str, dict[int, float]] = field(default_factory=dict)
     loads: tuple[list[NDArray[Any]], list[NDArray[Any]]] = field(default_factory=lambda: ([], []))
     firsts: tuple[list[NDArray[Any]], list[NDArray[Any]]] = field(default_factory=lambda: ([], []))
+    together: NDArray[Any] | None = None
+    most: float = 0.0
+    untied: dict[int, float] = field(default_factory=dict)
+    untied_same: dict[int, float] = field(default_factory=dict)
     margins: list[NDArray[Any]] = field(default_factory=list)
     flipped: list[NDArray[Any]] = field(default_factory=list)
 
 
-def agreement(one: Path | str, other: Path | str) -> Agreement:
+def agreement(one: Path | str, other: Path | str, *, again: Path | str | None = None) -> Agreement:
     """Compare the choices of two traces of the same tokens.
 
     Args:
         one: the trace that is held to be right: the full build, the trainer.
         other: the trace of the other build.
+        again: the first build on the same texts once more: no other build can be expected to agree
+            with it better than it does with itself.
 
     Raises:
         TraceError: the two are not of the same layers and modules, do not say which token a row
@@ -127,9 +145,10 @@ def agreement(one: Path | str, other: Path | str) -> Agreement:
     weighted = all(trace.header.weight_scale in SHARES for trace in (first, second))
     sums = [_Sums() for _ in first.header.layers]
     missing = [0, 0]
-    lost_at_ends = True
+    lost_at_ends, shifts = True, set()
     for mine, its in _passes(first, second, weighted=weighted):
-        left, right, at_ends = _matched(mine, its, first, second)
+        left, right, at_ends, shift = _matched(mine, its, first, second)
+        shifts.add(shift)
         missing[0] += len(mine["layer"]) - len(left)
         missing[1] += len(its["layer"]) - len(right)
         lost_at_ends &= at_ends
@@ -147,12 +166,48 @@ def agreement(one: Path | str, other: Path | str) -> Agreement:
             f"{first.path} and {second.path} have no token in common: no document, position and "
             "layer of one is in the other. Record both builds on the same texts."
         )
+    if again is not None:
+        layers = _with_ceiling(layers, agreement(one, again))
     return Agreement(
         layers=layers,
         tokens=int(sum(sums[layers[-1].layer].whole.values())),
         missing=(missing[0], missing[1]),
-        notes=tuple(_notes(missing, lost_at_ends=lost_at_ends, weighted=weighted, first=first)),
+        notes=(
+            *_shifted(shifts),
+            *_notes(missing, lost_at_ends=lost_at_ends, weighted=weighted, first=first),
+            *_renumbered(layers, first),
+        ),
     )
+
+
+def _with_ceiling(
+    layers: tuple[LayerAgreement, ...], repeated: Agreement
+) -> tuple[LayerAgreement, ...]:
+    """Return the layers with what the first build shares with itself."""
+    itself = {layer.layer: layer.measured["agreement_shared"] for layer in repeated.layers}
+    return tuple(replace(layer, ceiling=itself.get(layer.layer)) for layer in layers)
+
+
+def _shifted(shifts: set[int]) -> Iterator[str]:
+    for shift in sorted(shifts - {0}):
+        than = "higher" if shift > 0 else "lower"
+        yield (
+            f"Positions of the second trace are one {than} than those of the first at the same "
+            "tokens: aligned by token ids."
+        )
+
+
+def _renumbered(layers: tuple[LayerAgreement, ...], first: Trace) -> Iterator[str]:
+    """Say where the builds agree far better once modules of the second are numbered anew."""
+    for layer in layers:
+        shared = layer.measured["agreement_shared"].value
+        matched = layer.measured["agreement_matched"].value
+        if matched - shared > RENUMBERED:
+            yield (
+                f"{first.header.layers[layer.layer]}: by number {shared:.1%} of the choices are "
+                f"shared, and {matched:.1%} once the modules of the second trace are renumbered: "
+                "they seem to be the same modules in another order."
+            )
 
 
 def _notes(
@@ -211,46 +266,66 @@ def _read(trace: Trace, part: int, parts: int, weighted: bool) -> Columns:  # no
 
 def _matched(
     mine: Columns, its: Columns, first: Trace, second: Trace
-) -> tuple[NDArray[Any], NDArray[Any], bool]:
-    """Return the rows that belong together, and whether those that do not stand at ends."""
+) -> tuple[NDArray[Any], NDArray[Any], bool, int]:
+    """Return the rows that belong together, whether those that do not stand at ends, the shift.
+
+    Where token ids differ at the same positions, positions of one may count from one: the first
+    shift at which all token ids are the same is taken.
+    """
     for part, trace in ((mine, first), (its, second)):
         if bool((part["document"] < 0).any() | (part["position"] < 0).any()):
             raise TraceError(
                 f"{trace.path} does not say of every row which token it is: its document or "
                 "position is unknown. Record both builds with documents and positions."
             )
-    keys = _keys(mine, its, len(first.header.layers))
+    layers = len(first.header.layers)
+    keys = _keys(mine, its, layers)
     for key, trace in zip(keys, (first, second), strict=True):
         if len(np.unique(key)) < len(key):
             raise TraceError(
                 f"{trace.path} has a token twice at one layer (same document and position), so "
                 "it is not known which row is its partner. Record each text once."
             )
-    _, left, right = np.intersect1d(*keys, assume_unique=True, return_indices=True)
-    if "token" in mine and "token" in its:
-        _check_tokens(mine["token"][left], its["token"][right], first, second)
-    return left, right, _only_ends(mine, left) and _only_ends(its, right)
+    named = "token" in mine and "token" in its
+    for shift in SHIFTS if named else (0,):
+        keys = _keys(mine, its, layers, shift)
+        _, left, right = np.intersect1d(*keys, assume_unique=True, return_indices=True)
+        if not named or (len(left) and not _other_tokens(mine, its, left, right).any()):
+            return left, right, _only_ends(mine, left) and _only_ends(its, right), shift
+    _, left, right = np.intersect1d(*_keys(mine, its, layers), return_indices=True)
+    wrong = _other_tokens(mine, its, left, right)
+    if wrong.any():
+        raise _other_texts(float(wrong.mean()), first, second)
+    return left, right, _only_ends(mine, left) and _only_ends(its, right), 0
 
 
-def _keys(mine: Columns, its: Columns, layers: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Number document, position and layer of each row, alike for both."""
+def _keys(
+    mine: Columns, its: Columns, layers: int, shift: int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Number document, position and layer of each row, alike for both; positions may be shifted."""
     documents = np.concatenate([mine["document"], its["document"]])
     _, number = np.unique(documents, return_inverse=True)
-    position = np.concatenate([mine["position"], its["position"]]).astype(np.int64)
+    moved = (mine["position"] + max(shift, 0), its["position"] + max(-shift, 0))
+    position = np.concatenate(moved).astype(np.int64)
     layer = np.concatenate([mine["layer"], its["layer"]])
     key = (number * (position.max(initial=0) + 1) + position) * layers + layer
     return key[: len(mine["layer"])], key[len(mine["layer"]) :]
 
 
-def _check_tokens(mine: NDArray[Any], its: NDArray[Any], first: Trace, second: Trace) -> None:
-    wrong = (mine != its) & (mine >= 0) & (its >= 0)
-    if bool(wrong.any()):
-        share = float(wrong.mean())
-        raise TraceError(
-            f"{first.path} and {second.path} have other tokens at the same document and position "
-            f"({share:.1%} of the rows), so they were recorded on different texts or with another "
-            "count of positions. Record both builds on the same texts."
-        )
+def _other_tokens(
+    mine: Columns, its: Columns, left: NDArray[Any], right: NDArray[Any]
+) -> NDArray[np.bool_]:
+    one, two = mine["token"][left], its["token"][right]
+    wrong: NDArray[np.bool_] = (one != two) & (one >= 0) & (two >= 0)
+    return wrong
+
+
+def _other_texts(share: float, first: Trace, second: Trace) -> TraceError:
+    return TraceError(
+        f"{first.path} and {second.path} have other tokens at the same document and position "
+        f"({share:.1%} of the rows), so they were recorded on different texts or with another "
+        "count of positions. Record both builds on the same texts."
+    )
 
 
 def _only_ends(part: Columns, kept: NDArray[Any]) -> bool:
@@ -330,11 +405,30 @@ def _add_layer(  # noqa: PLR0917 - one step of _add, cut out to fit a glance
     for index, chosen in enumerate((one, two)):
         sums.loads[index].append(np.bincount(chosen[chosen >= 0], minlength=modules))
         sums.firsts[index].append(np.bincount(chosen[:, 0].clip(0), minlength=modules))
+    _add_together(sums, one, two, modules)
     if first.header.logits > width:
         logits = -np.sort(-mine["logits"][rows].astype(np.float64), axis=1)
-        sums.margins.append(logits[:, width - 1] - logits[:, width])
+        margins = logits[:, width - 1] - logits[:, width]
+        sums.margins.append(margins)
         sums.flipped.append(1 - measured["agreement_exact"])
+        apart = margins > 0
+        _pour(sums.untied, documents, np.bincount(number, apart))
+        _pour(sums.untied_same, documents, np.bincount(number, apart * measured["agreement_exact"]))
     return measured["agreement_exact"]
+
+
+def _add_together(
+    sums: _Sums, one: NDArray[np.int64], two: NDArray[np.int64], modules: int
+) -> None:
+    """Add in how many tokens each module of one build goes with each of the other."""
+    if sums.together is None:
+        sums.together = np.zeros((modules, modules))
+    for left in range(one.shape[1]):
+        for right in range(two.shape[1]):
+            both = (one[:, left] >= 0) & (two[:, right] >= 0)
+            pair = one[both, left] * modules + two[both, right]
+            sums.together += np.bincount(pair, minlength=modules**2).reshape(modules, modules)
+    sums.most += float(np.maximum((one >= 0).sum(1), (two >= 0).sum(1)).sum())
 
 
 def _by_weight(chosen: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
@@ -354,6 +448,9 @@ def _layer(number: int, sums: _Sums, first: Trace) -> LayerAgreement:
         name: _share_of(values, sums.whole if name == "agreement_different" else sums.tokens)
         for name, values in sums.values.items()
     }
+    if sums.together is not None:
+        matched = agreement_matched(sums.together, sums.most)
+        measured["agreement_matched"] = Share(matched, None, None)
     one, two = (np.sum(side, 0) / tokens.sum() for side in sums.loads)
     chance = {
         "agreement_shared": float((one * two).sum() / first.header.choices[number]),
@@ -370,6 +467,7 @@ def _layer(number: int, sums: _Sums, first: Trace) -> LayerAgreement:
         documents=len(documents),
         measured=measured,
         chance=chance,
+        untied=_share_of(sums.untied_same, sums.untied) if sum(sums.untied.values()) else None,
         ties=ties,
         flips=flips,
     )

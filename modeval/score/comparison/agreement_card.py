@@ -93,4 +93,12 @@ def _score(record: ModelRecord, index: int, name: str, layer: LayerAgreement) ->
         chance_permuted=layer.chance.get(name),
         better=better if better != "neither" else None,
         samples=layer.tokens,
+        note=_ceiling(layer) if name == "agreement_shared" else "",
     )
+
+
+def _ceiling(layer: LayerAgreement) -> str:
+    """Say what the first build shares with itself, which is all that can be expected."""
+    if layer.ceiling is None:
+        return ""
+    return f"The first build recorded twice shares {layer.ceiling.value:.2%} of its choices."
