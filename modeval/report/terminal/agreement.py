@@ -96,8 +96,8 @@ def percent(share: float) -> str:
 
 def _ceiling(share: Share) -> Text:
     return Text(
-        f"The first build recorded twice shares {_cell(share)} of its choices there: no other build "
-        "can be expected to do better."
+        f"The first build recorded twice shares {_cell(share)} of its choices there: no other "
+        "build can be expected to do better."
     )
 
 
