@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from modeval.spec.settings import flag_of
 from modeval.spec.system import System
 from modeval.spec.systems import BY_NAME, SYSTEMS, system_of
 
@@ -100,7 +101,9 @@ def choices_of(system: System) -> str:
 
 def command_of(system: System) -> str:
     """Return the command that trains a system, on the first task that it is defined for."""
-    return f"modeval train --out runs/{system.name} --model {system.name} --task {system.tasks[0]}"
+    flags = "".join(f" {flag_of(name)} {value}" for name, value in system.data.items())
+    command = f"modeval train --out runs/{system.name} --model {system.name}"
+    return f"{command} --task {system.tasks[0]}{flags}"
 
 
 def _said(choice: Any) -> str:

@@ -1,14 +1,12 @@
 """Rules that are made of skills, and rules that are variants of one another.
 
 A skill is an operation on two numbers. A rule uses some of them: all at once, and their results are
-added; or one after the other, each with the result of the one before it in the place of the first
-number. Which rule uses which skills is the true skill matrix, which nothing tells a model: it sees
-the number of the rule, as always.
+added; one after the other, each with the result of the one before it in the place of the first
+number; or in a tree (see :mod:`modeval.spec.layouts`). Which rule uses which skills is the true
+skill matrix. A model is told the number of the rule, as always, unless it is told its skills.
 
 Source: Ponti et al. 2022 (Polytropon), Andreas et al. 2016 (neural module networks).
 """
-
-import itertools
 
 import numpy as np
 import torch
@@ -17,21 +15,7 @@ from torch import Tensor
 
 from modeval.data.binary import named_operations
 from modeval.spec import DataSpec
-
-
-def skills_of_rules(spec: DataSpec) -> tuple[tuple[int, ...], ...]:
-    """Return the skills of each rule, in the order in which they are used.
-
-    The same for every task: rules take turns through all combinations (where the order matters, all
-    arrangements), shuffled once so that few rules use all skills about equally.
-
-    >>> skills_of_rules(DataSpec(skills=3, rules=3))
-    ((1, 2), (0, 2), (0, 1))
-    """
-    ways = {"additive": itertools.combinations, "sequential": itertools.permutations}
-    every = list(ways[spec.composition](range(spec.skills), spec.skills_per_rule))
-    order = np.random.RandomState(0).permutation(len(every))
-    return tuple(every[place] for place in order[: spec.rules])
+from modeval.spec.layouts import FIRST, SECOND, layout, skills_of_rules
 
 
 def skill_matrix(spec: DataSpec) -> Int64[Tensor, "rules skills"]:
@@ -56,19 +40,22 @@ def compose_coefficients(
 ) -> tuple[Float64[np.ndarray, " rules"], Float64[np.ndarray, " rules"]]:
     """Return the coefficients of rules that are made of linear skills.
 
-    Additive: ``sum_s (alpha_s x1 + beta_s x2)``. Sequential, for skills s and then t:
-    ``alpha_t (alpha_s x1 + beta_s x2) + beta_t x2``. Either is linear again, so that all that is
-    known of linear rules holds.
+    Additive: ``sum_s (alpha_s x1 + beta_s x2)``. Else at each place ``alpha_s l + beta_s r``, l and
+    r being what its layout gives it. Either is linear again, so that all that is known of linear
+    rules holds.
     """
     first, second = np.zeros(spec.rules), np.zeros(spec.rules)
     for rule, used in enumerate(skills_of_rules(spec)):
         if spec.composition == "additive":
             first[rule], second[rule] = alpha[list(used)].sum(), beta[list(used)].sum()
             continue
-        a, b = 1.0, 0.0
-        for skill in used:
-            a, b = alpha[skill] * a, alpha[skill] * b + beta[skill]
-        first[rule], second[rule] = a, b
+        results = {FIRST: (1.0, 0.0), SECOND: (0.0, 1.0)}
+        for number, place in enumerate(layout(spec)):
+            skill = used[place.skill]
+            both = zip(results[place.left], results[place.right], strict=True)
+            one, two = (alpha[skill] * left + beta[skill] * right for left, right in both)
+            results[number] = (one, two)
+        first[rule], second[rule] = results[len(used) - 1]
     return first, second
 
 
@@ -80,10 +67,11 @@ def composed_operations(
     if spec.composition == "additive":
         results = [named_operations(pair, skill) for skill in used.unbind(-1)]
         return torch.stack(results).sum(0)
-    result, second = pair[..., :1], pair[..., 1:]
-    for skill in used.unbind(-1):
-        result = named_operations(torch.cat((result, second), -1), skill)
-    return result
+    made = {FIRST: pair[..., :1], SECOND: pair[..., 1:]}
+    for number, place in enumerate(layout(spec)):
+        both = torch.cat((made[place.left], made[place.right]), -1)
+        made[number] = named_operations(both, used[..., place.skill])
+    return made[used.shape[-1] - 1]
 
 
 def vary(

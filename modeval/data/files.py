@@ -132,6 +132,11 @@ def write_dataset(
             f"hidden = {spec.hidden}: a data set holds true rules. Leave --hidden out of modeval "
             "generate, and give it to modeval train without --data."
         )
+    if spec.held_out:
+        raise SpecError(
+            f"held_out = {spec.held_out}: a data set is for scoring, too, and holds all rules. "
+            "Leave --held-out out of modeval generate, and give it to modeval train without --data."
+        )
     if storage == "parquet":
         parquet.require_arrow()
     encode = {"safetensors": _to_safetensors, "parquet": parquet.to_bytes}[storage]

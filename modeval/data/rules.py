@@ -31,8 +31,8 @@ def draw_rules(
     if probabilities is not None:
         _check(probabilities, spec.rules, out.shape[0])
         bounds = upper_bounds(probabilities).to(out.device)
-    elif spec.rule_probabilities:
-        bounds = _kept_bounds(spec.rule_probabilities, out.device)
+    elif spec.trained_shares:
+        bounds = _kept_bounds(spec.trained_shares, out.device)
     else:
         out.random_(spec.rules, generator=generator)
         return

@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from modeval.nn.aggregation import Value
 from modeval.nn.attention import AttentionNetwork, Prefixes
 from modeval.nn.bank import Bank, Experts, gates_bank, mlp_bank
 from modeval.nn.columns import Stitch, StitchScorer
+from modeval.nn.composed import ComposedNetwork
 from modeval.nn.layer import Choices, ModularLayer
-from modeval.nn.linear import StackedLinear, initialise
+from modeval.nn.linear import StackedLinear, StackedMLP, initialise
 from modeval.nn.mlp import MLPNetwork
 from modeval.nn.network import Network
 from modeval.nn.own.network import own_network
@@ -39,6 +41,7 @@ from modeval.nn.scorers import (
 from modeval.spec import DataSpec, ModelSpec, attention_heads, check_pair, module_count
 from modeval.spec.checks import check
 from modeval.spec.gatings import Fixed
+from modeval.spec.layouts import layout, skills_of_rules, told_rows
 from modeval.spec.model import GIVEN, attending
 from modeval.spec.own import Code
 from modeval.spec.sharing import Prefix
@@ -114,6 +117,7 @@ class Slot:
         own: a scorer of the user's.
         subspaces: parts of a column.
         layers: of the network.
+        told: ``(R, K)`` what is told of each rule, where that is not its number.
     """
 
     seeds: int
@@ -132,17 +136,23 @@ class Slot:
     own: Code | None = None
     subspaces: int = 1
     layers: int = 1
+    told: Tensor | None = None
 
     @property
     def numbers(self) -> int:
         """Return how many numbers a scorer gives for a sample."""
         return self.groups + self.modules * self.logits
 
+    @property
+    def rule_inputs(self) -> int:
+        """Return how many inputs of a scorer tell the rule."""
+        return self.rules if self.told is None else self.told.shape[1]
+
 
 def _by_rule(at: Slot) -> Scorer:
     if not at.rule_width:
         return TableScorer(at.seeds, at.encoder, at.numbers)
-    return RuleScorer(at.seeds, at.rules, at.rule_width, at.numbers, bias=at.bias)
+    return RuleScorer(at.seeds, at.rules, at.rule_width, at.numbers, bias=at.bias, told=at.told)
 
 
 def _own(at: Slot) -> Scorer:
@@ -159,11 +169,13 @@ SCORERS: dict[str, Callable[[Slot], Scorer]] = {
         at.seeds, at.modules, at.units, logits=at.logits, bias=at.bias
     ),
     "shared": lambda at: SharedScorer(
-        at.seeds, at.outputs, at.features + at.rules, at.encoder, at.logits
+        at.seeds, at.outputs, at.features + at.rule_inputs, at.encoder, at.logits, at.told
     ),
     "attention": lambda at: AttentionScorer(at.seeds, at.state, at.outputs, at.encoder),
     "input": lambda at: InputScorer(at.seeds, at.features, 0, at.encoder, at.numbers),
-    "both": lambda at: InputScorer(at.seeds, at.features, at.rules, at.encoder, at.numbers),
+    "both": lambda at: InputScorer(
+        at.seeds, at.features, at.rule_inputs, at.encoder, at.numbers, at.told
+    ),
     "rule": _by_rule,
     "table": lambda at: FreeScorer(at.seeds, at.rules, at.numbers, shared=False),
     "embedding": lambda at: EmbeddingScorer(at.seeds, at.rules, at.layers, at.encoder, at.numbers),
@@ -210,8 +222,14 @@ def _place(data: DataSpec, model: ModelSpec, seeds: int, **sizes: int) -> Slot:
         own=model.own_scorer,
         layers=model.layers,
         subspaces=model.subspaces if model.aggregation == "sluice" else 1,
+        told=_told(data),
         **sizes,  # type: ignore[arg-type]
     )
+
+
+def _told(data: DataSpec) -> Tensor | None:
+    """Return what a model is told of each rule, where that is not its number."""
+    return torch.tensor(told_rows(data)) if data.told == "skills" else None
 
 
 def _layers(data: DataSpec, model: ModelSpec, seeds: int, width: int) -> tuple[ModularLayer, ...]:
@@ -250,7 +268,26 @@ def _units(experts: Experts) -> int:
 # --- families ------------------------------------------------------------------------------------
 
 
+def _composed(data: DataSpec, model: ModelSpec, seeds: int) -> Network:
+    modules, encoder = module_count(data, model), model.encoder
+    hidden = model.width if model.match == "width" else model.width // modules
+    experts = StackedMLP((seeds, modules), (2 * encoder, hidden, encoder))
+    at = _place(*(data, model, seeds), state=2 * encoder, units=hidden, outputs=encoder)
+    return ComposedNetwork(
+        seeds,
+        skills=torch.tensor(skills_of_rules(data)),
+        modules=modules,
+        encoder=encoder,
+        experts=experts,
+        choices=_choices(model, replace(at, rules=data.skills, told=None)),
+        places=layout(data),
+        kinds=data.skills,
+    )
+
+
 def _mlp(data: DataSpec, model: ModelSpec, seeds: int) -> Network:
+    if model.aggregation == "functions":
+        return _composed(data, model, seeds)
     modules, hidden = module_count(data, model), hidden_width(data, model)
     experts = _experts(model, seeds, modules, (3 * model.encoder, hidden, model.width))
     at = _place(
@@ -268,6 +305,7 @@ def _mlp(data: DataSpec, model: ModelSpec, seeds: int) -> Network:
         experts=experts,
         choices=_choices(model, at),
         layers=_layers(data, model, seeds, model.width),
+        told=_told(data),
     )
 
 

@@ -206,9 +206,9 @@ class ModularLayer(nn.Module):
         """Pass samples through; ``seen`` tells what they are beside ``x``."""
         seen = replace(seen, state=lambda: x)
         layer = self.experts.hidden
-        before = _side_by_side(x, *with_bias(layer.parts(chance.noise)))
+        before = side_by_side(x, *with_bias(layer.parts(chance.noise)))
         trunk = trunk_of(layer) if needs_spare(self.choices) else None
-        shared = None if trunk is None else _side_by_side(x, *with_bias(trunk))
+        shared = None if trunk is None else side_by_side(x, *with_bias(trunk))
         passed = run_bank(self.choices, self.experts, before, seen, chance, shared_before=shared)
         return Passed(x + passed.output, passed.weighed)
 
@@ -219,7 +219,7 @@ def needs_spare(choices: Choices) -> bool:
     return generated or choices.aggregation == "inputs"
 
 
-def _side_by_side(
+def side_by_side(
     x: Float[Tensor, "seeds n in"],
     weight: Float[Tensor, "seeds modules in out"],
     bias: Float[Tensor, "seeds modules out"],

@@ -80,6 +80,46 @@ class StackedMLP(nn.Module):
         return self.readout(F.relu(hidden))  # type: ignore[no-any-return]
 
 
+class ToldMLP(StackedMLP):
+    """An MLP on rules that are told by rows of their own, not by one-hot ones.
+
+    Args:
+        rows: ``(R, K)`` what is told of each rule.
+    """
+
+    rows: Tensor
+
+    def __init__(
+        self,
+        stack: Sequence[int],
+        widths: tuple[int, int, int],
+        rows: Float[Tensor, "rules told"],
+        *,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(stack, widths, bias=bias)
+        self.register_buffer("rows", rows, persistent=False)
+
+    def table(self) -> Float[Tensor, "*stack rules out"]:
+        """Return the output for each rule."""
+        stack = self.hidden.weight.shape[:-2]
+        return self(self.rows.expand(*stack, -1, -1))  # type: ignore[no-any-return]
+
+
+def rule_mlp(
+    stack: Sequence[int],
+    rules: int,
+    widths: tuple[int, int],
+    told: Float[Tensor, "rules told"] | None,
+    *,
+    bias: bool = True,
+) -> StackedMLP:
+    """Return an MLP whose ``table`` has a row for each rule: by its number, or by what is told."""
+    if told is None:
+        return StackedMLP(stack, (rules, *widths), bias=bias)
+    return ToldMLP(stack, (told.shape[1], *widths), told, bias=bias)
+
+
 @runtime_checkable
 class Drawn(Protocol):
     """A part of a network whose parameters start at random, or anywhere but at zero."""

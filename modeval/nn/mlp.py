@@ -26,7 +26,7 @@ from modeval.nn.layer import (
     run_bank,
     trunk_of,
 )
-from modeval.nn.linear import StackedMLP, bias_of, per_rule, with_bias
+from modeval.nn.linear import StackedMLP, bias_of, per_rule, rule_mlp, with_bias
 from modeval.nn.network import Output, Route
 from modeval.nn.scorers import Seen, not_seen
 from modeval.types import Noise
@@ -64,11 +64,12 @@ class MLPNetwork(LayeredNetwork):
         width: int,
         choices: Choices,
         layers: tuple[ModularLayer, ...] = (),
+        told: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.seeds, self.rules, self.module_count = seeds, rules, modules
         self.encoder_number = StackedMLP((seeds,), (1, encoder, encoder))
-        self.encoder_rule = StackedMLP((seeds,), (rules, encoder, encoder))
+        self.encoder_rule = rule_mlp((seeds,), rules, (encoder, encoder), told)
         self.experts = experts
         self.decoder = StackedMLP((seeds,), (width, encoder, 1))
         self.route_by(choices, layers)

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from modeval.nn.aggregation import Readout
-from modeval.nn.linear import StackedLinear, StackedMLP, per_rule
+from modeval.nn.linear import StackedLinear, StackedMLP, per_rule, rule_mlp
 from modeval.nn.network import LooksAt, Route
 from modeval.spec.gatings import Gate, Loads
 from modeval.types import Noise
@@ -106,10 +106,17 @@ class RuleScorer(nn.Module):
     looks_at: ClassVar[LooksAt] = "rule"
 
     def __init__(
-        self, seeds: int, rules: int, width: int, logits: int, *, bias: bool = True
+        self,
+        seeds: int,
+        rules: int,
+        width: int,
+        logits: int,
+        *,
+        bias: bool = True,
+        told: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.mlp = StackedMLP((seeds,), (rules, width, logits), bias=bias)
+        self.mlp = rule_mlp((seeds,), rules, (width, logits), told, bias=bias)
 
     def forward(self, seen: Seen) -> Float[Tensor, "seeds rules logits"]:
         """Return the logits of each rule."""
@@ -234,10 +241,20 @@ class SharedScorer(nn.Module):
     """One scorer for all modules, on a module's output beside the input and the rule."""
 
     looks_at: ClassVar[LooksAt] = "module"
+    told: Tensor | None
 
-    def __init__(self, seeds: int, output: int, inputs: int, width: int, logits: int = 1) -> None:
+    def __init__(  # noqa: PLR0917 - sizes
+        self,
+        seeds: int,
+        output: int,
+        inputs: int,
+        width: int,
+        logits: int = 1,
+        told: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.output = output
+        self.register_buffer("told", told, persistent=False)
         self.mlp = StackedMLP((seeds,), (output + inputs, width, logits))
 
     def forward(self, seen: Seen) -> Float[Tensor, "seeds n logits"]:
@@ -246,7 +263,7 @@ class SharedScorer(nn.Module):
         from_outputs = seen.outputs().times(first.weight[:, : self.output])
         assert first.bias is not None  # noqa: S101 - built with a bias above
         from_inputs = seen.inputs @ first.weight[:, self.output : start]
-        from_inputs = from_inputs + per_rule(first.weight[:, start:], seen.rule)
+        from_inputs = from_inputs + per_rule(_rows(first.weight[:, start:], self.told), seen.rule)
         from_inputs = from_inputs + first.bias.unsqueeze(1)
         units = F.relu(from_outputs + from_inputs.unsqueeze(2))
         logits: Tensor = self.mlp.readout(units.flatten(1, 2))
@@ -257,10 +274,20 @@ class InputScorer(nn.Module):
     """A router beside the modules: an MLP on the raw inputs, with or without the rule."""
 
     looks_at: ClassVar[LooksAt] = "input"
+    told: Tensor | None
 
-    def __init__(self, seeds: int, features: int, rules: int, width: int, logits: int) -> None:
+    def __init__(  # noqa: PLR0917 - sizes
+        self,
+        seeds: int,
+        features: int,
+        rules: int,
+        width: int,
+        logits: int,
+        told: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.features = features
+        self.register_buffer("told", told, persistent=False)
         self.mlp = StackedMLP((seeds,), (features + rules, width, logits))
 
     def forward(self, seen: Seen) -> Float[Tensor, "seeds n logits"]:
@@ -268,9 +295,15 @@ class InputScorer(nn.Module):
         first = self.mlp.hidden
         units = seen.inputs @ first.weight[:, : self.features]
         if first.weight.shape[1] > self.features:
-            units = units + per_rule(first.weight[:, self.features :], seen.rule)
+            rows = _rows(first.weight[:, self.features :], self.told)
+            units = units + per_rule(rows, seen.rule)
         assert first.bias is not None  # noqa: S101 - built with a bias above
         return self.mlp.readout(F.relu(units + first.bias.unsqueeze(1)))  # type: ignore[no-any-return]
+
+
+def _rows(weight: Tensor, told: Tensor | None) -> Float[Tensor, "seeds rules width"]:
+    """Return a row for each rule: its own, or the sum of those of what is told of it."""
+    return weight if told is None else told @ weight
 
 
 class AttentionScorer(nn.Module):

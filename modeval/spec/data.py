@@ -1,17 +1,21 @@
 """What to draw: a family of tasks whose ground-truth rules are known."""
 
 import math
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from modeval.spec.checks import check, check_choices, check_positive
+from modeval.spec.layouts import skills_of_rules
 from modeval.spec.settings import refuse_unread, setting
 
 Task = Literal["binary", "sets", "series"]
 Objective = Literal["regression", "classification"]
 Operation = Literal["linear", "named"]
 Search = Literal["nearest", "product"]
-Composition = Literal["additive", "sequential"]
+Composition = Literal["additive", "sequential", "tree"]
+Told = Literal["rule", "skills"]
 
 NAMED_OPERATIONS = ("sum", "subtract", "product", "min", "max")
 
@@ -46,8 +50,15 @@ class DataSpec:
         skills: of ``binary``: number of operations that rules are made of; 0 where each rule is one
             of its own.
         skills_per_rule: of ``binary`` with skills: how many of them a rule uses.
-        composition: of ``binary`` with skills: results are added (``additive``), or each takes the
-            result of the one before it in the place of the first number (``sequential``).
+        composition: of ``binary`` with skills: results are added (``additive``); each takes the
+            result of the one before it in the place of the first number (``sequential``); or skills
+            stand in a balanced binary tree whose leaves are the two numbers (``tree``), where a
+            skill may stand more than once.
+        told: of ``binary`` with skills: a model is told the number of the ``rule``, or its
+            ``skills`` (in their places, where the order matters), of which what it learned of some
+            rules can tell it others.
+        held_out: of ``binary`` with skills: the last so many rules are never trained on; models are
+            scored on them apart.
     """
 
     task: Task = setting("binary", common=True)
@@ -67,6 +78,8 @@ class DataSpec:
     skills: int = setting(0, unit="skills", read_by={"task": ("binary",)})
     skills_per_rule: int = setting(2, unit="skills", read_by={"task": ("binary",)})
     composition: Composition = setting("additive", read_by={"task": ("binary",)})
+    told: Told = setting("rule", read_by={"task": ("binary",)})
+    held_out: int = setting(0, unit="rules", read_by={"task": ("binary",)})
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -98,6 +111,20 @@ class DataSpec:
                 min(self.rule_probabilities) >= 0 and abs(total - 1) < 1e-6,  # noqa: PLR2004
                 f"rule_probabilities sum to {total:g}: give shares from 0 to 1 that sum to 1.",
             )
+
+    @property
+    def trained_shares(self) -> tuple[float, ...]:
+        """Shares of the rules in training, none for those held out; empty for equal shares.
+
+        >>> DataSpec(skills=3, rules=3, held_out=1).trained_shares
+        (0.5, 0.5, 0.0)
+        """
+        if not self.held_out:
+            return self.rule_probabilities
+        kept = self.rules - self.held_out
+        usual = self.rule_probabilities or (1.0,) * self.rules
+        total = sum(usual[:kept])
+        return (*(share / total for share in usual[:kept]), *(0.0,) * self.held_out)
 
     @property
     def clean(self) -> "DataSpec":
@@ -156,12 +183,18 @@ def _check_composition(spec: DataSpec) -> None:
             "skills_per_rule and composition say how rules are made of skills, and there are none. "
             "Use --skills 4, or drop them.",
         )
+        check(
+            (spec.told, spec.held_out) == ("rule", 0),
+            "told and held_out are about rules that are made of skills, and there are none: rules "
+            "of their own tell nothing of each other. Use --skills 4, or drop them.",
+        )
         return
     check(spec.variants == 1, "variants and skills: rules are one or the other. Drop one of them.")
+    most_each = spec.skills if spec.composition != "tree" else 15
     check(
-        1 <= spec.skills_per_rule <= spec.skills,
+        1 <= spec.skills_per_rule <= most_each,
         f"skills_per_rule = {spec.skills_per_rule} of {spec.skills} skills: give from 1 to "
-        f"{spec.skills}.",
+        f"{most_each}.",
     )
     named = spec.operation == "named"
     check(
@@ -170,10 +203,41 @@ def _check_composition(spec: DataSpec) -> None:
         f"({', '.join(NAMED_OPERATIONS)}). Use --skills {len(NAMED_OPERATIONS)} or fewer, or "
         "--operation linear.",
     )
-    ways = {"additive": math.comb, "sequential": math.perm}
+    ways: dict[Composition, Callable[[int, int], int]] = {
+        "additive": math.comb,
+        "sequential": math.perm,
+        "tree": operator.pow,
+    }
     most = ways[spec.composition](spec.skills, spec.skills_per_rule)
     check(
         spec.rules <= most,
         f"rules = {spec.rules} made of {spec.skills_per_rule} of {spec.skills} skills: there are "
         f"{most}. Use --rules {most} or fewer, or more --skills.",
+    )
+    if spec.held_out:
+        _check_held_out(spec)
+
+
+def _check_held_out(spec: DataSpec) -> None:
+    """Refuse to hold out rules that nothing trained can tell of."""
+    kept = spec.rules - spec.held_out
+    check(
+        spec.held_out > 0 and kept > 0,
+        f"held_out = {spec.held_out} of {spec.rules} rules: give from 1 to {spec.rules - 1}.",
+    )
+    every = skills_of_rules(spec)
+    ordered = spec.composition != "additive"
+    seen, wanted = (
+        {(place * ordered, skill) for used in rules for place, skill in enumerate(used)}
+        for rules in (every[:kept], every)
+    )
+    check(
+        wanted <= seen,
+        f"held_out = {spec.held_out}: the {kept} rules that are left do not have every skill of "
+        "the others in its place, so nothing could tell of it. Hold out fewer, or use more "
+        "--rules.",
+    )
+    check(
+        not spec.rule_probabilities or min(spec.rule_probabilities) > 0,
+        "held_out with a rule whose share is 0: it is held out already. Use shares above 0.",
     )

@@ -34,7 +34,9 @@ Scorer = Literal[
     "none", "module", "shared", "attention", "input", "both", "rule", "table", "global", "oracle",
     "hash", "map", "embedding", "stitch", "own",
 ]  # fmt: skip
-Aggregation = Literal["outputs", "parameters", "attend", "inputs", "stitch", "sluice"]
+Aggregation = Literal[
+    "outputs", "parameters", "attend", "inputs", "stitch", "sluice", "functions"
+]  # fmt: skip
 Match = Literal["parameters", "width"]
 Level = Literal["layer", "global", "hierarchical"]
 
@@ -90,7 +92,8 @@ class ModelSpec:
             pass); ``attend`` (outputs, then a value projection); ``inputs`` (prompts or prefixes of
             several modules stand side by side); ``stitch`` (modules are columns
             with a state each, which read each other after each layer); ``sluice`` (the same, in
-            subspaces, then a sum over layers).
+            subspaces, then a sum over layers); ``functions`` (modules are applied one after
+            another, in the sequence or tree of the rule's skills).
         subspaces: parts of a column that mix one by one.
         orthogonality: what the loss is charged for subspaces of a column that are alike.
         layers: modular layers, each with modules of its own.
@@ -99,7 +102,7 @@ class ModelSpec:
             (``hierarchical``: a router of routers).
         groups: groups of modules that a hierarchical router chooses from, equal in size.
         map: modules of each rule, as [[0], [1], [0, 1]], for the scorer ``map``.
-        modules: number of modules M; 0 for as many as rules.
+        modules: number of modules M; 0 for as many as rules, or as skills where they are functions.
         encoder: width of the encoders (and of the attention stream).
         width: hidden width of the whole module bank (MLP), width of the queries (attention), size
             of the state (recurrent).
@@ -231,12 +234,14 @@ def check_pair(data: DataSpec, model: ModelSpec) -> None:
     if model.own is not None:
         return  # it decides by itself what it can be
     modules = module_count(data, model)
+    _check_functions(data, model)
     _check_task(data, model, modules)
     if model.scorer in ("oracle", "stitch"):
+        what, kinds = routed_kinds(data, model)
         check(
-            modules == data.rules,
-            f"modules = {modules} with the {model.scorer} scorer: rule r begins with module r, so "
-            f"it takes one module for each of the {data.rules} rules. Drop --modules.",
+            modules == kinds,
+            f"modules = {modules} with scorer {model.scorer}: {what} r begins with module r, so "
+            f"it takes one module for each of the {kinds} {what}s. Drop --modules.",
         )
     if model.match == "parameters" and data.task == "binary" and not model.computation.shares:
         check(
@@ -254,14 +259,50 @@ def check_pair(data: DataSpec, model: ModelSpec) -> None:
         )
 
 
+TOLD = ("rule", "table", "both", "shared", "oracle", "hash", "map")
+"""Scorers that look at what stands at a place, or are given it."""
+
+
+def _check_functions(data: DataSpec, model: ModelSpec) -> None:
+    """Refuse functions that nothing composes, or that nothing tells apart."""
+    if model.aggregation != "functions":
+        return
+    check(
+        bool(data.skills) and data.composition != "additive" and data.told == "skills",
+        'aggregation = "functions": modules are applied along the layout of the rule, so there '
+        "must be one and the model is told it. Use --task binary --skills 4 --skills-per-rule 3 "
+        "--composition tree --told skills, or --composition sequential.",
+    )
+    check(
+        model.scorer in TOLD,
+        f'aggregation = "functions" with scorer = "{model.scorer}": nothing would tell it which '
+        "skill stands at a place. Use --scorer oracle, rule, table or both.",
+    )
+    check(
+        isinstance(model.computation, Full),
+        f'computation = "{model.computation.kind}" with aggregation = "functions": a function is '
+        "a whole module. Use --computation full.",
+    )
+    check(
+        model.layers == 1 and model.level != "global",
+        'layers and level = "global" with aggregation = "functions": its layers are the places of '
+        "the layout, each with a skill of its own. Drop --layers and --level.",
+    )
+    check(
+        not isinstance(model.gating, Evolved),
+        'gating = "evolved" with aggregation = "functions": a path has a module for each rule, and '
+        "here each skill has one. Use --gating reinforce or soft.",
+    )
+
+
 def _check_task(data: DataSpec, model: ModelSpec, modules: int) -> None:
     """Refuse choices that make no sense for a task or for so many modules."""
     check_computation_on(data, model)
     gating = model.gating
     check(
-        model.level != "hierarchical" or (modules % model.groups == 0 and model.groups < modules),
-        f"groups = {model.groups} of {modules} modules: groups are equal and have 2 modules or "
-        f"more. Use --modules {2 * model.groups}, or another number of --groups.",
+        model.level != "hierarchical" or modules % model.groups == 0,
+        f"groups = {model.groups} of {modules} modules: groups are equal in size. Use --modules "
+        f"{2 * model.groups}, or another number of --groups.",
     )
     if isinstance(gating, TopK | NoisyTopK):
         check(
@@ -276,8 +317,10 @@ def _check_task(data: DataSpec, model: ModelSpec, modules: int) -> None:
         )
     if model.scorer == "map":
         check(
-            len(model.map) == data.rules and all(model.map),
-            f"map has {len(model.map)} rows for {data.rules} rules: give each rule its modules.",
+            len(model.map) == routed_kinds(data, model)[1] and all(model.map),
+            f"map has {len(model.map)} rows for {routed_kinds(data, model)[1]} "
+            f"{routed_kinds(data, model)[0]}s: give each {routed_kinds(data, model)[0]} its "
+            "modules.",
         )
         largest = max(number for row in model.map for number in row)
         least = min(number for row in model.map for number in row)
@@ -289,8 +332,14 @@ def _check_task(data: DataSpec, model: ModelSpec, modules: int) -> None:
 
 
 def module_count(data: DataSpec, model: ModelSpec) -> int:
-    """Return M: what the spec says, or one module for each rule."""
-    return model.modules or data.rules
+    """Return M: what the spec says, or one module for each rule (each skill, for functions)."""
+    return model.modules or routed_kinds(data, model)[1]
+
+
+def routed_kinds(data: DataSpec, model: ModelSpec) -> tuple[str, int]:
+    """Return what is routed, and how many there are of it."""
+    functions = model.aggregation == "functions" and data.skills > 0
+    return ("skill", data.skills) if functions else ("rule", data.rules)
 
 
 def attending(data: DataSpec, model: ModelSpec) -> int:

@@ -32,6 +32,25 @@ def _own(  # noqa: PLR0917 - a row
 
 MODULE_SYSTEMS: tuple[System, ...] = (
     System(
+        name="module-network",
+        title="Neural module network",
+        what="Modules are functions, applied in the tree (or sequence) of each rule's skills.",
+        formula="v_k = f_skill(k)([v_left(k), v_right(k)]),  y = d(v_root)",
+        source="Andreas et al. 2016 (Neural Module Networks, arXiv 1511.02799), layouts given",
+        expect="Layouts that were held out are solved as those of training: systematic gap near 1.",
+        choices={"scorer": "oracle", "aggregation": "functions"},
+        data={
+            "rules": 48,
+            "operation": "named",
+            "skills": 4,
+            "skills_per_rule": 3,
+            "composition": "tree",
+            "told": "skills",
+            "held_out": 8,
+        },
+        tasks=("binary",),
+    ),
+    System(
         name="smear",
         title="SMEAR",
         what="Parameters of modules are averaged by the router, then run once.",

@@ -115,6 +115,12 @@ def _check_phase(phase: Phase, data: DataSpec, model: ModelSpec) -> None:
         f"A phase draws rule {max(phase.rules, default=0)} of {data.rules}: rules are "
         f"numbered from 0 to {data.rules - 1}.",
     )
+    kept = data.rules - data.held_out
+    check(
+        max(phase.rules, default=0) < kept,
+        f"A phase draws rule {max(phase.rules, default=0)}, which is held out: training has rules "
+        f"0 to {kept - 1}.",
+    )
     check(
         max(phase.modules, default=0) < modules,
         f"A phase trains module {max(phase.modules, default=0)} of {modules}: modules are "

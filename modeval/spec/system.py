@@ -21,6 +21,7 @@ class System:
         expect: what its own definition says of its scores.
         choices: settings of the model, as in a spec file.
         sizes: settings that it needs more of than usual, and that others may replace.
+        data: settings of the task that it needs.
         phase: settings of the single phase of its training, where they differ.
         regime: how it is trained unless something else is asked for.
         tasks: tasks that it is defined for.
@@ -34,6 +35,7 @@ class System:
     expect: str
     choices: Mapping[str, Any]
     sizes: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
     phase: Mapping[str, Any] = field(default_factory=dict)
     regime: str = "joint"
     tasks: tuple[str, ...] = ("binary", "sets", "series")

@@ -72,7 +72,7 @@ def shares_of(data: DataSpec, rules: Sequence[int]) -> Tensor:
     >>> shares_of(DataSpec(rules=3, rule_probabilities=(0.6, 0.3, 0.1)), (0, 1)).tolist()
     [0.666..., 0.333..., 0.0]
     """
-    usual = data.rule_probabilities or (1.0,) * data.rules
+    usual = data.trained_shares or (1.0,) * data.rules
     kept = [share if rule in rules else 0.0 for rule, share in enumerate(usual)]
     whole: Tensor = torch.tensor(kept) / sum(kept)
     return whole

@@ -20,7 +20,8 @@ from modeval.evaluate.cohort import evaluate
 from modeval.evaluate.subject import Subject
 from modeval.metrics import mutual_information
 from modeval.nn import create
-from modeval.spec import MODELS, DataSpec, ModelSpec, digest_of
+from modeval.spec import MODELS, DataSpec, ModelSpec, RunSpec, digest_of, from_dict
+from modeval.spec.layouts import told_rows
 from modeval.train import stream
 
 OPERATIONS = (np.add, np.subtract, np.multiply, np.minimum, np.maximum)
@@ -81,6 +82,91 @@ def test_fewer_rules_are_the_first_of_more():
     assert skills_of_rules(many)[:3] == skills_of_rules(few)
     one, two = (task_parameters(spec, 5)["alpha"] for spec in (few, many))
     assert torch.equal(one, two[:3])
+
+
+def tree(skill, used, first, second, apply):
+    """Return what a tree of skills gives, from its root down."""
+
+    def below(place, leaf):
+        return tree(place, used, first, second, apply) if place < len(used) else leaf
+
+    return apply(used[skill], below(2 * skill + 1, first), below(2 * skill + 2, second))
+
+
+@pytest.mark.parametrize("operation", ["linear", "named"])
+@pytest.mark.parametrize("each", [1, 2, 3, 5])
+def test_targets_of_trees_are_those_of_their_layouts(operation, each):
+    spec = DataSpec(
+        operation=operation, skills=3, skills_per_rule=each, composition="tree", rules=3
+    )
+    random = np.random.RandomState(7)
+    alpha, beta = random.randn(3), random.randn(3)
+
+    def apply(skill, first, second):
+        if operation == "named":
+            return OPERATIONS[skill](first, second)
+        return alpha[skill] * first + beta[skill] * second
+
+    batch = sample(spec, seed=7, samples=60)
+    for (first, second), rule, target in zip(
+        batch.inputs[0].numpy(), batch.rule[0].tolist(), batch.target[0, :, 0].numpy(), strict=True
+    ):
+        used = skills_of_rules(spec)[rule]
+        assert target == pytest.approx(tree(0, used, first, second, apply), abs=1e-9)
+
+
+def test_trees_have_skills_more_than_once_and_all_fillings_differ():
+    spec = DataSpec(skills=3, skills_per_rule=3, composition="tree", rules=27)
+    assert set(skills_of_rules(spec)) == set(itertools.product(range(3), repeat=3))
+
+
+def test_what_a_model_is_told_of_skills_says_all_that_matters():
+    for composition in ("additive", "sequential", "tree"):
+        spec = DataSpec(skills=4, rules=6, composition=composition, told="skills")
+        rows = torch.tensor(told_rows(spec))
+        assert len({*map(tuple, rows.tolist())}) == 6
+        assert rows.sum(1).tolist() == [2] * 6
+        if composition == "additive":
+            assert torch.equal(rows.long(), skill_matrix(spec))
+        else:
+            places = rows.view(6, 2, 4).argmax(-1)
+            assert places.tolist() == [list(used) for used in skills_of_rules(spec)]
+
+
+# --- rules that are held out ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shares", [(), (0.1, 0.2, 0.3, 0.2, 0.1, 0.1)])
+def test_held_out_rules_are_never_trained_on_and_the_others_keep_their_shares(shares):
+    spec = DataSpec(skills=4, rules=6, held_out=2, rule_probabilities=shares)
+    place = stream.Stream(spec, ((0, 0),), 4_000, torch.device("cpu"))
+    for batch in (next(stream.batches(place)), stream.validation_batch(place, 4_000)):
+        seen = torch.bincount(batch.rule.flatten(), minlength=6).double() / 4_000
+        assert seen[4:].tolist() == [0, 0]
+        usual = torch.tensor(shares[:4] or (1.0,) * 4).double()
+        torch.testing.assert_close(seen[:4], usual / usual.sum(), rtol=0, atol=0.03)
+    some = dataclasses.replace(place, rules=(0, 3))
+    assert sorted({*next(stream.batches(some)).rule.flatten().tolist()}) == [0, 3]
+
+
+def test_without_held_out_rules_the_same_samples_are_drawn_as_before():
+    one, two = (sample(DataSpec(skills=4, rules=6, told=told)) for told in ("rule", "skills"))
+    assert torch.equal(one.rule, two.rule)
+    assert torch.equal(one.target, two.target)
+
+
+def test_a_data_set_holds_all_rules(tmp_path):
+    with pytest.raises(SpecError, match="Leave --held-out out of modeval generate"):
+        write_dataset(tmp_path / "data", DataSpec(skills=3, rules=3, held_out=1), [0], samples=10)
+
+
+def test_a_phase_draws_no_rule_that_is_held_out():
+    values = {
+        "data": {"rules": 6, "skills": 4, "held_out": 2},
+        "train": {"phases": [{"rules": [0, 4]}]},
+    }
+    with pytest.raises(SpecError, match="which is held out: training has rules 0 to 3"):
+        from_dict(RunSpec, values)
 
 
 # --- variants ------------------------------------------------------------------------------------
@@ -197,6 +283,16 @@ def test_a_data_set_holds_true_rules(tmp_path):
         ({"skills": 6, "operation": "named"}, "there are 5"),
         ({"skills": 2, "skills_per_rule": 3, "rules": 1}, "give from 1 to 2"),
         ({"composition": "sequential"}, "there are none. Use --skills 4"),
+        ({"skills": 2, "skills_per_rule": 2, "composition": "tree", "rules": 5}, "there are 4"),
+        ({"skills": 2, "skills_per_rule": 16, "composition": "tree"}, "give from 1 to 15"),
+        ({"told": "skills"}, "Use --skills 4"),
+        ({"held_out": 1}, "Use --skills 4"),
+        ({"skills": 4, "held_out": 4}, "give from 1 to 3"),
+        ({"skills": 4, "held_out": 3}, "do not have every skill"),
+        (
+            {"skills": 3, "rules": 3, "held_out": 1, "rule_probabilities": (0.5, 0.5, 0.0)},
+            "above 0",
+        ),
         ({"spread": 0.5}, "Use --variants 2"),
         ({"variants": 2, "skills": 4}, "one or the other"),
         ({"variants": 2, "operation": "named"}, "Drop --variants, or use --operation linear"),

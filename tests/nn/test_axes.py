@@ -310,7 +310,6 @@ def test_a_hierarchical_level_chooses_a_group_and_a_module_of_it(
         ({"scorer": "both", "level": "hierarchical", "gating": "threshold"}, "Use --gating soft"),
         ({"scorer": "both", "level": "hierarchical", "groups": 1}, "2 or more"),
         ({"scorer": "both", "level": "hierarchical", "modules": 5}, "Use --modules 4"),
-        ({"scorer": "both", "level": "hierarchical", "modules": 2}, "Use --modules 4"),
         ({"scorer": "both", "groups": 3}, "groups"),
     ],
 )

@@ -93,7 +93,8 @@ def mixture(outputs: list[Tensor], weight: Tensor) -> Tensor:
 def test_each_system_is_built_on_each_of_its_tasks_and_nowhere_else(system: Any) -> None:
     for task in ("binary", "sets", "series"):
         model, train = named(system.name, {}, {})
-        values = {"data": {"task": task, "rules": 4}, "model": model, "train": train}
+        data = {"task": task, "rules": 4, **system.data}
+        values = {"data": data, "model": model, "train": train}
         if task in system.tasks:
             run = from_dict(RunSpec, values)
             assert title_of(run.model) == system.title

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from modeval.spec import DataSpec, ModelSpec, Phase, RunSpec, from_dict
-from modeval.spec.systems import named
+from modeval.spec.systems import named, system_of
 from modeval.train.step import Stepper
 from modeval.train.stream import Stream, batches, uniform_numbers
 from modeval.types import Noise
@@ -46,7 +46,12 @@ def workload(task: str, rules: int, name: str) -> Workload:
     """Return what a system trains on a task, with the settings of ``modeval train``."""
     model, training = named(name, {}, {})
     spec = from_dict(
-        RunSpec, {"data": {"task": task, "rules": rules}, "model": model, "train": training}
+        RunSpec,
+        {
+            "data": {"task": task, "rules": rules, **system_of(name).data},
+            "model": model,
+            "train": training,
+        },
     )
     phase = spec.train.stretches[0][2]
     return Workload(name, spec.data, spec.model, phase, spec.train.batch, spec.clip)
