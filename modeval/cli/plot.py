@@ -28,6 +28,7 @@ EXAMPLES = """
   [cyan]layers[/]          scores by layer, with the band of permuted labels
   [cyan]budget[/]          where the routing entropy goes, as stacked bars
   [cyan]curves[/]          validation loss against steps, seeds as thin lines
+  [cyan]trend[/]           values over runs of the gate, from its --history
 
 [bold]Examples[/]
 
@@ -42,6 +43,9 @@ EXAMPLES = """
 
   Training curves, from run folders or folders above them:
   [cyan]modeval plot curves runs/four --out curves.svg[/]
+
+  From commit to commit, what the gate judged:
+  [cyan]modeval plot trend history.jsonl --out trend.svg[/]
 """
 
 
@@ -53,7 +57,8 @@ def plot_command(
         list[Path],
         typer.Argument(
             metavar="PATH...",
-            help="Scorecards or sweeps; for curves run folders, or folders above them.",
+            help="Scorecards or sweeps; for curves run folders, or folders above them; for trend "
+            "the --history of modeval gate.",
             show_default=False,
         ),
     ],
@@ -94,11 +99,11 @@ def plot_command(
     """
     inches = _inches(width)
     check_output(out, paths, "--out")
-    from modeval.pipeline.plotting import CURVES, plot, plot_numbers, unknown_kind
-    from modeval.report.paper_figures import FORMATS, KINDS, save
+    from modeval.pipeline.plotting import EVERY, plot, plot_numbers, unknown_kind
+    from modeval.report.paper_figures import FORMATS, save
 
     suffix = out.suffix.lower().removeprefix(".")
-    if kind not in (*KINDS, CURVES):
+    if kind not in EVERY:
         raise SpecError(unknown_kind(kind))
     if suffix not in {*FORMATS, *TABLES}:
         raise SpecError(

@@ -1,7 +1,7 @@
 """Figures for papers, as objects of matplotlib, which a notebook shows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,6 +12,7 @@ from modeval.report import paper_figures
 from modeval.report.paper_figures import KINDS, Curves, Style
 from modeval.report.scorecard_views import ModelView, entries
 from modeval.report.tables import Table
+from modeval.report.verdicts.history import Run, read_history
 from modeval.score.chosen import only_models
 from modeval.score.files import read_scorecard
 from modeval.score.scorecard import Scorecard
@@ -21,7 +22,8 @@ from modeval.sweep.plan import is_sweep, read_sweep
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CURVES = "curves"
+CURVES, TREND = "curves", "trend"
+EVERY = (*KINDS, CURVES, TREND)
 Sources = str | Path | Scorecard | Sequence[str | Path | Scorecard]
 
 
@@ -39,9 +41,10 @@ def plot(
 
     Args:
         kind: ``ranking``, ``winners``, ``losses``, ``collapse``, ``specialisation``,
-            ``adaptation``, ``end-to-end``, ``heatmap``, ``layers``, ``budget``, or ``curves``.
+            ``adaptation``, ``end-to-end``, ``heatmap``, ``layers``, ``budget``, ``curves`` or
+            ``trend``.
         sources: scorecards, their files, or folders of sweeps; for curves run folders, or folders
-            above them.
+            above them; for trends what ``modeval gate --history`` wrote.
         models: patterns of the models to draw; all when empty.
         metrics: scores to draw; those that the kind is about when empty.
         layer: layer of a heat map, counted from 0.
@@ -61,6 +64,8 @@ def plot(
     """
     style = Style(width=width, title=title, metrics=tuple(metrics), layer=layer)
     found = _read(kind, sources, models)
+    if kind == TREND:
+        return paper_figures.draw_trend(found.runs, style)
     figure: Figure = (
         paper_figures.draw_curves(found.curves, style)
         if kind == CURVES
@@ -85,32 +90,37 @@ def plot_numbers(
     found = _read(kind, sources, models)
     if kind == CURVES:
         return paper_figures.curve_numbers(found.curves)
+    if kind == TREND:
+        return paper_figures.trend_numbers(found.runs, style)
     return paper_figures.numbers(kind, found.entries, style)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Drawn:
-    """What a figure is drawn from: models of scorecards, or training curves."""
+    """What a figure is drawn from: models of scorecards, training curves, or runs of the gate."""
 
     entries: list[ModelView] = field(default_factory=list)
     curves: list[Curves] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
 
 
 def _read(kind: str, sources: Sources, models: Sequence[str]) -> _Drawn:
-    if kind not in (*KINDS, CURVES):
+    if kind not in EVERY:
         raise SpecError(unknown_kind(kind))
     several: list[Any] = [sources] if isinstance(sources, str | Path | Scorecard) else [*sources]
     if kind == CURVES:
         runs = [Path(source) for source in several]
         return _Drawn(curves=chosen_curves(read_curves(runs), models))
+    if kind == TREND:
+        return _Drawn(runs=chosen_runs([Path(source) for source in several], models))
     named = [_named(source, number) for number, source in enumerate(several)]
     return _Drawn(entries=chosen_entries(named, models))
 
 
 def unknown_kind(kind: str) -> str:
     """Say that there is no such figure."""
-    near = get_close_matches(kind.lower(), (*KINDS, CURVES), n=1)
-    known = f"Expected one of {', '.join((*KINDS, CURVES))}."
+    near = get_close_matches(kind.lower(), EVERY, n=1)
+    known = f"Expected one of {', '.join(EVERY)}."
     return f"{kind}: there is no such figure. {f'Did you mean {near[0]}?' if near else known}"
 
 
@@ -139,21 +149,45 @@ def chosen_entries(
     return views
 
 
+def chosen_runs(paths: Sequence[Path], models: Sequence[str]) -> list[Run]:
+    """Return runs of the gate, oldest first, with the models that match one of the patterns."""
+    runs = sorted((run for path in paths for run in read_history(path)), key=lambda run: run.date)
+    names = list(dict.fromkeys(kept.model for run in runs for kept in run.values))
+    patterns = _known_patterns(models, names)
+    return [
+        replace(
+            run,
+            values=tuple(
+                kept
+                for kept in run.values
+                if not patterns
+                or any(fnmatchcase(kept.model.lower(), pattern) for pattern in patterns)
+            ),
+        )
+        for run in runs
+    ]
+
+
 def chosen_curves(curves: Sequence[Curves], models: Sequence[str]) -> list[Curves]:
     """Return the training curves of the models that match one of the patterns."""
     names = list(dict.fromkeys(each.name for each in curves))
+    patterns = _known_patterns(models, names)
+    return [
+        each
+        for each in curves
+        if not patterns or any(fnmatchcase(each.name.lower(), pattern) for pattern in patterns)
+    ]
+
+
+def _known_patterns(models: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return patterns in small letters; refuse one that fits no name."""
     for pattern in models:
         if not any(fnmatchcase(name.lower(), pattern.lower()) for name in names):
             raise SpecError(
                 f"--model {pattern}: no such model{nearest(pattern, names)}. There are "
                 f"{', '.join(names)}; * stands for any letters."
             )
-    patterns = [pattern.lower() for pattern in models]
-    return [
-        each
-        for each in curves
-        if not patterns or any(fnmatchcase(each.name.lower(), pattern) for pattern in patterns)
-    ]
+    return [pattern.lower() for pattern in models]
 
 
 def read_curves(paths: Sequence[Path]) -> list[Curves]:

@@ -18,6 +18,7 @@ from modeval.report.paper import (
     layers,
     ranking,
     rules,
+    trend,
     winners,
 )
 from modeval.report.paper.charts import Chart
@@ -25,6 +26,7 @@ from modeval.report.paper.curves import Curves
 from modeval.report.paper.style import COLOURS, FORMATS, WIDTHS, Style, face, in_letters, save
 from modeval.report.scorecard_views import ModelView
 from modeval.report.tables import Table
+from modeval.report.verdicts.history import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,6 +36,7 @@ __all__ = [
     "CURVES",
     "FORMATS",
     "KINDS",
+    "TREND",
     "WIDTHS",
     "Curves",
     "Kind",
@@ -41,8 +44,10 @@ __all__ = [
     "curve_numbers",
     "draw",
     "draw_curves",
+    "draw_trend",
     "numbers",
     "save",
+    "trend_numbers",
 ]
 
 
@@ -122,6 +127,28 @@ def curve_numbers(found: Sequence[Curves]) -> list[Table]:
     return charts.tables(curves.charts(_drawable(found)))
 
 
+def draw_trend(runs: Sequence[Run], style: Style) -> "Figure":
+    """Return how values moved over runs of the gate, with what was asked of them.
+
+    Raises:
+        ScorecardError: the history holds nothing to draw.
+        DependencyError: Matplotlib is not installed.
+    """
+    with face():
+        figure = charts.draw(trend.charts(runs, style), style)
+        trend.name_runs(figure, runs)
+        return _titled(figure, style)
+
+
+def trend_numbers(runs: Sequence[Run], style: Style) -> list[Table]:
+    """Return the same as tables.
+
+    Raises:
+        ScorecardError: the history holds nothing to draw.
+    """
+    return charts.tables(trend.charts(runs, style))
+
+
 def _drawable(found: Sequence[Curves]) -> list[Curves]:
     """Return the curves that have points; refuse them when none is a curve."""
     shown = [each for each in found if each.steps.size]
@@ -193,3 +220,5 @@ KINDS = {
 """Figures of scorecards; curves, of run folders, are :func:`draw_curves`."""
 CURVES = "validation loss against steps, seeds as thin lines"
 """The line of the help for curves."""
+TREND = "values over runs of the gate, from its --history"
+"""The line of the help for trends."""

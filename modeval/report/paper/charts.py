@@ -32,6 +32,7 @@ REFERENCES: dict[str, Any] = {
     "uniform routing": (0, (4, 2)),
     "hashed routing": (0, (1, 1.5)),
     "an even share": (0, (4, 2)),
+    "limit": (0, (3, 1, 1, 1)),
 }
 """Lines that are no model's, and their dashes."""
 LABEL = 0.2
