@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from modeval.cli import complete
 from modeval.cli.options import with_examples
 from modeval.cli.output import check_target, deliver, progress_bar, stdout, tell_written
 from modeval.errors import SpecError
@@ -88,9 +89,15 @@ def ablate_command(
         typer.Option(help="Names of the routers, as layers.*.gate, when they are not found."),
     ] = None,
     dtype: Annotated[
-        str, typer.Option(help="auto (32 bits on a CPU), float32, bfloat16 or float16.")
+        str,
+        typer.Option(
+            help="auto (32 bits on a CPU), float32, bfloat16 or float16.",
+            autocompletion=complete.types,
+        ),
     ] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=complete.devices)
+    ] = "auto",
     device_map: Annotated[
         str | None, typer.Option(help="Spread the model over devices, as auto.")
     ] = None,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from modeval.cli import complete
 from modeval.cli.options import with_examples
 from modeval.cli.output import check_target, deliver, stdout, tell_written
 from modeval.errors import SpecError
@@ -48,12 +49,18 @@ def compare_command(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PATTERN", help="Compare only models whose id or title matches. Repeatable."
+            metavar="PATTERN",
+            help="Compare only models whose id or title matches. Repeatable.",
+            autocompletion=complete.models,
         ),
     ] = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Show this metric. Repeatable; all for all of them."),
+        typer.Option(
+            metavar="NAME",
+            help="Show this metric. Repeatable; all for all of them.",
+            autocompletion=complete.shown_metrics,
+        ),
     ] = None,
     agreement_file: Annotated[
         Path | None,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from modeval.cli import complete
 from modeval.cli.exits import Exit
 from modeval.cli.options import with_examples
 from modeval.cli.output import stderr, stdout
@@ -81,13 +82,21 @@ def gate_command(
     maximum: Annotated[
         list[str] | None,
         typer.Option(
-            "--max", metavar="METRIC=X", help="At most X. Repeatable.", rich_help_panel=WHAT
+            "--max",
+            metavar="METRIC=X",
+            help="At most X. Repeatable.",
+            rich_help_panel=WHAT,
+            autocompletion=complete.limits,
         ),
     ] = None,
     minimum: Annotated[
         list[str] | None,
         typer.Option(
-            "--min", metavar="METRIC=X", help="At least X. Repeatable.", rich_help_panel=WHAT
+            "--min",
+            metavar="METRIC=X",
+            help="At least X. Repeatable.",
+            rich_help_panel=WHAT,
+            autocompletion=complete.limits,
         ),
     ] = None,
     max_drop: Annotated[
@@ -96,11 +105,17 @@ def gate_command(
             metavar="METRIC=X",
             help="At most X worse than the baseline, in the metric's own direction. Repeatable.",
             rich_help_panel=WHAT,
+            autocompletion=complete.limits,
         ),
     ] = None,
     significant: Annotated[
         list[str] | None,
-        typer.Option(metavar="METRIC", help="Beats chance. Repeatable.", rich_help_panel=WHAT),
+        typer.Option(
+            metavar="METRIC",
+            help="Beats chance. Repeatable.",
+            rich_help_panel=WHAT,
+            autocompletion=complete.metrics,
+        ),
     ] = None,
     baseline: Annotated[
         Path | None,
@@ -122,6 +137,7 @@ def gate_command(
             metavar="PATTERN",
             help="Check only models whose id or title matches, as 'gt-*'. Repeatable.",
             rich_help_panel=WHAT,
+            autocompletion=complete.models,
         ),
     ] = None,
     on: Annotated[

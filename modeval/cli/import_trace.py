@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from modeval.cli import complete
 from modeval.cli.options import with_examples
 from modeval.cli.output import stdout
 from modeval.cli.trace import describe_header, print_notes
@@ -52,7 +53,11 @@ def import_command(
     name: Annotated[
         str | None,
         typer.Option(
-            "--from", metavar="NAME", help="Format; detected when absent.", show_default=False
+            "--from",
+            metavar="NAME",
+            help="Format; detected when absent.",
+            show_default=False,
+            autocompletion=complete.formats,
         ),
     ] = None,
     label: Annotated[

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from modeval.cli import complete
 from modeval.cli.options import with_examples
 from modeval.cli.output import check_target, deliver, tell_written
 from modeval.cli.report import check_output
@@ -51,7 +52,13 @@ EXAMPLES = """
 
 def plot_command(
     kind: Annotated[
-        str, typer.Argument(metavar="KIND", help="What to draw, see above.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="What to draw, see above.",
+            show_default=False,
+            autocompletion=complete.figures,
+        ),
     ],
     paths: Annotated[
         list[Path],
@@ -74,15 +81,24 @@ def plot_command(
         ),
     ],
     width: Annotated[
-        str, typer.Option(help="single (3.4 inches), double (7 inches) or inches.")
+        str,
+        typer.Option(
+            help="single (3.4 inches), double (7 inches) or inches.",
+            autocompletion=complete.one_of("single", "double"),
+        ),
     ] = "single",
     metric: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Draw this score. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Draw this score. Repeatable.", autocompletion=complete.metrics
+        ),
     ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PATTERN", help="Draw only models whose id or title matches. Repeatable."
+            metavar="PATTERN",
+            help="Draw only models whose id or title matches. Repeatable.",
+            autocompletion=complete.models,
         ),
     ] = None,
     layer: Annotated[

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
+from modeval.cli import complete
 from modeval.cli.options import with_examples
 from modeval.cli.output import stderr
 
@@ -60,8 +61,12 @@ def record_command(
         list[str] | None,
         typer.Option(help="Names of the routers, as layers.*.gate, when they are not found."),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="auto, float32, bfloat16 or float16.", autocompletion=complete.types)
+    ] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=complete.devices)
+    ] = "auto",
     device_map: Annotated[
         str | None, typer.Option(help="Spread the model over devices, as auto.")
     ] = None,

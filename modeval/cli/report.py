@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from modeval.cli import complete
 from modeval.cli.options import with_examples
 from modeval.cli.output import STDOUT, check_target, deliver, stdout, tell_written
 from modeval.errors import ScorecardError, SpecError
@@ -58,7 +59,10 @@ def report_command(
         Format, typer.Option("--format", "-f", help="How a table is written; html is the page.")
     ] = "text",
     table: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which table, see below.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Which table, see below.", autocompletion=complete.tables
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -69,7 +73,11 @@ def report_command(
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATTERN", help="Only models whose id or title matches. Repeatable."),
+        typer.Option(
+            metavar="PATTERN",
+            help="Only models whose id or title matches. Repeatable.",
+            autocompletion=complete.models,
+        ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:

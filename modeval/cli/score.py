@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
+from modeval.cli import complete
 from modeval.cli.options import numbers, with_examples
 from modeval.cli.output import (
     check_target,
@@ -68,6 +69,7 @@ def score_command(
             "--from",
             help="What the paths are: auto, run, modarch, trace or model.",
             rich_help_panel=WHAT,
+            autocompletion=complete.one_of("auto", "run", "modarch", "trace", "model"),
         ),
     ] = "auto",
     selection: Annotated[
@@ -76,6 +78,7 @@ def score_command(
             help="Checkpoint: last, best, or phase-2 for the weights after the second phase of "
             "training.",
             rich_help_panel=WHAT,
+            autocompletion=complete.one_of("last", "best", "phase-"),
         ),
     ] = "last",
     objective: Annotated[
@@ -83,6 +86,7 @@ def score_command(
         typer.Option(
             help="regression or classification, where the folders of the reference do not tell.",
             rich_help_panel=WHAT,
+            autocompletion=complete.one_of("regression", "classification"),
         ),
     ] = None,
     only: Annotated[
@@ -127,6 +131,7 @@ def score_command(
             help="What counts as routing: weight, assignment (each chosen module the same), or "
             "auto (weights where they were recorded).",
             rich_help_panel=TRACES,
+            autocompletion=complete.one_of("auto", "weight", "assignment"),
         ),
     ] = "auto",
     prior: Annotated[
@@ -134,6 +139,7 @@ def score_command(
         typer.Option(
             help="Weight of the rules: uniform, or empirical (by their tokens).",
             rich_help_panel=TRACES,
+            autocompletion=complete.one_of("uniform", "empirical"),
         ),
     ] = "uniform",
     layers: Annotated[
@@ -147,6 +153,7 @@ def score_command(
         typer.Option(
             help="Score only tokens of this phase: prefill, decode or train.",
             rich_help_panel=TRACES,
+            autocompletion=complete.one_of("prefill", "decode", "train"),
         ),
     ] = None,
     text: Annotated[str, typer.Option(help="Column of the text.", rich_help_panel=MODELS)] = "text",
@@ -194,7 +201,10 @@ def score_command(
         ),
     ] = 0,
     device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=HOW)
+        str,
+        typer.Option(
+            help="auto, cpu, cuda or cuda:N.", rich_help_panel=HOW, autocompletion=complete.devices
+        ),
     ] = "auto",
     trust_code: Annotated[
         bool,

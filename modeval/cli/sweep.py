@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from modeval.cli import complete
 from modeval.cli.output import choose_device, let_threads_sleep, progress_bar, stderr, stdout
 from modeval.errors import SpecError, nearest
 from modeval.spec import Engine
@@ -31,7 +32,9 @@ def plan_command(
     grid: Annotated[
         str,
         typer.Argument(
-            metavar="GRID", help="File of the grid, or demo, paper-mlp, paper or survey."
+            metavar="GRID",
+            help="File of the grid, or demo, paper-mlp, paper or survey.",
+            autocompletion=complete.grids,
         ),
     ],
     *,

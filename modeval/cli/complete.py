@@ -1,0 +1,95 @@
+"""What a shell offers when a value is to be typed: metrics, kinds, formats, models, devices.
+
+Each takes what was typed so far. Nothing here may fail or print: a shell shows what is returned.
+"""
+
+import os
+import shlex
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+
+def one_of(*choices: str) -> Callable[[str], list[str]]:
+    """Return what completes one of a few names.
+
+    >>> one_of("last", "best")("b")
+    ['best']
+    """
+    return lambda incomplete: _begin(choices, incomplete)
+
+
+devices = one_of("auto", "cpu", "cuda")
+types = one_of("auto", "float32", "bfloat16", "float16")
+
+
+def metrics(incomplete: str) -> list[str]:
+    """Complete the name of a metric."""
+    from modeval.metrics.table import METRICS
+
+    return _begin(METRICS, incomplete)
+
+
+def shown_metrics(incomplete: str) -> list[str]:
+    """Complete the name of a metric, or all."""
+    return [*metrics(incomplete), *_begin(("all",), incomplete)]
+
+
+def limits(incomplete: str) -> list[str]:
+    """Complete the metric of a limit, METRIC=X."""
+    return [] if "=" in incomplete else [f"{name}=" for name in metrics(incomplete)]
+
+
+def figures(incomplete: str) -> list[str]:
+    """Complete the kind of a figure."""
+    from modeval.pipeline.plotting import EVERY
+
+    return _begin(EVERY, incomplete)
+
+
+def formats(incomplete: str) -> list[str]:
+    """Complete the name of a format that is imported."""
+    from modeval.trace.importers.formats import FORMATS
+
+    return _begin(FORMATS, incomplete)
+
+
+def tables(incomplete: str) -> list[str]:
+    """Complete the name of a table of a report."""
+    from modeval.report.table_formats import TABLES
+
+    return _begin(TABLES, incomplete)
+
+
+def grids(incomplete: str) -> list[str]:
+    """Complete the name of a grid."""
+    from modeval.spec.sweep import NAMED
+
+    return _begin(NAMED, incomplete)
+
+
+def models(incomplete: str) -> list[str]:
+    """Complete the id of a model of the scorecards that stand on the command line."""
+    from modeval.errors import ModevalError
+    from modeval.score.files import read_scorecard
+
+    found: list[str] = []
+    for word in _line():
+        if word.endswith(".json"):
+            try:
+                found += [record.id for record in read_scorecard(Path(word)).models]
+            except (ModevalError, OSError):
+                continue
+    return _begin(dict.fromkeys(found), incomplete)
+
+
+def _line() -> list[str]:
+    """Return the words of the line that is being typed, as the shell tells them."""
+    told = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS", "")
+    try:
+        return shlex.split(told)
+    except ValueError:  # a quote that is still open
+        return told.split()
+
+
+def _begin(names: Iterable[str], incomplete: str) -> list[str]:
+    return [name for name in names if name.startswith(incomplete)]
