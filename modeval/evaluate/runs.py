@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from modeval.errors import RunError
+from modeval.evaluate.history import history_of
 from modeval.evaluate.subject import Subject, Wanted, every_seed
 from modeval.nn import Network, build
 from modeval.spec import RunSpec, Selection, phase_selected, title_of
@@ -47,6 +48,7 @@ def load_run(folder: Path, selection: Selection, wanted: Wanted = every_seed) ->
             for position, index in enumerate(kept)
         ),
         selection=selection,
+        history=history_of(folder, spec, kept),
         network=network,
     )
 

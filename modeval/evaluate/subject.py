@@ -7,6 +7,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from modeval.evaluate.interventions import Interventions
+from modeval.metrics.course import History
 from modeval.nn.network import Network
 from modeval.spec import DataSpec, ModelSpec, Selection
 from modeval.types import RoutingCounts
@@ -28,7 +29,8 @@ class Subject:
         seeds: the pair (task seed, model seed) of each of the S members.
         sources: file that each member was read from.
         faults: what is wrong with each member; empty where nothing is.
-        selection: ``last`` or ``best`` checkpoint.
+        selection: ``last`` or ``best`` checkpoint, or ``phase-2``.
+        history: what its log tells, of a run that has one.
         network: the cohort, or nothing where only matrices are left.
         joint: ``(S, R, M)`` recorded joint distribution of rule and module, where there is no
             network.
@@ -43,6 +45,7 @@ class Subject:
     sources: tuple[str, ...]
     faults: tuple[str, ...]
     selection: Selection
+    history: History | None = None
     network: Network | None = None
     joint: Float64[Tensor, "seeds rules modules"] | None = None
 

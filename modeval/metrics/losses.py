@@ -4,6 +4,7 @@ import re
 
 from modeval.metrics.levels import ANY, FROM_ZERO, NONE, UNIT, ZERO, Bounds
 from modeval.metrics.metric import Metric, Place
+from modeval.metrics.over_time import OVER_TIME
 
 TASK = "the objective of the task"
 AT_LENGTH = re.compile(r"(loss|error_rate)_at_length_(\d+)(?:_x([\d.]+))?")
@@ -77,8 +78,11 @@ _ROWS = (
     ),
 )
 
-LOSSES: dict[str, Metric] = {row.name: row for row in _ROWS}
-"""Losses by name; those of sequences of one length are rows of :func:`loss_at_length`."""
+LOSSES: dict[str, Metric] = {row.name: row for row in (*_ROWS, *OVER_TIME)}
+"""Losses by name, and scores over time.
+
+Those of sequences of one length are rows of :func:`loss_at_length`.
+"""
 
 
 def loss_at_length(name: str) -> Metric | None:

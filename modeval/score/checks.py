@@ -29,6 +29,7 @@ from modeval.score.scorecard import (
     Finding,
     Member,
     ModelRecord,
+    PhaseLosses,
     Profile,
     Removal,
     Scorecard,
@@ -59,6 +60,7 @@ def check_scorecard(card: Scorecard, *, where: str) -> None:
             (card.removals, "removals"),
         ):
             _check_entries(entries, name, models)
+        _check_courses(card.courses, models)
     except FaultError as fault:
         raise ScorecardError(
             f"{where} is damaged or was edited: {fault}. Score again: modeval score RUN "
@@ -201,6 +203,29 @@ def _removal_faults(removal: Removal, modules: int) -> Iterator[str]:
     for curve in (removal.by_use, removal.random, removal.low, removal.high):
         if len(curve) != len(removed):
             yield f"a curve has {len(curve)} losses for {len(removed)} levels"
+
+
+def _check_courses(courses: Sequence[PhaseLosses], models: dict[str, Known]) -> None:
+    _check_unique("courses", [(part.model, part.seed) for part in courses])
+    for at, part in enumerate(courses):
+        for fault in _course_faults(part, models.get(part.model)):
+            raise FaultError(f"courses[{at}] ({_words((part.model, part.seed))}): {fault}")
+
+
+def _course_faults(part: PhaseLosses, known: Known | None) -> Iterator[str]:
+    if known is None:
+        yield "there is no such model"
+        return
+    if part.seed is not None and part.seed not in known.seeds:
+        yield "the model has no such seed"
+    rules = known.rules or len(part.matrix[0] if part.matrix else ())
+    if len(part.matrix) != len(part.phases) or any(len(row) != rules for row in part.matrix):
+        yield f"its matrix is not one of {len(part.phases)} rows of {rules} numbers"
+    if len(part.drawn) + 1 != len(part.phases):
+        yield f"it has rules of {len(part.drawn)} phases, and {len(part.phases)} rows"
+    yield from _index_faults([rule for row in part.drawn for rule in row], rules, "rule")
+    if any(value is not None and value < 0 for row in part.matrix for value in row):
+        yield "a loss is below 0"
 
 
 def _profile_faults(profile: Profile, rules: int, modules: int) -> Iterator[str]:

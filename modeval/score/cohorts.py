@@ -17,6 +17,7 @@ from modeval.score.interventions.matrices import effects, removals
 from modeval.score.interventions.scores import beside_twins, causal_scores
 from modeval.score.losses import NORMAL, error_of, loss_columns
 from modeval.score.measure import Measured, metrics_without_labels
+from modeval.score.over_time import over_time, phase_losses
 from modeval.score.routing import LayerStack, Routing
 from modeval.score.scorecard import Member, ModelRecord, Score, Scorecard
 from modeval.score.subjects import Evaluation, Interventions, Subject
@@ -52,7 +53,12 @@ def score(
     losses = (
         _capped(entry, precision) for entry in _losses(record.id, subject, evaluation, members)
     )
-    card = replace(with_scores(card, tuple(losses)), precision=precision)
+    timed = over_time(record.id, subject.history, members)
+    card = replace(
+        with_scores(card, (*losses, *timed)),
+        precision=precision,
+        courses=tuple(phase_losses(record.id, subject.history, members)),
+    )
     if routing is None or evaluation.interventions is None:
         why = f"{subject.title}: {evaluation.untouched}"
         return replace(card, notes=(*card.notes, why)) if evaluation.untouched else card

@@ -13,6 +13,7 @@ in this folder:
                                rule or each module
     activations                A for each model, layer and seed
     coactivations              modules chosen together, for each model, layer and seed
+    courses                    losses by phase of training and rule, for each model and seed
     effects                    what switching modules off does, for each model, layer and seed
     removals                   loss while modules are removed, likewise
 
@@ -377,6 +378,25 @@ class Removal:
     orders: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseLosses:
+    """The loss on each rule at the start and after each phase of training.
+
+    Attributes:
+        model: ``id`` of its model.
+        seed: pair of task seed and model seed; null for the mean over seeds.
+        phases: names of the rows: ``start``, ``phase-1``, ...
+        drawn: numbers of the rules that each phase draws as its own.
+        matrix: P + 1 rows of R losses; null where one is not finite.
+    """
+
+    model: str
+    seed: Seed | None = None
+    phases: tuple[str, ...]
+    drawn: tuple[tuple[int, ...], ...]
+    matrix: tuple[tuple[float | None, ...], ...]
+
+
 @dataclass(frozen=True, kw_only=True)  # no slots: the index of its scores is made once, and kept
 class Scorecard:
     """Scores of one or several models; see the fields of its parts."""
@@ -393,6 +413,7 @@ class Scorecard:
     profiles: tuple[Profile, ...] = ()
     activations: tuple[Activation, ...] = ()
     coactivations: tuple[Coactivation, ...] = ()
+    courses: tuple[PhaseLosses, ...] = ()
     effects: tuple[Effect, ...] = ()
     removals: tuple[Removal, ...] = ()
 
@@ -413,6 +434,7 @@ class Scorecard:
             profiles=self.profiles + renamed(other.profiles),
             activations=self.activations + renamed(other.activations),
             coactivations=self.coactivations + renamed(other.coactivations),
+            courses=self.courses + renamed(other.courses),
             effects=self.effects + renamed(other.effects),
             removals=self.removals + renamed(other.removals),
         )
@@ -504,6 +526,7 @@ class Scorecard:
             profiles=of_kept(self.profiles),
             activations=of_kept(self.activations),
             coactivations=of_kept(self.coactivations),
+            courses=of_kept(self.courses),
             effects=of_kept(self.effects),
             removals=of_kept(self.removals),
         )
@@ -548,7 +571,7 @@ def to_dict_form(card: Scorecard) -> dict[str, Any]:
     form = asdict(card)
     parts = (
         *("scores", "findings", "profiles", "activations"),
-        *("coactivations", "effects", "removals"),
+        *("coactivations", "courses", "effects", "removals"),
     )
     for item in (*chain.from_iterable(form[part] for part in parts), *_members(form["models"])):
         if item["seed"] is not None:

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from modeval.metrics.course import History
 from modeval.spec import DataSpec, ModelSpec, Selection
 from modeval.types import RoutingCounts
 
@@ -52,6 +53,10 @@ class Subject(Protocol):
     @property
     def selection(self) -> Selection:
         """Which checkpoint."""
+
+    @property
+    def history(self) -> History | None:
+        """What the log of a run tells of its training."""
 
     @property
     def network(self) -> object | None:

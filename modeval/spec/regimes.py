@@ -112,8 +112,11 @@ class Rehearsal:
     kind: Literal["rehearsal"] = "rehearsal"
 
     def phases(self, rules: int, steps: int) -> tuple[Phase, ...]:
-        """Return phases of one more rule each."""
-        return _split(steps, [Phase(rules=tuple(range(rule + 1))) for rule in range(rules)])
+        """Return a phase for each rule, the others replayed in their share."""
+        shares = [rule / (rule + 1) for rule in range(rules)]
+        return _split(
+            steps, [Phase(rules=(rule,), replay=share) for rule, share in enumerate(shares)]
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from torch.nn.utils.prune import l1_unstructured
 
 from modeval.errors import RunError, SpecError
 from modeval.evaluate.runs import load_run
+from modeval.metrics.course import backward_transfer, forgetting
 from modeval.nn import create
 from modeval.spec import DataSpec, RunSpec, choices_of, from_dict, load_toml, to_toml
 from modeval.spec.phases import SAM, SGD, Claim, Phase, Prune, Rewind, Tilt
@@ -20,7 +21,7 @@ from modeval.train.learners import GROUPS
 from modeval.train.learners import named as names_of
 from modeval.train.loop import Progress, train
 from modeval.train.step import Stepper
-from modeval.train.stream import Stream, batches
+from modeval.train.stream import Stream, batches, validation_batch
 
 CPU = torch.device("cpu")
 REGIMES = choices_of(Regime)
@@ -368,3 +369,35 @@ def test_a_diverged_seed_is_told_with_its_phase_and_only_from_there_on(tmp_path:
     assert load_run(tmp_path / "run", "phase-1").faults == ("", "")
     assert "step 12, in phase 2" in load_run(tmp_path / "run", "phase-2").faults[1]
     assert "in phase 2" in load_run(tmp_path / "run", "last").faults[1]
+
+
+def test_a_run_tells_its_losses_by_phase_and_what_it_forgot(tmp_path: Path) -> None:
+    for regime in ("sequential", "packnet"):
+        trained(spec_of(regime, steps=60), tmp_path / regime)
+    one, two = (load_run(tmp_path / name, "last").history for name in ("sequential", "packnet"))
+    assert one is not None
+    assert two is not None
+    assert one.phases == ("start", "phase-1", "phase-2", "phase-3")
+    assert one.course is not None
+    assert two.course is not None
+    assert one.course.loss.shape == (2, 4, 3)
+    torch.testing.assert_close(
+        one.course.loss[:, 0], start_losses(tmp_path / "sequential"), atol=1e-5, rtol=1e-5
+    )
+    assert two.course.learned == [2, 4, 5]
+    assert float(forgetting(two.course).abs().max()) == 0
+    assert float(backward_transfer(one.course).max()) < 0
+    assert one.churn is not None
+    assert one.early is not None
+
+
+def start_losses(folder: Path) -> torch.Tensor:
+    """Return the loss of each rule before training, on many fresh samples of its own."""
+    spec = files.read_run(folder)
+    network = create(spec.data, spec.model, [model for _, model in spec.train.seeds])
+    stream = Stream(spec.data, spec.train.seeds, spec.train.batch, CPU)
+    batch = validation_batch(stream, 2_560)
+    with torch.no_grad():
+        each = (network(batch.inputs, batch.rule).prediction - batch.target).abs().squeeze(-1)
+    rows = [[each[s][batch.rule[s] == r].mean() for r in range(3)] for s in range(2)]
+    return torch.tensor(rows, dtype=torch.float64)
