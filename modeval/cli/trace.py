@@ -64,6 +64,50 @@ def head_command(
 
 
 @trace.command(
+    "show",
+    epilog="Example: [cyan]modeval trace show runs/olmoe.trace --module 3:5 --module 3:6[/]",
+)
+def show_command(
+    path: TracePath,
+    *,
+    module: Annotated[
+        list[str],
+        typer.Option(
+            metavar="LAYER:MODULE", help="Number (or name) of a layer, and of a module. Repeatable."
+        ),
+    ],
+    contexts: Annotated[int, typer.Option(min=0, help="Tokens to show of each label.")] = 5,
+    width: Annotated[int, typer.Option(min=0, help="Tokens to show beside each.")] = 8,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or hub id of a tokenizer; that of the model when it lies on this machine."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the tokens that are shown.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a module took: its share of each label, and some of its tokens in context."""
+    import json
+    from dataclasses import asdict
+
+    from modeval.pipeline.showing import show_modules, words_of
+
+    found = show_modules(path, module, contexts=contexts, width=width, seed=seed)
+    if as_json:
+        typer.echo(json.dumps([asdict(taken) for taken in found], indent=2))
+        return
+    from modeval.report.terminal.contexts import numbers, render_taken
+
+    words = words_of(path, tokenizer)
+    if words is None and any(label.contexts for taken in found for label in taken.labels):
+        warn("Tokens are shown by their ids: say which tokenizer made them with --tokenizer DIR.")
+    for taken in found:
+        for part in render_taken(taken, words or numbers):
+            stdout().print(part, highlight=False)
+
+
+@trace.command(
     "merge",
     epilog="Example: [cyan]modeval trace merge arxiv.trace github.trace --out both.trace[/]",
 )

@@ -115,3 +115,23 @@ def test_bench_reports_a_ratio() -> None:
     result = json.loads(run("bench", "--rows", 3000, "--repeats", 1, "--json").stdout)
     assert result["rows"] == 3000
     assert result["fold_to_scan"] > 0
+
+
+def test_a_module_is_shown_by_label_and_in_context(tmp_path: Path) -> None:
+    lines = [
+        f'{{"layer": 0, "chosen": [{t % 2}], "label": "{"ab"[t // 4]}", "document": {t // 4}, '
+        f'"position": {t % 4}, "token": {50 + t}}}'
+        for t in range(8)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    run("import", tmp_path / "rows.jsonl", "--out", tmp_path / "x.trace", "--modules", 2)
+    shown = run("trace", "show", tmp_path / "x.trace", "--module", "0:1")
+    assert "4 tokens of 8 (50 %" in " ".join(shown.stdout.split())
+    assert "50[51]52 53" in shown.stdout.replace(" [", "[").replace("] ", "]")
+    assert "--tokenizer DIR" in " ".join(shown.stderr.split())
+    (found,) = json.loads(
+        run("trace", "show", tmp_path / "x.trace", "--module", "0:0", "--json").stdout
+    )
+    assert [label["tokens"] for label in found["labels"]] == [2, 2]
+    with pytest.raises(SpecError, match="there is no layer 7"):
+        run("trace", "show", tmp_path / "x.trace", "--module", "7:1")
