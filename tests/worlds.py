@@ -26,6 +26,7 @@ class World:
         alike: how alike documents of a label are: those of label r go to modules by a draw from
             Dirichlet(alike A[r]).
         giant: tokens of one document more than a document has otherwise.
+        longer: how many times longer than others the documents of the first label are.
     """
 
     rules: int = 4
@@ -37,6 +38,7 @@ class World:
     told: float = 0.0
     alike: float = 20.0
     giant: int = 0
+    longer: float = 1.0
 
     def activation(self, seed: int = 0) -> Float64[Tensor, "rules modules"]:
         """Return the true A."""
@@ -59,6 +61,7 @@ class World:
         size = np.full(len(label), self.tokens)
         if self.lengths == "lognormal":
             size = np.maximum(self.tokens * draw.lognormal(-1.125, 1.5, len(label)), 1).astype(int)
+        size = np.maximum(np.where(label == 0, self.longer, 1.0) * size, 1).astype(int)
         size[draw.integers(len(size))] += self.giant
         rows = activation.numpy()
         table = np.empty((len(label), self.modules))

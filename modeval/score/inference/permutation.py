@@ -2,7 +2,8 @@
 
 Tokens of a document go the same way for reasons of their own, so what is exchangeable under
 blindness are documents with their labels: every permutation leaves each label as many documents as
-it has. That makes the test exact for any statistic, however unequal labels and lengths are.
+it has, and as much weight. That keeps the size of the test for any statistic, however unequal
+labels and lengths are; where documents of one label are longer, it rejects less than it could.
 Where labels change within documents, stretches of like length exchange labels within their own.
 """
 
@@ -101,10 +102,10 @@ def permute_labels(
     coarse = coarser(units, most or units_permuted(numbers, units.rules, permutations))
     label = drawn_labels(coarse, permutations, generator)
     cells = coarse.table(view).movedim(-2, 0).contiguous()  # (U, ..., M)
-    samples = coarse.samples.movedim(-1, 0).contiguous()  # (U, ...)
+    own = _share_of_labels(coarse, prior)
 
     def relabelled(part: slice) -> Tensor:
-        return statistic(_joint(cells, samples, label[part], coarse.rules, prior))
+        return statistic(_joint(cells, own, label[part]))
 
     table = cells[0].unsqueeze(-2).expand(*cells.shape[1:-1], coarse.rules, cells.shape[-1])
     return torch.cat(side_by_side(relabelled, permutations, table))
@@ -134,27 +135,32 @@ def units_permuted(numbers: int, rules: int, permutations: int) -> int:
     return max(ELEMENTS // (permutations * rules * max(numbers, 1)), LEAST_UNITS)
 
 
+def _share_of_labels(units: Units, prior: Prior) -> Float64[Tensor, "*batch rules"]:
+    """Return what each label weighs in the joint: as much as in the value that is tested.
+
+    With permuted labels it would weigh what its documents happen to hold. A label of long documents
+    is then lighter in every permutation, and what depends on the weights differs for that alone.
+    """
+    member = torch.nn.functional.one_hot(units.label, units.rules).double()
+    return torch.ones_like(units.samples @ member) if prior == "uniform" else units.samples @ member
+
+
 def _joint(
     cells: Float64[Tensor, "units *batch modules"],
-    samples: Float64[Tensor, "units *batch"],
+    share: Float64[Tensor, "*batch rules"],
     label: Int64[Tensor, "draws units"],
-    rules: int,
-    prior: Prior,
 ) -> Float64[Tensor, "draws *batch rules modules"]:
     """Return the joint when each unit has the label that was drawn for it.
 
     A label that has nothing in some layer then weighs nothing there.
     """
+    rules = share.shape[-1]
     numbers = torch.arange(rules, device=label.device)[:, None]
     member = (label[:, None] == numbers).double().flatten(0, 1)  # (D R, U)
-
-    def gathered(part: Tensor) -> Tensor:
-        mixed = member @ part.reshape(len(part), -1)
-        return mixed.reshape(len(label), rules, *part.shape[1:]).movedim(1, part.dim())
-
-    table = gathered(cells).movedim(-1, -2)  # (D, ..., M, R) -> (D, ..., R, M)
+    mixed = member @ cells.reshape(len(cells), -1)
+    table = mixed.reshape(len(label), rules, *cells.shape[1:]).movedim(1, -2)  # (D, ..., R, M)
     total = table.sum(-1)
-    weight = (total > 0).double() if prior == "uniform" else gathered(samples) * (total > 0)
+    weight = share * (total > 0)
     weight = weight / weight.sum(-1, keepdim=True)
     return (
         table * (weight / total.clamp(min=torch.finfo(total.dtype).tiny)).unsqueeze(-1)

@@ -1,5 +1,7 @@
 """Tests against permuted labels: they keep their size whatever labels and lengths are."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from modeval.score.inference.permutation import (
     untestable,
 )
 from modeval.score.inference.resampling import p_value
+from modeval.types import Prior
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -39,9 +42,11 @@ def statistics(joint: Tensor) -> Tensor:
     )
 
 
-def p_of(units: Units, seed: int, permutations: int = 99) -> Tensor:
-    drawn = permute_labels(units, statistics, generator=generator(seed), permutations=permutations)
-    return p_value(statistics(units.joint()), drawn)
+def p_of(units: Units, seed: int, permutations: int = 99, prior: Prior = "uniform") -> Tensor:
+    drawn = permute_labels(
+        units, statistics, generator=generator(seed), permutations=permutations, prior=prior
+    )
+    return p_value(statistics(units.joint(prior)), drawn)
 
 
 WORLDS = {
@@ -64,6 +69,23 @@ def test_a_blind_router_is_called_significant_no_more_often_than_the_level_says(
     allowed = int(binom.ppf(0.9995, repeats, 0.05))
     assert (found <= 0.05).sum(0).max() <= allowed
     assert found.mean(0).min() > 0.35  # p values of a true null are spread evenly
+
+
+@pytest.mark.parametrize("prior", get_args(Prior))
+@pytest.mark.parametrize(
+    "world",
+    [
+        World(longer=10.0, lengths="equal"),
+        World(longer=0.1, shares=shares_of("7:1:1:1"), lengths="equal"),
+        World(rules=2, documents=105, shares=shares_of("1:20"), tokens=20, longer=100.0),
+    ],
+)
+def test_a_label_of_long_documents_makes_no_blind_router_significant(
+    world: World, prior: Prior
+) -> None:
+    activation, draw = world.activation(), np.random.default_rng(1)
+    found = torch.stack([p_of(world.draw(draw, activation), s, prior=prior) for s in range(40)])
+    assert (found <= 0.05).sum(0).max() <= int(binom.ppf(0.9995, 40, 0.05))
 
 
 def test_what_tells_labels_apart_is_seen() -> None:
