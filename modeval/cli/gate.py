@@ -108,6 +108,15 @@ def gate_command(
             autocompletion=complete.limits,
         ),
     ] = None,
+    max_change: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METRIC=X",
+            help="Shown to differ from the baseline by less than X, either way. Repeatable.",
+            rich_help_panel=WHAT,
+            autocompletion=complete.limits,
+        ),
+    ] = None,
     significant: Annotated[
         list[str] | None,
         typer.Option(
@@ -120,7 +129,9 @@ def gate_command(
     baseline: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Scorecard that --max-drop compares with.", rich_help_panel=WHAT
+            metavar="FILE",
+            help="Scorecard that --max-drop and --max-change compare with.",
+            rich_help_panel=WHAT,
         ),
     ] = None,
     baseline_model: Annotated[
@@ -218,6 +229,7 @@ def gate_command(
             "max": maximum or [],
             "min": minimum or [],
             "max_drop": max_drop or [],
+            "max_change": max_change or [],
             "significant": significant or [],
         },
         settings={

@@ -1,4 +1,4 @@
-"""Judging ``max_drop``: did it get worse than the baseline, beyond margin and noise?"""
+"""Judging ``max_drop`` and ``max_change``: is it worse, or other, than the baseline?"""
 
 import math
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ ALIKE = 1.05
 
 
 def against_baseline(asked: Asked, items: Sequence[Item]) -> list[Verdict]:
-    """Judge ``max_drop``, paired by seed and layer, corrected for the number of items."""
+    """Judge ``max_drop`` or ``max_change``, paired by seed and layer, corrected for several."""
     baseline = asked.baseline
     if baseline is None:
         raise ValueError("require_possible has seen to it that a policy with max_drop has one")
@@ -55,13 +55,23 @@ def against_baseline(asked: Asked, items: Sequence[Item]) -> list[Verdict]:
         for other in claim
     }
     compared = [_compare(asked, item, others.get(item.key)) for item in items]
+    changes = asked.requirement.comparison == "max_change"
+    margin = asked.requirement.limit or 0.0
     tests = holm_adjusted(
-        [None if isinstance(each, str) else each.drop.p_above() for each in compared]
+        [
+            None
+            if isinstance(each, str)
+            else _size_of(each.drop).p_above(margin)
+            if changes
+            else each.drop.p_above()
+            for each in compared
+        ]
     )
+    judge = _judge_change if changes else _judge
     return [
         _incomparable(asked, item, each)
         if isinstance(each, str)
-        else _without_gaps(theirs, item, _judge(asked, item, each, p_value, many=len(items) > 1))
+        else _without_gaps(theirs, item, judge(asked, item, each, p_value, many=len(items) > 1))
         for item, each, p_value in zip(items, compared, tests, strict=True)
     ]
 
@@ -240,6 +250,69 @@ def decide_drop(
     return "pass" if ruled_out else "inconclusive"
 
 
+def decide_change(
+    drop: Difference, margin: float, p_value: float | None, *, size: float
+) -> Outcome:
+    """Return the outcome of a change: is it shown to be smaller than the margin, either way?
+
+    Two one-sided tests, each of the same size: both ends of the interval of level ``1 - 2 size``
+    lie within the margin. Source: Schuirmann 1987.
+
+    Args:
+        drop: how much worse it got (or larger, where the metric has no direction).
+        margin: how much other it may be.
+        p_value: that it is no further off than the margin; null where nothing tells the noise.
+        size: of each test.
+
+    >>> change = Difference(value=0.01, error=0.01, freedom=30.0, pairs=31, noise="seeds")
+    >>> [decide_change(change, margin, 0.5, size=0.05) for margin in (0.05, 0.02)]
+    ['pass', 'inconclusive']
+    """
+    reach = drop.reach(1 - size)
+    if reach is not None and abs(drop.value) + reach < margin:
+        return "pass"
+    return "fail" if p_value is not None and p_value <= size else "inconclusive"
+
+
+def _size_of(drop: Difference) -> Difference:
+    return replace(drop, value=abs(drop.value))
+
+
+def _judge_change(
+    asked: Asked, item: Item, compared: _Compared, p_value: float | None, *, many: bool
+) -> Verdict:
+    drop, margin = compared.drop, asked.requirement.limit or 0.0
+    outcome = decide_change(drop, margin, p_value, size=SIZE)
+    reach = drop.reach(1 - SIZE)
+    if reach is None:
+        because = f": {drop.reason or 'nothing tells the noise'}"
+        advice = f"{more_noise(asked)}, for both."
+    else:
+        ends = f"{figure(drop.value - reach, margin)} to {figure(drop.value + reach, margin)}"
+        because = {
+            "pass": f": the change lies within {ends}, all of it smaller than the margin",
+            "fail": ": shown to be larger than the margin",
+        }.get(outcome, f": the change lies within {ends}, and a larger one cannot be ruled out")
+        advice = "" if outcome == "pass" else _advice(asked, _size_of(drop), margin, 1.0, outcome)
+    sides = (compared.new_score, compared.old_score)
+    few = next((few_words(each) for each in sides if flatters(each) or slanders(each)), "")
+    doubt = few or compared.unlike
+    if doubt and outcome != "inconclusive":
+        outcome, because, advice = "inconclusive", f", but {doubt}", more_samples(asked)
+    verdict = verdict_of(
+        asked, item, outcome, _facts(compared, margin, p_value, many=many) + because, advice
+    )
+    return replace(
+        verdict,
+        p_value=p_value,
+        baseline=compared.old,
+        drop=drop.value,
+        noise=drop.error,
+        pairs=drop.pairs,
+        distance=abs(drop.value) + (reach or 0.0) - margin,
+    )
+
+
 def _judge(
     asked: Asked, item: Item, compared: _Compared, p_value: float | None, *, many: bool
 ) -> Verdict:
@@ -295,7 +368,8 @@ def _facts(compared: _Compared, margin: float, p_value: float | None, *, many: b
     drop = compared.drop
     change = "the same"
     if drop.value:
-        change = f"{figure(abs(drop.value), margin)} {'worse' if drop.value > 0 else 'better'}"
+        words = ("worse", "better") if compared.new_score.better else ("higher", "lower")
+        change = f"{figure(abs(drop.value), margin)} {words[drop.value < 0]}"
     pairs = f" over {drop.pairs} pairs of seeds" if drop.noise == "seeds" else ""
     left = f", {compared.extra} without a partner left out" if compared.extra else ""
     noise = "noise unknown"

@@ -37,6 +37,13 @@ over pairs got, in the metric's own direction:
     either   not comparable                           error
     either   no drop, but seeds or layers of the baseline, or parts of it, are missing   error
 
+``max_change`` asks for proof that it stayed the same: both of two one-sided tests, at 5 % each:
+
+    all of the 90 % interval within the margin        pass
+    shown to be further off than the margin           fail
+    else, or the noise unknown, or of few samples     inconclusive
+    not comparable, or something is missing           error
+
 A claim about the worst of several layers, seeds, rules or modules holds when it holds for each, and
 the verdict shows the one that is furthest from passing. Tests of one requirement among several of
 them are corrected (Holm), whether there is one verdict on the worst or a verdict on each.
@@ -53,7 +60,7 @@ from modeval.gate.drop import against_baseline, baseline_of
 from modeval.gate.limits import within_limit
 from modeval.gate.missing import doubts_about, missing_from
 from modeval.gate.policy import Comparison, Policy, Requirement
-from modeval.gate.policy_check import require_possible
+from modeval.gate.policy_check import AGAINST_BASELINE, require_possible
 from modeval.gate.verdicts import SEVERITY, Asked, Checked, GateResult, Verdict, verdict_of
 from modeval.score.scorecard import ModelRecord, Scorecard, distinct_title, is_named
 
@@ -61,6 +68,7 @@ JUDGES: dict[Comparison, Callable[[Asked, Sequence[Item]], list[Verdict]]] = {
     "max": within_limit,
     "min": within_limit,
     "max_drop": against_baseline,
+    "max_change": against_baseline,
     "significant": beats_chance,
 }
 Cards = Sequence[tuple[str, Scorecard]]
@@ -227,7 +235,7 @@ def _not_found(checked: Sequence[Checked], policy: Policy, baseline: Scorecard) 
     }
     if policy.baseline_model is not None:
         return []
-    drops = [each for each in policy.requirements if each.comparison == "max_drop"]
+    drops = [each for each in policy.requirements if each.comparison in AGAINST_BASELINE]
     return [
         Checked(
             source=policy.baseline or "baseline",

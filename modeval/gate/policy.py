@@ -18,6 +18,7 @@ Flags and TOML say the same things in the same words:
     --max collapse_worst=0.2             max.collapse_worst = 0.2
     --min alignment_score=0.6            min.alignment_score = { limit = 0.6, on = "bound" }
     --max-drop alignment_score=0.05      max_drop.alignment_score = 0.05
+    --max-change alignment_score=0.05    max_change.alignment_score = 0.05
     --significant mutual_information     significant = ["mutual_information"]
 """
 
@@ -28,7 +29,7 @@ from typing import Any, Literal, get_args
 
 from modeval.errors import SpecError, nearest
 
-Comparison = Literal["max", "min", "max_drop", "significant"]
+Comparison = Literal["max", "min", "max_drop", "max_change", "significant"]
 On = Literal["value", "bound"]
 Inconclusive = Literal["pass", "fail", "3"]
 Chance = Literal["uniform", "hash"]
@@ -73,7 +74,8 @@ class Requirement:
         metric: name of the metric.
         comparison: ``max``: the value may be so much at most; ``min``: so much at least;
             ``max_drop``: it may be so much worse than that of the baseline at most, in the
-            metric's own direction; ``significant``: it must beat chance.
+            metric's own direction; ``max_change``: it must be shown to differ from the baseline by
+            less, either way; ``significant``: it must beat chance.
         limit: the number; null for ``significant``.
         scope: where in the model.
         on: whether the value decides, or the bad end of its interval: see :mod:`gate`.
@@ -103,6 +105,8 @@ class Requirement:
         if self.comparison == "significant":
             beaten = "chance" if self.chance == "uniform" else "hashed routing"
             return f"{self.name} beats {beaten}"
+        if self.comparison == "max_change":
+            return f"{self.name} change < {self.limit:g}"
         if self.comparison == "max_drop":
             return f"{self.name} drop <= {self.limit:g}"
         return f"{self.name} {SIGNS[self.comparison]} {self.limit:g}"
@@ -115,7 +119,7 @@ class Policy:
     Attributes:
         requirements: all of them must hold.
         inconclusive: what a run ends with when nothing failed and something could not be told.
-        baseline: scorecard that ``max_drop`` compares with; null where none is named.
+        baseline: scorecard that ``max_drop`` and ``max_change`` compare with; null for none.
         failed_seeds: ``error``: the mean over seeds of which some failed is no measurement;
             ``ignore``: they were left out on purpose.
         left_out: ``error``: nothing passes of a model of which a layer, a rule or the end of the

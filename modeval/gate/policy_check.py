@@ -9,6 +9,7 @@ from modeval.metrics.profile_table import PROFILES, ProfileMetric
 from modeval.metrics.table import METRICS, metric_of
 from modeval.score.scorecard import ModelRecord, Scorecard, is_named
 
+AGAINST_BASELINE = ("max_drop", "max_change")
 DIRECTIONS = {"max": "lower", "min": "higher"}
 
 
@@ -32,11 +33,11 @@ def require_possible(policy: Policy, cards: Sequence[Scorecard]) -> None:
         _check_range(requirement, cards)
         _check_chance(requirement, cards)
         _check_model(requirement, cards)
-    compared = any(each.comparison == "max_drop" for each in policy.requirements)
+    compared = [each for each in policy.requirements if each.comparison in AGAINST_BASELINE]
     if compared and policy.baseline is None:
         raise SpecError(
-            "max_drop compares with a baseline, and none is named. Add --baseline main.json, the "
-            "scorecard of the model to compare with."
+            f"{compared[0].comparison} compares with a baseline, and none is named. Add --baseline "
+            "main.json, the scorecard of the model to compare with."
         )
     if policy.baseline_model is not None and sum(len(card.models) for card in cards) != 1:
         raise SpecError(
@@ -91,6 +92,8 @@ def _check_direction(requirement: Requirement) -> None:
     row = profile_of(requirement) if requirement.scope.axis else metric_of(requirement.metric)
     better = "neither" if row is None else row.better
     wanted = DIRECTIONS.get(requirement.comparison)
+    if requirement.comparison == "max_change":
+        return  # to either side
     if wanted is None and better == "neither":
         raise SpecError(
             f"{requirement.source}: {requirement.metric} has no better and worse, so "
@@ -115,6 +118,11 @@ def _check_range(requirement: Requirement, cards: Sequence[Scorecard]) -> None:
             f"{requirement.source}: a drop is how much worse a metric gets, at least 0. Write "
             f"--max-drop {requirement.name}={-limit:g}"
         )
+    if requirement.comparison == "max_change" and limit <= 0:
+        raise SpecError(
+            f"{requirement.source}: a change smaller than {limit:g} can never be shown. Give the "
+            f"margin that still counts as the same, as --max-change {requirement.name}=0.02"
+        )
     if metric is None:
         return
     ends = [
@@ -131,6 +139,7 @@ def _check_range(requirement: Requirement, cards: Sequence[Scorecard]) -> None:
         "max": (limit >= high, limit < low),
         "min": (limit <= low, limit > high),
         "max_drop": (limit >= high - low, False),
+        "max_change": (limit > high - low, False),
     }[requirement.comparison]
     if not (idle or hopeless):
         return

@@ -23,6 +23,7 @@ def gate(
     max: Sequence[str] = (),  # noqa: A002 - the words of a policy
     min: Sequence[str] = (),  # noqa: A002 - likewise
     max_drop: Sequence[str] = (),
+    max_change: Sequence[str] = (),
     significant: Sequence[str] = (),
     baseline: Source | Scorecard | None = None,
     models: Sequence[str] = (),
@@ -35,8 +36,9 @@ def gate(
         max: limits, as ``collapse_worst=0.2``.
         min: limits, as ``alignment_score=0.6``.
         max_drop: how much worse than the baseline, as ``alignment_score=0.05``.
+        max_change: by less than what it must be shown to differ from the baseline, either way.
         significant: metrics that must beat chance.
-        baseline: what ``max_drop`` compares with.
+        baseline: what ``max_drop`` and ``max_change`` compare with.
         models: patterns of the models to check; all when empty.
 
     Returns:
@@ -55,6 +57,7 @@ def gate(
         "max": [*max],
         "min": [*min],
         "max_drop": [*max_drop],
+        "max_change": [*max_change],
         "significant": [*significant],
     }
     found = policy if isinstance(policy, Policy) else _read_policy(policy)
