@@ -38,9 +38,10 @@ from modeval.evaluate.subject import (
 from modeval.metrics.adaptation import rule_probes
 from modeval.nn.bank import Bank
 from modeval.nn.linear import StackedLinear
-from modeval.nn.network import Network, Output, Route
+from modeval.nn.network import Network, Output, Route, count_parameters
 from modeval.nn.routes import on_largest, on_top, rounded, sampled
 from modeval.nn.scorers import BY_RULE
+from modeval.nn.size import size_of
 from modeval.spec import DataSpec, Objective
 from modeval.types import Batch, RoutingCounts, shares
 
@@ -166,8 +167,22 @@ def evaluate(
     asked = interventions or Asked(wanted=False)
     with torch.inference_mode():
         if dataset is not None:
-            return _evaluate_on(subject, bench, dataset, asked)
-        return _evaluate(bench, reference_losses(subject, bench.network, device), asked)
+            found = _evaluate_on(subject, bench, dataset, asked)
+        else:
+            found = _evaluate(bench, reference_losses(subject, bench.network, device), asked)
+    size = size_of(bench.network)
+    if size is None:
+        return replace(found, parameters=count_parameters(bench.network))
+    active = float(size.active(_chosen(bench.network, found.counts)))
+    return replace(found, parameters=size.total, active=active)
+
+
+def _chosen(network: Network, counts: RoutingCounts | None) -> Tensor:
+    """Return how many modules a sample has in each layer, averaged over samples and members."""
+    if counts is None or not network.sparse:
+        return torch.full((network.layer_count,), float(network.module_count))
+    # (S, L, B, R, M), every member having seen as many samples
+    return (counts.selections.sum((2, 3, 4)) / counts.samples.sum((2, 3))).mean(0).cpu()
 
 
 def _evaluate_on(subject: Subject, bench: _Bench, dataset: Dataset, asked: Asked) -> Evaluation:

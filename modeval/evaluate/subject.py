@@ -135,6 +135,9 @@ class Evaluation:
         shifted: module shares under shifted rules; nothing where they follow exactly from A.
         interventions: what switching modules off tells; nothing where that was not done.
         untouched: why it was not done although it was not refused; else empty.
+        parameters: of one member; nothing without a network.
+        active: of them, those that a sample uses, averaged over samples and members; a module with
+            any weight is used, and so are all where weights are never 0.
     """
 
     losses: tuple[Loss, ...]
@@ -144,3 +147,5 @@ class Evaluation:
     shifted: Shifted | None = None
     interventions: Interventions | None = None
     untouched: str = ""
+    parameters: int | None = None
+    active: float | None = None

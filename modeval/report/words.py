@@ -264,9 +264,20 @@ def _of_run(record: ModelRecord) -> list[tuple[str, str]]:
     return [
         ("Origin", origin),
         ("Model", model),
+        ("Parameters", _parameters(record)),
         ("Seeds", seeds + failed),
         ("Checkpoint", record.selection or ""),
     ]
+
+
+def _parameters(record: ModelRecord) -> str:
+    """Return how many there are, and how many of them a sample uses; nothing where unknown."""
+    total, active = record.parameters, record.active_parameters
+    if total is None:
+        return ""
+    if active is None or round(active) == total:
+        return f"{total:,}"
+    return f"{total:,}, of which a sample uses {active:,.0f}"
 
 
 def _of_trace(record: ModelRecord) -> list[tuple[str, str]]:

@@ -104,6 +104,8 @@ def _record(subject: Subject, evaluation: Evaluation, precision: float | None) -
         layer_modules=(module_count(subject.data, subject.model),) * layers if layers > 1 else (),
         adaptation=_adaptation(subject, evaluation),
         members=_members(subject, evaluation, precision),
+        parameters=evaluation.parameters,
+        active_parameters=evaluation.active,
     )
 
 

@@ -230,6 +230,9 @@ class ModelRecord:
         members: its seeds.
         left_out: what was not scored of it.
         warnings: what makes its scores doubtful, as it was seen when it was recorded or imported.
+        parameters: of one seed; null where no network was there to count.
+        active_parameters: of them, those that a sample uses on average: all that has no module, and
+            the modules whose weight is not 0. Null likewise, and for models of the user's own.
     """
 
     id: str
@@ -249,6 +252,8 @@ class ModelRecord:
     members: tuple[Member, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     warnings: tuple[Warned, ...] = ()
+    parameters: int | None = None
+    active_parameters: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -205,5 +205,13 @@ class Evaluation(Protocol):
         """What switching modules off tells."""
 
     @property
+    def parameters(self) -> int | None:
+        """Parameters of one member."""
+
+    @property
+    def active(self) -> float | None:
+        """Those of them that a sample uses, on average."""
+
+    @property
     def untouched(self) -> str:
         """Why it was not done although nobody refused it."""
