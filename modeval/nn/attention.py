@@ -232,6 +232,15 @@ class Prefixes(nn.Module):
         return mixed.unsqueeze(1)
 
     def _own(self, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what each prefix alone says, and the log of its summed weights."""
-        logits = query.unsqueeze(1) @ self.key.unsqueeze(2).mT * query.shape[-1] ** -0.5
-        return logits.softmax(-1) @ self.value.unsqueeze(2), logits.logsumexp(-1)
+        """Return what each prefix alone says, and the log of its summed weights.
+
+        Samples and positions lie along one axis in the products: many small ones are slow.
+        """
+        where = (query.shape[1], query.shape[3])
+        flat = query.transpose(1, 2).flatten(2, 3)  # (S, A, N T, D)
+        key, value = self.key.transpose(1, 2), self.value.transpose(1, 2)  # (S, A, M, P, D)
+        logits = flat @ key.flatten(2, 3).mT * query.shape[-1] ** -0.5
+        logits = logits.unflatten(-1, key.shape[2:4]).transpose(2, 3)  # (S, A, M, N T, P)
+        own = (logits.softmax(-1) @ value).unflatten(3, where)
+        size = logits.logsumexp(-1).unflatten(3, where)
+        return own.permute(0, 2, 3, 1, 4, 5), size.permute(0, 2, 3, 1, 4)
