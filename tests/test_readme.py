@@ -39,7 +39,9 @@ def test_every_command_of_the_manual_runs(readme, topics, tmp_path):
     }
     for command in commands("\n".join((readme, *topics.values()))):
         assert shlex.split(command)[0] in ("modeval", "python"), command
-        needs_model = "modeval record" in command or "tiny.trace" in command
+        needs_model = any(
+            word in command for word in ("modeval record", "tiny.trace", "modeval ablate")
+        )
         if needs_model and find_spec("transformers") is None:
             continue  # to run the model of fixtures/ takes an extra
         done = subprocess.run(

@@ -77,7 +77,17 @@ MEND = (
 LABEL = "Score text with labels to see who does what: modeval score MODEL --data TEXT"
 CHECK = (
     "Check that it matters, since {modules} can be chosen often and do little: switch them off and "
-    "watch the loss."
+    "watch the loss (modeval ablate MODEL --data TEXT --alone)."
+)
+FLATTENED = (
+    "The load is nearly even ({share} in effective use): a balance loss over small batches may "
+    "have flattened what {modules} could specialise to. To be sure, record the same texts with an "
+    "earlier checkpoint or one balanced over larger batches: modeval compare BEFORE AFTER"
+)
+NOT_FLATTENED = (
+    "The load is uneven ({share} in effective use), so a balance loss has hardly flattened what "
+    "{modules} could specialise to. To be sure, record the same texts with the model before "
+    "training: modeval compare BEFORE AFTER"
 )
 KEEP = "Keep it so: modeval gate {source} --no-policy --min {metric}={floor}"
 MORE_SAMPLES = "Score several documents or samples of each {rule}, so that labels can be permuted."
@@ -98,6 +108,8 @@ MANY_RULES = 12
 """Rules up to which each has a line that names its modules."""
 MUCH = 3
 """Times its share elsewhere from which a module plainly belongs to a rule."""
+FLAT = 0.1
+"""Share of what could be known of the rule below which a layer is called flat, as in findings."""
 DEAD = 0.1
 """Share of an even share below which a module is dead, as in dead_fraction."""
 
@@ -232,7 +244,7 @@ def _load(view: ModelView, words: Vocabulary) -> str:
     used = scorecard_views.overall(view, "effective_share")
     if used is None or used.value is None:
         return ""
-    dead = dead_modules(view)
+    dead = _idle(view)
     text = f"{percent(used.value)} of the {words.modules} are in effective use"
     if not is_trace(view.record):
         return f"{text}." if used.value < UNEVEN else ""
@@ -241,29 +253,54 @@ def _load(view: ModelView, words: Vocabulary) -> str:
 
 def dead_modules(view: ModelView) -> dict[str, list[int]]:
     """Return the numbers of the modules that get less than a tenth of an even share, by layer."""
+    return {label: [n for n, _ in idle] for label, idle in _idle(view).items()}
+
+
+def _idle(view: ModelView) -> dict[str, list[tuple[int, float | None]]]:
+    """Return dead modules by layer, and as how many tokens they get weight; unknown for cohorts."""
     labels, _ = scorecard_views.layer_names(view.record.layers)
     layers: list[tuple[str, int | None]] = [("", None)]
     if view.layered:
         layers = [(label, layer) for layer, label in enumerate(labels)]
-    found: dict[str, list[int]] = {}
+    found: dict[str, list[tuple[int, float | None]]] = {}
     for label, layer in layers:
         shares = routing_views.shares(view, layer)
         if len(shares) == 1:
-            idle = [n for n, share in enumerate(shares[0] * shares.shape[1]) if share < DEAD]
+            used = view.card.find(view.record.id, "effective_share", layer=layer)
+            tokens = used.samples if used is not None and is_trace(view.record) else None
+            idle = [
+                (n, None if tokens is None else float(share * tokens))
+                for n, share in enumerate(shares[0])
+                if share * shares.shape[1] < DEAD
+            ]
             if idle:
                 found[label] = idle
     return found
 
 
-def _listed(dead: dict[str, list[int]], module: str, most: int = 4) -> str:
+def _listed(dead: dict[str, list[tuple[int, float | None]]], module: str, most: int = 4) -> str:
     parts = []
     for label, numbers in list(dead.items())[:most]:
         more = f" and {len(numbers) - most} more" if len(numbers) > most else ""
         name = module if len(numbers) == 1 else f"{module}s"
         where = f" in layer {label}" if label else ""
-        parts.append(f"{name} {', '.join(map(str, numbers[:most]))}{more}{where}")
+        parts.append(f"{name} {', '.join(map(_with_tokens, numbers[:most]))}{more}{where}")
     rest = f"; some in {len(dead) - most} more layers" if len(dead) > most else ""
     return "; ".join(parts) + rest
+
+
+def _with_tokens(idle: tuple[int, float | None]) -> str:
+    """Write a module, and the weight that it got as a number of tokens.
+
+    >>> _with_tokens((1, 0.0)), _with_tokens((3, 12.4)), _with_tokens((2, None))
+    ('1 (no token)', '3 (12 tokens)', '2')
+    """
+    number_, tokens = idle
+    if tokens is None:
+        return str(number_)
+    if tokens == 0:
+        return f"{number_} (no token)"
+    return f"{number_} ({count(max(round(tokens), 1), 'token')})"
 
 
 def _loss(view: ModelView) -> str:
@@ -276,15 +313,31 @@ def _loss(view: ModelView) -> str:
 
 def _advice(view: ModelView, word: str, words: Vocabulary) -> tuple[str, ...]:
     source = view.source or "SCORECARD"
+    flattened = _flattened(view, words)
     score = scorecard_views.overall(view, "alignment_score")
     floor = ""
     if score is not None and score.value is not None:
         low = score.value if score.low is None else score.low
         floor = f"{math.floor(low * 100) / 100:g}"
-    return tuple(
+    told = tuple(
         _filled(text, words, source=source, metric="alignment_score", floor=floor)
         for text in ADVICE[word]
         if floor or "{floor}" not in text
+    )
+    return (*told, flattened) if flattened else told
+
+
+def _flattened(view: ModelView, words: Vocabulary) -> str:
+    """Say whether balancing seems to have flattened specialisation, and what would make it sure."""
+    used = scorecard_views.overall(view, "effective_share")
+    told = scorecard_views.overall(view, "homogeneity")
+    few_rules = scorecard_views.rule_count(view.record) < 2  # noqa: PLR2004
+    if not is_trace(view.record) or few_rules or used is None or told is None:
+        return ""
+    if used.value is None or told.value is None or told.value >= FLAT:
+        return ""
+    return _filled(
+        FLATTENED if used.value >= UNEVEN else NOT_FLATTENED, words, share=percent(used.value)
     )
 
 

@@ -85,7 +85,30 @@ def test_dead_experts_are_named_by_layer_and_number():
     )
     [entry] = scorecard_views.entries([dead], [""])
     assert 0 in brief.dead_modules(entry)["1"]
-    assert "dead: " in brief.brief(entry).figures
+    assert "dead: expert 0 (no token) in layer 1" in brief.brief(entry).figures
+
+
+@pytest.mark.parametrize(
+    ("used", "told", "says"),
+    [
+        (0.97, 0.02, "nearly even (97 % in effective use): a balance loss over small batches may"),
+        (0.5, 0.02, "uneven (50 % in effective use), so a balance loss has hardly flattened"),
+        (0.97, 0.5, ""),
+    ],
+)
+def test_a_flat_layer_says_whether_balance_may_have_made_it_so(used, told, says):
+    card = cards.trace()
+    values = {"effective_share": used, "homogeneity": told}
+    changed = replace(
+        card,
+        scores=tuple(
+            replace(score, value=values.get(score.metric, score.value)) for score in card.scores
+        ),
+    )
+    found = " ".join(brief_of(changed).advice)
+    assert says in found
+    assert ("flattened" in found) == bool(says)
+    assert ("To be sure" in found) == bool(says)
 
 
 def test_without_labels_nothing_is_said_of_rules():

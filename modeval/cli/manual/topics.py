@@ -31,6 +31,7 @@ WRITTEN = (
     "ci",
     "recording",
     "traces",
+    "ablate",
     "reference",
     "own",
     "python",
