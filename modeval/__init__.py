@@ -7,6 +7,7 @@
     import_trace    read the routing that another program wrote
     score           how modular did models become? gives a Scorecard
     ablate          which modules of a language model matter for what, and how many can go?
+    structure       does a dense network fall into parts, and do they do anything of their own?
     compare         what changed between scorecards, and is it more than noise?
     gate            do models keep to a policy?
     plot            a figure for a paper
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from modeval.pipeline.plotting import plot as plot
     from modeval.pipeline.scoring import evaluate as evaluate
     from modeval.pipeline.scoring import score as score
+    from modeval.pipeline.structure import structure as structure
     from modeval.record.recording import record as record
     from modeval.score.files import read_scorecard as read_scorecard
     from modeval.score.scorecard import Scorecard as Scorecard
@@ -49,6 +51,7 @@ _PUBLIC = {
     "read_scorecard": "modeval.score.files",
     "record": "modeval.record.recording",
     "score": "modeval.pipeline.scoring",
+    "structure": "modeval.pipeline.structure",
     "train": "modeval.pipeline.making",
 }
 """Where each public name is defined."""
@@ -66,6 +69,7 @@ __all__ = [
     "read_scorecard",
     "record",
     "score",
+    "structure",
     "train",
 ]
 

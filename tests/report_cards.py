@@ -9,10 +9,12 @@ from modeval.metrics import METRICS
 from modeval.score.scorecard import (
     Activation,
     Coactivation,
+    Effect,
     Finding,
     Member,
     ModelRecord,
     Profile,
+    Removal,
     Score,
     Scorecard,
 )
@@ -136,7 +138,49 @@ def paper():
     card = made[0]
     for other in made[1:]:
         card += other
-    return card
+    routed = [model for model in card.models if model.modules > 1]
+    return replace(card, removals=tuple(_removal(m, s.seed) for m in routed for s in m.members))
+
+
+def _removal(model, seed):
+    steps = tuple(range(model.modules + 1))
+    line = tuple(0.1 + step for step in steps)
+    low, high = (tuple(factor * loss for loss in line) for factor in (0.5, 1.5))
+    by_use = tuple(loss**2 for loss in line)
+    return Removal(
+        model=model.id,
+        seed=seed,
+        removed=steps,
+        by_use=by_use,
+        random=line,
+        low=low,
+        high=high,
+        orders=20,
+    )
+
+
+def switched_off(card):
+    """Return a scorecard whose modules are needed in quite another way than they are used."""
+    effects = []
+    for each in card.activations:
+        rules, modules = len(each.matrix), len(each.matrix[0])
+        first = tuple(1.0 if module == 0 else 0.0 for module in range(modules))
+        rows = (first,) * rules
+        effects.append(
+            Effect(
+                model=each.model,
+                layer=each.layer,
+                seed=each.seed,
+                intact=(0.1,) * rules,
+                necessity=rows,
+                silenced=rows,
+                sufficiency=rows,
+                floor=((1e-6,) * modules,) * rules,
+                needed=rows,
+                samples=100,
+            )
+        )
+    return replace(card, effects=tuple(effects))
 
 
 def trace(

@@ -26,6 +26,7 @@ from modeval.cli.plot import plot_command
 from modeval.cli.record import record_command
 from modeval.cli.report import report_command
 from modeval.cli.score import score_command
+from modeval.cli.structure import structure_command
 from modeval.cli.sweep import sweep
 from modeval.cli.systems import systems_command
 from modeval.cli.trace import trace
@@ -76,6 +77,7 @@ app.command("import")(import_command)
 app.add_typer(trace, name="trace")
 app.command("score")(score_command)
 app.command("ablate")(ablate_command)
+app.command("structure")(structure_command)
 app.command("compare")(compare_command)
 app.command("gate")(gate_command)
 app.command("report")(report_command)

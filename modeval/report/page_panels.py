@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from modeval.metrics.table import shown_in
-from modeval.report import page_charts, page_maps, routing_views, scorecard_views, tables
+from modeval.report import causes, page_charts, page_maps, routing_views, scorecard_views, tables
 from modeval.report.scorecard_views import ModelView, TaskGroup
 from modeval.report.tables import Table
 from modeval.report.words import count, is_trace, metric_title, vocabulary
@@ -228,6 +228,10 @@ def _single_maps(title: str, entries: Sequence[ModelView], number: Numbers) -> P
         mean = routing_views.mean_map(matrices)
         over = f"mean of {mean.averaged} seeds" if mean.averaged > 1 else ""
         first.append(_map_figure(view, mean, most, view.name, number, remark=over))
+        need = causes.needed_map(view)
+        if need is not None:
+            needed = f"{view.name}, {causes.NEEDED}"
+            first.append(_map_figure(view, need, most, needed, number, remark=over, what="Need"))
         rest += [
             _map_figure(
                 view,
@@ -246,6 +250,8 @@ def _single_maps(title: str, entries: Sequence[ModelView], number: Numbers) -> P
         if rest
         else ""
     )
+    if any(causes.effects(view) for view in entries):
+        text = f"{text} {causes.LEGEND}".strip()
     return Panel(
         title=title,
         figures=tuple(first),
@@ -302,16 +308,17 @@ def _map_figure(
     *,
     remark: str = "",
     written: bool = True,
+    what: str = "Activation",
 ) -> Figure:
     rules = routing_views.rule_names(model_view.record, view.matrix.shape[0])
-    named = f"{model_view.name}, {title}" if title != model_view.name else title
+    named = f"{model_view.name}, {title}" if not title.startswith(model_view.name) else title
     return Figure(
         title=title,
         picture=page_maps.heat_map(
             view,
             rules,
             most,
-            f"Activation: {named}",
+            f"{what}: {named}",
             number(),
             vocabulary(model_view.record).module,
             small=not written,

@@ -17,6 +17,7 @@ from modeval.report.paper import (
     heatmaps,
     layers,
     ranking,
+    removal,
     rules,
     trend,
     winners,
@@ -212,6 +213,9 @@ KINDS = {
         "what training gains over uniform routing, against the number of rules", rules.end_to_end
     ),
     "heatmap": Kind("which rule goes to which module", heatmaps.draw, heatmaps.tables),
+    "removal": _of_charts(
+        "loss while modules are removed, the least used first or at random", removal.charts
+    ),
     "layers": Kind(
         "scores by layer, with the band of permuted labels", layers.layers, layers.tables
     ),

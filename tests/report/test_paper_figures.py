@@ -389,8 +389,9 @@ def test_end_to_end_is_the_distance_from_uniform_routing(grid):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tables_hold_the_numbers_of_every_kind_in_every_format(kind, grid, deep):
-    found = numbers(kind, deep if kind == "layers" else grid, Style())
+def test_tables_hold_the_numbers_of_every_kind_in_every_format(kind, grid, deep, paper):
+    source = {"layers": deep, "removal": paper}.get(kind, grid)
+    found = numbers(kind, source, Style())
     assert found
     for form in ("csv", "latex", "md", "json"):
         text = table_formats.FORMATS[form](found)

@@ -11,7 +11,7 @@ from rich.console import Group as Stack
 from rich.measure import Measurement
 from rich.text import Text
 
-from modeval.report import routing_views, scorecard_views
+from modeval.report import causes, routing_views, scorecard_views
 from modeval.report.routing_views import Floats, Map
 from modeval.report.scorecard_views import ModelView
 from modeval.report.words import count, is_trace, percent, vocabulary
@@ -59,11 +59,13 @@ def side_by_side(wanted: Sequence[tuple[ModelView, int | None, str]]) -> list[Re
     Args:
         wanted: model, number of its layer, and a word on why that layer.
     """
-    found = [
-        (view, layer, word, routing_views.mean_map(matrices))
-        for view, layer, word in wanted
-        if (matrices := routing_views.activations(view, layer)) and len(matrices[0].matrix) > 1
-    ]
+    found = []
+    for view, layer, word in wanted:
+        matrices = routing_views.activations(view, layer)
+        if matrices and len(matrices[0].matrix) > 1:
+            found.append((view, layer, word, routing_views.mean_map(matrices)))
+            need = causes.needed_map(view, layer)
+            found += [] if need is None else [(view, layer, causes.NEEDED, need)]
     if not found:
         return []
     most, larger = routing_views.brightest(each.matrix for *_, each in found)

@@ -8,6 +8,7 @@ from rich.text import Text
 from modeval.metrics.table import metric_of
 from modeval.report import scorecard_views
 from modeval.report.brief import ADVICE, GRAVE, MEANINGS, brief
+from modeval.report.causes import LEGEND
 from modeval.report.scorecard_views import ModelView, TaskGroup
 from modeval.report.terminal.findings import STYLES, advice_lines
 from modeval.report.terminal.grid import Column, Grid, Prose
@@ -111,9 +112,11 @@ def _rows(entries: Sequence[ModelView]) -> list[tuple[str, list[Score | None]]]:
     """Return the metrics that have a row, in order, each number once."""
     rows: list[tuple[str, list[Score | None]]] = []
     seen = []
-    for name in scorecard_views.metrics_of(entries):
+    there = scorecard_views.metrics_of(entries)
+    twins = {row.twin for name in there if (row := metric_of(name)) is not None}
+    for name in there:
         row = metric_of(name)
-        if row is None or not ("table" in row.shown or row.tells == "loss"):
+        if row is None or not ("table" in row.shown or row.tells == "loss" or name in twins):
             continue
         scores = [scorecard_views.overall(view, name) for view in entries]
         values = [None if s is None else (s.value, s.low, s.high) for s in scores]
@@ -214,6 +217,8 @@ def _explanations(card: Scorecard) -> list[str]:
         lines.append(f"In square brackets: the {level} interval over seeds.")
     if any(len(model.members) == 1 for model in cohorts):
         lines.append("One seed gives no interval over seeds: train more with --seeds.")
+    if any(each.model in _ids(cohorts) for each in card.effects):
+        lines.append(LEGEND)
     further = len(_further(card, cohorts))
     if further:
         lines.append(

@@ -1,0 +1,136 @@
+"""``modeval structure``: do networks fall into parts, and are modules copies of each other?"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from modeval.cli.options import with_examples
+from modeval.cli.output import check_target, deliver, progress_bar, stdout, tell_written
+from modeval.errors import SpecError
+
+if TYPE_CHECKING:
+    from modeval.pipeline.structure import RunStructure
+
+EXAMPLES = """
+[bold]Examples[/]
+
+  A dense network: do its weights cluster, and do clusters do anything of their own?
+  [cyan]modeval structure runs/four/monolithic --json structure.json[/]
+
+  Which weights each rule needs, too (seconds for each rule and seed):
+  [cyan]modeval structure runs/four/monolithic --masks[/]
+
+  A modular network: are modules copies of each other, more than untrained ones?
+  [cyan]modeval structure runs/four/modular[/]
+"""
+LIKENESS = {
+    "distance": "functional distance (0 copies, 1 unrelated)",
+    "cka": "linear CKA of outputs (1 alike up to a rotation)",
+    "cosine": "cosine of matched weights (1 copies)",
+}
+
+
+def structure_command(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of modeval train.", show_default=False)
+    ],
+    *,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all numbers to this file.")
+    ] = None,
+    clusters: Annotated[
+        int | None, typer.Option(min=2, help="Parts of a dense network; as many as rules.")
+    ] = None,
+    masks: Annotated[
+        bool, typer.Option("--masks", help="Learn which weights each rule needs.")
+    ] = False,
+    permutations: Annotated[
+        int,
+        typer.Option(min=19, help="Shuffled networks and random parts that it is held against."),
+    ] = 99,
+    selection: Annotated[str, typer.Option(help="Checkpoint: last or best.")] = "last",
+    seed: Annotated[int, typer.Option(help="Of samples and permutations.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Tell structure without routing: clusters of dense networks, redundancy of modules.
+
+    Dense (Monolithic, task binary): spectral clusters of the weights against weights that are
+    shuffled within each layer; lesions of the clusters against random parts with as many units.
+    Modular: outputs and weights of modules against untrained networks.
+    """
+    from modeval.pipeline.structure import structure_of_run
+
+    if selection not in ("last", "best"):
+        raise SpecError(f"--selection {selection}: expected one of last, best.")
+    if json_file is not None:
+        check_target(json_file, flag="--json", example="structure.json")
+    with progress_bar(quiet=quiet) as bar:
+        task = bar.add_task("Looking at seeds", total=None, note="")
+        found = structure_of_run(
+            run,
+            selection=selection,  # type: ignore[arg-type]
+            clusters=clusters,
+            masks=masks,
+            permutations=permutations,
+            seed=seed,
+            watch=lambda done, every: bar.update(task, completed=done, total=every),
+        )
+    if json_file is not None and not deliver(
+        json_file, json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n", flag="--json"
+    ):
+        return
+    if not quiet:
+        for line in lines(found):
+            stdout().print(line, highlight=False, markup=False)
+        if json_file is not None:
+            tell_written(json_file)
+
+
+structure_command.__doc__ = with_examples(structure_command, EXAMPLES)
+
+
+def lines(found: "RunStructure") -> list[str]:
+    """Return what is printed: a line for each seed and question."""
+    told = [f"{found.title}: {len(found.seeds)} seeds"]
+    for name, held in found.modules.items():
+        untrained = f"untrained {float(held.untrained.mean()):.3f}"
+        for (task, model), value, p_value in zip(
+            found.seeds, held.value.tolist(), held.p_value.tolist(), strict=True
+        ):
+            told.append(
+                f"  seed {task}/{model}: {LIKENESS[name]} {value:.3f} ({untrained}, "
+                f"p {p_value:.3g} that those are as much alike)"
+            )
+    for (task, model), each in zip(found.seeds, found.dense, strict=False):
+        parts = each.clusters
+        z = "all shuffles alike" if parts.z is None else f"{parts.z:.2f} deviations below shuffled"
+        told.append(
+            f"  seed {task}/{model}: normalised cut into {parts.count} parts {parts.cut:.3f}, {z} "
+            f"weights (p {parts.p_value:.3g})"
+        )
+        if each.lesions is not None:
+            most = float(each.lesions.coherence.mean())
+            chance = float(each.lesions.coherence_chance.mean())
+            told.append(
+                f"    lesions: {most:.2f} of the damage of a part is one rule's (random parts "
+                f"{chance:.2f}, p {each.lesions.coherence_p:.3g}); importance p "
+                f"{each.lesions.importance_p:.3g}"
+            )
+        if each.masks is not None:
+            off = [
+                (overlap, chance)
+                for row, levels in enumerate(each.masks.chance.tolist())
+                for column, chance in enumerate(levels)
+                if column < row
+                for overlap in (float(each.masks.overlap[row, column]),)
+            ]
+            overlap, chance = (sum(part) / max(len(off), 1) for part in zip(*off, strict=True))
+            told.append(
+                f"    masks: {float(each.masks.density.mean()):.2f} of the weights kept; overlap "
+                f"of rules {overlap:.2f} (independent masks {chance:.2f}, p "
+                f"{each.masks.p_shared:.3g} that they share as much, {each.masks.p_apart:.3g} as "
+                "little)"
+            )
+    return told

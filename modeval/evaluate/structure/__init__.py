@@ -1,0 +1,1 @@
+"""Structure without routing: do parts of a network cluster, and do clusters do anything?"""
