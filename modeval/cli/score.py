@@ -1,6 +1,7 @@
 """``modeval score``: how modular did models become?"""
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -279,6 +280,10 @@ def _choice(flag: str, value: Any, choices: tuple[str | None, ...]) -> Any:
     return value
 
 
+WORTH_SAYING = 1.0
+"""Seconds from which it is said what interventions took."""
+
+
 class _Progress:
     """Show how many sources are scored, or the tokens of a model that is run for it."""
 
@@ -287,12 +292,18 @@ class _Progress:
         self._bar = progress_bar(quiet=quiet)
         self._task: Any = None
         self._single = True
+        self._began = self._seconds = 0.0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+        if self._seconds >= WORTH_SAYING:
+            self.tell(
+                f"Switching modules off took {self._seconds:.1f} s; --no-interventions leaves it "
+                "out."
+            )
 
     def sources(self, done: int, every: int) -> None:
         """Show that so many of so many sources are done."""
@@ -305,7 +316,10 @@ class _Progress:
         self._show("tokens", tokens, None, f"{rate:,.0f} tokens/s")
 
     def passes(self, done: int, every: int) -> None:
-        """Show that so many of so many passes with modules switched off are done."""
+        """Show that so many of so many passes with modules switched off are done; add up time."""
+        now = time.monotonic()
+        self._began = now if done == 1 else self._began
+        self._seconds += now - self._began if done == every else 0.0
         if self._single:
             self._show("Switching modules off", done, every, "passes")
 

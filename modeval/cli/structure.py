@@ -70,7 +70,7 @@ def structure_command(
         task = bar.add_task("Looking at seeds", total=None, note="")
         found = structure_of_run(
             run,
-            selection=selection,  # type: ignore[arg-type]
+            selection=selection,
             clusters=clusters,
             masks=masks,
             permutations=permutations,

@@ -194,7 +194,7 @@ class _Runner:
     def run(self, route: Route | None = None) -> Tensor:
         """Return the loss of each position, ``(S, N, T)``."""
         self.done += 1
-        self.watch(min(self.done, self.every), self.every)
+        self.watch(min(self.done, self.every - 1), self.every)
         parts = [
             self.losses(self._output(part, route).prediction, part)
             for part in _parts(self.batch, self.chunk)

@@ -173,6 +173,8 @@ def structure_of_run(
             subject.data, subject.model, subject.network, _batch(subject, COMPARED, seed)
         )
         kept = {name: _of_seeds(each, usable) for name, each in held.items()}
+        if watch is not None:
+            watch(len(usable), len(usable))
         return RunStructure(modules=kept, **known)  # type: ignore[arg-type]
     batch = _batch(subject, SAMPLES, seed)
     found = []
@@ -195,6 +197,8 @@ def structure_of_run(
                 seed=seed,
             )
         )
+    if watch is not None:
+        watch(len(usable), len(usable))
     return RunStructure(dense=tuple(found), modules={}, **known)  # type: ignore[arg-type]
 
 

@@ -86,4 +86,5 @@ def falling(view: ModelView, layer: int | None = None) -> Falling | None:
 
 
 def _mean(found: Sequence[Removal], name: str) -> Floats:
-    return np.mean([getattr(each, name) for each in found], axis=0, dtype=np.float64)
+    curves: list[tuple[float, ...]] = [getattr(each, name) for each in found]
+    return np.array(curves, dtype=np.float64).mean(axis=0)  # type: ignore[no-any-return]

@@ -17,6 +17,7 @@ COMMANDS = [
     ["generate"],
     ["train"],
     ["score"],
+    ["structure"],
     ["compare"],
     ["gate"],
     ["sweep"],

@@ -21,7 +21,8 @@ def views(card: Scorecard) -> list[scorecard_views.ModelView]:
 
 @pytest.fixture(scope="module")
 def card() -> Scorecard:
-    return cards.switched_off(cards.cohort("Modular", rules=4, modules=4, strength=2.0))
+    made: Scorecard = cards.switched_off(cards.cohort("Modular", rules=4, modules=4, strength=2.0))
+    return made
 
 
 def test_maps_of_need_have_the_columns_of_the_maps_of_use(card: Scorecard) -> None:

@@ -26,6 +26,7 @@ WRITTEN = (
     "words",
     "values",
     "statistics",
+    "interventions",
     "scorecard",
     "policies",
     "ci",

@@ -126,7 +126,7 @@ def monolithic_chain(network: nn.Module, seed: int) -> Chain:
     Raises:
         SpecError: the network is of another kind.
     """
-    experts = getattr(network, "experts", None)
+    experts: Any = getattr(network, "experts", None)
     simple = isinstance(network, MLPNetwork) and isinstance(experts, StackedMLP)
     if not simple or getattr(network, "module_count", 0) != 1 or len(network.layers):  # type: ignore[arg-type]
         raise SpecError(
@@ -167,7 +167,8 @@ def _bias(layer: StackedLinear, seed: int) -> Tensor:
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    layer = nn.Linear(*weight.shape, dtype=weight.dtype)
+    into, out = weight.shape
+    layer = nn.Linear(into, out, dtype=weight.dtype)
     with torch.no_grad():
         layer.weight.copy_(weight.mT)
         layer.bias.copy_(bias)
