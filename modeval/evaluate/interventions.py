@@ -284,6 +284,7 @@ def intervene(
     nulls = _nulls(layers, member, loss, order) | _exchanged(
         activation, necessity, floor, generator
     )
+    watch(planned.passes, planned.passes)
     return Interventions(
         intact=loss,
         activation=activation,
