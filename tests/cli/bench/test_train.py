@@ -133,5 +133,5 @@ def test_a_row_has_all_ways_and_the_share_that_its_numbers_say(task: str, name: 
 
 @pytest.mark.parametrize("name", [system.name for system in SYSTEMS])
 def test_every_system_has_a_plain_loop(name: str) -> None:
-    step = alone(workload("binary", 2, name), 0, CPU)
+    step = alone(workload("binary", 4, name), 0, CPU)
     step()
