@@ -9,9 +9,10 @@ Adam: ``m = 0.9 m + 0.1 g``, ``v = 0.999 v + 0.001 g²``,
 phase may ask for another optimiser (:mod:`modeval.spec.phases`). Elements that are held have a
 gradient of 0 from its first step on, so that no moment ever moves them.
 
-Three engines compute the same step, to rounding: ``fused`` (C++ on processors,
-:mod:`modeval.train.fused`), ``compiled`` (``torch.compile`` of the whole step, for GPUs), and
-``eager``, which is the definition.
+Four engines compute the same step, to rounding: ``fused`` (C++ on processors,
+:mod:`modeval.train.fused`), ``compiled`` (``torch.compile`` of the whole step, for GPUs),
+``graphed`` (a CUDA graph of the eager step, :mod:`modeval.train.graphed`), and ``eager``, which is
+the definition.
 """
 
 import functools
@@ -33,6 +34,7 @@ from modeval.nn.recurrent import RecurrentNetwork
 from modeval.spec import Engine, Objective, Phase
 from modeval.spec.phases import SAM, SGD, Adam
 from modeval.train.fused import MEAN_DECAY, SQUARE_DECAY, Fused, KernelError
+from modeval.train.graphed import Graphed, Recorder, cuda_recorder
 from modeval.train.learners import factors, learning, moving
 from modeval.train.remedies import terms
 from modeval.train.teachers import teacher_of
@@ -65,10 +67,11 @@ class Stepper:
         network: trained in place.
         objective: what the losses are.
         clip: largest norm of the gradient of a seed; 0 for none.
-        engine: ``fused``, ``compiled``, ``eager``, or ``auto``. ``auto`` takes on processors the
-            fused kernel, or ``eager`` where there is no C++ compiler or no kernel for the network;
-            on GPUs ``compiled``, or ``eager`` where Triton is missing and for recurrent networks,
-            whose unrolled graph takes minutes to compile.
+        engine: ``fused``, ``compiled``, ``graphed``, ``eager``, or ``auto``. ``auto`` takes on
+            processors the fused kernel, or ``eager`` where there is no C++ compiler or no kernel
+            for the network; on GPUs ``compiled``, or ``graphed`` where Triton is missing and for
+            recurrent networks, whose unrolled graph takes minutes to compile, and ``eager`` for
+            what waits for the device within a step.
         phase: what learns, at which rates, with which remedies; everything, at one rate, with none
             when absent.
         held: elements of parameters that do not move, where not 0, by the parameter's name.
@@ -107,8 +110,11 @@ class Stepper:
         self._fused: Fused | None = None
         self._compiled: Callable[..., Tensor] | None = None
         on_processor = self.count.device.type == "cpu"
-        if self.teacher is not None and engine == "compiled":
-            raise RunError(f"engine = compiled: {TAUGHT}. Use --engine auto.")
+        self._graphed: Graphed | None = None
+        if self.teacher is not None and engine in {"compiled", "graphed"}:
+            raise RunError(f"engine = {engine}: {TAUGHT}. Use --engine auto.")
+        if engine == "graphed" and on_processor:
+            raise RunError("engine = graphed: CUDA graphs need a GPU. Use --engine auto.")
         if engine == "fused" or (engine == "auto" and on_processor):
             self._take_fused(required=engine == "fused")
         elif engine == "compiled" and self.phase.optimiser != Adam():
@@ -119,6 +125,8 @@ class Stepper:
         elif engine == "compiled" or (engine == "auto" and self._compiling_pays()):
             self.engine = "compiled"
             self._compiled = torch.compile(self._whole, fullgraph=True, dynamic=False)
+        elif engine == "graphed" or (engine == "auto" and not on_processor and self._records()):
+            self.record_by(cuda_recorder)
         self._may_fall_back = engine == "auto"
 
     def step(
@@ -140,6 +148,8 @@ class Stepper:
                 means=self.means,
                 squares=self.squares,
             )
+        if self._graphed is not None:
+            return self._try_graphed(self._graphed, batch, learning_rate, noise)
         if self._compiled is None:
             return self._eager(batch, learning_rate, noise)
         return self._try_compiled(self._compiled, batch, learning_rate, noise)
@@ -157,6 +167,28 @@ class Stepper:
         """Continue from what :meth:`state` returned; the network's parameters are the caller's."""
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
+
+    def record_by(self, recorder: Recorder) -> None:
+        """Record the next step, and replay it from then on."""
+        moved = [*self.parameters, *self.means, *self.squares, self.count, *self.network.buffers()]
+        self.engine, self._graphed = "graphed", Graphed(self._eager, moved, recorder)
+
+    def _records(self) -> bool:
+        """Tell whether a step can be expected to be recorded: nothing of it waits."""
+        return self.teacher is None and not isinstance(self.network, OwnNetwork)
+
+    def _try_graphed(
+        self, graphed: Graphed, batch: Batch, learning_rate: Tensor, noise: Noise | None
+    ) -> Tensor:
+        """Replay a step; where it cannot be recorded, ``auto`` goes on without."""
+        try:
+            return graphed(batch, learning_rate, noise)
+        except RuntimeError as error:  # nothing was changed
+            reason = str(error).strip().partition("\n")[0]
+            if not self._may_fall_back:
+                raise RunError(f"engine = graphed: {reason}. Use --engine auto.") from error
+            self.engine, self.engine_note, self._graphed = "eager", reason, None
+            return self._eager(batch, learning_rate, noise)
 
     def _take_fused(self, *, required: bool) -> None:
         try:

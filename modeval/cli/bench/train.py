@@ -37,7 +37,7 @@ def bench_train_command(
     ] = 3.0,
     device: Annotated[str, typer.Option(help="Device of the cohort: auto, cpu, cuda.")] = "cpu",
     engine: Annotated[
-        str, typer.Option(help="How steps are computed: auto, fused, compiled, eager.")
+        str, typer.Option(help="How steps are computed: auto, fused, compiled, graphed, eager.")
     ] = "auto",
     reference: Annotated[
         Path | None, typer.Option(help="Checkout of the paper's code, to run its loop too.")
@@ -63,7 +63,7 @@ def bench_train_command(
         cohort=cohort,
         seconds=seconds,
         device=device,
-        engine=_choices("engine", engine, ("auto", "fused", "compiled", "eager"))[0],
+        engine=_choices("engine", engine, ("auto", "fused", "compiled", "graphed", "eager"))[0],
         reference=reference,
         quiet=as_json,
     )

@@ -43,7 +43,10 @@ class Workload:
 
 
 def workload(task: str, rules: int, name: str) -> Workload:
-    """Return what a system trains on a task, with the settings of ``modeval train``."""
+    """Return what a system trains on a task, with the settings of ``modeval train``.
+
+    Systems that need a task of their own get it, whatever the number of rules.
+    """
     model, training = named(name, {}, {})
     spec = from_dict(
         RunSpec,

@@ -15,6 +15,7 @@ from modeval.cli.bench.reference import flags, reference_step, trainer
 from modeval.cli.bench.rows import Bench, measure
 from modeval.cli.bench.work import pace, workload
 from modeval.errors import SpecError
+from modeval.spec.system import System
 from modeval.spec.systems import SYSTEMS
 
 CPU = torch.device("cpu")
@@ -131,7 +132,7 @@ def test_a_row_has_all_ways_and_the_share_that_its_numbers_say(task: str, name: 
     assert row.share > 0
 
 
-@pytest.mark.parametrize("name", [system.name for system in SYSTEMS])
-def test_every_system_has_a_plain_loop(name: str) -> None:
-    step = alone(workload("binary", 4, name), 0, CPU)
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.name)
+def test_every_system_has_a_plain_loop(system: System) -> None:
+    step = alone(workload(system.tasks[0], 4, system.name), 0, CPU)
     step()
