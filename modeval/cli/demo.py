@@ -2,10 +2,11 @@
 
 import functools
 import itertools
+import json
 import operator
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +31,9 @@ EXAMPLES = """
 
   [cyan]modeval demo[/]
 
+  Claims of a survey of modular networks, small, in some minutes:
+  [cyan]modeval demo --survey[/]
+
   Somewhere else:
   [cyan]modeval demo --out /tmp/demo[/]
 """
@@ -48,6 +52,14 @@ def demo_command(
         Path("runs/demo")
     ),
     *,
+    survey: Annotated[
+        bool,
+        typer.Option(
+            "--survey",
+            help="Train small models for claims of a survey of modular networks, and say of each "
+            "whether it holds here.",
+        ),
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
 ) -> None:
@@ -59,11 +71,46 @@ def demo_command(
     """
     started = time.perf_counter()
     _fresh(out)
+    if survey:
+        show_survey(out, quiet=quiet)
+        return
     cards = [demonstrate(rules, out, device=device, quiet=quiet) for rules in RULES]
     show(cards, out, time.perf_counter() - started)
 
 
 demo_command.__doc__ = with_examples(demo_command, EXAMPLES)
+
+
+def show_survey(out: Path, *, quiet: bool) -> None:
+    """Measure the claims of the survey one by one, then print claim, effect and verdict of each."""
+    from modeval.cli.output import progress_bar
+    from modeval.pipeline.survey import CLAIMS, Found
+    from modeval.pipeline.survey import survey as measure
+    from modeval.score.files import write_text
+
+    with progress_bar(quiet=quiet) as bar:
+        task = bar.add_task("Claims", total=len(CLAIMS), note="")
+
+        def watch(found: Found) -> None:
+            bar.update(task, advance=1, note=found.verdict)
+
+        found = measure(out, watch=watch)
+    console = stdout()
+    for each in found:
+        interval = "" if each.low is None else f" [{each.low:.3g}, {each.high:.3g}]"
+        console.print(f"[bold]{each.verdict}[/]: {each.claim}", highlight=False)
+        console.print(
+            f"    {each.effect}: {each.mean:.3g}{interval}", highlight=False, markup=False
+        )
+        if each.note:
+            console.print(f"    {each.note}", highlight=False, markup=False)
+    held = sum(each.verdict.startswith("holds") for each in found)
+    write_text(out / "survey.json", json.dumps([asdict(each) for each in found], indent=1) + "\n")
+    console.print(
+        f"\n{held} of {len(found)} claims hold on these tasks, which are small: means over seeds, "
+        f"95 % intervals in brackets. Written to {out / 'survey.json'}.",
+        highlight=False,
+    )
 
 
 def requests(rules: int, out: Path) -> list[RunRequest]:
