@@ -14,7 +14,7 @@ import math
 import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -90,7 +90,18 @@ class _Bench:
         """Draw fresh samples under a condition."""
         data = self.data
         spec = replace(data, scale=data.scale * condition.factor, length=condition.drawn)
-        return draw(spec, self.tasks, self.generators, samples=samples)
+        shares = self._shares(condition.rules)
+        return draw(spec, self.tasks, self.generators, samples=samples, rule_probabilities=shares)
+
+    def _shares(self, rules: str) -> Tensor | None:
+        """Return the shares of the rules, where they are not those of training."""
+        data = self.data
+        if rules == "trained" or not data.held_out:
+            return None
+        usual = torch.tensor(data.rule_probabilities or (1.0,) * data.rules)
+        if rules == "held out":
+            usual[: data.rules - data.held_out] = 0
+        return usual / usual.sum()
 
     def chunk(self, positions: int) -> int:
         """Return how many samples of that many positions are run at once."""
@@ -109,6 +120,7 @@ class _Condition:
         lengths: whose loss is measured: the losses of so many first positions.
         routed: whether routing is counted.
         pushed: whether samples are drawn mostly near the decision boundary.
+        rules: which are drawn: those of training, those held out, or all.
     """
 
     drawn: int
@@ -116,6 +128,7 @@ class _Condition:
     lengths: tuple[int, ...]
     routed: bool = False
     pushed: bool = False
+    rules: Literal["trained", "held out", "all"] = "trained"
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,8 +301,9 @@ def _evaluate(bench: _Bench, recorded: tuple[Loss, ...] | None, asked: Asked) ->
         conditions = [replace(each, lengths=()) for each in conditions if each.routed]
     runs = [_measure(bench, condition) for condition in conditions]
     losses = recorded or tuple(loss for run in runs for loss in run.losses)
+    held_out = _held_out(bench)
     if not routed:
-        return Evaluation(losses=losses)
+        return Evaluation(losses=losses, held_out=held_out)
     [counts] = [run.counts for run in runs if run.counts is not None]
     more = {} if asked.wanted is False else _hardenings(bench)
     routable = bench.network.routable
@@ -299,6 +313,7 @@ def _evaluate(bench: _Bench, recorded: tuple[Loss, ...] | None, asked: Asked) ->
         counts=counts,
         half_width=half_width(counts),
         hardened=hardened,
+        held_out=held_out,
         shifted=None if exact_from_activation(bench.network, bench.data) else _shifted(bench),
     )
     return found if asked.wanted is False else replace(found, **_intervened(bench, asked))
@@ -308,11 +323,14 @@ def _conditions(data: DataSpec, *, routed: bool) -> list[_Condition]:
     """Return what to run, each with the lengths whose loss it gives."""
     length = data.length
     main = _Condition(length, 1.0, (length,), routed=routed)
-    if pushable(data):
-        routing = [_Condition(length, 1.0, (), routed=True)] if routed else []
+    if pushable(data) or data.held_out:
+        routing = [_Condition(length, 1.0, (), routed=True, rules="all")] if routed else []
         return [
             *routing,
-            *(_Condition(length, factor, (length,), pushed=True) for factor in (1.0, SHIFT)),
+            *(
+                _Condition(length, factor, (length,), pushed=pushable(data))
+                for factor in (1.0, SHIFT)
+            ),
         ]
     if data.task == "binary":
         return [main, _Condition(length, SHIFT, (length,))]
@@ -330,6 +348,16 @@ def _conditions(data: DataSpec, *, routed: bool) -> list[_Condition]:
         *(_Condition(other, 1.0, (other,)) for other in others),
         *(_Condition(each, SHIFT, (each,)) for each in every),
     ]
+
+
+def _held_out(bench: _Bench) -> Loss | None:
+    """Return the loss on rules that were held out; drawn after all other losses."""
+    data = bench.data
+    if not data.held_out:
+        return None
+    pushed = pushable(data)
+    condition = _Condition(data.length, 1.0, (data.length,), pushed=pushed, rules="held out")
+    return _measure(bench, condition).losses[0]
 
 
 def _measure(bench: _Bench, condition: _Condition) -> _Sums:

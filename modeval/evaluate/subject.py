@@ -132,6 +132,7 @@ class Evaluation:
         half_width: ``(S,)`` half of the 95 % interval of the least certain entry of A.
         hardened: how much the loss grows when soft weights are made hard, measured on pairs, by
             the name of the score: ``hard_gap`` where each sample goes to its largest module alone.
+        held_out: loss on rules that were never trained on; nothing where there are none.
         shifted: module shares under shifted rules; nothing where they follow exactly from A.
         interventions: what switching modules off tells; nothing where that was not done.
         untouched: why it was not done although it was not refused; else empty.
@@ -144,6 +145,7 @@ class Evaluation:
     counts: RoutingCounts | None = None
     half_width: Float64[Tensor, "seeds"] | None = None
     hardened: Mapping[str, Loss] = field(default_factory=dict)
+    held_out: Loss | None = None
     shifted: Shifted | None = None
     interventions: Interventions | None = None
     untouched: str = ""

@@ -2,7 +2,7 @@
 
 import re
 
-from modeval.metrics.levels import ANY, FROM_ZERO, NONE, UNIT, ZERO, Bounds
+from modeval.metrics.levels import ANY, FROM_ZERO, NONE, ONE, UNIT, ZERO, Bounds
 from modeval.metrics.metric import Metric, Place
 from modeval.metrics.over_time import OVER_TIME
 
@@ -78,7 +78,37 @@ _ROWS = (
     ),
 )
 
-LOSSES: dict[str, Metric] = {row.name: row for row in (*_ROWS, *OVER_TIME)}
+_HELD_OUT = (
+    *(
+        _loss(
+            f"held_out_{kind}",
+            f"{title} on held-out rules",
+            bounds,
+            f"{question}, on rules that were never trained on",
+            "table",
+            "comparison",
+        )
+        for kind, (title, bounds, question) in KINDS.items()
+    ),
+    Metric(
+        name="systematic_gap",
+        title="Held-out over trained loss",
+        formula_id="loss/systematic-gap",
+        better="lower",
+        bounds=FROM_ZERO,
+        ideal=ONE,
+        chance=NONE,
+        source=TASK,
+        needs="outputs",
+        about="How many times larger is the loss on arrangements of skills that were never trained "
+        "on?\n\n``loss on held-out rules / loss on the rules of training``",
+        labels=False,
+        tells="loss",
+        shown=("table", "comparison"),
+    ),
+)
+
+LOSSES: dict[str, Metric] = {row.name: row for row in (*_ROWS, *_HELD_OUT, *OVER_TIME)}
 """Losses by name, and scores over time.
 
 Those of sequences of one length are rows of :func:`loss_at_length`.

@@ -13,7 +13,9 @@ from modeval.errors import TraceError
 from modeval.metrics.levels import Bounds, Level
 
 Better = Literal["lower", "higher", "neither"]
-Needs = Literal["joint", "counts", "sums", "table", "tokens", "logits", "outputs", "interventions"]
+Needs = Literal[
+    "joint", "counts", "sums", "table", "skills", "tokens", "logits", "outputs", "interventions"
+]
 Tells = Literal[
     "load", "specialisation", "information", "budget", "selections", "tokens", "loss", "causal"
 ]
@@ -43,7 +45,8 @@ class Metric:
         needs: what the function takes. ``joint``: the joint distribution ``(..., R, M)``;
             ``counts``: :class:`~modeval.types.RoutingCounts`; ``sums``: the same, and the number of
             choices; ``table``: whole counts
-            ``(..., R, M)``; ``tokens``: choices of single tokens; ``logits``: logits or weights of
+            ``(..., R, M)``; ``skills``: the joint distribution, of rules that are made of skills;
+            ``tokens``: choices of single tokens; ``logits``: logits or weights of
             single tokens; ``outputs``: what the model answers, for losses, which have no function;
             ``interventions``: what it answers with modules switched off.
         home: module of this package where the function is; empty for losses.

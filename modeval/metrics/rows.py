@@ -3,6 +3,7 @@
 from modeval.metrics import levels
 from modeval.metrics.causal_rows import CAUSAL_ROWS
 from modeval.metrics.metric import Metric
+from modeval.metrics.skill_rows import SKILL_ROWS
 from modeval.metrics.token_rows import OWN, TOKEN_ROWS
 
 PAPER = "Mittal, Bengio, Lajoie 2022, arXiv 2206.02713"
@@ -509,5 +510,6 @@ ROWS = (
         tells="selections",
     ),
     *TOKEN_ROWS,
+    *SKILL_ROWS,
     *CAUSAL_ROWS,
 )

@@ -15,11 +15,12 @@ from modeval.score.card import routing_card, with_scores
 from modeval.score.entries import Members, entries
 from modeval.score.interventions.matrices import effects, removals
 from modeval.score.interventions.scores import beside_twins, causal_scores
-from modeval.score.losses import NORMAL, error_of, loss_columns
+from modeval.score.losses import NORMAL, error_of, held_out_columns, loss_columns
 from modeval.score.measure import Measured, metrics_without_labels
 from modeval.score.over_time import over_time, phase_losses
 from modeval.score.routing import LayerStack, Routing
 from modeval.score.scorecard import Member, ModelRecord, Score, Scorecard
+from modeval.score.skills import skill_scores
 from modeval.score.subjects import Evaluation, Interventions, Subject
 from modeval.spec import digest_of, module_count, name_of, to_dict
 from modeval.types import RoutingCounts
@@ -50,6 +51,8 @@ def score(
     if routing is not None:
         generator = generator or torch.Generator().manual_seed(0)
         card = routing_card(record, routing, members, generator=generator)
+    if routing is not None:
+        card = with_scores(card, tuple(skill_scores(record.id, subject, routing, members)))
     losses = (
         _capped(entry, precision) for entry in _losses(record.id, subject, evaluation, members)
     )
@@ -227,7 +230,10 @@ def _losses(model: str, subject: Subject, evaluation: Evaluation, members: Membe
         )
         base = Score(model=model, metric=name)
         scores += entries(base, measured, members, samples=gap.samples)
-    for column in loss_columns(evaluation.losses, subject.data, usable):
+    columns = loss_columns(evaluation.losses, subject.data, usable)
+    if evaluation.held_out is not None and columns:
+        columns += held_out_columns(evaluation.held_out, columns[0], subject.data, usable)
+    for column in columns:
         scores += entries(column.base(model), column.measured, members, samples=column.samples)
     return scores
 
@@ -238,7 +244,7 @@ def _capped(score: Score, precision: float | None) -> Score:
         precision is None
         or score.error is None
         or not score.value
-        or score.metric.startswith("hard_gap")
+        or score.metric.startswith(("hard_gap", "systematic_gap"))
     ):
         return score
     width = NORMAL * score.error / abs(score.value)

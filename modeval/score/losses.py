@@ -1,7 +1,7 @@
 """Losses of cohorts: their names, and how sure they are."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float64
 from torch import Tensor
@@ -43,6 +43,31 @@ def loss_columns(losses: Sequence[Loss], data: DataSpec, usable: list[int]) -> l
     columns = [column for loss in losses for column in _of_loss(loss, data, usable)]
     headlines = [column for column in columns if column.metric in HEADLINES]
     return headlines + [column for column in columns if column.metric not in HEADLINES]
+
+
+def held_out_columns(
+    loss: Loss, trained: LossColumn, data: DataSpec, usable: list[int]
+) -> list[LossColumn]:
+    """Return the losses on rules that were held out, and how many times the trained ones' that is.
+
+    Args:
+        loss: on held-out rules.
+        trained: the loss on the rules of training.
+        data: the task.
+        usable: numbers of the seeds that were measured.
+    """
+    columns = [
+        replace(column, metric=column.metric.replace("in_distribution", "held_out"))
+        for column in _of_loss(loss, data, usable)
+    ]
+    held, known = columns[0].measured, trained.measured
+    ratio = held.value / known.value
+    error = None
+    if held.error is not None and known.error is not None:
+        parts = (held.error / held.value).square() + (known.error / known.value).square()
+        error = ratio * parts.sqrt()
+    gap = LossColumn("systematic_gap", Measured(ratio, error), loss.samples, None, trained.scale)
+    return [*columns, gap]
 
 
 HEADLINES = frozenset(

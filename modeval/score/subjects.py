@@ -197,6 +197,10 @@ class Evaluation(Protocol):
         """How much the loss grows with hard routing, by the name of the score."""
 
     @property
+    def held_out(self) -> Loss | None:
+        """Loss on rules that were never trained on."""
+
+    @property
     def shifted(self) -> Shifted | None:
         """Module shares under shifted rules; nothing where they follow from A."""
 
