@@ -107,7 +107,8 @@ def _faults(score: Score, known: Known | None, models: Mapping[str, Known]) -> I
         yield f"there is no such metric{nearest(score.metric, [*METRICS, *LOSSES])}"
         return
     yield from direction_faults(score.better, metric.better)
-    yield from place_faults(score.layer, score.over, known)
+    whole = metric.needs == "outputs"  # what a model answers is of no single layer
+    yield from place_faults(score.layer, score.over, known, whole=whole)
     if score.seed is not None and score.seed not in known.seeds:
         yield "the model has no such seed"
     yield from _interval_faults(score)
@@ -128,14 +129,16 @@ def direction_faults(given: str | None, better: Better) -> Iterator[str]:
         yield f"better is {given}, where the metric's own direction is {better}"
 
 
-def place_faults(layer: int | None, over: str | None, known: Known) -> Iterator[str]:
-    """Yield what is wrong with the layer that an entry says it is of."""
+def place_faults(
+    layer: int | None, over: str | None, known: Known, *, whole: bool = False
+) -> Iterator[str]:
+    """Yield what is wrong with the layer that an entry says it is of; whole models have none."""
     count = max(len(known.model.layers), 1)
     if layer is not None and not 0 <= layer < count:
         yield f"the model has {count} layers, and this is of layer {layer}"
     elif over == "mean" and layer is not None:
         yield "a mean over layers is of no layer"
-    elif known.several and layer is None and over != "mean":
+    elif known.several and layer is None and over != "mean" and not whole:
         yield f"the model has {count} layers, and this does not say which it is of"
     elif not known.several and (layer, over) != (None, None):
         yield "the model has one layer, so its entries name none"
