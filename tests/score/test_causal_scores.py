@@ -47,7 +47,7 @@ def subject_of(seeds: int = 3, **choices: object) -> Subject:
     )
 
 
-def scored(*, wanted: bool = True, shapley: int = 0, **choices: object) -> Scorecard:
+def scored(*, wanted: bool = True, shapley: int = 0, **choices: Any) -> Scorecard:
     subject = subject_of(**choices)
     asked = Asked(wanted=wanted, shapley=shapley)
     return score(subject, evaluate(subject, precision=0.1, interventions=asked), precision=0.1)
@@ -104,7 +104,9 @@ def test_matrices_and_curves_go_through_a_file_and_its_schema(
     assert deep.effects[0].shapley == ()
     assert [each.layer for each in deep.effects] == [0, 1] * 3
     assert (card + card).effects[3].model == (card + card).models[1].id
-    assert card.only(["nothing"]).effects == card.only(["nothing"]).removals == ()
+    nothing = card.only(["nothing"])
+    assert not nothing.effects
+    assert not nothing.removals
 
 
 def test_layers_are_scored_one_by_one_and_over_all_and_losses_are_of_the_whole_model(
@@ -122,7 +124,8 @@ def test_scorecards_without_interventions_are_as_they_were_and_old_files_are_rea
 ) -> None:
     plain = scored(wanted=False)
     assert not {each.metric for each in plain.scores} & {*CAUSAL}
-    assert plain.effects == plain.removals == ()
+    assert not plain.effects
+    assert not plain.removals
     write_scorecard(tmp_path / "card.json", plain)
     form = json.loads((tmp_path / "card.json").read_text(encoding="utf-8"))
     del form["effects"], form["removals"]  # as written before there were any
