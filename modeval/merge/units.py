@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 
@@ -46,6 +45,8 @@ def match_units(one: Units, two: Units) -> Int64[Tensor, "*stack units"]:
         + one.bias.unsqueeze(-1) * two.bias.unsqueeze(-2)
     )
     flat = alike.detach().double().cpu().flatten(0, -3) if alike.dim() > 2 else alike.detach()[None]  # noqa: PLR2004
+    from scipy.optimize import linear_sum_assignment  # noqa: PLC0415 - slow, and seldom needed
+
     orders = [torch.from_numpy(linear_sum_assignment(-each.numpy())[1]) for each in flat]
     return torch.stack(orders).view(*alike.shape[:-1]).to(torch.int64)
 

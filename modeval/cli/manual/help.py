@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from modeval.cli.manual.topics import topic, topic_names
+from modeval.cli.manual.topics import title_of, topic, topic_names
 
 
 def _complete(incomplete: str) -> list[str]:
@@ -21,7 +21,7 @@ def help_command(
     if name is None:
         width = max(map(len, topic_names()))
         for each in topic_names():
-            typer.echo(f"{each:{width}}  {topic(each).title}")
+            typer.echo(f"{each:{width}}  {title_of(each)}")
         typer.echo("\nRead one with: modeval help TOPIC")
         return
     show(topic(name).text)

@@ -46,6 +46,11 @@ def topic_names() -> tuple[str, ...]:
     return (*WRITTEN, *_MADE)
 
 
+def title_of(name: str) -> str:
+    """Return the title of a topic, without making the page."""
+    return _MADE[name][0] if name in _MADE else topic(name).title
+
+
 def topic(name: str) -> Topic:
     """Return a page.
 
@@ -59,7 +64,8 @@ def topic(name: str) -> Topic:
             f"Topics: {', '.join(topic_names())}."
         )
     if key in _MADE:
-        text = _MADE[key]()
+        title, table = _MADE[key]
+        text = f"# {title}\n\n{table()}"
     else:
         text = (files("modeval.cli.manual") / "topics" / f"{key}.md").read_text(encoding="utf-8")
     return Topic(key, text.splitlines()[0].removeprefix("# "), text)
@@ -73,7 +79,6 @@ def _formats() -> str:
         f"| `{file_format.name}` | {file_format.about} |" for file_format in FORMATS.values()
     )
     return (
-        "# Formats that modeval import reads\n\n"
         "The format is told by the beginning of a file; `--from NAME` names it where that is not "
         f"enough.\n\n| `--from` | what it is |\n|---|---|\n{rows}\n"
     )
@@ -89,7 +94,7 @@ def _metrics() -> str:
         for metric in METRICS.values()
     )
     return (
-        "# Metrics\n\nInformation is in nats. R rules, M modules, K chosen modules. Explain one "
+        "Information is in nats. R rules, M modules, K chosen modules. Explain one "
         "with `modeval metrics NAME`.\n\n"
         f"| metric | question | range | ideal | uniform routing |\n|---|---|---|---|---|\n{rows}\n"
     )
@@ -99,5 +104,8 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-_MADE: dict[str, Callable[[], str]] = {"formats": _formats, "metrics": _metrics}
-"""Pages that are made from the tables that the program itself reads."""
+_MADE: dict[str, tuple[str, Callable[[], str]]] = {
+    "formats": ("Formats that modeval import reads", _formats),
+    "metrics": ("Metrics", _metrics),
+}
+"""Pages that are made from the tables that the program itself reads: title, and the rest."""
