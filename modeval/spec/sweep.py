@@ -78,11 +78,20 @@ NAMED: dict[str, dict[str, Any]] = {
         "data": {"rules": 4},
         "train": {"steps": 10_000, "learning_rate": 1e-3},
         "part": [
-            {
-                "models": [system.name for system in SYSTEMS if task in system.tasks],
-                "data": {"task": task},
-            }
-            for task in ("binary", "sets", "series")
+            *(
+                {
+                    "models": [
+                        each.name for each in SYSTEMS if task in each.tasks and not each.data
+                    ],
+                    "data": {"task": task},
+                }
+                for task in ("binary", "sets", "series")
+            ),
+            *(
+                {"models": [each.name], "data": {"task": each.tasks[0], **each.data}}
+                for each in SYSTEMS
+                if each.data
+            ),
         ],
     },
 }

@@ -116,7 +116,8 @@ def test_routes_reach_the_answers_of_every_system_and_a_route_of_nothing_changes
     small = {"encoder": 6, "width": 12}
     model, train = named(system, small, {"steps": 20, "batch": 16})
     task = system_of(system).tasks[0]
-    data = from_dict(DataSpec, without_unread(DataSpec, {"task": task, "rules": 4, "length": 3}))
+    given = {"task": task, "rules": 4, "length": 3, **system_of(system).data}
+    data = from_dict(DataSpec, without_unread(DataSpec, given))
     made = {"data": to_dict(data), "model": model, "train": train}
     network = create(data, from_dict(RunSpec, made).model, (1, 2))
     draws = torch.Generator().manual_seed(7)

@@ -16,8 +16,12 @@ from modeval.nn import create
 from modeval.score.cohorts import score
 from modeval.score.scorecard import Scorecard
 from modeval.score.skills import true_skills
-from modeval.spec import DataSpec, ModelSpec
+from modeval.spec import DataSpec, ModelSpec, RunSpec, from_dict
 from modeval.spec.layouts import skills_of_rules
+from modeval.spec.systems import named
+from modeval.train.step import Stepper
+from modeval.train.stream import Stream, batches, uniform_numbers
+from modeval.types import Noise
 
 SEEDS = ((0, 0), (1, 1))
 
@@ -156,3 +160,31 @@ def test_the_systematic_gap_is_the_loss_on_held_out_rules_over_that_on_the_other
     assert bool(rates) == (objective == "classification")
     if scorer == "rule":  # routing is scored on all rules
         assert len(card.activations[0].matrix) == 6
+
+
+def test_polytropon_finds_the_skills_of_additive_rules_better_than_chance() -> None:
+    """Chance: the same allocations, had the rules been numbered otherwise."""
+    seeds, rules = range(4), 10
+    model, train = named(
+        "polytropon", {"encoder": 12, "width": 24, "modules": 5}, {"steps": 400, "batch": 48}
+    )
+    data = {"rules": rules, "skills": 5, "operation": "named"}
+    run = from_dict(RunSpec, {"data": data, "model": model, "train": train})
+    network = create(run.data, run.model, seeds)
+    stepper = Stepper(network, "regression", phase=run.train.stretches[0][2])
+    stream = Stream(run.data, tuple((seed, seed) for seed in seeds), 48, torch.device("cpu"))
+    chance = uniform_numbers(stream, network.chance)
+    for batch, uniform, _ in zip(batches(stream), chance, range(400), strict=False):
+        stepper.step(batch, torch.tensor(6e-3), Noise(uniform, torch.tensor(0.0)))
+    every = torch.arange(rules).expand(len(seeds), rules)
+    with torch.no_grad():
+        routed = network(torch.zeros(len(seeds), rules, 2), every).routed[0]
+    joint, [true] = routed.weight.double(), true_skills(run.data, run.model, 1)
+    generator = torch.Generator().manual_seed(0)
+    permuted = torch.stack(
+        [
+            skill_match(joint, true[torch.randperm(rules, generator=generator)]).mean()
+            for _ in range(99)
+        ]
+    )
+    assert float(skill_match(joint, true).mean()) > float(permuted.quantile(0.99))
