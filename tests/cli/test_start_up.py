@@ -21,7 +21,7 @@ COMMANDS = [
     ["gate", str(CARD), "--max", "collapse_worst=0.9"],
     ["findings", str(CARD)],
     ["compare", str(CARD), str(CARD)],
-    ["log", str(CARD.parent / "run")],
+    ["log", "--help"],
 ]
 PROGRAM = """
 import contextlib, io, json, sys, time
