@@ -8,7 +8,8 @@ link of Markdown. Each reader has its function here; nothing from outside is pri
     a terminal, ``Text``        ``visible(label)``
     Markdown                    ``for_markdown(label)``
     GitHub annotations          ``for_github(message)``, ``for_github_property(title)``
-    HTML, XML, JSON             the library that writes them; ``visible`` first, for a page
+    JSON                        the library that writes it, then ``for_json(text)``
+    HTML, XML                   the library that writes them; ``visible`` first
 
 The consoles of ``cli/output.py`` are a second net below: what slips through acts on no terminal.
 """
@@ -57,6 +58,17 @@ def for_markdown(text: str) -> str:
     a\|b \!\[x\]\(http://y\)
     """
     return _MARKDOWN.sub(r"\\\1", visible(text))
+
+
+def for_json(written: str) -> str:
+    r"""Return JSON whose text acts on no terminal: what would is written as an escape of JSON.
+
+    The value that a reader gets is the same. It takes what ``json.dumps`` gave.
+
+    >>> print(for_json('{"a": "\x9b31m"}'))
+    {"a": "\u009b31m"}
+    """
+    return _ACTING_BUT_LINES.sub(lambda match: f"\\u{ord(match[0]):04x}", written)
 
 
 def for_github(message: str) -> str:

@@ -16,7 +16,7 @@ from modeval.score.scorecard import (
     Scorecard,
     Seed,
 )
-from modeval.spec import DataSpec, ModelSpec, digest, to_dict
+from modeval.spec import DataSpec, ModelSpec, digest_of, to_dict
 
 CHANCE = {"alignment_score": (0.0, 0.5), "collapse_worst": (0.0, 0.9), "collapse_avg": (0.0, 0.42)}
 
@@ -67,7 +67,7 @@ def cohort_card(
         selection="last",
         data=data,
         model=spec,
-        digest=digest({"data": data, "model": spec}),
+        digest=digest_of(DataSpec(rules=rules), ModelSpec()),
         modules=rules,
         adaptation="reweight",
         members=tuple(members),

@@ -140,7 +140,8 @@ def _judge_chance(asked: Asked, item: Item, test: _Test, *, many: bool) -> Verdi
     return judged(
         "fail",
         f"{facts}: not distinguishable from {name}{p_text}",
-        "The routing tells nothing of the rules, or too little was measured to show it: "
+        f"The routing tells nothing of the {'domains' if asked.traced else 'rules'}, or too little "
+        "was measured to show it: "
         + ("record more documents." if asked.traced else "train more seeds."),
     )
 

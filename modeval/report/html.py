@@ -28,6 +28,7 @@ from modeval.report.words import (
 )
 from modeval.score.comparison.compare import Lineage, Row, compare
 from modeval.score.scorecard import Scorecard
+from modeval.text import visible
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -99,7 +100,8 @@ def render(cards: Sequence[Scorecard], sources: Sequence[str]) -> str:
         "members": _members(views),
         "notes": list(dict.fromkeys(note for card in cards for note in card.notes)),
     }
-    return environment.get_template("report.html").render(context).strip() + "\n"
+    page = environment.get_template("report.html").render(context)
+    return visible(page.strip(), lines=True) + "\n"
 
 
 def _environment() -> "Environment":

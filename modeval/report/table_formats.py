@@ -13,7 +13,7 @@ from modeval.report.paper.families import families
 from modeval.report.scorecard_views import ModelView
 from modeval.report.tables import Cell, Table
 from modeval.report.words import vocabulary
-from modeval.text import for_markdown, visible
+from modeval.text import for_json, for_markdown, visible
 
 # --- which table ---------------------------------------------------------------------------------
 
@@ -194,7 +194,7 @@ LATEX_SIGNS = {
 
 
 def _latex_row(texts: Sequence[str]) -> str:
-    escaped = ("".join(LATEX_SIGNS.get(sign, sign) for sign in text) for text in texts)
+    escaped = ("".join(LATEX_SIGNS.get(sign, sign) for sign in visible(text)) for text in texts)
     return " & ".join(escaped) + r" \\"
 
 
@@ -214,7 +214,9 @@ def comma_separated(found: Sequence[Table]) -> str:
 
 def json_records(found: Sequence[Table]) -> str:
     """Write tables as a list of records, which pandas and others load as they are."""
-    return json.dumps(_records(found), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return (
+        for_json(json.dumps(_records(found), indent=1, ensure_ascii=False, allow_nan=False)) + "\n"
+    )
 
 
 def _records(found: Sequence[Table]) -> list[dict[str, str | float | None]]:
@@ -223,12 +225,13 @@ def _records(found: Sequence[Table]) -> list[dict[str, str | float | None]]:
         for row in table.rows:
             pairs = zip(table.columns, row, strict=True)
             parts = [part for column, cell in pairs for part in _parts(column, cell)]
-            records.append({"table": table.caption, **dict(parts)})
+            records.append({"table": _said(table.caption), **dict(parts)})
     return records
 
 
 def _parts(column: str, cell: Cell) -> list[tuple[str, str | float | None]]:
     """Return the number of a cell, and the ends of its interval where it has one."""
+    column = _said(column)
     main: str | float | None = cell.key if cell.numeric else _said(cell.text) or None
     if cell.ends is None:
         return [(column, main)]
@@ -239,7 +242,7 @@ def _parts(column: str, cell: Cell) -> list[tuple[str, str | float | None]]:
 def _said(text: str) -> str:
     """Return text that no spreadsheet takes for a formula."""
     shown = visible(text)
-    return f"'{shown}" if shown.startswith(("=", "+", "@")) else shown
+    return f"'{shown}" if shown.startswith(("=", "+", "@", "-")) else shown
 
 
 FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {

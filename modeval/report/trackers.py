@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 from modeval.errors import DependencyError, ScorecardError
 from modeval.score.scorecard import ModelRecord, Score, Scorecard, distinct_title
+from modeval.text import visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,4 +155,4 @@ def open_metrics(card: Scorecard) -> str:
 
 
 def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return visible(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -165,7 +165,8 @@ def task(record: ModelRecord) -> str:
     """Name what a model was measured on in a few words."""
     data = record.data
     if is_trace(record):
-        rules = count(len(record.rules), "rule") if len(record.rules) > 1 else "no labels"
+        several = len(record.rules) > 1
+        rules = count(len(record.rules), vocabulary(record).rule) if several else "no labels"
         return f"Recorded routing · {rules}"
     kind = {
         "binary": f"{data.get('operation')} operations on two numbers",
@@ -180,12 +181,13 @@ def task(record: ModelRecord) -> str:
 def measured(card: Scorecard, record: ModelRecord) -> list[tuple[str, str]]:
     """List what was measured and how: pairs of a term and what is known of it."""
     facts = [("Task", task(record)), *(_of_trace(record) if is_trace(record) else _of_run(record))]
+    said = vocabulary(record)
     facts += [
-        ("Modules", _modules(record)),
+        (said.modules.capitalize(), _modules(record)),
         ("Samples", _samples(card, record)),
-        ("Prior of the rules", _prior(record)),
+        (f"Prior of the {said.rules}", _prior(record)),
         ("What counts as routing", VIEWS[record.view]),
-        ("Adaptation", ADAPTATIONS[record.adaptation]),
+        ("Adaptation", ADAPTATIONS[record.adaptation].replace("rule", said.rule)),
         ("Intervals", _intervals(card, record)),
     ]
     if card.dataset is not None:
@@ -216,13 +218,17 @@ ADAPTATIONS = {
 
 def _prior(record: ModelRecord) -> str:
     if record.prior == "uniform":
-        return "uniform: each rule counts the same, however many samples it has"
-    return "empirical: each rule counts by its share of the samples"
+        return (
+            f"uniform: each {vocabulary(record).rule} counts the same, however many samples it has"
+        )
+    return f"empirical: each {vocabulary(record).rule} counts by its share of the samples"
 
 
 def _modules(record: ModelRecord) -> str:
     sizes = sorted(set(record.layer_modules)) or [record.modules]
-    text = count(sizes[0], "module") if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} modules"
+    said = vocabulary(record)
+    text = f"{sizes[0]} to {sizes[-1]} {said.modules}"
+    text = count(sizes[0], said.module) if len(sizes) == 1 else text
     return text + (f" in each of {len(record.layers)} layers" if len(record.layers) > 1 else "")
 
 
@@ -288,7 +294,7 @@ def _of_trace(record: ModelRecord) -> list[tuple[str, str]]:
         ("Model", str(model.get("model") or record.title)),
         ("Engine", str(model.get("engine") or "unknown")),
         ("Format", str(model.get("format") or "")),
-        ("Rules", ", ".join(record.rules) or "no labels"),
+        ("Domains", ", ".join(record.rules) or "no labels"),
         ("Documents", _whole(data.get("documents"))),
         ("Tokens", _whole(data.get("tokens"))),
         ("Phase", str(data.get("phase") or "unknown")),

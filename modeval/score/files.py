@@ -10,6 +10,7 @@ from modeval.errors import ScorecardError
 from modeval.score.checks import check_scorecard
 from modeval.score.reading import from_dict_form
 from modeval.score.scorecard import Scorecard, to_dict_form
+from modeval.text import for_json
 
 LARGEST = 1 << 29
 """Bytes of a scorecard at most: some two million scores."""
@@ -31,7 +32,7 @@ def write_scorecard(path: Path, card: Scorecard) -> None:
 def scorecard_text(card: Scorecard) -> str:
     """Return a scorecard as it stands in a file."""
     form = to_dict_form(card)
-    return json.dumps(form, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return for_json(json.dumps(form, indent=1, allow_nan=False, ensure_ascii=False)) + "\n"
 
 
 def write_text(path: Path, text: str, *, flag: str = "--json") -> None:

@@ -126,7 +126,7 @@ def test_junit_stays_xml_whatever_a_model_is_called():
     policy = from_table({"max": {"collapse_worst": 0.3}}, "gate.toml")
     root = ET.fromstring(junit.render(gate([("card.json", card)], policy)))
     [case] = root.iter("testcase")
-    assert case.get("classname") == 'a??]0;<&>"?'
+    assert case.get("classname") == 'a\\x00\\x1b]0;<&>"\\ud800'
 
 
 def test_json_has_no_number_that_is_none():

@@ -162,7 +162,7 @@ def test_what_was_measured_names_the_circumstances():
     assert facts["Tokens"] == "1,200"
     assert facts["Chosen per token"] == "2"
     assert facts["What counts as routing"] == "routing weights"
-    assert facts["Prior of the rules"].startswith("uniform")
+    assert facts["Prior of the domains"].startswith("uniform")
     assert facts["Intervals"].startswith("95 %, documents resampled")
     facts = dict(words.measured(*only(cards.cohort(failed=1))))
     assert facts["Seeds"] == "4 seeds, 1 of them failed"

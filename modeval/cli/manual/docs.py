@@ -29,7 +29,7 @@ def docs_command(
     context: typer.Context,
     out: Annotated[Path, typer.Option("--out", help="Folder to write the page to.")],
 ) -> None:
-    """Write the reference of commands, library, metrics and formats as one page."""
+    """Write the reference of commands, library, metrics, systems and formats as one page."""
     from modeval.cli.output import deliver, stdout
     from modeval.errors import SpecError
 
@@ -40,13 +40,14 @@ def docs_command(
 
 
 def parts(root: Any) -> list[Chapter]:
-    """Return the chapters: topics, commands, library and metrics."""
+    """Return the chapters: topics, commands, library, metrics and systems."""
     topics = [topic(name) for name in topic_names() if name != "metrics"]
     return [
         Chapter("Topics", tuple((each.title, _without_title(each.text)) for each in topics)),
         Chapter("Commands", tuple(_commands(root))),
         Chapter("Library", tuple(_library())),
         Chapter("Metrics", tuple(_metrics())),
+        Chapter("Systems", tuple(_systems())),
     ]
 
 
@@ -108,6 +109,15 @@ def _metrics() -> Iterator[tuple[str, str]]:
         )
         text = to_markdown(metric.docstring)
         yield metric.title, f"{facts}\n\n{text}"
+
+
+def _systems() -> Iterator[tuple[str, str]]:
+    """Return every system that can be trained by name, explained."""
+    from modeval.cli.systems import explain
+    from modeval.spec.systems import SYSTEMS
+
+    for system in SYSTEMS:
+        yield system.title, _without_title(explain(system))
 
 
 def render(chapters: list[Chapter]) -> str:

@@ -26,6 +26,7 @@ from modeval.report.words import (
 )
 from modeval.score.comparison.compare import Agreement, Column, Comparison, Lineage, Row, Saturation
 from modeval.score.scorecard import Score
+from modeval.text import for_json
 
 FORMAT = 1
 BARS = "▁▂▃▄▅▆▇█"
@@ -357,4 +358,4 @@ def _row_form(lineage: Lineage, row: Row) -> dict[str, Any]:
 def render_comparison_json(comparison: Comparison) -> str:
     """Return the text of the file."""
     form = comparison_form(comparison)
-    return json.dumps(form, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return for_json(json.dumps(form, indent=1, allow_nan=False, ensure_ascii=False)) + "\n"

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modeval.report.words import whole
+from modeval.text import visible
 
 GAP = 2
 """Columns between two columns of a table."""
@@ -123,8 +124,13 @@ class Grid:
         for row in range(len(first.cells)):
             if row in self.sections:
                 table.add_section()
-            table.add_row(*(column.cells[row] for column in (first, *others)))
+            table.add_row(*(_shown(column.cells[row]) for column in (first, *others)))
         return table
+
+
+def _shown(cell: Cell) -> Text:
+    """Return a cell as text: a name from outside is no markup, and nothing in it acts."""
+    return cell if isinstance(cell, Text) else Text(visible(cell, lines=True))
 
 
 def _plain(cell: Cell) -> str:

@@ -14,8 +14,9 @@ from importlib.metadata import version
 from typing import Any
 
 from modeval.gate.verdicts import GateResult, Verdict
-from modeval.report.verdicts.terminal import CHANCE_WORDS, sentence
+from modeval.report.verdicts.terminal import chance_words, sentence
 from modeval.report.words import measured
+from modeval.text import for_json
 
 FORMAT = 1
 
@@ -46,7 +47,7 @@ def gate_form(result: GateResult, exit_code: int) -> dict[str, Any]:
             }
             for each in result.checked
         ],
-        "chance": CHANCE_WORDS,
+        "chance": chance_words(result),
         "verdicts": [_verdict(verdict) for verdict in result.verdicts],
     }
 
@@ -75,7 +76,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
 def render(result: GateResult, exit_code: int) -> str:
     """Return the text of the file."""
     form = _finite(gate_form(result, exit_code))
-    return json.dumps(form, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return for_json(json.dumps(form, indent=1, allow_nan=False, ensure_ascii=False)) + "\n"
 
 
 def _finite(value: Any) -> Any:

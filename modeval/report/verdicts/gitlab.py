@@ -5,6 +5,7 @@ import json
 
 from modeval.gate.verdicts import GateResult, Outcome, Verdict
 from modeval.report.verdicts.terminal import measurement, sentence
+from modeval.text import for_json, visible
 
 SEVERITIES: dict[Outcome, str] = {"fail": "major", "error": "critical", "inconclusive": "minor"}
 
@@ -19,7 +20,7 @@ def render(result: GateResult, _exit_code: int = 0) -> str:
         for verdict in result.verdicts
         if verdict.outcome != "pass"
     ]
-    return json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
+    return for_json(json.dumps(entries, indent=1, ensure_ascii=False)) + "\n"
 
 
 def _entry(verdict: Verdict, policy: str) -> dict[str, object]:
@@ -28,7 +29,7 @@ def _entry(verdict: Verdict, policy: str) -> dict[str, object]:
     return {
         "description": f"{requirement}: {sentence(verdict)} Measured {measurement(verdict)}.",
         "check_name": f"modeval/{requirement.metric}",
-        "fingerprint": hashlib.sha256(key.encode()).hexdigest(),
+        "fingerprint": hashlib.sha256(visible(key).encode()).hexdigest(),
         "severity": SEVERITIES[verdict.outcome],
         "location": {
             "path": policy or verdict.source,

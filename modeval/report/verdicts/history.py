@@ -8,6 +8,7 @@ from typing import Any
 
 from modeval.errors import ScorecardError
 from modeval.gate.verdicts import GateResult, Verdict
+from modeval.text import for_json
 
 FORMAT = 1
 
@@ -27,7 +28,7 @@ def history_line(result: GateResult, *, date: str, commit: str | None) -> str:
         "outcome": result.outcome,
         "values": [_value(verdict) for verdict in result.verdicts],
     }
-    return json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n"
+    return for_json(json.dumps(line, allow_nan=False, ensure_ascii=False)) + "\n"
 
 
 def _value(verdict: Verdict) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from xml.etree import ElementTree as ET
 
 from modeval.gate.verdicts import GateResult, Verdict
 from modeval.report.verdicts.terminal import (
-    CHANCE_WORDS,
     chance,
+    chance_words,
     measurement,
     scope_of,
     sentence,
 )
 from modeval.report.words import measured
+from modeval.text import visible
 
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 cannot hold, escaped or not."""
@@ -35,7 +36,7 @@ def render(result: GateResult, _exit_code: int = 0) -> str:
         _property(facts, "modeval", version("modeval-cli"))
         _property(facts, "policy", result.policy.source or "flags")
         _property(facts, "baseline", result.policy.baseline or "none")
-        _property(facts, "chance", CHANCE_WORDS)
+        _property(facts, "chance", chance_words(result))
         for each in models:
             for term, text in measured(each.card, each.model):
                 _property(facts, f"{each.model.id}: {term}", text)
@@ -83,4 +84,4 @@ def _case(suite: ET.Element, verdict: Verdict, *, lenient: bool) -> None:
 
 
 def _clean(text: str) -> str:
-    return NOT_XML.sub("?", text)
+    return NOT_XML.sub("?", visible(text, lines=True))

@@ -1,17 +1,19 @@
 """Verdicts of the gate as Markdown, for a pull request or the summary of a build."""
 
+import re
 from importlib.metadata import version
 
 from modeval.gate.verdicts import GateResult, Outcome
 from modeval.report.verdicts.terminal import (
-    CHANCE_WORDS,
     chance,
+    chance_words,
     headline,
     measurement,
     scope_of,
     sentence,
 )
 from modeval.report.words import cautions, measured
+from modeval.text import visible
 
 MARKS: dict[Outcome, str] = {
     "pass": "✅ pass",
@@ -19,7 +21,7 @@ MARKS: dict[Outcome, str] = {
     "inconclusive": "❔ inconclusive",
     "error": "⚠️ error",
 }
-SPECIAL = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>|#"} | {"\n": " ", "\r": " "})
+SPECIAL = str.maketrans({char: f"\\{char}" for char in "\\`*_[]<>|#!@"} | {"\n": " ", "\r": " "})
 
 
 def render(result: GateResult, _exit_code: int = 0) -> str:
@@ -50,7 +52,7 @@ def render(result: GateResult, _exit_code: int = 0) -> str:
         if verdict.outcome != "pass"
     ]
     lines += ["", *reasons] if reasons else []
-    lines += ["", _plain(CHANCE_WORDS), ""]
+    lines += ["", _plain(chance_words(result)), ""]
     for each in result.checked:
         card, model = each.card, each.model
         about = _html(f"What was measured: {model.title} ({each.source})")
@@ -78,13 +80,14 @@ def _plain(text: str) -> str:
     >>> _plain("a|b_c")
     'a\\|b\\_c'
     """
-    return text.translate(SPECIAL)
+    return visible(text).translate(SPECIAL)
 
 
 def _code(text: str) -> str:
     """Write text as code; in a table a bar ends the cell even there."""
-    return f"`{text.replace('`', chr(39)).replace('|', chr(92) + '|')}`"
+    return f"`{visible(text).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
 
 
 def _html(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """Write text within tags of HTML, where neither Markdown nor a mention may be read."""
+    return re.sub(r"[^\w\s.,:;()·%+=/-]", lambda match: f"&#{ord(match[0])};", visible(text))

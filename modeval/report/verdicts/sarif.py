@@ -8,8 +8,9 @@ from urllib.parse import quote
 
 from modeval.gate.verdicts import GateResult, Outcome, Verdict
 from modeval.metrics import METRICS
-from modeval.report.verdicts.terminal import CHANCE_WORDS, measurement, sentence
+from modeval.report.verdicts.terminal import chance_words, measurement, sentence
 from modeval.report.words import measured, metric_title
+from modeval.text import for_json, visible
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 LEVELS: dict[Outcome, str] = {"fail": "error", "error": "error", "inconclusive": "warning"}
@@ -32,7 +33,7 @@ def render(result: GateResult, _exit_code: int = 0) -> str:
         "results": [_result(verdict, metrics, result.policy.source) for verdict in result.verdicts],
         "columnKind": "unicodeCodePoints",
         "properties": {
-            "chance": CHANCE_WORDS,
+            "chance": chance_words(result),
             "policy": result.policy.source or None,
             "baseline": result.policy.baseline,
             "models": [
@@ -46,7 +47,7 @@ def render(result: GateResult, _exit_code: int = 0) -> str:
         },
     }
     log = {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
-    return json.dumps(log, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return for_json(json.dumps(log, indent=1, allow_nan=False, ensure_ascii=False)) + "\n"
 
 
 def _rule(metric: str) -> dict[str, Any]:
@@ -111,5 +112,5 @@ def _uri(path: str) -> str:
     >>> _uri("my cards/main.json"), _uri("/tmp/card.json")
     ('my%20cards/main.json', 'file:///tmp/card.json')
     """
-    text = quote(PurePath(path).as_posix())
+    text = quote(visible(PurePath(path).as_posix()))
     return f"file://{text}" if text.startswith("/") else text

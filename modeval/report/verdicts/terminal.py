@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modeval.gate.verdicts import GateResult, Outcome, Verdict, figure
-from modeval.report.words import measured
+from modeval.report.words import is_trace, measured
 from modeval.score.scorecard import ModelRecord, Scorecard
 from modeval.text import visible
 
@@ -36,6 +36,9 @@ CHANCE_WORDS = (
     "uniform (where labels were not permuted) spreads each sample over all modules, hashed sends "
     "each rule to a module drawn at random."
 )
+IN_DOMAINS = (
+    CHANCE_WORDS.replace("rules", "domains").replace("rule", "domain").replace("module", "expert")
+)
 SHORT_TERMS = {
     "Task": "",
     "Seeds": "",
@@ -43,6 +46,7 @@ SHORT_TERMS = {
     "Tokens": "tokens ",
     "Samples": "",
     "Modules": "",
+    "Experts": "",
     "Phase": "phase ",
     "Digest": "digest ",
     "Scored by": "",
@@ -109,6 +113,12 @@ def sentence(verdict: Verdict) -> str:
     return f"{scope_of(verdict)}: {verdict.why}." + (f" {verdict.advice}" if verdict.advice else "")
 
 
+def chance_words(result: GateResult) -> str:
+    """Say what chance is, of experts and domains where nothing else was checked."""
+    traces = result.checked and all(is_trace(each.model) for each in result.checked)
+    return IN_DOMAINS if traces else CHANCE_WORDS
+
+
 def in_short(card: Scorecard, model: ModelRecord) -> str:
     """Say in one line what was measured of a model."""
     facts = dict(measured(card, model))
@@ -141,7 +151,7 @@ def render_gate(result: GateResult) -> list[RenderableType]:
     shown += [Text(in_short(each.card, each.model), style="dim") for each in result.checked]
     if result.policy.source:
         shown.append(Text(f"Policy: {result.policy.source}", style="dim"))
-    shown.append(Text(CHANCE_WORDS, style="dim"))
+    shown.append(Text(chance_words(result), style="dim"))
     shown.append(Text(headline(result), style=STYLES[result.outcome]))
     return shown
 
