@@ -164,7 +164,7 @@ def test_the_systematic_gap_is_the_loss_on_held_out_rules_over_that_on_the_other
 
 def test_polytropon_finds_the_skills_of_additive_rules_better_than_chance() -> None:
     """Chance: the same allocations, had the rules been numbered otherwise."""
-    seeds, rules = range(4), 10
+    seeds, rules = range(8), 10
     model, train = named(
         "polytropon", {"encoder": 12, "width": 24, "modules": 5}, {"steps": 400, "batch": 48}
     )
@@ -181,10 +181,6 @@ def test_polytropon_finds_the_skills_of_additive_rules_better_than_chance() -> N
         routed = network(torch.zeros(len(seeds), rules, 2), every).routed[0]
     joint, [true] = routed.weight.double(), true_skills(run.data, run.model, 1)
     generator = torch.Generator().manual_seed(0)
-    permuted = torch.stack(
-        [
-            skill_match(joint, true[torch.randperm(rules, generator=generator)]).mean()
-            for _ in range(99)
-        ]
-    )
-    assert float(skill_match(joint, true).mean()) > float(permuted.quantile(0.99))
+    orders = torch.rand(99, len(seeds), rules, generator=generator).argsort(-1)  # each seed its own
+    permuted = skill_match(joint.expand(99, -1, -1, -1), true[orders]).mean(1)
+    assert float(skill_match(joint, true).mean()) > float(permuted.max())
