@@ -13,6 +13,7 @@ from modeval.cli.output import STDOUT, check_target, deliver, stdout, tell_writt
 from modeval.errors import ScorecardError, SpecError
 
 if TYPE_CHECKING:
+    from modeval.report.page_tokens import TokenFigure
     from modeval.report.scorecard_views import ModelView
     from modeval.score.scorecard import Scorecard
 
@@ -79,6 +80,20 @@ def report_command(
             autocompletion=complete.models,
         ),
     ] = None,
+    tokens: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR.trace",
+            help="With --html: show documents of this trace token by token, coloured by module.",
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="With --tokens: folder or hub id of a tokenizer; that of the model when it lies "
+            "on this machine."
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     r"""Show saved scorecards: what came out, who does what, what to do, and the numbers.
@@ -92,6 +107,8 @@ def report_command(
     if form == "text" and table is not None:
         form = "md"
     flag = "--html" if html is not None else "--out"
+    if tokens is not None and form != "html":
+        raise SpecError(f"--tokens {tokens} goes with the page: add --html report.html")
     if out is not None:
         check_output(out, paths, flag)
         check_target(out, flag=flag, example=f"report.{'txt' if form == 'text' else form}")
@@ -99,7 +116,7 @@ def report_command(
     if form == "text":
         _print(paths, cards, out, quiet=quiet)
         return
-    content = _content(form, table, cards, paths)
+    content = _content(form, table, cards, paths, tokens, tokenizer)
     if deliver(out or STDOUT, content, flag=flag) and out is not None and not quiet:
         tell_written(out)
 
@@ -152,8 +169,13 @@ def entries_of(cards: "Sequence[Scorecard]", paths: Sequence[Path]) -> "list[Mod
     return entries(cards, [str(path) for path in paths])
 
 
-def _content(
-    form: str, table: str | None, cards: "Sequence[Scorecard]", paths: Sequence[Path]
+def _content(  # noqa: PLR0917 - one step of the command
+    form: str,
+    table: str | None,
+    cards: "Sequence[Scorecard]",
+    paths: Sequence[Path],
+    tokens: Path | None,
+    tokenizer: str | None,
 ) -> str:
     if form == "html":
         from modeval.report.html import render
@@ -163,7 +185,12 @@ def _content(
                 "--table and --format html: the page holds all tables. Leave --table out, or use "
                 "--format md."
             )
-        return render(cards, [str(path) for path in paths])
+        figures: Sequence[TokenFigure] = ()
+        if tokens is not None:
+            from modeval.pipeline.showing import shown_tokens
+
+            figures = shown_tokens(tokens, tokenizer)
+        return render(cards, [str(path) for path in paths], figures)
     from modeval.report.table_formats import FORMATS, tables_of
 
     return FORMATS[form](tables_of(table or "glance", entries_of(cards, paths)))

@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from modeval.errors import CheckpointError
+from modeval.report.page_tokens import TokenFigure, token_figures
+from modeval.report.terminal.contexts import numbers
 from modeval.trace.contexts import Taken, parse_module, taken
 from modeval.trace.files import open_trace
+from modeval.trace.passages import layers_shown, passages
 
 Words = Callable[[Sequence[int]], str]
 
@@ -37,6 +40,25 @@ def show_modules(
         taken(trace, layer, module, contexts=contexts, width=width, seed=seed)
         for layer, module in wanted
     )
+
+
+def shown_tokens(path: Path | str, tokenizer: str | None = None) -> tuple[TokenFigure, ...]:
+    """Return a document of each label of a trace, token by token, at a few layers.
+
+    Args:
+        path: the trace.
+        tokenizer: folder or hub id; nothing for that of the model, if it lies on this machine.
+
+    Raises:
+        ModevalError: the trace cannot be read, or has no token ids.
+    """
+    trace = open_trace(path)
+    layers = layers_shown(len(trace.header.layers))
+    found = passages(trace, layers)
+    words = words_of(path, tokenizer)
+    names = [f"{layer} ({trace.header.layers[layer]})" for layer in layers]
+    spaced = words if words is not None else lambda tokens: f"{numbers(tokens)} "
+    return token_figures(found, names, spaced)
 
 
 def words_of(path: Path | str, tokenizer: str | None) -> Words | None:

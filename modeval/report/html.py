@@ -13,6 +13,7 @@ from modeval.report import page_panels, scorecard_views, tables
 from modeval.report.brief import GRAVE, Brief, brief, tastes_in_words
 from modeval.report.changes import READINGS, Change, change, reading
 from modeval.report.page_panels import Figure, Numbers
+from modeval.report.page_tokens import TokenFigure
 from modeval.report.scorecard_views import ModelView, TaskGroup
 from modeval.report.tables import Table
 from modeval.report.words import (
@@ -47,7 +48,9 @@ class PageFacts:
     table: Table | None
 
 
-def render(cards: Sequence[Scorecard], sources: Sequence[str]) -> str:
+def render(
+    cards: Sequence[Scorecard], sources: Sequence[str], tokens: Sequence[TokenFigure] = ()
+) -> str:
     """Return the report of one or several scorecards as HTML.
 
     The file stands alone: style and script are in it, pictures are inline SVG, and a policy in its
@@ -57,6 +60,7 @@ def render(cards: Sequence[Scorecard], sources: Sequence[str]) -> str:
     Args:
         cards: scorecards.
         sources: what to call each of them, such as the name of its file.
+        tokens: documents token by token, from :func:`modeval.report.page_tokens.token_figures`.
 
     Raises:
         DependencyError: jinja2 is not installed.
@@ -92,6 +96,7 @@ def render(cards: Sequence[Scorecard], sources: Sequence[str]) -> str:
         "scores": [page_panels.scores(group, numbers) for group in grouped],
         "layers": [page_panels.layers(view, numbers) for view in views if view.layered],
         "maps": [panel for group in grouped for panel in page_panels.maps(group, numbers)],
+        "tokens": tokens,
         "loads": [panel for group in grouped for panel in page_panels.loads(group, numbers)],
         "together": [panel for view in views for panel in page_panels.together(view, numbers)],
         "budgets": [panel for group in grouped for panel in page_panels.budgets(group, numbers)],

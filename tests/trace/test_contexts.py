@@ -8,6 +8,7 @@ import pytest
 from modeval.errors import SpecError, TraceError
 from modeval.trace.contexts import UNLABELLED, parse_module, taken
 from modeval.trace.files import TraceWriter, open_trace
+from modeval.trace.passages import layers_shown, passages
 from modeval.trace.trace import TraceHeader, make_chunk
 
 pytest.importorskip("pyarrow", reason="traces are Parquet files")
@@ -97,3 +98,19 @@ def test_a_layer_without_rows_is_refused(tmp_path: Path) -> None:
         writer.append(make_chunk(layer=[0], chosen=[[1]]))
     with pytest.raises(TraceError, match=r"no rows of layer mlp\.1"):
         taken(open_trace(tmp_path / "a.trace"), 1, 0)
+
+
+def test_passages_are_the_first_document_of_each_label(tmp_path: Path) -> None:
+    rows = write(tmp_path / "a.trace")
+    found = passages(open_trace(tmp_path / "a.trace"), layers_shown(2))
+    assert [(passage.document, passage.label) for passage in found] == [(0, "code"), (1, "prose")]
+    for passage in found:
+        mine = rows[rows[:, 0] == passage.document]
+        assert passage.tokens == tuple(100 * passage.document + np.arange(10))
+        for layer in (0, 1):
+            here = mine[mine[:, 2] == layer]
+            order = np.argsort(here[:, 1])
+            assert passage.modules[layer] == tuple(here[order, 4])
+    write(tmp_path / "b.trace", tokens=False)
+    with pytest.raises(TraceError, match="has no token ids"):
+        passages(open_trace(tmp_path / "b.trace"), (0,))
