@@ -13,6 +13,7 @@ from modeval.score.scorecard import (
     Finding,
     Member,
     ModelRecord,
+    PhaseLosses,
     Profile,
     Removal,
     Score,
@@ -140,6 +141,26 @@ def paper():
         card += other
     routed = [model for model in card.models if model.modules > 1]
     return replace(card, removals=tuple(_removal(m, s.seed) for m in routed for s in m.members))
+
+
+def with_course(card):
+    """Return a card whose models were trained in two phases, the first of rule 0 alone."""
+    courses = []
+    for record in card.models:
+        others = record.data["rules"] - 1
+        courses.append(
+            PhaseLosses(
+                model=record.id,
+                phases=("start", "phase-1", "phase-2"),
+                drawn=((0,), tuple(range(1, others + 1))),
+                matrix=(
+                    (1.0,) * (others + 1),
+                    (0.1, *(1.5,) * others),
+                    (0.9, *(0.2,) * (others - 1), None),
+                ),
+            )
+        )
+    return replace(card, courses=tuple(courses))
 
 
 def _removal(model, seed):

@@ -27,6 +27,7 @@ EXAMPLES = """
   [cyan]end-to-end[/]      what training gains over uniform routing, against the number of rules
   [cyan]heatmap[/]         which rule goes to which module
   [cyan]removal[/]         loss while modules are removed, the least used first or at random
+  [cyan]course[/]          loss on each rule after each phase of training
   [cyan]layers[/]          scores by layer, with the band of permuted labels
   [cyan]budget[/]          where the routing entropy goes, as stacked bars
   [cyan]curves[/]          validation loss against steps, seeds as thin lines

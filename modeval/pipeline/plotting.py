@@ -41,8 +41,8 @@ def plot(
 
     Args:
         kind: ``ranking``, ``winners``, ``losses``, ``collapse``, ``specialisation``,
-            ``adaptation``, ``end-to-end``, ``heatmap``, ``removal``, ``layers``, ``budget``,
-            ``curves`` or ``trend``.
+            ``adaptation``, ``end-to-end``, ``heatmap``, ``removal``, ``course``, ``layers``,
+            ``budget``, ``curves`` or ``trend``.
         sources: scorecards, their files, or folders of sweeps; for curves run folders, or folders
             above them; for trends what ``modeval gate --history`` wrote.
         models: patterns of the models to draw; all when empty.

@@ -13,6 +13,7 @@ from modeval.errors import ScorecardError, SpecError
 from modeval.report.paper import (
     budget,
     charts,
+    course,
     curves,
     heatmaps,
     layers,
@@ -216,6 +217,7 @@ KINDS = {
     "removal": _of_charts(
         "loss while modules are removed, the least used first or at random", removal.charts
     ),
+    "course": _of_charts("loss on each rule after each phase of training", course.charts),
     "layers": Kind(
         "scores by layer, with the band of permuted labels", layers.layers, layers.tables
     ),

@@ -134,11 +134,13 @@ def test_figures_are_written_by_their_suffix(card, suffix, tmp_path):
 
 def test_every_kind_is_drawn_and_stands_in_the_help(card, deep, tmp_path):
     write_run(tmp_path / "run", [0.5, 0.2, 0.1])
+    phased = tmp_path / "phased.json"
+    write_scorecard(phased, cards.with_course(cards.paper()))
     text = re.sub(r"\s+", " ", CliRunner().invoke(app, ["plot", "--help"]).output)
     summaries = {name: kind.summary for name, kind in KINDS.items()} | {"curves": CURVES}
     for kind, summary in summaries.items():
         assert f"{kind} {summary}" in text
-        source = {"curves": tmp_path / "run", "layers": deep}.get(kind, card)
+        source = {"curves": tmp_path / "run", "layers": deep, "course": phased}.get(kind, card)
         run("plot", kind, source, "--out", tmp_path / f"{kind}.svg", "--quiet")
         assert (tmp_path / f"{kind}.svg").stat().st_size > 2_000
 

@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 
 from modeval.errors import DependencyError, ScorecardError, SpecError
 from modeval.report import routing_views, scorecard_views, table_formats
-from modeval.report.paper import rules, winners
+from modeval.report.paper import course, rules, winners
 from modeval.report.paper.winners import wilson
 from modeval.report.paper_figures import (
     COLOURS,
@@ -37,12 +37,21 @@ def entries(*given):
 
 @pytest.fixture(scope="module")
 def paper():
-    return entries(cards.paper())
+    return entries(cards.with_course(cards.paper()))
 
 
 @pytest.fixture(scope="module")
 def deep():
     return entries(cards.trace(layers=6))
+
+
+def test_the_course_has_a_line_for_each_rule_and_a_point_for_each_phase(paper):
+    for chart in course.charts(paper, Style()):
+        first, *_, last = [[point.value for point in line.points] for line in chart.lines]
+        assert first == [1.0, 0.1, 0.9]
+        assert last == [1.0, 1.5]  # the last loss is not finite
+    with pytest.raises(ScorecardError, match="--regime sequential"):
+        course.charts(entries(cards.paper()), Style())
 
 
 def curves(seeds=3, steps=5, name="Modular", task="2 rules"):
@@ -390,7 +399,7 @@ def test_end_to_end_is_the_distance_from_uniform_routing(grid):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_tables_hold_the_numbers_of_every_kind_in_every_format(kind, grid, deep, paper):
-    source = {"layers": deep, "removal": paper}.get(kind, grid)
+    source = {"layers": deep, "removal": paper, "course": paper}.get(kind, grid)
     found = numbers(kind, source, Style())
     assert found
     for form in ("csv", "latex", "md", "json"):

@@ -150,3 +150,11 @@ def test_numbers_keep_three_digits_and_their_leading_zero() -> None:
         "-0.500",
         "3.0e-7",
     ]
+
+
+def test_losses_by_phase_and_rule_stand_below_the_scores_of_a_model_of_several_phases():
+    card = cards.with_course(cards.cohort("Modular", rules=3, modules=3))
+    text = shown(card)
+    assert "phase-1 (rule 0)" in text
+    assert "failed" in text
+    assert "phase-1" not in shown(cards.cohort("Modular", rules=3, modules=3))

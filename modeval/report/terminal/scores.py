@@ -10,6 +10,7 @@ from modeval.report import scorecard_views
 from modeval.report.brief import ADVICE, GRAVE, MEANINGS, brief
 from modeval.report.causes import LEGEND
 from modeval.report.scorecard_views import ModelView, TaskGroup
+from modeval.report.terminal.courses import course_table
 from modeval.report.terminal.findings import STYLES, advice_lines
 from modeval.report.terminal.grid import Column, Grid, Prose
 from modeval.report.terminal.layers import render_trace
@@ -48,7 +49,8 @@ def _cohorts(group: TaskGroup) -> list[RenderableType]:
     shown: list[RenderableType] = [Text(title, style="bold")]
     shown += [*_findings(group), Text(""), score_table(group.entries, named=len(seeds) > 0)]
     maps = [(view, None, "") for view in group.entries if not view.layered]
-    return [*shown, Text(""), *side_by_side(maps)]
+    courses = [part for view in group.entries for part in course_table(view)]
+    return [*shown, *courses, Text(""), *side_by_side(maps)]
 
 
 def _seeds(record: ModelRecord) -> str:

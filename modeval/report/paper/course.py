@@ -1,0 +1,52 @@
+"""What was learned and lost while rules came one after another: the loss on each rule by phase."""
+
+from collections.abc import Sequence
+
+from modeval.errors import ScorecardError
+from modeval.report import routing_views
+from modeval.report.paper.charts import Chart, Line, Point
+from modeval.report.paper.style import Style
+from modeval.report.scorecard_views import ModelView
+from modeval.score.scorecard import PhaseLosses
+
+
+def charts(entries: Sequence[ModelView], style: Style) -> list[Chart]:
+    """Return a chart for each model that was trained in several phases, a line for each rule.
+
+    Raises:
+        ScorecardError: there is none.
+    """
+    del style
+    made = [_chart(view, course) for view in entries if (course := mean_course(view)) is not None]
+    if not made:
+        raise ScorecardError(
+            "No model of these scorecards was trained in several phases. Train one: modeval train "
+            "--regime sequential --out runs/sequential"
+        )
+    return made
+
+
+def mean_course(view: ModelView) -> PhaseLosses | None:
+    """Return the losses of a model by phase and rule, the mean over seeds."""
+    courses = (each for each in view.card.courses if each.model == view.record.id)
+    return next((each for each in courses if each.seed is None), None)
+
+
+def _chart(view: ModelView, course: PhaseLosses) -> Chart:
+    names = routing_views.rule_names(view.record, len(course.matrix[0]))
+    return Chart(
+        title=view.name,
+        x="phases done",
+        y="loss",
+        lines=tuple(
+            Line(
+                name=name,
+                points=tuple(
+                    Point(x=phase, value=value)
+                    for phase, row in enumerate(course.matrix)
+                    if (value := row[rule]) is not None
+                ),
+            )
+            for rule, name in enumerate(names)
+        ),
+    )
