@@ -39,7 +39,7 @@ from modeval.metrics.adaptation import rule_probes
 from modeval.nn.bank import Bank
 from modeval.nn.linear import StackedLinear
 from modeval.nn.network import Network, Output, Route, count_parameters
-from modeval.nn.routes import on_largest, on_top, rounded, sampled
+from modeval.nn.routes import hardenings, on_largest
 from modeval.nn.scorers import BY_RULE
 from modeval.nn.size import size_of
 from modeval.spec import DataSpec, Objective
@@ -305,7 +305,8 @@ def _evaluate(bench: _Bench, recorded: tuple[Loss, ...] | None, asked: Asked) ->
     if not routed:
         return Evaluation(losses=losses, held_out=held_out)
     [counts] = [run.counts for run in runs if run.counts is not None]
-    more = {} if asked.wanted is False else _hardenings(bench)
+    drawn = Generator(bench.generators[0].device).manual_seed(STREAM)
+    more = {} if asked.wanted is False else hardenings(drawn)
     routable = bench.network.routable
     hardened = _hardened(bench, {"hard_gap": on_largest} | more) if routable else {}
     found = Evaluation(
@@ -504,16 +505,6 @@ def _hardened(bench: _Bench, routes: Mapping[str, Route]) -> dict[str, Loss]:
     return found
 
 
-def _hardenings(bench: _Bench) -> dict[str, Route]:
-    """Return the ways to harden routing beside the largest module alone, by the score's name."""
-    generator = Generator(bench.generators[0].device).manual_seed(STREAM)
-    return {
-        "hard_gap_top_2": on_top(2),
-        "hard_gap_sampled": sampled(generator),
-        "hard_gap_rounded": rounded,
-    }
-
-
 # --- modules switched off ------------------------------------------------------------------------
 
 
@@ -536,7 +527,8 @@ def _intervened(bench: _Bench, asked: Asked, batch: Batch | None = None) -> dict
         }
     length = bench.data.length if bench.data.sequence else 1
     if batch is None:
-        even = torch.full((rules,), 1 / rules, dtype=torch.float64)
+        where = bench.generators[0].device
+        even = torch.full((rules,), 1 / rules, dtype=torch.float64, device=where)
         samples = _blocks_of(planned.positions / length)
         batch = draw(
             bench.data, bench.tasks, bench.generators, samples=samples, rule_probabilities=even

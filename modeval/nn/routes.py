@@ -166,6 +166,15 @@ def rounded(weight: Tensor, layer: int) -> Tensor:
     return _rescaled(up * weight.sign(), _total(weight))
 
 
+def hardenings(generator: torch.Generator) -> dict[str, Route]:
+    """Return the ways to make routing hard beside the largest alone, by the name of their score."""
+    return {
+        "hard_gap_top_2": on_top(2),
+        "hard_gap_sampled": sampled(generator),
+        "hard_gap_rounded": rounded,
+    }
+
+
 # --- exchanging ----------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from modeval.data import Dataset, open_dataset
 from modeval.errors import CheckpointError, ModevalError, SpecError
 from modeval.evaluate.cohort import evaluate as evaluate_subject
+from modeval.evaluate.interventions import Asked
 from modeval.evaluate.modules import subject_of
 from modeval.evaluate.runs import load_run
 from modeval.evaluate.subject import Evaluation, Subject
@@ -228,6 +229,7 @@ def evaluate(
     precision: float = ...,
     seed: int = ...,
     device: str = ...,
+    interventions: bool | None = ...,
     trust_code: bool = ...,
 ) -> Evaluated: ...
 
@@ -245,6 +247,7 @@ def evaluate(
     precision: float = ...,
     seed: int = ...,
     device: str = ...,
+    interventions: bool | None = ...,
 ) -> Scorecard: ...
 
 
@@ -261,6 +264,7 @@ def evaluate(
     precision: float = 0.005,
     seed: int = 0,
     device: str = "auto",
+    interventions: bool | None = None,
     trust_code: bool = False,
 ) -> Evaluated | Scorecard:
     """Run a model on fresh samples of a task with known rules, and count how it routes them.
@@ -287,6 +291,8 @@ def evaluate(
         precision: half width of the 95 % interval of each entry of A that is aimed at.
         seed: of the samples.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        interventions: whether modules are switched off, to see what they do; when absent where
+            that takes seconds.
         trust_code: whether to run the code that a run folder brings, with your rights.
 
     Raises:
@@ -313,7 +319,12 @@ def evaluate(
     ('ByRule', 2, 2)
     """
     dataset: Dataset | None = None if data is None else open_dataset(Path(data))
-    options: dict[str, Any] = {"device": choose_device(device), "seed": seed, "dataset": dataset}
+    options: dict[str, Any] = {
+        "device": choose_device(device),
+        "seed": seed,
+        "dataset": dataset,
+        "interventions": Asked(wanted=interventions, seed=seed),
+    }
     if isinstance(model, str | Path):
         if trust_code:
             take_code(Path(model))
