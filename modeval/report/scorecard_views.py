@@ -161,7 +161,7 @@ def metrics_of(views: Iterable[ModelView]) -> list[str]:
     """Return the metrics that some of the models have, in order."""
     names: dict[str, None] = {}
     for view in views:
-        names |= dict.fromkeys(s.metric for s in view.card.scores if s.model == view.record.id)
+        names |= dict.fromkeys(s.metric for s in view.card.scores_of(view.record.id))
     return list(names)
 
 
@@ -176,7 +176,7 @@ def worst(view: ModelView, metric: str) -> Score | None:
     return next(
         (
             score
-            for score in view.card.scores
+            for score in view.card.scores_of(view.record.id)
             if (score.model, score.metric, score.over) == (view.record.id, metric, "worst")
         ),
         None,
@@ -187,7 +187,7 @@ def by_seed(view: ModelView, metric: str) -> list[tuple[Seed, float]]:
     """Return the value of each seed that has one."""
     return [
         (score.seed, score.value)
-        for score in view.card.scores
+        for score in view.card.scores_of(view.record.id)
         if (score.model, score.metric) == (view.record.id, metric)
         and score.layer is None
         and score.over is None
@@ -200,7 +200,7 @@ def by_layer(view: ModelView, metric: str) -> list[Score]:
     """Return the score of each layer, in order."""
     scores = [
         score
-        for score in view.card.scores
+        for score in view.card.scores_of(view.record.id)
         if (score.model, score.metric) == (view.record.id, metric)
         and score.layer is not None
         and score.over is None

@@ -235,7 +235,7 @@ def _modules(record: ModelRecord) -> str:
 def _samples(card: Scorecard, record: ModelRecord) -> str:
     own = [
         score.samples
-        for score in card.scores
+        for score in card.scores_of(record.id)
         if score.model == record.id and score.samples is not None and score.metric in METRICS
     ]
     if not own:
@@ -360,7 +360,7 @@ def _about_seeds(record: ModelRecord) -> list[str]:
 
 def _about_chance(card: Scorecard, record: ModelRecord) -> list[str]:
     """Name scores that are not clear of chance."""
-    own = [score for score in card.scores if score.model == record.id and score.seed is None]
+    own = [score for score in card.scores_of(record.id) if score.seed is None]
     found = _about_permuted(record, own)
     whole = {score.metric: score for score in own if score.layer is None and score.over is None}
     level = [
@@ -438,7 +438,7 @@ def _about_samples(card: Scorecard, record: ModelRecord) -> list[str]:
     wanted = SAMPLES_PER_CELL * max(rules, 1) * record.modules
     own = [
         score
-        for score in card.scores
+        for score in card.scores_of(record.id)
         if score.model == record.id and score.metric in METRICS and score.samples is not None
     ]
     marked = {score.layer: score.note for score in own if score.few_samples}

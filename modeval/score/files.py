@@ -2,6 +2,8 @@
 
 import json
 import stat
+from dataclasses import fields, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from modeval import atomic
 from modeval.errors import ScorecardError
 from modeval.score.checks import check_scorecard
 from modeval.score.reading import from_dict_form
-from modeval.score.scorecard import Scorecard, to_dict_form
+from modeval.score.scorecard import Score, Scorecard, to_dict_form
 from modeval.text import for_json
 
 LARGEST = 1 << 29
@@ -31,8 +33,33 @@ def write_scorecard(path: Path, card: Scorecard) -> None:
 
 def scorecard_text(card: Scorecard) -> str:
     """Return a scorecard as it stands in a file."""
-    form = to_dict_form(card)
-    return for_json(json.dumps(form, indent=1, allow_nan=False, ensure_ascii=False)) + "\n"
+    form = to_dict_form(replace(card, scores=()))
+    text = json.dumps(form, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    if card.scores:
+        scores = ",\n".join(map(_score_text, card.scores))
+        text = text.replace('\n "scores": [],', f'\n "scores": [\n{scores}\n ],', 1)
+    return for_json(text)
+
+
+SCORE_NAMES = tuple(attribute.name for attribute in fields(Score))
+SCORE_VALUES = attrgetter(*SCORE_NAMES)
+SCORE_ENCODER = json.JSONEncoder(
+    allow_nan=False, ensure_ascii=False, separators=(",\n   ", ": "), check_circular=False
+)
+
+
+def _score_text(score: Score) -> str:
+    """Write a score as ``json.dumps(..., indent=1)`` would, ten times as fast: there are many.
+
+    A value of it never holds the text of its seed: quotes within one are escaped.
+    """
+    form = dict(zip(SCORE_NAMES, SCORE_VALUES(score), strict=True))
+    seed, form["seed"] = score.seed, None
+    text = SCORE_ENCODER.encode(form)
+    if seed is not None:
+        told = f'"seed": {{\n    "task": {seed[0]},\n    "model": {seed[1]}\n   }}'
+        text = text.replace('"seed": null', told, 1)
+    return f"  {{\n   {text[1:-1]}\n  }}"
 
 
 def write_text(path: Path, text: str, *, flag: str = "--json") -> None:

@@ -33,6 +33,11 @@ from modeval.score import frames
 from modeval.trace.trace import Warned
 
 FORMAT = 1
+OF_MODELS = (
+    *("scores", "findings", "profiles", "activations"),
+    *("coactivations", "courses", "effects", "removals"),
+)
+"""Lists of a scorecard whose items each belong to a model."""
 LEVEL = 0.95
 Better = Literal["lower", "higher"]
 Over = Literal["mean", "worst"]
@@ -424,25 +429,7 @@ class Scorecard:
 
     def __add__(self, other: "Scorecard") -> "Scorecard":
         """Put two scorecards together; models that share an ``id`` get a number."""
-        taken = {model.id for model in self.models}
-        names = {model.id: _free(model.id, taken) for model in other.models}
-
-        def renamed(entries: tuple[Any, ...]) -> tuple[Any, ...]:
-            return tuple(replace(item, model=names[item.model]) for item in entries)
-
-        return replace(
-            self,
-            notes=self.notes + other.notes,
-            models=self.models + tuple(replace(m, id=names[m.id]) for m in other.models),
-            scores=self.scores + renamed(other.scores),
-            findings=self.findings + renamed(other.findings),
-            profiles=self.profiles + renamed(other.profiles),
-            activations=self.activations + renamed(other.activations),
-            coactivations=self.coactivations + renamed(other.coactivations),
-            courses=self.courses + renamed(other.courses),
-            effects=self.effects + renamed(other.effects),
-            removals=self.removals + renamed(other.removals),
-        )
+        return together((self, other))
 
     def find(
         self,
@@ -463,6 +450,17 @@ class Scorecard:
             key = (score.model, score.metric, score.seed, score.layer, score.over)
             index.setdefault(key, score)
         return index
+
+    def scores_of(self, model: str) -> tuple[Score, ...]:
+        """Return the scores of a model, in order."""
+        return self._by_model.get(model, ())
+
+    @cached_property
+    def _by_model(self) -> dict[str, tuple[Score, ...]]:
+        found: dict[str, list[Score]] = {}
+        for score in self.scores:
+            found.setdefault(score.model, []).append(score)
+        return {model: tuple(scores) for model, scores in found.items()}
 
     def to_frame(self) -> Any:
         """Return the scores as a pandas DataFrame; see :mod:`modeval.score.frames`."""
@@ -523,18 +521,37 @@ class Scorecard:
         def of_kept(entries: tuple[Any, ...]) -> tuple[Any, ...]:
             return tuple(item for item in entries if item.model in kept)
 
-        return replace(
-            self,
-            models=models,
-            scores=of_kept(self.scores),
-            findings=of_kept(self.findings),
-            profiles=of_kept(self.profiles),
-            activations=of_kept(self.activations),
-            coactivations=of_kept(self.coactivations),
-            courses=of_kept(self.courses),
-            effects=of_kept(self.effects),
-            removals=of_kept(self.removals),
-        )
+        lists: dict[str, Any] = {part: of_kept(getattr(self, part)) for part in OF_MODELS}
+        return replace(self, models=models, **lists)
+
+
+def together(cards: Sequence[Scorecard]) -> Scorecard:
+    """Put scorecards together in one pass; models that share an ``id`` get a number.
+
+    What belongs to a model keeps its place: the result is the sum of the cards, in order.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not cards:
+        raise ValueError("nothing to put together")
+    taken: set[str] = set()
+    parts: dict[str, list[Any]] = {part: [] for part in OF_MODELS}
+    models: list[ModelRecord] = []
+    for card in cards:
+        names = {model.id: _free(model.id, taken) for model in card.models}
+        other = {old for old, name in names.items() if old != name}
+        models += [replace(m, id=names[m.id]) if m.id in other else m for m in card.models]
+        for part, kept in parts.items():
+            items = getattr(card, part)
+            kept.extend(
+                (replace(i, model=names[i.model]) if i.model in other else i for i in items)
+                if other
+                else items
+            )
+    notes = tuple(note for card in cards for note in card.notes)
+    lists: dict[str, Any] = {part: tuple(kept) for part, kept in parts.items()}
+    return replace(cards[0], notes=notes, models=tuple(models), **lists)
 
 
 def is_named(pattern: str, model: ModelRecord) -> bool:
@@ -574,11 +591,7 @@ def _free(name: str, taken: set[str]) -> str:
 def to_dict_form(card: Scorecard) -> dict[str, Any]:
     """Return the JSON form: seeds as ``{"task": 0, "model": 0}``."""
     form = asdict(card)
-    parts = (
-        *("scores", "findings", "profiles", "activations"),
-        *("coactivations", "courses", "effects", "removals"),
-    )
-    for item in (*chain.from_iterable(form[part] for part in parts), *_members(form["models"])):
+    for item in (*chain.from_iterable(form[part] for part in OF_MODELS), *_members(form["models"])):
         if item["seed"] is not None:
             item["seed"] = dict(zip(("task", "model"), item["seed"], strict=True))
     return form

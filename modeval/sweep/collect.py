@@ -1,11 +1,13 @@
 """From the scorecards of a sweep's cohorts to one."""
 
-from collections.abc import Sequence
+import contextlib
+import gc
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from modeval.errors import RunError
 from modeval.score.files import read_scorecard
-from modeval.score.scorecard import Scorecard
+from modeval.score.scorecard import Scorecard, together
 from modeval.sweep.plan import Sweep, state_of
 
 
@@ -40,27 +42,24 @@ def collect(sweep: Sweep) -> Collected:
         for cohort in sweep.cohorts
         if not sweep.card(cohort).is_file()
     )
-    card = together([read_scorecard(sweep.card(cohort)) for cohort in done])
+    with _without_collection():
+        card = together([read_scorecard(sweep.card(cohort)) for cohort in done])
     if missing:
         note = f"{len(missing)} of {len(sweep.cohorts)} cohorts of the sweep are not done"
         card = replace(card, notes=(f"{note}: {_shortened(missing)}", *card.notes))
     return Collected(card, missing)
 
 
-def together(cards: Sequence[Scorecard]) -> Scorecard:
-    """Put scorecards together, two and two, so that a thousand take no longer than ten a hundred.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if not cards:
-        raise ValueError("nothing to put together")
-    level = list(cards)
-    while len(level) > 1:
-        pairs = zip(level[::2], level[1::2], strict=False)
-        odd = level[-1:] if len(level) % 2 else []
-        level = [one + other for one, other in pairs] + odd
-    return level[0]
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Keep Python from looking for cycles among a million objects that are all kept anyway."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _shortened(names: Sequence[str], most: int = 5) -> str:

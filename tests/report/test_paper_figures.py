@@ -28,7 +28,7 @@ from modeval.report.paper_figures import (
     numbers,
     save,
 )
-from modeval.sweep.collect import together
+from modeval.score.scorecard import together
 
 
 def entries(*given):

@@ -13,9 +13,9 @@ import pytest
 
 from modeval import atomic
 from modeval.errors import CheckpointError, RunError, SpecError, StoppedError
-from modeval.score.files import write_scorecard
-from modeval.score.scorecard import Member, ModelRecord, Score, Scorecard
-from modeval.sweep.collect import collect, together
+from modeval.score.files import scorecard_text, write_scorecard
+from modeval.score.scorecard import Member, ModelRecord, Score, Scorecard, to_dict_form, together
+from modeval.sweep.collect import collect
 from modeval.sweep.cost import expected_seconds
 from modeval.sweep.plan import plan, read_sweep, share, state_of, with_seconds, write_sweep
 from modeval.sweep.run import Worker, failures, work
@@ -210,6 +210,34 @@ def test_putting_together_is_the_sum_in_order():
     assert [m.id for m in together(cards).models] == [c.models[0].id for c in cards]
     with pytest.raises(ValueError, match="nothing"):
         together([])
+
+
+def test_models_that_share_a_name_get_a_number_and_keep_their_scores():
+    one = card("a")
+    both = together([one, card("b"), one, one])
+    assert [model.id for model in both.models] == ["a", "b", "a-2", "a-3"]
+    assert [score.model for score in both.scores] == [
+        "a",
+        "a",
+        "b",
+        "b",
+        "a-2",
+        "a-2",
+        "a-3",
+        "a-3",
+    ]
+    assert both == one + card("b") + one + one
+
+
+def test_a_file_of_many_scores_is_what_json_itself_would_write(tmp_path):
+    odd = replace(card("a").scores[1], note='"seed": null, "ü"\n\\', value=1e-300)
+    made = replace(card("a"), scores=(*card("a").scores, odd))
+    for each in (made, replace(made, scores=())):
+        form = to_dict_form(each)
+        plain = json.dumps(form, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        assert scorecard_text(each) == plain
+    with pytest.raises(ValueError, match="JSON compliant"):
+        scorecard_text(replace(made, scores=(replace(odd, value=float("nan")),)))
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"format": 1}', '{"format": 2}', "\x00"])

@@ -209,7 +209,8 @@ def notes(card: Scorecard) -> list[RenderableType]:
 def _explanations(card: Scorecard) -> list[str]:
     cohorts = [model for model in card.models if not is_trace(model)]
     lines = []
-    if any(score.chance is not None for score in card.scores if score.model in _ids(cohorts)):
+    ids = _ids(cohorts)
+    if any(score.chance is not None for score in card.scores if score.model in ids):
         lines.append(
             "Under the name of a score, in round brackets, stands chance: even routing, then maps "
             "that send each rule to a module at random."
@@ -235,7 +236,7 @@ def _ids(models: Sequence[ModelRecord]) -> set[str]:
 
 
 def _further(card: Scorecard, cohorts: Sequence[ModelRecord]) -> set[str]:
-    names = {score.metric for score in card.scores if score.model in _ids(cohorts)}
+    names = {metric for cohort in cohorts for metric in card.metrics_of(cohort.id)}
     rows = {name: metric_of(name) for name in names}
     return {
         name
