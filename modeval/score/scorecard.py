@@ -526,9 +526,7 @@ class Scorecard:
 
 
 def together(cards: Sequence[Scorecard]) -> Scorecard:
-    """Put scorecards together in one pass; models that share an ``id`` get a number.
-
-    What belongs to a model keeps its place: the result is the sum of the cards, in order.
+    """Return the sum of scorecards, in order; models that share an ``id`` get a number.
 
     Raises:
         ValueError: there is none.
