@@ -180,6 +180,14 @@ def gate_command(
             rich_help_panel=HOW,
         ),
     ] = None,
+    no_warnings: Annotated[
+        bool,
+        typer.Option(
+            "--no-warnings",
+            help="Nothing passes of a model whose recording was warned about in any way.",
+            rich_help_panel=HOW,
+        ),
+    ] = False,
     json_file: Annotated[str | None, _output("json")] = None,
     junit: Annotated[str | None, _output("junit")] = None,
     markdown: Annotated[str | None, _output("markdown")] = None,
@@ -237,6 +245,7 @@ def gate_command(
             "inconclusive": inconclusive,
             "failed_seeds": failed_seeds,
             "left_out": left_out,
+            "no_warnings": True if no_warnings else None,
             "baseline": None if baseline is None else str(baseline),
             "baseline_model": baseline_model,
         },

@@ -63,9 +63,10 @@ def _concerns(asked: Asked, gap: LeftOut, layer: int | None) -> bool:
 
 def doubts_about(asked: Asked) -> str:
     """Say which warning about the recording makes its numbers doubtful; empty for none."""
-    if asked.policy.left_out == "ignore":
+    strict = asked.policy.no_warnings
+    if asked.policy.left_out == "ignore" and not strict:
         return ""
     for warning in asked.model.warnings:
-        if warning.kind in DOUBTFUL:
+        if strict or warning.kind in DOUBTFUL:
             return f"its recording is doubtful ({warning.kind}): {warning.text.rstrip('.')}"
     return ""

@@ -125,6 +125,8 @@ class Policy:
         left_out: ``error``: nothing passes of a model of which a layer, a rule or the end of the
             recording was left out, or whose recording is doubtful; ``ignore``: it may.
         baseline_model: the model of the baseline to compare with, where it had another name.
+        no_warnings: whether nothing passes of a model whose recording was warned about in any way;
+            else only warnings after which its numbers are those of something else stop it.
         source: file that it was read from; empty for flags alone.
     """
 
@@ -134,6 +136,7 @@ class Policy:
     failed_seeds: FailedSeeds = "error"
     left_out: LeftOutPolicy = "error"
     baseline_model: str | None = None
+    no_warnings: bool = False
     source: str = ""
 
 
@@ -260,6 +263,7 @@ SETTINGS = (
     "baseline_model",
     "failed_seeds",
     "left_out",
+    "no_warnings",
 )
 LEAF = ("limit", "on", "model", "significant", "chance")
 
@@ -308,6 +312,11 @@ def with_settings(policy: Policy, given: Mapping[str, Any], where: str) -> Polic
             if not isinstance(text, str):
                 raise SpecError(f"{where}: {name} = {text!r}: expected {what}.")
             found[name] = text
+    strict = given.get("no_warnings")
+    if strict is not None:
+        if not isinstance(strict, bool):
+            raise SpecError(f"{where}: no_warnings = {strict!r}: expected true or false.")
+        found["no_warnings"] = strict
     return replace(policy, **found)
 
 

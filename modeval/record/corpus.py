@@ -6,7 +6,7 @@ same length, so that little of a batch is padding.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -154,7 +154,9 @@ def _parquet_rows(path: Path, text: str, label: str | None) -> Iterator[Any]:
     try:
         with pq.ParquetFile(path) as file:
             names = set(file.schema_arrow.names)
-            columns = [name for name in (text, label) if name in names]
+            wanted = (name for name in (text, label) if name is not None)
+            columns = [name if name in names else name.partition(".")[0] for name in wanted]
+            columns = [name for name in dict.fromkeys(columns) if name in names]
             for batch in file.iter_batches(columns=columns):
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError) as error:
@@ -189,12 +191,13 @@ def _rows(
         if not isinstance(row, dict):
             raise DataError(f"{path}, row {number} is {_short(row)}: expected an object.")
         for column in (text, label):
-            if column is not None and column not in row:
+            if column is not None and _field(row, column) is ABSENT:
                 raise DataError(
-                    f"{path}, row {number} has no {column!r}: it has {', '.join(map(str, row))}. "
-                    "Name the columns with --text and --label."
+                    f"{path}, row {number} has no {column!r}: it has {', '.join(_fields(row))}. "
+                    "Name the columns with --text and --label, those within others with a dot "
+                    "between, as meta.domain."
                 )
-        content, value = row[text], name if label is None else row[label]
+        content, value = _field(row, text), name if label is None else _field(row, label)
         label_name = str(value)
         if not isinstance(content, str) or not isinstance(value, (str, int)):
             raise DataError(
@@ -204,6 +207,35 @@ def _rows(
         for column, value in ((text, content), (label, label_name)):
             _refuse_surrogates(value, f"{path}, row {number}: {column!r}")
         yield Document(content, label_name)
+
+
+ABSENT = object()
+"""Stands for a field that is not there; null is one that is."""
+
+
+def _field(row: Mapping[str, Any], name: str) -> Any:
+    """Return a field of a row, or of what is nested in it: ``meta.domain``.
+
+    >>> _field({"meta": {"domain": "code"}, "a.b": 1}, "meta.domain")
+    'code'
+    """
+    if name in row:
+        return row[name]
+    value: Any = row
+    for part in name.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return ABSENT
+        value = value[part]
+    return value
+
+
+def _fields(row: Mapping[str, Any]) -> list[str]:
+    """Return the names of the fields of a row, those of nested ones with a dot between."""
+    found: list[str] = []
+    for name, value in row.items():
+        below = value if isinstance(value, Mapping) and len(value) <= SHOWN else {}
+        found += [f"{name}.{inner}" for inner in below] or [str(name)]
+    return found
 
 
 def _short(row: Any) -> str:

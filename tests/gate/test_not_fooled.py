@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from modeval.cli import main as program
 from modeval.cli.exits import Exit
-from modeval.errors import ModevalError
+from modeval.errors import ModevalError, SpecError
+from modeval.gate.policy import from_table
 from modeval.score.files import write_scorecard
 from modeval.score.scorecard import LeftOut, Profile, to_dict_form
 from modeval.trace.trace import Warned
@@ -283,3 +284,13 @@ def test_tasks_that_a_change_suits_and_others_raise_no_alarm(tasks, models, with
         beaten += above(scores(new + effect), 0.0).p_above() <= 0.05
     assert drops <= binom.ppf(0.999, repeats, 0.05)
     assert beaten <= binom.ppf(0.999, repeats, 0.05)
+
+
+def test_no_warnings_stops_at_any_of_them():
+    assumed = model_of(TRACE, warnings=(Warned("assumed", "the layers"),))
+    assert code_of(assumed, f"{LIMIT} --no-warnings") == Exit.INCONCLUSIVE
+    assert code_of(assumed, f"{LIMIT} --no-warnings --left-out ignore") == Exit.INCONCLUSIVE
+    assert code_of(TRACE, f"{LIMIT} --no-warnings") == Exit.OK
+    assert from_table({"no_warnings": True, "max": {"collapse_worst": 0.5}}, "p").no_warnings
+    with pytest.raises(SpecError, match="expected true or false"):
+        from_table({"no_warnings": "yes"}, "p")

@@ -112,3 +112,19 @@ def test_no_text_and_no_length_are_refused() -> None:
         list(token_batches([Document("", "x")], words, labels=("x",)))
     with pytest.raises(DataError, match="--length is 0"):
         list(token_batches(DOCUMENTS, words, labels=("code", "law"), length=0))
+
+
+def test_fields_within_others_are_named_with_a_dot(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [{"body": {"text": "x"}, "meta": {"domain": "code", "lang": "en"}, "a.b": "dotted"}]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert [*read_documents([path], text="body.text", label="meta.domain")] == [
+        Document("x", "code")
+    ]
+    assert [*read_documents([path], text="body.text", label="a.b")] == [Document("x", "dotted")]
+    with pytest.raises(DataError, match=r"has no 'meta.topic': it has body.text, meta.domain"):
+        [*read_documents([path], text="body.text", label="meta.topic")]
+    table = pa.Table.from_pylist([{"text": "x", "meta": {"domain": "code"}, "other": 1}])
+    pq.write_table(table, tmp_path / "b.parquet")
+    [document] = read_documents([tmp_path / "b.parquet"], label="meta.domain")
+    assert document == Document("x", "code")

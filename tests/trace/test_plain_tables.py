@@ -245,3 +245,15 @@ def test_a_matrix_of_rules_and_modules_is_taken_as_it_is(tmp_path, scale):
     np.save(tmp_path / "b.npy", np.abs(np.random.default_rng(0).normal(size=(3, 4))))
     with pytest.raises(TraceError, match="Divide each row by its sum"):
         read_matrix(tmp_path / "b.npy")
+
+
+def test_a_label_within_another_field_is_named_with_a_dot(tmp_path):
+    path = tmp_path / "n.jsonl"
+    rows = [
+        {"layer": 0, "chosen": [0, 1], "meta": {"domain": "code"}, "document": 0},
+        {"layer": 0, "chosen": [1, 2], "meta": {"domain": "law"}, "document": 1},
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    options = Options(columns={"label": "meta.domain"})
+    import_source([path], tmp_path / "n.trace", options=options)
+    assert open_trace(tmp_path / "n.trace").header.labels == ("code", "law")

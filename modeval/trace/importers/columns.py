@@ -5,7 +5,7 @@ names here are those of public files; ``--columns chosen=my_name`` says any othe
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,24 @@ def match_columns(
             found[ours] = name
             left.discard(name)
     return MatchedColumns(found, tuple(name for name in names if name not in found.values()))
+
+
+def with_nested(record: Mapping[str, Any], wanted: Iterable[str]) -> Mapping[str, Any]:
+    """Return a record with the fields that lie within others and were asked for: ``meta.domain``.
+
+    >>> with_nested({"meta": {"domain": "code"}}, ["meta.domain"])["meta.domain"]
+    'code'
+    """
+    found: dict[str, Any] = {}
+    for name in wanted:
+        if "." not in name or name in record:
+            continue
+        value: Any = record
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None:
+            found[name] = value
+    return {**record, **found} if found else record
 
 
 def missing_columns(names: Sequence[str], columns: MatchedColumns, wanted: Sequence[str]) -> str:

@@ -27,6 +27,7 @@ from modeval.trace.importers.columns import (
     match_columns,
     missing_columns,
     spread,
+    with_nested,
 )
 from modeval.trace.importers.format import Facts, Format, Note, Options, Piece, Rows
 from modeval.trace.importers.reading import (
@@ -161,7 +162,8 @@ def _renamed(
 ) -> Iterator[Record]:
     """Give each record our names; what has none of ours is passed over, and said."""
     known: dict[tuple[str, ...], dict[str, str]] = {}
-    for place, record in source:
+    for place, raw in source:
+        record = with_nested(raw, options.columns.values())
         keys = tuple(record)
         if keys not in known:
             columns = match_columns(keys, ROW_NAMES, options.columns)
