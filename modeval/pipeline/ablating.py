@@ -14,6 +14,9 @@ from modeval.pipeline.machine import choose_device
 from modeval.record.corpus import label_names, read_documents, token_batches
 from modeval.record.hugging_face import Loaded, load
 
+MOST_DOCUMENTS = 100_000
+"""Documents that are read at most; tokens are bounded by ``max_tokens`` long before."""
+
 
 def ablate(
     model: str | Path,
@@ -81,7 +84,7 @@ def ablate(
     """
     settings = _settings(keep, by, removal, random, within, seed, alone=alone)
     documents = list(
-        islice(read_documents(data, text=text, label=label or None, split=split), 10**6)
+        islice(read_documents(data, text=text, label=label or None, split=split), MOST_DOCUMENTS)
     )
     if not documents:
         raise DataError(f"No documents in {', '.join(map(str, data))}: expected at least one.")

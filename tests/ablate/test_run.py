@@ -8,13 +8,16 @@ import pytest
 import torch
 from small_models import mixtral  # type: ignore[import-not-found, unused-ignore]
 
+from modeval.ablate.changing import changed
 from modeval.ablate.contributions import contributions
 from modeval.ablate.losses import document_losses, predicted_tokens
 from modeval.ablate.result import Ablation, keep_lists
 from modeval.ablate.run import Settings, ablate_model
 from modeval.ablate.seams import find_seams
-from modeval.errors import DataError, RunError
+from modeval.errors import CheckpointError, DataError, RunError
+from modeval.pipeline.ablating import _check_causal
 from modeval.record.corpus import Document, TokenBatch, token_batches
+from modeval.record.hugging_face import Loaded
 
 LABELS = ("law", "poems")
 DOCUMENTS = [
@@ -117,6 +120,40 @@ def test_a_module_that_is_used_and_useless_is_told_from_one_that_is_rare_and_vit
     assert abs(by["routed"].change.value) >= abs(by["reap"].change.value)
 
 
+def test_redundant_twins_can_each_go_alone_and_not_both() -> None:
+    model = mixtral(num_hidden_layers=1, num_experts_per_tok=1)
+    (seam,) = seams = find_seams(model)
+    gate, up, down = (
+        part.get_parameter(name).data
+        for part, name in (
+            (seam.router, "weight"),
+            (seam.experts, "gate_up_proj"),
+            (seam.experts, "down_proj"),
+        )
+    )
+    down[0] *= 400
+    gate[0] *= 4
+    for part in (gate, up, down):
+        part[1] = part[0]
+    whole = document_losses(model, batches(), 12).sum()
+
+    def cost(*gone: int) -> float:
+        kept = torch.ones(4, dtype=torch.bool)
+        kept[list(gone)] = False
+        with changed(seams, [kept], "reroute"):
+            return abs(float(document_losses(model, batches(), 12).sum() - whole))
+
+    assert cost(0) == pytest.approx(0, abs=1e-4)
+    assert cost(1) == pytest.approx(0, abs=1e-4)
+    assert cost(0, 1) > 1
+
+
+def test_a_model_without_a_loss_is_refused() -> None:
+    model = mixtral()
+    with pytest.raises(CheckpointError, match="gives no logits for each token"):
+        document_losses(model.get_submodule("model"), batches(), 12)
+
+
 def test_a_run_that_was_cut_off_goes_on_to_the_same_result(tmp_path: Path) -> None:
     settings = Settings(keep=(0.5,), by=("reap",))
     whole = run(mixtral(), settings)
@@ -185,3 +222,9 @@ def test_labels_without_a_loss_and_shares_without_modules_are_refused() -> None:
     assert run(model, Settings(keep=(0.25,), removal="zero", by=("routed",))).kept
     with pytest.raises(DataError, match="Label prose has no document"):
         ablate_model(model, batches(), (*LABELS, "prose"), Settings(keep=(0.5,)), name="tiny")
+
+
+def test_a_model_with_an_encoder_is_refused_and_told_what_can_be_done() -> None:
+    loaded = Loaded(mixtral(), lambda text: [len(text)], 0, seq2seq=True)
+    with pytest.raises(CheckpointError, match=r"no loss on text alone.*modeval record"):
+        _check_causal(loaded, "t5")
