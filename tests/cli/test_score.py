@@ -104,7 +104,7 @@ def test_a_file_is_answered_with_its_folder(tmp_path: Path) -> None:
         (("--prior", "flat"), "expected one of uniform, empirical"),
         (("--data", "a", "--data", "b"), "give --data once"),
         (("--objective", "ranking"), "expected one of regression, classification"),
-        (("--selection", "first"), "expected one of last, best"),
+        (("--selection", "first"), "expected last, best, or phase-1"),
         (("--precision", "0"), "Use --precision 0.005"),
         (("--only", "nowhere"), "Drop --only"),
         (("--selection", "best"), "--selection last"),
