@@ -18,6 +18,7 @@ COMMANDS = [
     ["train"],
     ["score"],
     ["structure"],
+    ["ablate"],
     ["compare"],
     ["gate"],
     ["sweep"],
