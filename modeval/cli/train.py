@@ -38,7 +38,7 @@ from modeval.spec import (
 )
 from modeval.spec.checks import suggestion
 from modeval.spec.own import is_code
-from modeval.spec.phases import said
+from modeval.spec.phases import RemedyName, said
 from modeval.spec.regimes import Regime
 from modeval.spec.settings import flag_of
 from modeval.spec.systems import BY_NAME, contradictions, kind_of
@@ -63,6 +63,14 @@ EXAMPLES = """
   The paper's four models side by side, then their scores:
   [cyan]modeval train --out runs/four --model all --steps 2000 --lr 1e-3[/]
   [cyan]modeval score runs/four[/]
+
+  Rules one after another, naively and with PackNet; then what each forgot:
+  [cyan]modeval train --out runs/naive --regime sequential[/]
+  [cyan]modeval train --out runs/packnet --regime packnet[/]
+  [cyan]modeval score runs/naive runs/packnet[/]
+
+  A start that provokes collapse, and something against it:
+  [cyan]modeval train --out runs/mended --model modular-op --tilt 4 --remedy balance=0.1[/]
 
   Continue after an interruption, then train for longer, with more seeds:
   [cyan]modeval train --out runs/modular --resume[/]
@@ -143,6 +151,25 @@ def train_command(
             rich_help_panel=TRAINING,
         ),
     ] = None,
+    remedy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=X",
+            help="Add a term to the loss, X times: " + ", ".join(get_args(RemedyName)) + ". "
+            "Repeatable.",
+            autocompletion=completing(get_args(RemedyName)),
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    rate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMES=X",
+            help="Multiply the learning rate of parameters by X: a pattern of their names, or own, "
+            "modules, routers, trunk. Repeatable.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     spec: Annotated[
         Path | None,
         typer.Option(
@@ -218,6 +245,7 @@ def train_command(
     grid = _seeds(seeds, task_seeds, model_seeds)
     if grid is not None:
         settings["train"]["seeds"] = grid
+    settings["train"] |= _named_numbers(remedy or (), rate or ())
     file, dataset = read_file(spec), _open_data(data)
     if dataset is not None:  # what it was made from, unless file or flags ask for something else
         file = {**file, "data": {**to_dict(dataset.spec), **file.get("data", {})}}
@@ -244,6 +272,34 @@ def train_command(
 
 
 train_command.__doc__ = with_examples(train_command, EXAMPLES)
+
+
+def _named_numbers(remedies: Sequence[str], rates: Sequence[str]) -> dict[str, Any]:
+    """Return the settings that the flags for remedies and rates stand for."""
+    terms = [_pair("--remedy", text, 0.01) for text in remedies]
+    factors = [_pair("--rate", text) for text in rates]
+    lists = {
+        "remedies": [{"kind": name, "coefficient": number} for name, number in terms],
+        "rates": [{"parameters": name, "factor": number} for name, number in factors],
+    }
+    return {name: values for name, values in lists.items() if values}
+
+
+def _pair(flag: str, text: str, usual: float | None = None) -> tuple[str, float]:
+    """Return the name and the number of a flag like ``balance=0.1``.
+
+    >>> _pair("--remedy", "balance=0.1"), _pair("--remedy", "balance", 0.01)
+    (('balance', 0.1), ('balance', 0.01))
+    """
+    name, given, number = text.partition("=")
+    if not given and usual is not None:
+        return name, usual
+    try:
+        return name, float(number)
+    except ValueError:
+        raise SpecError(
+            f"{flag} {text}: expected a name and a number, as {flag} {name}=0.1"
+        ) from None
 
 
 def resolved(spec: RunSpec) -> str:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 from modeval.spec.checks import check, check_positive
 from modeval.spec.own import OwnGating
 from modeval.spec.taught import Evolved, Reinforce
+from modeval.spec.unsettled import Unsettled
 from modeval.spec.weights import (
     assignment,
     keep_best,
@@ -560,6 +561,7 @@ Gating = (
     | Base
     | Reinforce
     | Evolved
+    | Unsettled
     | OwnGating
 )
 """The choices of the axis. :class:`Fixed` belongs to scorers that give weights."""

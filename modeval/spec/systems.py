@@ -246,7 +246,8 @@ def named(
         return settings, training
     if system.regime != "joint":
         training.setdefault("regime", {"kind": system.regime})
-    if system.phase and kind_of(training.get("regime", "joint")) == "joint":
+    plain = kind_of(training.get("regime", "joint")) == "joint"
+    if system.phase and plain and not {"remedies", "rates"} & training.keys():
         training["phases"] = [dict(system.phase)]
     else:  # each phase of a regime has what the system's single one would have
         training = {**system.phase, **training}

@@ -285,3 +285,17 @@ def on_a_terminal(stream):
         elif not part.startswith(("\x1b", "\r")):
             lines[row] += part
     return "\n".join(lines)
+
+
+def test_remedies_and_rates_are_flags_that_every_phase_of_a_regime_takes(tmp_path):
+    words = ("--regime", "sequential", "--rules", "2", "--steps", "10", "--tilt", "3")
+    more = ("--remedy", "balance=0.1", "--remedy", "logits", "--rate", "routers=10")
+    result = CliRunner().invoke(app, ["train", "--out", str(tmp_path), *words, *more, "--dry-run"])
+    assert result.exit_code == 0, result.output
+    lines = [line for line in result.output.splitlines() if line.startswith("# phase-")]
+    assert len(lines) == 2
+    for line in lines:
+        assert "rate of routers x 10, remedy balance x 0.1, remedy logits x 0.01" in line
+    assert "before: tilt module 0" in lines[0]
+    wrong = CliRunner().invoke(app, ["train", "--out", str(tmp_path), "--rate", "routers"])
+    assert "as --rate routers=0.1" in str(wrong.exception) + wrong.output
