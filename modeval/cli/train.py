@@ -70,7 +70,7 @@ EXAMPLES = """
   [cyan]modeval score runs/naive runs/packnet[/]
 
   A start that provokes collapse, and something against it:
-  [cyan]modeval train --out runs/mended --model modular-op --tilt 4 --remedy balance=0.1[/]
+  [cyan]modeval train --out runs/mended --tilt 4 --remedy balance=0.1[/]
 
   Continue after an interruption, then train for longer, with more seeds:
   [cyan]modeval train --out runs/modular --resume[/]
