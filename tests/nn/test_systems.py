@@ -192,6 +192,17 @@ def test_a_seed_that_is_not_finite_stops_no_assignment_of_others() -> None:
     assert torch.equal(Base()(logits, noise(torch.zeros(2, 6, 0)))[1:], alone)
 
 
+@pytest.mark.parametrize("gating", [Base(), Sinkhorn()], ids=lambda each: each.kind)
+def test_what_training_balances_evaluation_leaves_to_each_sample(gating: Any) -> None:
+    """The mismatch of both: a module that all want gets its part in training, and then all."""
+    logits = logits_of(2, 12, 3) + torch.tensor([3.0, 0.0, 0.0])
+    trained = (gating(logits, noise(torch.zeros(2, 12, 0))) > 0).sum(1)
+    evaluated = gating(logits) > 0
+    assert int(trained.max()) <= 6
+    assert torch.equal(evaluated.long().argmax(-1), logits.argmax(-1))
+    assert int(evaluated.sum(1)[:, 0].min()) >= 9
+
+
 def test_sinkhorn_spreads_what_all_want_alike() -> None:
     logits = 0.1 * logits_of(1, 300, 3)
     logits[..., 0] += 4
