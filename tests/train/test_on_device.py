@@ -81,7 +81,7 @@ def test_a_replayed_graph_is_the_step(task: str, name: str) -> None:
 
 def test_batches_are_drawn_on_the_device() -> None:
     for task in ("binary", "sets", "series"):
-        first = drawn(DataSpec(task=task, rules=3))[0]  # type: ignore[arg-type]
+        first = drawn(DataSpec(task=task, rules=3))[0]
         parts = (first.inputs, first.rule, first.target)
         assert {part.device.type for part in parts} == {DEVICE.type}
 

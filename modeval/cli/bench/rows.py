@@ -16,10 +16,12 @@ from modeval.cli.bench.work import Pace, Workload, pace, stepping, wait_for
 from modeval.nn import create
 from modeval.spec import Engine
 from modeval.train.arithmetic import step_arithmetic
+from modeval.train.footprint import free_bytes, seeds_at_once, step_bytes
 from modeval.train.step import Stepper
 from modeval.train.stream import Stream, batches
 
 ROUNDS = 3
+MEMORY_FOR_VMAP = 0.5  # of what is free
 
 _NAMES = {"binary": "mlp", "sets": "attention", "series": "recurrent"}
 
@@ -170,7 +172,11 @@ def _ours(bench: Bench, work: Workload) -> tuple[Stepper, Callable[[], None], fl
 
 
 def _vmapped(bench: Bench, work: Workload) -> Callable[[], None] | None:
-    """Return PyTorch's own way to a cohort; None where it cannot map the model."""
+    """Return PyTorch's own way to a cohort; None where it cannot map the model, or not so much."""
+    needed = step_bytes(work.data, work.model, work.batch)
+    free = int(MEMORY_FOR_VMAP * free_bytes(bench.device))
+    if needed is None or seeds_at_once(bench.cohort, 2 * needed, free) < bench.cohort:
+        return None  # the plain model keeps more than ours: twice is a guess on the safe side
     source = batches(_stream(bench, work))
     try:
         return vmapped_step(work.data, work.model, bench.cohort, source, bench.device)
