@@ -300,7 +300,7 @@ def _policy(
     *,
     no_policy: bool,
     flags: dict[str, list[str]],
-    settings: dict[str, str | None],
+    settings: dict[str, Any],
 ) -> "Policy":
     """Lay flags over the policy of a file."""
     from dataclasses import replace
@@ -318,7 +318,7 @@ def _policy(
     on = settings["on"]
     if on is None:
         return policy
-    changed = tuple(replace(each, on=on) for each in policy.requirements)  # type: ignore[arg-type]
+    changed = tuple(replace(each, on=on) for each in policy.requirements)
     return replace(policy, requirements=changed)
 
 
