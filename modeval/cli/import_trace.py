@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from modeval.cli import complete
-from modeval.cli.options import with_examples
+from modeval.cli.options import read_shard, with_examples
 from modeval.cli.output import stdout
 from modeval.cli.trace import describe_header, print_notes
 
@@ -27,6 +27,11 @@ EXAMPLES = """
   A table with other names of columns, or a bare array:
   [cyan]modeval import log.csv --columns chosen=my_experts --out log.trace[/]
   [cyan]modeval import ids.npy --axes layer,token,choice --out ids.trace[/]
+
+  A part of the files on each of many machines; then the counts of all:
+  [cyan]modeval import replies --modules 128 --shard 3/16 --out part-3.trace[/]
+  [cyan]modeval trace convert part-3.trace --out part-3.counts.safetensors[/]
+  [cyan]modeval trace merge part-*.counts.safetensors --out all.counts.safetensors[/]
 
   All formats: [cyan]modeval import --list[/]
 """
@@ -120,6 +125,12 @@ def import_command(
             "--allow-partial", help="Keep the readable part of damaged files, and say so."
         ),
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Only every N-th file, from the I-th: one job of an array."
+        ),
+    ] = None,
     list_formats: Annotated[
         bool, typer.Option("--list", help="List the formats and exit.")
     ] = False,
@@ -153,6 +164,7 @@ def import_command(
         axes=_parts(axes),
         leave_out=frozenset(_parts(leave_out)),
         allow_partial=allow_partial,
+        shard=read_shard(shard),
     )
     imported = import_source(sources, out, name=name, options=options)
     size = f"{imported.rows:,} rows" if imported.rows else "counts"

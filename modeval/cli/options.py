@@ -72,3 +72,17 @@ def numbers(flag: str, text: str | None) -> tuple[int, ...] | None:
     if not found:
         raise SpecError(f"{flag} {text}: expected numbers from 0, as 0,4,8-11.")
     return tuple(dict.fromkeys(found))
+
+
+def read_shard(text: str | None) -> tuple[int, int]:
+    """Return number and count of a shard, written I/N; the whole when absent.
+
+    >>> read_shard("2/8"), read_shard(None)
+    ((2, 8), (1, 1))
+    """
+    if text is None:
+        return 1, 1
+    number, slash, of = text.partition("/")
+    if not slash or not number.isdecimal() or not of.isdecimal() or not 1 <= int(number) <= int(of):
+        raise SpecError(f"--shard {text}: expected I/N with 1 <= I <= N, as 1/4.")
+    return int(number), int(of)

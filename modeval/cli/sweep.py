@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from modeval.cli import complete
+from modeval.cli.options import read_shard
 from modeval.cli.output import choose_device, let_threads_sleep, progress_bar, stderr, stdout
 from modeval.errors import SpecError, nearest
 from modeval.spec import Engine
@@ -151,7 +152,7 @@ def run_command(
     from modeval.sweep.run import work
 
     planned = read_sweep(folder)
-    part = _shard(shard)
+    part = read_shard(shard)
     with progress_bar(quiet=quiet) as bar:
         every = bar.add_task("Cohorts", total=len(share(planned.cohorts, *part)), note="")
         one = bar.add_task("", total=None, note="")
@@ -186,15 +187,6 @@ def run_command(
             f"{outcome.failed} cohorts failed; the others are done. See why with: modeval sweep "
             f"status {folder}; try them again with: modeval sweep run {folder} --retry"
         )
-
-
-def _shard(text: str | None) -> tuple[int, int]:
-    if text is None:
-        return 1, 1
-    number, slash, of = text.partition("/")
-    if not slash or not number.isdecimal() or not of.isdecimal() or not 1 <= int(number) <= int(of):
-        raise SpecError(f"--shard {text}: expected I/N with 1 <= I <= N, as 1/4.")
-    return int(number), int(of)
 
 
 @sweep.command("status")

@@ -57,9 +57,8 @@ def speed(table: SeedTable, curves: Mapping[tuple[Setting, str], Curve]) -> Iter
         if values:
             yield by_mean(finding, values)
         else:
-            yield without(
-                finding, "takes the logs of runs: modeval findings, with the folder of the sweep"
-            )
+            logs = "takes the logs of runs: modeval findings, with the folder of the sweep"
+            yield without(finding, "" if curves else logs)
 
 
 def _log_ratios(

@@ -27,6 +27,8 @@ class Options:
         axes: what the axes of an array are: of label, layer, expert, document, token, choice.
         leave_out: kinds of warnings whose rows are left out.
         allow_partial: keep the readable part of damaged files, and say what was left out.
+        shard: number, from 1, and count of the parts that the files are dealt out to; the others
+            are read elsewhere.
     """
 
     label: str | None = None
@@ -40,6 +42,7 @@ class Options:
     axes: tuple[str, ...] = ()
     leave_out: frozenset[str] = frozenset()
     allow_partial: bool = False
+    shard: tuple[int, int] = (1, 1)
 
 
 @dataclass(frozen=True, slots=True)

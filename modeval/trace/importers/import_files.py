@@ -109,9 +109,20 @@ def import_source(
     if len(fitting) < len(files):
         others = sorted({path.name for path in files} - {path.name for path in fitting})
         survey.note(f"{len(files) - len(fitting)} other files were not read: {_some(others)}.")
+    fitting = _share(fitting, *chosen.shard)
     if _holds_counts(file_format, fitting[0], chosen):
         return _import_counts(file_format, fitting, out, chosen, survey)
     return _import_rows(file_format, fitting, out, chosen, survey)
+
+
+def _share(files: Sequence[Path], number: int, of: int) -> Sequence[Path]:
+    """Return the files of one shard; what they are does not depend on where they are read."""
+    if of > len(files):
+        raise TraceError(
+            f"--shard {number}/{of}: there are {len(files)} files, and a file is in one shard. Use "
+            f"at most {len(files)} shards."
+        )
+    return files[number - 1 :: of]
 
 
 def _holds_counts(file_format: Format, path: Path, options: Options) -> bool:
