@@ -18,6 +18,8 @@ GRID = {
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # submitit does not wait for its processes
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_two_local_jobs_do_a_sweep_between_them(tmp_path):
     pytest.importorskip("submitit")
     write_sweep(plan(GRID, tmp_path))

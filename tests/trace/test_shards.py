@@ -43,6 +43,7 @@ def counted(sources, out, shard=(1, 1)):
     return path
 
 
+@pytest.mark.slow
 def test_shards_merged_are_the_whole_intervals_included(sources, tmp_path):
     whole = counted(sources, tmp_path / "whole.trace")
     parts = [counted(sources, tmp_path / f"{n}.trace", (n, 3)) for n in (1, 2, 3)]
