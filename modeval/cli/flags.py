@@ -66,28 +66,39 @@ class SettingsCommand(TyperCommand):
             if str(getattr(parameter, "metavar", "")).endswith(",...")
             for name in parameter.opts
         }
-        return super().parse_args(ctx, joined(args, lists))
+        bare = all(parameter.param_type_name == "option" for parameter in self.params)
+        return super().parse_args(ctx, joined(args, lists, together=bare))
 
 
-def joined(words_given: Sequence[str], lists: Collection[str]) -> list[str]:
+def joined(
+    words_given: Sequence[str], lists: Collection[str], *, together: bool = False
+) -> list[str]:
     """Return the words of a command line with the values of lists joined by commas.
 
-    A list of numbers ends where something else begins: an argument may follow it.
+    A list of numbers ends where something else begins: an argument may follow it. ``together``
+    says that no argument can follow: numbers after a number are told together with it.
 
     >>> joined(["--model", "modular", "gt-modular", "--milestones", "10,", "20", "-q"],
     ...        {"--model", "--milestones"})
     ['--model', 'modular,gt-modular', '--milestones', '10,20', '-q']
     """
     found: list[str] = []
-    flag = ""
+    flag, single = "", False
     for word in words_given:
         if word.startswith("-"):
-            flag = word if word in lists else ""
-        elif flag and found[-1] != flag and _is_number(found[-1]) == _is_number(word):
+            flag, single = word if word in lists else "", word not in lists
+        elif (together and single and _both(found[-1], word)) or (
+            flag and found[-1] != flag and _is_number(found[-1]) == _is_number(word)
+        ):
             found[-1] = f"{found[-1].rstrip(',')},{word}"
             continue
         found.append(word)
     return found
+
+
+def _both(former: str, word: str) -> bool:
+    """Tell whether a number follows a number."""
+    return not former.startswith("-") and _is_number(former) and _is_number(word)
 
 
 def _is_number(text: str) -> bool:

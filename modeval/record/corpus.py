@@ -97,6 +97,11 @@ def _read_folder(folder: Path, text: str, label: str | None) -> Iterator[Documen
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
     if not files:
+        if (folder / "config.json").is_file():
+            raise DataError(
+                f"{folder} is the folder of a model, and --data takes texts. Were the two swapped? "
+                f"modeval record {folder} --data TEXTS"
+            )
         raise DataError(
             f"{folder} holds no .txt, .md, .jsonl or .parquet file: expected a folder for each "
             "label, with text files in it."

@@ -200,3 +200,10 @@ def test_the_program_runs_as_a_module():
     assert done.returncode == 2
     assert 'Did you mean "modular"?' in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+def test_several_numbers_for_one_are_told_together():
+    words_given = ["--rules", "2", "4", "-q"]
+    assert joined(words_given, (), together=True) == ["--rules", "2,4", "-q"]
+    assert joined(words_given, ()) == words_given
+    assert joined(["--rules", "2", "data"], (), together=True) == ["--rules", "2", "data"]
