@@ -115,14 +115,14 @@ def import_source(
     return _import_rows(file_format, fitting, out, chosen, survey)
 
 
-def _share(files: Sequence[Path], number: int, of: int) -> Sequence[Path]:
+def _share(files: Sequence[Path], number: int, of: int) -> list[Path]:
     """Return the files of one shard; what they are does not depend on where they are read."""
     if of > len(files):
         raise TraceError(
             f"--shard {number}/{of}: there are {len(files)} files, and a file is in one shard. Use "
             f"at most {len(files)} shards."
         )
-    return files[number - 1 :: of]
+    return list(files[number - 1 :: of])
 
 
 def _holds_counts(file_format: Format, path: Path, options: Options) -> bool:
