@@ -197,9 +197,10 @@ def _together(cards: Sequence[Scorecard], notes: Sequence[str]) -> Scorecard:
     if all(member.status == "failed" for member in members):
         first = members[0]
         raise CheckpointError(
-            f"Nothing can be scored: {first.source}: {first.note}"
+            f"Nothing can be scored: {first.source}: {first.note.rstrip('.')}"
             + (f" (and {len(members) - 1} more)" if len(members) > 1 else "")
-            + ". Train again, perhaps with a lower learning rate, or use --selection best."
+            + ". Use another --selection (last, best, phase-1), or train again, perhaps with a lower "
+            "learning rate."
         )
     card = cards[0]
     for other in cards[1:]:

@@ -182,14 +182,16 @@ def _gravest(found: Sequence[str]) -> str:
 
 def _verdict(record: ModelRecord, counted: Sequence[tuple[str, int]], whole: int) -> str:
     """Give the verdicts, the most frequent first: of how many layers or seeds."""
-    noun = "layer" if is_trace(record) else "seed"
+    noun = "layer" if is_trace(record) or len(record.layers) > 1 else "seed"
+    seeds = sum(member.status == "ok" for member in record.members)
+    of_seeds = f" of {count(seeds, 'seed')}" if noun == "layer" and seeds > 1 else ""
     (word, times), *others = counted
     title = MEANINGS[word][0]
     if not others:
         where = {1: "", 2: f" in both {noun}s"}.get(whole, f" in all {count(whole, noun)}")
-        return title + where
+        return title + where + of_seeds
     rest = ", ".join(f"{MEANINGS[other][0].lower()} in {times}" for other, times in others)
-    return f"{title} in {times} of {count(whole, noun)}, {rest}"
+    return f"{title} in {times} of {count(whole, noun)}{of_seeds}, {rest}"
 
 
 def _meaning(record: ModelRecord, word: str, words: Vocabulary) -> str:
