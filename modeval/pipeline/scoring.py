@@ -199,8 +199,8 @@ def _together(cards: Sequence[Scorecard], notes: Sequence[str]) -> Scorecard:
         raise CheckpointError(
             f"Nothing can be scored: {first.source}: {first.note.rstrip('.')}"
             + (f" (and {len(members) - 1} more)" if len(members) > 1 else "")
-            + ". Use another --selection (last, best, phase-1), or train again, perhaps with a lower "
-            "learning rate."
+            + ". Use another --selection (last, best, phase-1), or train again, perhaps with a "
+            "lower learning rate."
         )
     card = cards[0]
     for other in cards[1:]:
