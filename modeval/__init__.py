@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from modeval.pipeline.scoring import score as score
     from modeval.pipeline.structure import structure as structure
     from modeval.record.recording import record as record
-    from modeval.score.files import read_scorecard as read_scorecard
     from modeval.score.scorecard import Scorecard as Scorecard
+    from modeval.score.stored.files import read_scorecard as read_scorecard
 
 __version__ = version("modeval-cli")
 
@@ -48,7 +48,7 @@ _PUBLIC = {
     "generate": "modeval.pipeline.making",
     "import_trace": "modeval.pipeline.making",
     "plot": "modeval.pipeline.plotting",
-    "read_scorecard": "modeval.score.files",
+    "read_scorecard": "modeval.score.stored.files",
     "record": "modeval.record.recording",
     "score": "modeval.pipeline.scoring",
     "structure": "modeval.pipeline.structure",
@@ -81,7 +81,7 @@ class _Package(ModuleType):
     the names of functions. When one of their modules is imported for the first time, Python binds
     the room to its name in the package, and ``modeval.score(path)`` would call a module from then
     on: which of the two a name means would depend on who was imported before. Here it is always the
-    function. Rooms are found by ``from modeval.score.files import ...`` as ever.
+    function. Rooms are found by ``from modeval.score.stored.files import ...`` as ever.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -129,8 +129,8 @@ def _comparison(name: str) -> str:
 
 def read(scorecard: Any) -> Any:
     """Return a scorecard, read from its file where it is a path."""
-    from modeval.score.files import read_scorecard  # noqa: PLC0415 - loads torch
     from modeval.score.scorecard import Scorecard  # noqa: PLC0415
+    from modeval.score.stored.files import read_scorecard  # noqa: PLC0415 - loads torch
 
     if isinstance(scorecard, Scorecard):
         return scorecard

@@ -9,7 +9,7 @@ import pytest
 from gate_cards import cohort_card, trace_card
 
 from modeval.errors import ScorecardError, SpecError
-from modeval.score.files import write_scorecard
+from modeval.score.stored.files import write_scorecard
 from modeval.testing import assert_modular
 
 CARD = cohort_card(

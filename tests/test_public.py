@@ -50,7 +50,7 @@ import importlib, sys, types
 import modeval
 def names():
     return [type(getattr(modeval, name)).__name__ for name in {SHADOWED!r}]
-importlib.import_module("modeval.score.files")
+importlib.import_module("modeval.score.stored.files")
 assert isinstance(modeval.score, types.FunctionType)
 for room in {ROOMS!r}:
     importlib.import_module("modeval." + room)
@@ -67,7 +67,7 @@ print("as they should be")
 
 
 def test_rooms_are_found_by_their_path_although_functions_have_their_names() -> None:
-    from modeval.score.files import SCHEMA  # noqa: PLC0415 - this is what is tested
+    from modeval.score.stored.files import SCHEMA  # noqa: PLC0415 - this is what is tested
 
     assert SCHEMA.is_file()
     assert isinstance(sys.modules["modeval.score"], ModuleType)

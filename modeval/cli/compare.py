@@ -121,7 +121,7 @@ def _agree(paths: list[Path], target: Path | None, again: Path | None, *, quiet:
     from modeval.report.terminal.agreement import render_agreement
     from modeval.score.comparison.agreement import agreement
     from modeval.score.comparison.agreement_card import agreement_card
-    from modeval.score.files import scorecard_text
+    from modeval.score.stored.files import scorecard_text
     from modeval.trace.files import open_trace
 
     if target is None:

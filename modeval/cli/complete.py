@@ -70,7 +70,7 @@ def grids(incomplete: str) -> list[str]:
 def models(incomplete: str) -> list[str]:
     """Complete the id of a model of the scorecards that stand on the command line."""
     from modeval.errors import ModevalError
-    from modeval.score.files import read_scorecard
+    from modeval.score.stored.files import read_scorecard
 
     found: list[str] = []
     for word in _line():

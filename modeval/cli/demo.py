@@ -14,7 +14,7 @@ import typer
 
 from modeval.cli.options import with_examples
 from modeval.cli.output import choose_device, stderr, stdout
-from modeval.cli.train import PAPER, RunRequest, check_finite, train_all
+from modeval.cli.training.train import PAPER, RunRequest, check_finite, train_all
 from modeval.errors import DependencyError, RunError
 from modeval.spec import MODELS, DataSpec, ModelSpec, RunSpec, TrainSpec, seed_grid
 
@@ -86,7 +86,7 @@ def show_survey(out: Path, *, quiet: bool) -> None:
     from modeval.cli.output import progress_bar
     from modeval.pipeline.survey import CLAIMS, Found
     from modeval.pipeline.survey import survey as measure
-    from modeval.score.files import write_text
+    from modeval.score.stored.files import write_text
 
     with progress_bar(quiet=quiet) as bar:
         task = bar.add_task("Claims", total=len(CLAIMS), note="")
@@ -137,7 +137,7 @@ def demonstrate(rules: int, out: Path, *, device: str, quiet: bool) -> "Scorecar
     from modeval.data import write_dataset
     from modeval.evaluate.runs import load_run
     from modeval.pipeline.sources import score_subjects
-    from modeval.score.files import write_scorecard
+    from modeval.score.stored.files import write_scorecard
 
     if not quiet:
         stderr().print(f"\n[bold]{rules} rules[/]: binary operations, regression", highlight=False)

@@ -331,7 +331,7 @@ def _files(outputs: dict[str, str]) -> dict[str, Path]:
     An empty name, as a variable that is not set leaves it, asks for nothing. ``-`` is standard
     output. Folders that are missing are made.
     """
-    from modeval.score.files import check_writable
+    from modeval.score.stored.files import check_writable
 
     files: dict[str, Path] = {}
     for flag, name in outputs.items():
@@ -360,7 +360,7 @@ def _make_folder(path: Path, flag: str) -> None:
 
 
 def _write(result: "GateResult", code: Exit, files: dict[str, Path]) -> None:
-    from modeval.score.files import append_text, write_text
+    from modeval.score.stored.files import append_text, write_text
 
     texts = {each.flag: each for each in GATE_FORMATS.values()}
     for flag, path in files.items():

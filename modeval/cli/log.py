@@ -41,7 +41,7 @@ def log_command(
 ) -> None:
     """Send saved scores to TensorBoard, Weights & Biases or MLflow, or write OpenMetrics text."""
     from modeval.report.trackers import log, open_metrics
-    from modeval.score.files import read_scorecard
+    from modeval.score.stored.files import read_scorecard
 
     cards = [read_scorecard(path) for path in scorecards]
     if to == "openmetrics":

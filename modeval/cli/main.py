@@ -12,10 +12,8 @@ from modeval.cli.bench.app import bench
 from modeval.cli.compare import compare_command
 from modeval.cli.demo import demo_command
 from modeval.cli.exits import Exit
-from modeval.cli.findings import findings_command
 from modeval.cli.flags import SettingsCommand
 from modeval.cli.gate import gate_command
-from modeval.cli.generate import generate_command
 from modeval.cli.import_trace import import_command
 from modeval.cli.log import log_command
 from modeval.cli.manual.docs import docs_command
@@ -27,10 +25,12 @@ from modeval.cli.record import record_command
 from modeval.cli.report import report_command
 from modeval.cli.score import score_command
 from modeval.cli.structure import structure_command
-from modeval.cli.sweep import sweep
-from modeval.cli.systems import systems_command
 from modeval.cli.trace import trace
-from modeval.cli.train import train_command
+from modeval.cli.training.findings import findings_command
+from modeval.cli.training.generate import generate_command
+from modeval.cli.training.sweep import sweep
+from modeval.cli.training.systems import systems_command
+from modeval.cli.training.train import train_command
 from modeval.errors import ModevalError
 from modeval.text import for_rich
 

@@ -94,7 +94,7 @@ def check_target(path: Path, *, flag: str, example: str) -> None:
         ScorecardError: a folder stands there, or the place is closed.
     """
     from modeval.errors import ScorecardError
-    from modeval.score.files import check_writable
+    from modeval.score.stored.files import check_writable
 
     if path == STDOUT:
         return
@@ -120,7 +120,7 @@ def deliver(path: Path, content: str | bytes, *, flag: str) -> bool:
     Raises:
         ScorecardError: it cannot be written.
     """
-    from modeval.score.files import write_bytes
+    from modeval.score.stored.files import write_bytes
 
     raw = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
     if path == STDOUT:

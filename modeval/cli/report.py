@@ -126,7 +126,7 @@ report_command.__doc__ = with_examples(report_command, EXAMPLES)
 
 def read_cards(paths: Sequence[Path]) -> "list[Scorecard]":
     """Read scorecards; of a folder say how to make one."""
-    from modeval.score.files import read_scorecard
+    from modeval.score.stored.files import read_scorecard
 
     for path in paths:
         if path.is_dir():

@@ -259,7 +259,7 @@ def score_command(
         scored = score_asked(paths, asked, watch=progress.sources)
     card, failed = scored.card, list(scored.failed)
     if json_file is not None:
-        from modeval.score.files import scorecard_text
+        from modeval.score.stored.files import scorecard_text
 
         if not deliver(json_file, scorecard_text(card), flag="--json"):
             _tell_failures(card, failed)  # standard output is the scorecard's

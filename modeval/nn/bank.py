@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from modeval.nn.laterals import ColumnsMLP
 from modeval.nn.linear import StackedLinear, StackedMLP
-from modeval.spec.computations import Computation, Full
-from modeval.spec.compute import Apart, Compute, Drawing, Layer, Own, Penalised, Turning
+from modeval.spec.computing.computations import Computation, Full
+from modeval.spec.computing.compute import Apart, Compute, Drawing, Layer, Own, Penalised, Turning
 from modeval.spec.continual import Columns
 from modeval.types import Noise
 

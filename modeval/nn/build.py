@@ -40,11 +40,11 @@ from modeval.nn.scorers import (
 )
 from modeval.spec import DataSpec, ModelSpec, attention_heads, check_pair, module_count
 from modeval.spec.checks import check
+from modeval.spec.computing.sharing import Prefix
 from modeval.spec.gatings import Fixed
 from modeval.spec.layouts import layout, skills_of_rules, told_rows
 from modeval.spec.model import GIVEN, attending
 from modeval.spec.own import Code
-from modeval.spec.sharing import Prefix
 
 
 def build(data: DataSpec, model: ModelSpec, *, seeds: int) -> Network:

@@ -29,7 +29,7 @@ from modeval.nn.scorers import (
     Weighed,
     weigh,
 )
-from modeval.spec.compute import Drawing
+from modeval.spec.computing.compute import Drawing
 from modeval.spec.gatings import Gate, Linear
 from modeval.spec.model import Aggregation
 from modeval.types import Noise

@@ -8,8 +8,8 @@ from modeval.errors import SpecError, TraceError
 from modeval.score.chosen import only_models
 from modeval.score.comparison.compare import Comparison, Lineage
 from modeval.score.comparison.compare import compare as compare_cards
-from modeval.score.files import read_scorecard
 from modeval.score.scorecard import Scorecard
+from modeval.score.stored.files import read_scorecard
 
 Source = str | Path
 

@@ -10,8 +10,8 @@ from modeval.gate.gate import gate as gate_cards
 from modeval.gate.policy import Comparison, Policy, from_flags, merge, with_settings
 from modeval.gate.verdicts import GateResult
 from modeval.score.chosen import only_models
-from modeval.score.files import read_scorecard
 from modeval.score.scorecard import Scorecard
+from modeval.score.stored.files import read_scorecard
 
 Source = str | Path
 

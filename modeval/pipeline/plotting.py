@@ -14,8 +14,8 @@ from modeval.report.scorecard_views import ModelView, entries
 from modeval.report.tables import Table
 from modeval.report.verdicts.history import Run, read_history
 from modeval.score.chosen import only_models
-from modeval.score.files import read_scorecard
 from modeval.score.scorecard import Scorecard
+from modeval.score.stored.files import read_scorecard
 from modeval.sweep.collect import collect
 from modeval.sweep.plan import is_sweep, read_sweep
 

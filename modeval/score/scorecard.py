@@ -17,8 +17,8 @@ in this folder:
     effects                    what switching modules off does, for each model, layer and seed
     removals                   loss while modules are removed, likewise
 
-No number in it is NaN or infinite: what could not be computed is null, and a note says why. It is
-read by :mod:`modeval.score.reading` and checked as a whole by :mod:`modeval.score.checks`.
+No number in it is NaN or infinite: what could not be computed is null, and a note says why.
+:mod:`modeval.score.stored` reads it and checks it as a whole.
 """
 
 from collections.abc import Mapping, Sequence

@@ -6,7 +6,7 @@ What makes them work is a regime (:mod:`modeval.spec.regimes`), which says when 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from modeval.spec.compute import Layer, Own, Owned, rectifier
+from modeval.spec.computing.compute import Layer, Own, Owned, rectifier
 
 if TYPE_CHECKING:
     from torch import Tensor

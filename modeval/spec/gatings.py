@@ -25,16 +25,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 from modeval.spec.checks import check, check_positive
-from modeval.spec.own import OwnGating
-from modeval.spec.taught import Evolved, Reinforce
-from modeval.spec.unsettled import Unsettled
-from modeval.spec.weights import (
+from modeval.spec.computing.weights import (
     assignment,
     keep_best,
     largest,
     open_interval,
     straight_through,
 )
+from modeval.spec.own import OwnGating
+from modeval.spec.taught import Evolved, Reinforce
+from modeval.spec.unsettled import Unsettled
 
 if TYPE_CHECKING:  # settings are read where torch is not yet loaded; tensors bring their methods
     from torch import Tensor

@@ -5,13 +5,13 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from modeval.spec.checks import check, check_choices, check_positive
-from modeval.spec.computation_checks import (
+from modeval.spec.computing.computation_checks import (
     check_columns,
     check_computation,
     check_computation_on,
     check_inputs,
 )
-from modeval.spec.computations import Computation, Full
+from modeval.spec.computing.computations import Computation, Full
 from modeval.spec.data import DataSpec
 from modeval.spec.gatings import (
     EpsilonGreedy,

@@ -6,7 +6,7 @@ from typing import Any
 
 from modeval.errors import SpecError
 from modeval.spec.checks import check
-from modeval.spec.compute import Turning
+from modeval.spec.computing.compute import Turning
 from modeval.spec.data import DataSpec, Task
 from modeval.spec.gatings import Loads
 from modeval.spec.model import ModelSpec, check_pair, module_count

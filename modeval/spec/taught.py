@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from modeval.spec.checks import check, check_positive
-from modeval.spec.weights import largest, open_interval
+from modeval.spec.computing.weights import largest, open_interval
 
 if TYPE_CHECKING:  # settings are read where torch is not yet loaded; tensors bring their methods
     from torch import Tensor

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from modeval.errors import RunError
-from modeval.score.files import read_scorecard
 from modeval.score.scorecard import Scorecard, together
+from modeval.score.stored.files import read_scorecard
 from modeval.sweep.plan import Sweep, state_of
 
 

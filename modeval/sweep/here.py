@@ -8,7 +8,7 @@ import torch
 from modeval.evaluate.cohort import evaluate
 from modeval.evaluate.runs import load_run
 from modeval.score.cohorts import score
-from modeval.score.files import write_scorecard
+from modeval.score.stored.files import write_scorecard
 from modeval.spec import Engine
 from modeval.sweep.plan import Cohort
 from modeval.sweep.run import Worker

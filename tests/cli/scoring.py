@@ -14,7 +14,7 @@ from modeval.cli.score import score_command
 from modeval.errors import ModevalError
 from modeval.evaluate import reference_weights
 from modeval.nn import create
-from modeval.score.files import SCHEMA
+from modeval.score.stored.files import SCHEMA
 from modeval.spec import DataSpec, ModelSpec, RunSpec, TrainSpec
 from modeval.tensors import write_tensors
 from modeval.train import files

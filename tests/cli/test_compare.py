@@ -10,7 +10,7 @@ from gate_cards import cohort_card, examples
 from typer.testing import CliRunner
 
 from modeval.cli import main as program
-from modeval.score.files import write_scorecard
+from modeval.score.stored.files import write_scorecard
 from modeval.trace.files import TraceWriter
 from modeval.trace.trace import TraceHeader, make_chunk
 

@@ -9,7 +9,7 @@ from gate_cards import cohort_card
 from typer.testing import CliRunner
 
 from modeval.cli.main import app
-from modeval.score.files import scorecard_text
+from modeval.score.stored.files import scorecard_text
 
 ROOT: Any = typer.main.get_command(app)
 

@@ -17,7 +17,7 @@ from modeval.cli.gate import exit_code
 from modeval.errors import ModevalError
 from modeval.gate.gate import gate
 from modeval.gate.policy import from_table
-from modeval.score.files import write_scorecard
+from modeval.score.stored.files import write_scorecard
 
 runner = CliRunner()
 

@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from modeval.cli.generate import choose_tasks, generate_command
+from modeval.cli.training.generate import choose_tasks, generate_command
 from modeval.data import open_dataset
 from modeval.errors import DataError, ModevalError, SpecError
 from modeval.spec import DataSpec, RunSpec, TrainSpec, to_toml

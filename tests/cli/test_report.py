@@ -18,8 +18,8 @@ from modeval.errors import ModevalError
 from modeval.pipeline import plotting
 from modeval.report.paper_figures import CURVES, KINDS
 from modeval.report.table_formats import TABLES
-from modeval.score.files import write_scorecard
 from modeval.score.scorecard import Scorecard
+from modeval.score.stored.files import write_scorecard
 from modeval.spec import DataSpec, ModelSpec, RunSpec, TrainSpec
 from modeval.train import files
 

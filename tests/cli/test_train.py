@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from modeval.cli.main import app
-from modeval.cli.train import plan
+from modeval.cli.training.train import plan
 from modeval.errors import SpecError
 from modeval.spec import RunSpec, from_dict, load_toml
 from modeval.train import files

@@ -11,7 +11,7 @@ from modeval.evaluate.inferred import infer_rules
 from modeval.nn import Network, create
 from modeval.nn.linear import StackedMLP
 from modeval.spec import MODELS, DataSpec, ModelSpec
-from modeval.spec.computations import LowRank
+from modeval.spec.computing.computations import LowRank
 from modeval.train.step import Stepper
 from modeval.train.stream import Stream, batches
 

@@ -10,7 +10,7 @@ from torch import nn
 import modeval
 from modeval.errors import SpecError
 from modeval.metrics.over_time import OVER_TIME
-from modeval.score.files import read_scorecard, scorecard_text
+from modeval.score.stored.files import read_scorecard, scorecard_text
 from modeval.spec import DataSpec, ModelSpec, TrainSpec
 from modeval.spec.own import Code
 from modeval.train.files import read_network

@@ -14,8 +14,8 @@ from modeval.cli import main as program
 from modeval.cli.exits import Exit
 from modeval.errors import ModevalError, SpecError
 from modeval.gate.policy import from_table
-from modeval.score.files import write_scorecard
 from modeval.score.scorecard import LeftOut, Profile, to_dict_form
+from modeval.score.stored.files import write_scorecard
 from modeval.trace.trace import Warned
 
 runner = CliRunner()

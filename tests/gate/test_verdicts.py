@@ -20,9 +20,9 @@ from modeval.gate.verdicts import figure, holm_adjusted
 from modeval.nn import Network
 from modeval.score.cohorts import score
 from modeval.score.comparison.differences import Difference
-from modeval.score.files import read_scorecard, write_scorecard
 from modeval.score.inference.multiple import holm
 from modeval.score.scorecard import Activation, Profile, Scorecard
+from modeval.score.stored.files import read_scorecard, write_scorecard
 from modeval.spec import DataSpec, ModelSpec
 from modeval.types import RoutingCounts
 

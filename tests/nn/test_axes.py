@@ -11,7 +11,7 @@ import torch
 from modeval.errors import SpecError
 from modeval.nn import Network, create
 from modeval.spec import DataSpec, ModelSpec, RunSpec, from_dict, to_dict, to_toml
-from modeval.spec.computations import Computation, Full
+from modeval.spec.computing.computations import Computation, Full
 from modeval.spec.gatings import Gating, NoisyTopK, Soft
 from modeval.spec.model import AFTER_MODULES, GROUPED, LEARNED, Aggregation, Scorer
 from modeval.spec.own import OwnGating

@@ -11,7 +11,7 @@ from modeval.errors import SpecError
 from modeval.nn import create
 from modeval.nn.bank import Bank
 from modeval.spec import DataSpec, ModelSpec, Phase, RunSpec, TrainSpec
-from modeval.spec.masks import (
+from modeval.spec.computing.masks import (
     HIGH,
     LOW,
     SLOPE,

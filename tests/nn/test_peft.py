@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from modeval.nn.bank import Bank
-from modeval.spec.computations import LowRank, Rescaled
-from modeval.spec.compute import Layer
+from modeval.spec.computing.computations import LowRank, Rescaled
+from modeval.spec.computing.compute import Layer
 from modeval.spec.gatings import Concrete
 
 with warnings.catch_warnings():

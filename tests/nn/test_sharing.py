@@ -10,7 +10,7 @@ from modeval.errors import SpecError
 from modeval.nn import create
 from modeval.nn.bank import Bank
 from modeval.spec import DataSpec, ModelSpec, RunSpec
-from modeval.spec.sharing import Head, Prefix, Tied
+from modeval.spec.computing.sharing import Head, Prefix, Tied
 from modeval.train.fused import Fused, KernelError
 from modeval.train.step import Stepper
 from modeval.train.stream import Stream, batches

@@ -12,7 +12,7 @@ from modeval.errors import SpecError
 from modeval.nn import Network, create
 from modeval.nn.scorers import hash_table
 from modeval.spec import DataSpec, ModelSpec, RunSpec, from_dict, title_of
-from modeval.spec.compute import best_of
+from modeval.spec.computing.compute import best_of
 from modeval.spec.gatings import (
     Base,
     Concrete,

@@ -10,7 +10,7 @@ from modeval.errors import TraceError
 from modeval.score.comparison import agreement as module
 from modeval.score.comparison.agreement import agreement
 from modeval.score.comparison.agreement_card import agreement_card
-from modeval.score.files import read_scorecard, write_scorecard
+from modeval.score.stored.files import read_scorecard, write_scorecard
 from modeval.trace.files import TraceWriter
 from modeval.trace.trace import TraceHeader, make_chunk
 

@@ -19,10 +19,10 @@ from modeval.metrics.table import METRICS, metric_of
 from modeval.nn import create
 from modeval.score.cohorts import score
 from modeval.score.estimates import one_layer, permuted
-from modeval.score.files import SCHEMA, read_scorecard, write_scorecard
 from modeval.score.interventions.scores import beside_twins
 from modeval.score.measure import Measured
 from modeval.score.scorecard import Score, Scorecard
+from modeval.score.stored.files import SCHEMA, read_scorecard, write_scorecard
 from modeval.spec import DataSpec, from_dict
 from modeval.spec.model import ModelSpec
 

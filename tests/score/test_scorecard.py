@@ -15,10 +15,10 @@ from modeval.evaluate.subject import Evaluation, Loss, Subject
 from modeval.metrics import PAPER_METRICS
 from modeval.metrics.table import metric_of
 from modeval.nn import Network
-from modeval.score.checks import check_scorecard
 from modeval.score.cohorts import score
-from modeval.score.files import SCHEMA, check_writable, read_scorecard, write_scorecard
 from modeval.score.scorecard import Scorecard, to_dict_form
+from modeval.score.stored.checks import check_scorecard
+from modeval.score.stored.files import SCHEMA, check_writable, read_scorecard, write_scorecard
 from modeval.spec import DataSpec, ModelSpec
 from modeval.types import RoutingCounts
 

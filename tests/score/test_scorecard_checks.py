@@ -10,8 +10,6 @@ import pytest
 from gate_cards import cohort_card, trace_card
 
 from modeval.errors import ScorecardError
-from modeval.score.files import read_scorecard, write_scorecard
-from modeval.score.first_version import upgraded
 from modeval.score.scorecard import (
     Activation,
     Coactivation,
@@ -20,6 +18,8 @@ from modeval.score.scorecard import (
     is_named,
     to_dict_form,
 )
+from modeval.score.stored.files import read_scorecard, write_scorecard
+from modeval.score.stored.first_version import upgraded
 
 COHORT = cohort_card({"alignment_score": [0.6, 0.7, 0.8], "collapse_worst": [0.1, 0.2, 0.3]})
 TRACE = replace(
@@ -331,7 +331,7 @@ def test_a_hundred_thousand_scores_are_read_in_seconds(path):
     path.write_text(json.dumps(form), encoding="utf-8")
     code = (  # by itself: here every type is checked at run time, which is slow
         "import sys, time; from pathlib import Path;"
-        "from modeval.score.files import read_scorecard;"
+        "from modeval.score.stored.files import read_scorecard;"
         "start = time.process_time(); card = read_scorecard(Path(sys.argv[1]));"
         "print(len(card.scores), time.process_time() - start)"
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeval.score.checks import check_scorecard
+from modeval.score.stored.checks import check_scorecard
 from modeval.score.tokens import Sampled, words_of
 from modeval.score.traces import Reading, score_trace
 from modeval.trace.counts import gather

@@ -13,11 +13,11 @@ from torch import Tensor
 from modeval.counting.count import count_choices
 from modeval.errors import TraceError
 from modeval.metrics import METRICS, STATIC_METRICS, mutual_information
-from modeval.score.checks import check_scorecard
-from modeval.score.files import SCHEMA, read_scorecard, write_scorecard
 from modeval.score.inference.multiple import holm
 from modeval.score.measure import OF_TABLES, metrics_without_labels
 from modeval.score.scorecard import FINDINGS, Score, Scorecard, to_dict_form
+from modeval.score.stored.checks import check_scorecard
+from modeval.score.stored.files import SCHEMA, read_scorecard, write_scorecard
 from modeval.score.traces import Reading, score_trace
 from modeval.trace.fold import LayerGroup
 from modeval.trace.trace import Source, TraceHeader

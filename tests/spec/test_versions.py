@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from modeval.errors import RunError
 from modeval.evaluate.runs import load_run
 from modeval.score.comparison.partners import comparable, partner
-from modeval.score.files import read_scorecard
+from modeval.score.stored.files import read_scorecard
 from modeval.spec import (
     MODELS,
     DataSpec,

@@ -13,8 +13,8 @@ import pytest
 
 from modeval import atomic
 from modeval.errors import CheckpointError, RunError, SpecError, StoppedError
-from modeval.score.files import scorecard_text, write_scorecard
 from modeval.score.scorecard import Member, ModelRecord, Score, Scorecard, to_dict_form, together
+from modeval.score.stored.files import scorecard_text, write_scorecard
 from modeval.sweep.collect import collect
 from modeval.sweep.cost import expected_seconds
 from modeval.sweep.plan import plan, read_sweep, share, state_of, with_seconds, write_sweep

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from modeval.cli.main import app
 from modeval.errors import TraceError
-from modeval.score.files import read_scorecard
+from modeval.score.stored.files import read_scorecard
 from modeval.trace.convert import convert, merge_counts
 from modeval.trace.counts import load_counts
 from modeval.trace.files import open_trace

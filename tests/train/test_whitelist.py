@@ -12,7 +12,7 @@ from modeval.nn.linear import StackedLinear
 from modeval.nn.network import Output
 from modeval.nn.scorers import FixedScorer
 from modeval.spec import MODELS, DataSpec, ModelSpec, from_dict, without_unread
-from modeval.spec.computations import LowRank
+from modeval.spec.computing.computations import LowRank
 from modeval.spec.gatings import Fixed, Soft, TopK
 from modeval.train.fused import COMPUTED, FAMILIES, Fused, KernelError
 from modeval.train.step import Stepper

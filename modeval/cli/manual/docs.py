@@ -113,7 +113,7 @@ def _metrics() -> Iterator[tuple[str, str]]:
 
 def _systems() -> Iterator[tuple[str, str]]:
     """Return every system that can be trained by name, explained."""
-    from modeval.cli.systems import explain
+    from modeval.cli.training.systems import explain
     from modeval.spec.systems import SYSTEMS
 
     for system in SYSTEMS:

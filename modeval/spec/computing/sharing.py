@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from modeval.spec.checks import check_positive
-from modeval.spec.compute import Layer, Own, Owned, as_given, nothing, rectifier, whole
+from modeval.spec.computing.compute import Layer, Own, Owned, as_given, nothing, rectifier, whole
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -220,7 +220,7 @@ def collect_command(
     out: Annotated[Path, typer.Option("--json", metavar="FILE", help="Scorecard to write.")],
 ) -> None:
     """Put the scorecards of a sweep together in one file, for report, plot, compare and gate."""
-    from modeval.score.files import check_writable, write_scorecard
+    from modeval.score.stored.files import check_writable, write_scorecard
     from modeval.sweep.collect import collect
     from modeval.sweep.plan import read_sweep
 

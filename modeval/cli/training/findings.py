@@ -54,7 +54,7 @@ def findings_command(
 
 
 def _read(path: Path) -> "tuple[Scorecard, dict[tuple[Setting, str], Curve]]":
-    from modeval.score.files import read_scorecard
+    from modeval.score.stored.files import read_scorecard
 
     if not path.is_dir():
         return read_scorecard(path), {}

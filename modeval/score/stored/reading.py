@@ -2,7 +2,7 @@
 
 Readers are made from the annotations of the dataclasses, once; a value passes through a few of
 them. They say where in the form a wrong value stands. What the values must be together is
-:mod:`modeval.score.checks`.
+:mod:`modeval.score.stored.checks`.
 """
 
 import math
@@ -14,8 +14,8 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from modeval.errors import ModevalError, ScorecardError
-from modeval.score.first_version import upgraded
 from modeval.score.scorecard import FORMAT, Scorecard, Seed
+from modeval.score.stored.first_version import upgraded
 
 Reader = Callable[[Any], Any]
 PARTS = ("modeval", "level", "models", "scores", "profiles", "activations", "coactivations")

@@ -9,9 +9,9 @@ from typing import Any
 
 from modeval import atomic
 from modeval.errors import ScorecardError
-from modeval.score.checks import check_scorecard
-from modeval.score.reading import from_dict_form
 from modeval.score.scorecard import Score, Scorecard, to_dict_form
+from modeval.score.stored.checks import check_scorecard
+from modeval.score.stored.reading import from_dict_form
 from modeval.text import for_json
 
 LARGEST = 1 << 29

@@ -13,14 +13,6 @@ from importlib.metadata import version
 
 from modeval.errors import ScorecardError, nearest
 from modeval.metrics.profile_table import PROFILES
-from modeval.score.score_checks import (
-    CLOSE,
-    FaultError,
-    Known,
-    check_scores,
-    direction_faults,
-    place_faults,
-)
 from modeval.score.scorecard import (
     LEVEL,
     Activation,
@@ -33,6 +25,14 @@ from modeval.score.scorecard import (
     Profile,
     Removal,
     Scorecard,
+)
+from modeval.score.stored.score_checks import (
+    CLOSE,
+    FaultError,
+    Known,
+    check_scores,
+    direction_faults,
+    place_faults,
 )
 
 SHARES = 1e-3

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from modeval.spec.checks import check_positive
-from modeval.spec.compute import Layer, Own, Owned, best_of, check_share, rectifier, scores
+from modeval.spec.computing.compute import (
+    Layer,
+    Own,
+    Owned,
+    best_of,
+    check_share,
+    rectifier,
+    scores,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING
 
 from modeval.spec.checks import check
-from modeval.spec.computations import Adapter, Full, Prompt
+from modeval.spec.computing.computations import Adapter, Full, Prompt
+from modeval.spec.computing.sharing import Head, Prefix, Tied
 from modeval.spec.continual import Columns
 from modeval.spec.gatings import Linear
-from modeval.spec.sharing import Head, Prefix, Tied
 
 BY_RULE = ("rule", "table", "global", "embedding", "oracle", "hash", "map", "stitch")
 """Scorers that look at the rule at most: they give a row of weights for each rule."""

@@ -117,6 +117,6 @@ def _write(text: str, file: str) -> None:
     if file == "-":
         typer.echo(text)
         return
-    from modeval.score.files import write_text
+    from modeval.score.stored.files import write_text
 
     write_text(Path(file), text + "\n")

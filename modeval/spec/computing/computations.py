@@ -1,21 +1,22 @@
 """Computations: what a module is made of.
 
-The contract is :mod:`modeval.spec.compute`. A computation is a frozen dataclass: its settings are
-the keys of ``[model.computation]``, its methods are the formulas, its place in :data:`Computation`
-makes it a choice. Facts go with it: whether modules have a trunk (``shares``; they are then as wide
-as a single model), whether the trunk learns (``trained``), and whether single layers will do
-(``cells``), as in recurrent networks, and whether modules share heads of attention (``attends``),
-which they otherwise each have for themselves. Modules with a trunk start equal, at the trunk.
+The contract is :mod:`modeval.spec.computing.compute`. A computation is a frozen dataclass: its
+settings are the keys of ``[model.computation]``, its methods are the formulas, its place in
+:data:`Computation` makes it a choice. Facts go with it: whether modules have a trunk (``shares``;
+they are then as wide as a single model), whether the trunk learns (``trained``), whether single
+layers will do (``cells``), as in recurrent networks, and whether modules share heads of attention
+(``attends``), which they otherwise each have for themselves. Modules with a trunk start equal, at
+the trunk.
 """
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from modeval.spec.checks import check_positive
-from modeval.spec.compute import Layer, Own, Owned, beside, rectifier
+from modeval.spec.computing.compute import Layer, Own, Owned, beside, rectifier
+from modeval.spec.computing.masks import DiffPruning, Magnitude, Masked, SparseDiff, Supermask
+from modeval.spec.computing.sharing import Head, Prefix, Tied
 from modeval.spec.continual import Columns, Packed
-from modeval.spec.masks import DiffPruning, Magnitude, Masked, SparseDiff, Supermask
-from modeval.spec.sharing import Head, Prefix, Tied
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,0 +1,1 @@
+"""Commands that make data, models and sweeps."""

@@ -1,0 +1,1 @@
+"""Scorecards on disk: written, read, and checked whole."""
