@@ -1,10 +1,14 @@
 """What several tests use."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from modeval.native import KernelError, find_compiler
+
+if TYPE_CHECKING:
+    import torch
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,3 +42,22 @@ def topics() -> dict[str, str]:
     """Return the topics that were written by hand, by name."""
     folder = ROOT / "modeval" / "cli" / "manual" / "topics"
     return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.md"))}
+
+
+@pytest.fixture
+def model() -> "torch.nn.Module":
+    """Return a small model with routers of its own."""
+    import torch  # noqa: PLC0415 - loads PyTorch
+    from small_models import Model  # noqa: PLC0415
+
+    torch.manual_seed(0)
+    small: torch.nn.Module = Model().eval()
+    return small
+
+
+@pytest.fixture
+def ids() -> "torch.Tensor":
+    """Return a batch for it."""
+    import torch  # noqa: PLC0415 - loads PyTorch
+
+    return torch.randint(0, 32, (3, 5), generator=torch.Generator().manual_seed(0))

@@ -13,7 +13,7 @@ import modeval
 
 FUNCTIONS = sorted(set(modeval.__all__) - {"__version__", "Scorecard"})
 ROOMS = (
-    "score.files",
+    "score.card",
     "gate.files",
     "record.labels",
     "evaluate.subject",

@@ -70,6 +70,13 @@ OTHER_LAWS = {
     "agreement_first": "test_metrics_agreement.py",
     "agreement_different": "test_metrics_agreement.py",
     "agreement_weights": "test_metrics_agreement.py",
+    "causal_alignment_score": "../evaluate/test_interventions.py",
+    "causal_information": "../evaluate/test_interventions.py",
+    "routing_faithfulness": "../evaluate/test_interventions.py",
+    "resilience": "../evaluate/test_interventions.py",
+    "keep_k": "../evaluate/test_interventions.py",
+    "skill_match": "../score/test_skills.py",
+    "discreteness": "../score/test_skills.py",
 }
 # Smallest and largest value for R rules and M modules, where they are not 0 and 1.
 RANGES = {

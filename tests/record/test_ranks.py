@@ -76,7 +76,7 @@ def test_counts_are_summed_over_ranks_or_the_missing_rank_is_an_error(script: st
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    folder = str(Path(__file__).parent)
+    folder = str(Path(__file__).parents[1])
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(script), str(rank), port, folder],

@@ -199,7 +199,7 @@ def test_what_was_measured_is_said(reports):
         "choices taken before tokens are dropped",
         "1,200 tokens",
         "60",
-        "uniform: each rule counts the same",
+        "uniform: each domain counts the same",
         "routing weights",
         "domain 0, domain 1, domain 2",
         "modeval ",
