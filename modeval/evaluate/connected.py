@@ -12,7 +12,7 @@ from modeval.nn.linear import StackedMLP
 from modeval.nn.network import Network
 from modeval.nn.scorers import ModuleScorer
 from modeval.spec import Objective
-from modeval.train.step import losses
+from modeval.train.goal import losses
 from modeval.types import Batch
 
 Parameters = dict[str, Tensor]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from modeval.nn import build
 from modeval.spec import DataSpec, ModelSpec
-from modeval.train.step import losses
+from modeval.train.goal import losses
 from modeval.types import Noise
 
 MOMENTS = 4  # copies of the parameters: themselves, their gradients, and the two moments of Adam

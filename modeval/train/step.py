@@ -19,45 +19,26 @@ import functools
 import importlib.util
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from modeval.errors import RunError
 from modeval.nn import Network
-from modeval.nn.network import Output, Route
 from modeval.nn.own.network import OwnNetwork
 from modeval.nn.recurrent import RecurrentNetwork
 from modeval.spec import Engine, Objective, Phase
 from modeval.spec.phases import SAM, SGD, Adam
-from modeval.train.fused import MEAN_DECAY, SQUARE_DECAY, Fused, KernelError
+from modeval.train.fused import Fused, KernelError
+from modeval.train.goal import allowed, each_loss, route_of, sought
 from modeval.train.graphed import Graphed, Recorder, cuda_recorder
 from modeval.train.learners import factors, learning, moving
-from modeval.train.remedies import terms
+from modeval.train.optimisers import adam, adam_of_parts, sgd, uphill
 from modeval.train.teachers import teacher_of
 from modeval.types import Batch, Noise
 
-EPSILON = 1e-8
 TAUGHT = "a router that learns by reward or by breeding is trained step by step (eager)"
-
-
-def losses(
-    prediction: Float[Tensor, "seeds samples *positions outputs"],
-    target: Float[Tensor, "seeds samples *positions outputs"],
-    objective: Objective,
-) -> Float[Tensor, " seeds"]:
-    """Return the mean loss of each seed: absolute error, or cross-entropy of the logits."""
-    return _each(prediction, target, objective).flatten(1).mean(1)
-
-
-def _each(prediction: Tensor, target: Tensor, objective: Objective) -> Tensor:
-    """Return the loss of each output of each sample."""
-    if objective == "regression":
-        return (prediction - target).abs()
-    return F.binary_cross_entropy_with_logits(prediction, target, reduction="none")
 
 
 class Stepper:
@@ -111,18 +92,10 @@ class Stepper:
         self._compiled: Callable[..., Tensor] | None = None
         on_processor = self.count.device.type == "cpu"
         self._graphed: Graphed | None = None
-        if self.teacher is not None and engine in {"compiled", "graphed"}:
-            raise RunError(f"engine = {engine}: {TAUGHT}. Use --engine auto.")
-        if engine == "graphed" and on_processor:
-            raise RunError("engine = graphed: CUDA graphs need a GPU. Use --engine auto.")
+        _check_engine(self, engine)
         if engine == "fused" or (engine == "auto" and on_processor):
             self._take_fused(required=engine == "fused")
-        elif engine == "compiled" and self.phase.optimiser != Adam():
-            raise RunError(
-                f"engine = compiled: only Adam is compiled, not {self.phase.optimiser.kind}. Use "
-                "--engine auto."
-            )
-        elif engine == "compiled" or (engine == "auto" and self._compiling_pays()):
+        elif engine == "compiled" or (engine == "auto" and self._compiles()):
             self.engine = "compiled"
             self._compiled = torch.compile(self._whole, fullgraph=True, dynamic=False)
         elif engine == "graphed" or (engine == "auto" and not on_processor and self._records()):
@@ -177,6 +150,11 @@ class Stepper:
         """Tell whether a step can be expected to be recorded: nothing of it waits."""
         return self.teacher is None and not isinstance(self.network, OwnNetwork)
 
+    def _compiles(self) -> bool:
+        taught = self.teacher is not None
+        self.engine_note = _not_compiled(self.network, self.phase, taught=taught)
+        return not self.engine_note
+
     def _try_graphed(
         self, graphed: Graphed, batch: Batch, learning_rate: Tensor, noise: Noise | None
     ) -> Tensor:
@@ -192,7 +170,7 @@ class Stepper:
 
     def _take_fused(self, *, required: bool) -> None:
         try:
-            self._require_plain_phase()
+            _require_plain_phase(self)
             self._fused = Fused(self.network, self.objective, clip=self.clip)
         except KernelError as error:
             if required:
@@ -200,54 +178,6 @@ class Stepper:
             self.engine_note = self.network.note or str(error)
         else:
             self.engine = "fused"
-
-    def _require_plain_phase(self) -> None:
-        """Refuse what no kernel does: parts that do not learn, rates, remedies, optimisers."""
-        if len(self.names) < len(dict(self.network.named_parameters())):
-            raise KernelError("the fused kernels train all parameters, and some do not learn")
-        if self.phase.remedies:
-            raise KernelError("the fused kernels do not know remedies")
-        if self.teacher is not None:
-            raise KernelError(TAUGHT)
-        if any(factor != 1 for factor in self.factors):
-            raise KernelError("the fused kernels train all parameters at one rate")
-        if any(mask is not None for mask in self.masks):
-            raise KernelError("the fused kernels train all parameters, and some of them are held")
-        if self.phase.optimiser != Adam():
-            raise KernelError(f"the fused kernels do not know {self.phase.optimiser.kind}")
-        if self.phase.routing != "learned":
-            raise KernelError("the fused kernels route by what the router says")
-
-    def _sought(self, output: Output, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return what is minimised, summed over seeds, and the loss of each seed."""
-        each = losses(output.prediction, batch.target, self.objective)
-        total = each.sum()
-        if output.penalty is not None:
-            total = total + output.penalty.sum()
-        told = output.routed[: 1 if self.network.one_routing else None]
-        for term in terms(self.network, told, batch.rule, self.phase.remedies):
-            total = total + term
-        return total, each
-
-    def _route(self, batch: Batch) -> Route | None:
-        """Return what decides instead of the router, where the phase says so."""
-        if self.phase.routing == "learned":
-            return None
-        given = F.one_hot(batch.rule, self.network.module_count)
-
-        def oracle(weight: Tensor, layer: int) -> Tensor:
-            del layer  # the same for all
-            return given.to(weight.dtype).view_as(weight)
-
-        return oracle
-
-    def _held(self, gradients: list[Tensor]) -> list[Tensor]:
-        """Return gradients that are 0 where nothing may move, of a norm that is small enough."""
-        free = [
-            gradient if mask is None else gradient * mask
-            for gradient, mask in zip(gradients, self.masks, strict=True)
-        ]
-        return clipped(free, self.clip) if self.clip else free
 
     def _try_compiled(
         self,
@@ -275,19 +205,6 @@ class Stepper:
             self.engine, self.engine_note, self._compiled = "eager", reason, None
             return self._eager(batch, learning_rate, noise)
 
-    def _compiling_pays(self) -> bool:
-        if self.teacher is not None:
-            self.engine_note = TAUGHT
-        elif isinstance(self.network, RecurrentNetwork):
-            self.engine_note = "compiling an unrolled recurrent network takes minutes"
-        elif isinstance(self.network, OwnNetwork):
-            self.engine_note = self.network.note or "a model of your own is run as it is written"
-        elif importlib.util.find_spec("triton") is None:
-            self.engine_note = "Triton is not installed"
-        elif self.phase.optimiser != Adam():
-            self.engine_note = f"only Adam is compiled, not {self.phase.optimiser.kind}"
-        return not self.engine_note
-
     def _gradients(
         self, parameters: list[Tensor], batch: Batch, noise: Noise | None
     ) -> tuple[list[Tensor], Tensor]:
@@ -299,12 +216,12 @@ class Stepper:
                 self.network,
                 named,
                 (batch.inputs, batch.rule),
-                {"noise": noise, "route": self._route(batch)},
+                {"noise": noise, "route": route_of(self.network, self.phase, batch)},
             )
-            return self._sought(output, batch)
+            return sought(self.network, self.objective, self.phase, output, batch)
 
         gradients, (_, loss) = torch.func.grad_and_value(total, has_aux=True)(parameters)
-        return self._held(gradients), loss
+        return allowed(gradients, self.masks, self.clip), loss
 
     def _whole(  # noqa: PLR0917 - a compiler sees through positions
         self,
@@ -319,44 +236,48 @@ class Stepper:
         noise = Noise(*parts[3:]) if len(parts) > 3 else None  # noqa: PLR2004 - those of a batch
         gradients, loss = self._gradients(parameters, Batch(*parts[:3]), noise)
         count += 1
-        rate = learning_rate / (1 - MEAN_DECAY ** count.double()).float()
-        root = (1 - SQUARE_DECAY ** count.double()).float().sqrt()
-        for index, gradient in enumerate(gradients):
-            mean, square = means[index], squares[index]
-            mean.lerp_(gradient, 1 - MEAN_DECAY)
-            square.mul_(SQUARE_DECAY).addcmul_(gradient, gradient, value=1 - SQUARE_DECAY)
-            step = rate * mean / (square.sqrt() / root + EPSILON)
-            factor = self.factors[index]
-            parameters[index].sub_(step if factor == 1 else factor * step)
+        adam_of_parts(*(parameters, gradients, means, squares, count, learning_rate, self.factors))
         return loss
 
     def _eager(self, batch: Batch, learning_rate: Tensor, noise: Noise | None) -> Tensor:
         gradients, loss, learn = self._slope(batch, noise)
         optimiser = self.phase.optimiser
         if isinstance(optimiser, SAM):
-            gradients = self._uphill(gradients, optimiser.radius, batch, noise)
+            with uphill(self.parameters, gradients, optimiser.radius):
+                gradients, *_ = self._slope(batch, noise)
         self.count += 1
-        for factor in dict.fromkeys(self.factors):
-            if isinstance(optimiser, SGD):
-                self._sgd(gradients, learning_rate, factor, optimiser.momentum)
-            else:
-                self._adam(gradients, learning_rate, factor)
         with torch.no_grad():
+            for factor in dict.fromkeys(self.factors):
+                self._move(gradients, learning_rate, factor)
             learn()
         return loss
+
+    def _move(self, gradients: list[Tensor], learning_rate: Tensor, factor: float) -> None:
+        """Move the parameters whose rate is the run's times ``factor``."""
+        own = [index for index, each in enumerate(self.factors) if each == factor]
+        parameters, slopes, means, squares = (
+            [parts[index] for index in own]
+            for parts in (self.parameters, gradients, self.means, self.squares)
+        )
+        if isinstance(optimiser := self.phase.optimiser, SGD):
+            rate = learning_rate * factor
+            sgd(parameters, slopes, means, rate=rate, momentum=optimiser.momentum)
+        else:
+            rate = learning_rate if factor == 1 else learning_rate * factor
+            adam(parameters, slopes, means, squares, count=self.count, rate=rate)
 
     def _slope(
         self, batch: Batch, noise: Noise | None
     ) -> tuple[list[Tensor], Tensor, Callable[[], None]]:
         """Return the gradients, the loss of each seed, and what a teacher learns from the step."""
-        route = self._route(batch)
+        route = route_of(self.network, self.phase, batch)
         if self.teacher is not None:
             route = self.teacher.route(batch, noise)
         output = self.network(batch.inputs, batch.rule, noise=noise, route=route)
-        total, loss = self._sought(output, batch)
+        total, loss = sought(self.network, self.objective, self.phase, output, batch)
         learn: Callable[[], None] = _nothing
         if self.teacher is not None:
-            cost = _each(output.prediction, batch.target, self.objective).detach().mean(-1)
+            cost = each_loss(output.prediction, batch.target, self.objective).detach().mean(-1)
             total = total + self.teacher.term(output, cost).sum()
             learn = functools.partial(self.teacher.learn, output, cost, noise)
         # the fused optimiser reads memory in order, whatever the strides say
@@ -364,63 +285,54 @@ class Stepper:
             gradient.contiguous()
             for gradient in torch.autograd.grad(total, self.parameters, materialize_grads=True)
         ]
-        return self._held(gradients), loss.detach(), learn
+        return allowed(gradients, self.masks, self.clip), loss.detach(), learn
 
-    def _uphill(
-        self, gradients: list[Tensor], radius: float, batch: Batch, noise: Noise | None
-    ) -> list[Tensor]:
-        """Return the gradients at a point uphill; parameters are as they were to the bit."""
-        squares = [gradient.flatten(1).square().sum(1) for gradient in gradients]
-        scale = radius / torch.stack(squares).sum(0).sqrt().clamp(min=1e-12)
-        before = [parameter.detach().clone() for parameter in self.parameters]
-        with torch.no_grad():
-            for parameter, gradient in zip(self.parameters, gradients, strict=True):
-                parameter.add_(gradient * scale.view(-1, *[1] * (gradient.dim() - 1)))
-        found, *_ = self._slope(batch, noise)
-        with torch.no_grad():
-            for parameter, value in zip(self.parameters, before, strict=True):
-                parameter.copy_(value)
-        return found
 
-    def _sgd(
-        self, gradients: list[Tensor], learning_rate: Tensor, factor: float, momentum: float
-    ) -> None:
-        """Move the parameters whose rate is the run's times ``factor`` by their velocity."""
-        rate = learning_rate * factor
-        with torch.no_grad():
-            for index, each in enumerate(self.factors):
-                if each == factor:
-                    self.means[index].mul_(momentum).add_(gradients[index])
-                    self.parameters[index].sub_(rate * self.means[index])
-
-    def _adam(self, gradients: list[Tensor], learning_rate: Tensor, factor: float) -> None:
-        """Move the parameters whose rate is the run's times ``factor``."""
-        own = [index for index, each in enumerate(self.factors) if each == factor]
-        options: dict[str, Any] = {"weight_decay": 0.0, "amsgrad": False, "maximize": False}
-        with torch.no_grad():
-            # what torch.optim.Adam calls, with one count for all parameters
-            torch._fused_adam_(
-                [self.parameters[index] for index in own],
-                [gradients[index] for index in own],
-                [self.means[index] for index in own],
-                [self.squares[index] for index in own],
-                [],
-                [self.count] * len(own),
-                lr=learning_rate if factor == 1 else learning_rate * factor,
-                beta1=MEAN_DECAY,
-                beta2=SQUARE_DECAY,
-                eps=EPSILON,
-                **options,
-            )
+def _check_engine(stepper: Stepper, engine: Engine) -> None:
+    """Refuse an engine that cannot do the steps that are asked for."""
+    optimiser = stepper.phase.optimiser
+    if stepper.teacher is not None and engine in {"compiled", "graphed"}:
+        raise RunError(f"engine = {engine}: {TAUGHT}. Use --engine auto.")
+    if engine == "graphed" and stepper.count.device.type == "cpu":
+        raise RunError("engine = graphed: CUDA graphs need a GPU. Use --engine auto.")
+    if engine == "compiled" and optimiser != Adam():
+        raise RunError(
+            f"engine = compiled: only Adam is compiled, not {optimiser.kind}. Use --engine auto."
+        )
 
 
 def _nothing() -> None:
     """Learn nothing: there is no teacher."""
 
 
-def clipped(gradients: list[Tensor], largest: float) -> list[Tensor]:
-    """Scale the gradients of each seed to a norm over all its parameters of at most ``largest``."""
-    squares = [gradient.flatten(1).square().sum(1) for gradient in gradients]
-    norm = torch.stack(squares).sum(0).sqrt()
-    factor = (largest / (norm + 1e-6)).clamp(max=1.0)
-    return [gradient * factor.view(-1, *[1] * (gradient.dim() - 1)) for gradient in gradients]
+def _require_plain_phase(stepper: Stepper) -> None:
+    """Refuse what no kernel does: parts that do not learn, rates, remedies, optimisers."""
+    if len(stepper.names) < len(dict(stepper.network.named_parameters())):
+        raise KernelError("the fused kernels train all parameters, and some do not learn")
+    if stepper.phase.remedies:
+        raise KernelError("the fused kernels do not know remedies")
+    if stepper.teacher is not None:
+        raise KernelError(TAUGHT)
+    if any(factor != 1 for factor in stepper.factors):
+        raise KernelError("the fused kernels train all parameters at one rate")
+    if any(mask is not None for mask in stepper.masks):
+        raise KernelError("the fused kernels train all parameters, and some of them are held")
+    if stepper.phase.optimiser != Adam():
+        raise KernelError(f"the fused kernels do not know {stepper.phase.optimiser.kind}")
+    if stepper.phase.routing != "learned":
+        raise KernelError("the fused kernels route by what the router says")
+
+
+def _not_compiled(network: Network, phase: Phase, *, taught: bool) -> str:
+    """Return why compiling a whole step does not pay or cannot be; empty where it does."""
+    if taught:
+        return TAUGHT
+    if isinstance(network, RecurrentNetwork):
+        return "compiling an unrolled recurrent network takes minutes"
+    if isinstance(network, OwnNetwork):
+        return network.note or "a model of your own is run as it is written"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if phase.optimiser != Adam():
+        return f"only Adam is compiled, not {phase.optimiser.kind}"
+    return ""

@@ -16,7 +16,7 @@ from modeval.metrics import alignment_distance, collapse_worst, inverse_mutual_i
 from modeval.nn import Network
 from modeval.nn.network import Routed
 from modeval.spec import Objective
-from modeval.train.step import losses
+from modeval.train.goal import losses
 from modeval.types import Batch, shares
 
 SCORES = {

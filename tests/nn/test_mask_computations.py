@@ -22,8 +22,9 @@ from modeval.spec.computing.masks import (
     hard_concrete,
 )
 from modeval.train import files
+from modeval.train.goal import losses
 from modeval.train.loop import train
-from modeval.train.step import Stepper, losses
+from modeval.train.step import Stepper
 from modeval.train.stream import Stream, batches
 from modeval.types import Noise
 

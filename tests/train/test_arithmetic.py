@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from modeval.nn import Network, create
 from modeval.spec import MODELS, DataSpec, ModelSpec
 from modeval.train.arithmetic import step_arithmetic
-from modeval.train.step import losses
+from modeval.train.goal import losses
 from modeval.train.stream import Stream, batches
 
 SAMPLES, RULES = 3, 3

@@ -8,7 +8,7 @@ from modeval.nn import create
 from modeval.spec import MODELS, DataSpec, ModelSpec
 from modeval.spec.gatings import Base
 from modeval.train.footprint import free_bytes, seeds_at_once, step_bytes
-from modeval.train.step import losses
+from modeval.train.goal import losses
 from modeval.train.stream import Stream, batches
 
 

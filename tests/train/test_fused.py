@@ -13,7 +13,8 @@ from modeval.native import Compiler
 from modeval.nn import Network, create
 from modeval.spec import MODELS, DataSpec, ModelSpec, Objective, from_dict, without_unread
 from modeval.train.fused import Fused, load
-from modeval.train.step import Stepper, clipped, losses
+from modeval.train.goal import clipped, losses
+from modeval.train.step import Stepper
 from modeval.types import Batch
 
 SEEDS = (3, 4)

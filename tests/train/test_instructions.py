@@ -12,7 +12,7 @@ from modeval.nn import create
 from modeval.spec import MODELS, DataSpec, ModelSpec
 from modeval.train import fused
 from modeval.train.fused import Fused, load
-from modeval.train.step import losses
+from modeval.train.goal import losses
 from modeval.train.stream import Stream, batches
 
 SEEDS = (3, 4)

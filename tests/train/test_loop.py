@@ -13,7 +13,7 @@ from modeval import tensors
 from modeval.errors import RunError
 from modeval.spec import DataSpec, ModelSpec, RunSpec, TrainSpec, seed_grid, to_toml
 from modeval.train import files, loop, stream
-from modeval.train.step import losses as mean_losses
+from modeval.train.goal import losses as mean_losses
 
 CPU = torch.device("cpu")
 

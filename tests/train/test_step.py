@@ -12,7 +12,8 @@ from torch import Tensor
 from modeval.errors import RunError
 from modeval.nn import Network, create
 from modeval.spec import MODELS, DataSpec, Engine, ModelSpec
-from modeval.train.step import Stepper, clipped, losses
+from modeval.train.goal import clipped, losses
+from modeval.train.step import Stepper
 from modeval.types import Batch
 
 TASKS = {
