@@ -125,6 +125,10 @@ def read_record(folder: Path) -> RunRecord:
         raise RunError(
             f"No run at {folder}: {RUN} is missing. Make one with: modeval train --out {folder}"
         ) from None
+    except NotADirectoryError:
+        raise RunError(
+            f"{folder} is a file: expected the folder of a run, as modeval train --out writes it."
+        ) from None
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OSError) as error:
         raise RunError(f"{path} is damaged ({error}). Train again into another folder.") from None
 

@@ -217,3 +217,10 @@ def test_runs_are_found_in_the_order_of_their_numbers(tmp_path):
         run(tmp_path / name)
     found = [folder.name for folder in files.find_runs(tmp_path)]
     assert found == ["a", "r2", "r2-b", "r8", "r16"]
+
+
+def test_a_file_where_a_run_belongs_is_named_as_such(tmp_path):
+    card = tmp_path / "card.json"
+    card.write_text("{}", encoding="utf-8")
+    with pytest.raises(RunError, match=r"card\.json is a file: expected the folder of a run"):
+        files.read_record(card)
