@@ -299,18 +299,9 @@ def _judge_change(
     doubt = few or compared.unlike
     if doubt and outcome != "inconclusive":
         outcome, because, advice = "inconclusive", f", but {doubt}", more_samples(asked)
-    verdict = verdict_of(
-        asked, item, outcome, _facts(compared, margin, p_value, many=many) + because, advice
-    )
-    return replace(
-        verdict,
-        p_value=p_value,
-        baseline=compared.old,
-        drop=drop.value,
-        noise=drop.error,
-        pairs=drop.pairs,
-        distance=abs(drop.value) + (reach or 0.0) - margin,
-    )
+    said = _Said(outcome, because, advice)
+    distance = abs(drop.value) + (reach or 0.0) - margin
+    return _concluded(asked, item, compared, said, p_value, many=many, distance=distance)
 
 
 def _judge(
@@ -324,25 +315,54 @@ def _judge(
     doubt = _doubt(compared, outcome)
     if doubt:
         outcome, because, advice = "inconclusive", f", but {doubt}", more_samples(asked)
-    if compared.absent and outcome != "fail":
-        many_seeds = "s of the baseline are" if len(compared.absent) > 1 else " of the baseline is"
-        outcome, because = "error", f", but {len(compared.absent)} seed{many_seeds} not here"
-        advice = (
-            "Train and score them, or leave them out on purpose, marked as failed, with "
-            "--failed-seeds ignore."
-        )
-    verdict = verdict_of(
-        asked, item, outcome, _facts(compared, margin, p_value, many=many) + because, advice
+    return _concluded(
+        *(asked, item, compared, _Said(outcome, because, advice), p_value),
+        many=many,
+        distance=drop.value,
+        narrow=outcome == "pass" and drop.value > margin,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What became of a requirement, why beside the facts, and what to do."""
+
+    outcome: Outcome
+    because: str
+    advice: str
+
+
+def _concluded(
+    asked: Asked,
+    item: Item,
+    compared: _Compared,
+    said: _Said,
+    p_value: float | None,
+    *,
+    many: bool,
+    distance: float,
+    narrow: bool = False,
+) -> Verdict:
+    """Return the verdict, which no seed of the baseline that is not here lets pass."""
+    if compared.absent and said.outcome != "fail":
+        many_seeds = "s of the baseline are" if len(compared.absent) > 1 else " of the baseline is"
+        said = _Said(
+            "error",
+            f", but {len(compared.absent)} seed{many_seeds} not here",
+            "Train and score them, or leave them out on purpose, marked as failed, with "
+            "--failed-seeds ignore.",
+        )
+    drop, margin = compared.drop, asked.requirement.limit or 0.0
+    facts = _facts(compared, margin, p_value, many=many)
     return replace(
-        verdict,
+        verdict_of(asked, item, said.outcome, facts + said.because, said.advice),
         p_value=p_value,
         baseline=compared.old,
         drop=drop.value,
         noise=drop.error,
         pairs=drop.pairs,
-        distance=drop.value,
-        narrow=outcome == "pass" and drop.value > margin,
+        distance=distance,
+        narrow=narrow and said.outcome == "pass",
     )
 
 

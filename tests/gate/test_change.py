@@ -47,6 +47,19 @@ def test_a_change_to_either_side_fails_when_it_is_shown(sign):
     assert "larger than the margin" in verdict.why
 
 
+def test_seeds_of_the_baseline_that_are_not_here_prove_no_sameness():
+    old = [0.50, 0.52, 0.55, 0.53, 0.51, 0.54]
+    fewer = cohort_card({"alignment_score": old[1:]}, seeds=seeds_of(6)[1:])
+    verdict = outcome(fewer, card(old), 0.05)
+    assert verdict.outcome == "error"
+    assert "1 seed of the baseline is not here" in verdict.why
+    shifted = cohort_card(
+        {"alignment_score": [value - 0.2 - 0.001 * n for n, value in enumerate(old[1:])]},
+        seeds=seeds_of(6)[1:],
+    )
+    assert outcome(shifted, card(old), 0.05).outcome == "fail"
+
+
 def test_numbers_without_noise_are_no_proof():
     same = [0.5, 0.5, 0.5]
     silent = cohort_card({"alignment_score": same}, error=None)
