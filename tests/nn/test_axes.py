@@ -136,6 +136,14 @@ def test_what_can_be_built_moves_what_learns_and_nothing_else(task: str, scorer:
         assert not unmoved(run), (point, unmoved(run))
 
 
+LACKING = {
+    "binary": {"prefix"},
+    "sets": set[str](),
+    "series": {"prompt", "adapter", "parallel-adapter", "head", "prefix"},
+}
+"""Computations that a task has no place for: recurrent cells no hidden layer, numbers no keys."""
+
+
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize(
     "point",
@@ -148,7 +156,8 @@ def test_what_can_be_built_moves_what_learns_and_nothing_else(task: str, scorer:
 def test_a_seed_of_a_cohort_is_that_seed_alone(task: str, point: dict[str, Any]) -> None:
     run = run_of(task, **point)
     if isinstance(run, str):
-        pytest.skip(run)
+        assert point["computation"].kind in LACKING[task], run
+        return
     batch = draw(run.data, 2)
     together = trained(run, (3, 4), batch, steps=1)
     alone = trained(run, (4,), batch.seed(1), steps=1)
