@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from modeval.errors import DependencyError, ScorecardError
 from modeval.metrics.table import shown_in
-from modeval.report import page_panels, scorecard_views, tables
+from modeval.report import page_courses, page_panels, scorecard_views, tables
 from modeval.report.brief import GRAVE, Brief, brief, tastes_in_words
 from modeval.report.changes import READINGS, Change, change, reading
 from modeval.report.page_panels import Figure, Numbers
@@ -94,6 +94,7 @@ def render(
         "levels": _levels(cards),
         "rules": page_panels.against_rules(grouped, numbers),
         "scores": [page_panels.scores(group, numbers) for group in grouped],
+        "courses": [panel for group in grouped for panel in page_courses.courses(group, numbers)],
         "layers": [page_panels.layers(view, numbers) for view in views if view.layered],
         "maps": [panel for group in grouped for panel in page_panels.maps(group, numbers)],
         "tokens": tokens,

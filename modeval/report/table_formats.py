@@ -9,6 +9,7 @@ from dataclasses import replace
 from modeval.errors import ScorecardError, nearest
 from modeval.report import routing_views, scorecard_views, tables
 from modeval.report.brief import brief
+from modeval.report.paper.course import mean_course
 from modeval.report.paper.families import families
 from modeval.report.scorecard_views import ModelView
 from modeval.report.tables import Cell, Table
@@ -93,6 +94,15 @@ def load_tables(entries: Sequence[ModelView]) -> list[Table]:
     return made
 
 
+def course_tables(entries: Sequence[ModelView]) -> list[Table]:
+    """Return the loss on each rule after each phase, of models trained in several."""
+    return [
+        tables.course_table(view, course)
+        for view in entries
+        if (course := mean_course(view)) is not None
+    ]
+
+
 TABLES: dict[str, Callable[[Sequence[ModelView]], list[Table]]] = {
     "glance": glance_tables,
     "findings": findings_table,
@@ -102,6 +112,7 @@ TABLES: dict[str, Callable[[Sequence[ModelView]], list[Table]]] = {
     "rules": rules_tables,
     "experts": experts_tables,
     "load": load_tables,
+    "course": course_tables,
 }
 """Tables by name."""
 

@@ -28,7 +28,7 @@ from modeval.report.words import (
     span,
     vocabulary,
 )
-from modeval.score.scorecard import Score, layer_findings
+from modeval.score.scorecard import PhaseLosses, Score, layer_findings
 
 ARROWS = {"lower": "lower is better", "higher": "higher is better", None: ""}
 EMPHASIS = re.compile(r"\*(\w[^*]*)\*")
@@ -337,6 +337,22 @@ def rules_table(entries: Sequence[ModelView], metric: str) -> Table:
 
 
 # --- meaning -------------------------------------------------------------------------------------
+
+
+def course_table(view: ModelView, course: PhaseLosses) -> Table:
+    """Return the loss on each rule at the start and after each phase of training."""
+    names = rule_names(view.record, len(course.matrix[0]))
+    rows = [
+        (
+            words(phase),
+            words(", ".join(names[rule] for rule in drawn)),
+            *(words("failed") if loss is None else value(loss) for loss in losses),
+        )
+        for phase, drawn, losses in zip(
+            course.phases, ((), *course.drawn), course.matrix, strict=True
+        )
+    ]
+    return filled(f"Loss by phase and rule: {view.name}", ("Phase", "Draws", *names), rows)
 
 
 def meaning_table(metrics: Iterable[str]) -> Table:

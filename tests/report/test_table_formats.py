@@ -18,7 +18,7 @@ def entries(*given):
 
 @pytest.fixture(scope="module")
 def paper():
-    return entries(cards.paper())
+    return entries(cards.with_course(cards.paper()))
 
 
 @pytest.fixture(scope="module")

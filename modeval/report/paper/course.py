@@ -7,6 +7,7 @@ from modeval.report import routing_views
 from modeval.report.paper.charts import Chart, Line, Point
 from modeval.report.paper.style import Style
 from modeval.report.scorecard_views import ModelView
+from modeval.score.comparison.courses import course_of
 from modeval.score.scorecard import PhaseLosses
 
 
@@ -28,8 +29,7 @@ def charts(entries: Sequence[ModelView], style: Style) -> list[Chart]:
 
 def mean_course(view: ModelView) -> PhaseLosses | None:
     """Return the losses of a model by phase and rule, the mean over seeds."""
-    courses = (each for each in view.card.courses if each.model == view.record.id)
-    return next((each for each in courses if each.seed is None), None)
+    return course_of(view.card, view.record)
 
 
 def _chart(view: ModelView, course: PhaseLosses) -> Chart:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from modeval.metrics.table import METRICS, shown_in
 from modeval.report.changes import READINGS, Verdict, change, reading
+from modeval.report.terminal.courses import course_grid
 from modeval.report.terminal.findings import advice_lines
 from modeval.report.terminal.grid import Column as Cells
 from modeval.report.terminal.grid import Grid, Prose
@@ -81,6 +82,7 @@ def _lineage(lineage: Lineage, metrics: Sequence[str]) -> list[RenderableType]:
     else:
         shown += _news(lineage, rows)
     shown += [Text(""), draw(lineage, rows), Text("")]
+    shown += [part for course in lineage.courses for part in course_grid(lineage, course)]
     shown += [Prose(text) for text in _agreement_words(lineage)]
     shown += [Prose(text) for text in _saturation_words(lineage)]
     shown += [Prose(note, head=len(note), style="yellow") for note in lineage.notes]
@@ -320,6 +322,7 @@ def _lineage_form(lineage: Lineage) -> dict[str, Any]:
         "headline": change(lineage, summary_rows(lineage, shown_in("comparison"))).headline,
         "rows": [_row_form(lineage, row) for row in lineage.rows],
         "agreements": [asdict(agreement) for agreement in lineage.agreements],
+        "courses": [asdict(course) for course in lineage.courses],
         "saturations": [
             [asdict(each) for each in saturations] for saturations in lineage.saturations
         ],

@@ -7,13 +7,14 @@ Module numbers mean nothing across trainings, so modules are matched before they
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from modeval.score.comparison.courses import CourseChange, alike, course_change, course_of
 from modeval.score.comparison.differences import Difference, differences, separate
 from modeval.score.comparison.partners import partner
 from modeval.score.pairing import best_sum, paired
@@ -155,6 +156,7 @@ class Lineage:
         columns: the models in order.
         rows: their scores.
         agreements: of each later column with the first.
+        courses: of each later column that went through the same phases as the first.
         saturations: for each column but the last, how much of the last one's routing it has, layer
             by layer; empty where rows are not known or not of the same tokens.
         notes: what keeps numbers from being compared.
@@ -163,6 +165,7 @@ class Lineage:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     agreements: tuple[Agreement, ...]
+    courses: tuple[CourseChange, ...] = ()
     saturations: tuple[tuple[Saturation, ...], ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -259,8 +262,17 @@ def _lineage(columns: Sequence[Column], level: float) -> Lineage:
             [row for row in rows if sum(score is not None for score in row.scores) > 1], level
         ),
         agreements=tuple(agreements),
+        courses=tuple(_courses(named)),
         notes=tuple(note for column in named[1:] for note in _incomparable(named[0], column)),
     )
+
+
+def _courses(columns: Sequence[Column]) -> Iterator[CourseChange]:
+    """Yield the losses by phase of each column that went through the phases of the first."""
+    first, *others = (course_of(column.card, column.model) for column in columns)
+    for number, course in enumerate(others, 1):
+        if first is not None and course is not None and alike(first, course):
+            yield course_change(first, course, number)
 
 
 def _labelled(columns: Sequence[Column]) -> list[Column]:
@@ -291,7 +303,14 @@ def _incomparable(first: Column, later: Column) -> list[str]:
         f"{later.label} differs from {first.label} in its {name} ({mine} and {its})"
         for name, (mine, its) in pairs.items()
         if mine != its
-    ]
+    ] + _other_phases(first, later)
+
+
+def _other_phases(first: Column, later: Column) -> list[str]:
+    one, two = (course_of(column.card, column.model) for column in (first, later))
+    if one is None or two is None or alike(one, two):
+        return []
+    return [f"{later.label} was trained in other phases than {first.label}"]
 
 
 def _rules(model: ModelRecord) -> object:
