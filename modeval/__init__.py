@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __version__ = version("modeval-cli")
 
-_PUBLIC = {
+PUBLIC = {
     "Scorecard": "modeval.score.scorecard",
     "ablate": "modeval.pipeline.ablating",
     "compare": "modeval.pipeline.comparing",
@@ -85,15 +85,15 @@ class _Package(ModuleType):
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _PUBLIC and isinstance(value, ModuleType):
+        if name in PUBLIC and isinstance(value, ModuleType):
             return
         super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
         """Load a public name when it is asked for: importing modeval loads nothing heavy."""
-        if name not in _PUBLIC:
+        if name not in PUBLIC:
             raise AttributeError(f"module 'modeval' has no attribute {name!r}")
-        found = getattr(import_module(_PUBLIC[name]), name)
+        found = getattr(import_module(PUBLIC[name]), name)
         super().__setattr__(name, found)
         return found
 

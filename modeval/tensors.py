@@ -10,13 +10,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from modeval import atomic
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CHECKSUM = "modeval.sha256"
 HASH = re.compile(r"[0-9a-f]{64}")
@@ -35,13 +36,13 @@ class Stored:
         words: what its header says beside them.
     """
 
-    tensors: dict[str, Tensor]
+    tensors: "dict[str, Tensor]"
     words: dict[str, str]
 
 
 def write_tensors(
     path: Path,
-    tensors: Mapping[str, Tensor],
+    tensors: "Mapping[str, Tensor]",
     fault: atomic.Fault,
     *,
     words: Mapping[str, str] | None = None,
@@ -51,6 +52,8 @@ def write_tensors(
     Raises:
         ModevalError: of the class that ``fault`` names, when it cannot be written.
     """
+    from safetensors.torch import save_file  # noqa: PLC0415 - loads PyTorch
+
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     said = dict(words or {})
     metadata = said | {CHECKSUM: checksum(plain, said)}
@@ -81,8 +84,10 @@ def read_tensors(path: Path) -> Stored:
     return Stored(tensors, words)
 
 
-def checksum(tensors: Mapping[str, Tensor], words: Mapping[str, str]) -> str:
+def checksum(tensors: "Mapping[str, Tensor]", words: Mapping[str, str]) -> str:
     """Return the SHA-256 of names, types, shapes and numbers, and of words, in order of names."""
+    import torch  # noqa: PLC0415 - slow; formats that hold no tensors are read without
+
     content = hashlib.sha256()
     for key in sorted(words):
         content.update(f"{key}\0{words[key]}\0".encode())

@@ -18,6 +18,7 @@ ROOMS = (
     "record.labels",
     "evaluate.subject",
     "train.files",
+    "train.records",
     "ablate.result",
 )
 SHADOWED = ("score", "gate", "record", "evaluate", "train", "ablate")

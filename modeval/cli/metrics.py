@@ -2,24 +2,16 @@
 
 import json
 import textwrap
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import typer
 
 from modeval.cli.manual.docstrings import to_markdown
+from modeval.cli.manual.worked import CASES, EXAMPLE, VALUES
 
 if TYPE_CHECKING:
     from modeval.metrics import Metric
-
-EXAMPLE = (
-    (0.95, 0.0, 0.0, 0.05),
-    (0.0, 0.0, 0.0, 1.0),
-    (0.35, 0.1, 0.0, 0.55),
-    (0.0, 1.0, 0.0, 0.0),
-)
-"""Routing of four rules over four modules, one of them dead."""
 
 
 class _Margins(TypedDict):
@@ -129,7 +121,7 @@ def list_metrics(metrics: "list[Metric]") -> str:
 
 
 def explain(metric: "Metric") -> str:
-    """Explain a metric, as Markdown: what is asked, how to read it, and an example computed now."""
+    """Explain a metric, as Markdown: what is asked, how to read it, and an example."""
     lines = [
         f"# {metric.title} (`{metric.name}`)",
         "",
@@ -146,38 +138,12 @@ def explain(metric: "Metric") -> str:
 
 
 def _worked_example(metric: "Metric") -> list[str]:
-    """Score an example, and the three routings that everybody knows, where there is a number."""
-    if metric.needs not in ("joint", "counts", "table") or metric.shape:
+    """Show the scores of an example, and of the three routings that everybody knows."""
+    values = VALUES.get(metric.name)
+    if values is None:
         return []
-    if find_spec("torch") is None:  # an installation that reads scorecards alone
-        return []
-    import torch
-
-    example = torch.tensor(EXAMPLE, dtype=torch.float64)
-    eye = torch.eye(4, dtype=torch.float64)
-    collapsed = torch.zeros(4, 4, dtype=torch.float64)
-    collapsed[:, 0] = 1
-    cases = {
-        "this routing": example,
-        "one module a rule": eye,
-        "uniform": torch.full((4, 4), 0.25, dtype=torch.float64),
-        "one module takes all": collapsed,
-    }
     rows = [" ".join(f"{share:5.2f}" for share in row) for row in EXAMPLE]
     lines = ["", "Example: 4 rules (rows) routed over 4 modules (columns).", "", "```text"]
     lines += [*rows, ""]
-    values = {title: _value(metric, routing) for title, routing in cases.items()}
-    return [*lines, *(f"{title:22}{value:10.6f}" for title, value in values.items()), "```"]
-
-
-def _value(metric: "Metric", routing: Any) -> float:
-    """Return the value for routing A given as four rows."""
-    import torch
-
-    from modeval.counting.count import count
-
-    if metric.needs == "table":
-        return float(metric.function((routing * 100).round()))
-    if metric.needs == "joint":
-        return float(metric.function(routing / len(routing)))
-    return float(metric.function(count(torch.arange(len(routing)), routing, rules=4)))
+    scored = (f"{case:22}{value:10.6f}" for case, value in zip(CASES, values, strict=True))
+    return [*lines, *scored, "```"]

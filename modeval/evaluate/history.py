@@ -10,8 +10,8 @@ from torch import Tensor
 from modeval.metrics.course import Course, History
 from modeval.nn import create
 from modeval.spec import RunSpec
-from modeval.train.files import read_log
 from modeval.train.loop import VALIDATION_SAMPLES
+from modeval.train.records import read_log
 from modeval.train.stream import Stream, validation_batch
 from modeval.train.validation import validate
 

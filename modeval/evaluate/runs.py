@@ -7,7 +7,8 @@ from modeval.evaluate.history import history_of
 from modeval.evaluate.subject import Subject, Wanted, every_seed
 from modeval.nn import Network, build
 from modeval.spec import RunSpec, Selection, phase_selected, title_of
-from modeval.train.files import read_network, read_record, read_run
+from modeval.train.files import read_network
+from modeval.train.records import read_record, read_run
 
 
 def load_run(folder: Path, selection: Selection, wanted: Wanted = every_seed) -> Subject:

@@ -9,9 +9,9 @@ from modeval.pipeline.machine import choose_device
 from modeval.spec import DataSpec, Engine, ModelSpec, RunSpec, TrainSpec
 from modeval.trace.importers.format import Options
 from modeval.trace.importers.import_files import Imported, import_source
-from modeval.train.files import RunRecord
 from modeval.train.loop import Progress
 from modeval.train.loop import train as train_run
+from modeval.train.records import RunRecord
 
 
 def nobody(_progress: Any) -> None:

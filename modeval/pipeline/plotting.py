@@ -18,6 +18,7 @@ from modeval.score.scorecard import Scorecard
 from modeval.score.stored.files import read_scorecard
 from modeval.sweep.collect import collect
 from modeval.sweep.plan import is_sweep, read_sweep
+from modeval.train.records import find_runs, read_log, read_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -195,7 +196,6 @@ def read_curves(paths: Sequence[Path]) -> list[Curves]:
     import numpy as np  # noqa: PLC0415 - with the figures alone
 
     from modeval.spec import MODEL_TITLES, title_of  # noqa: PLC0415
-    from modeval.train.files import read_log, read_run  # noqa: PLC0415 - it loads torch
 
     folders = dict.fromkeys(run for path in paths for run in _runs(path))
     specs = {folder: read_run(folder) for folder in folders}
@@ -222,8 +222,6 @@ def read_curves(paths: Sequence[Path]) -> list[Curves]:
 
 
 def _runs(path: Path) -> list[Path]:
-    from modeval.train.files import find_runs  # noqa: PLC0415 - it loads torch
-
     if path.is_file():
         raise RunError(
             f"{path} is a file; curves are drawn from the log in a run folder: "

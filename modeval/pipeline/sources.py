@@ -31,7 +31,8 @@ from modeval.trace.files import Trace, open_trace
 from modeval.trace.fold import LayerGroup
 from modeval.trace.importers.matrix import is_matrix, read_matrix
 from modeval.trace.trace import TraceHeader
-from modeval.train.files import find_runs, read_run, take_code
+from modeval.train.files import take_code
+from modeval.train.records import find_runs, read_run
 from modeval.types import Prior
 
 

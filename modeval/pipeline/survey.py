@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from torch import Tensor
 
 from modeval.evaluate.cohort import sample_losses
@@ -28,8 +28,9 @@ from modeval.nn import build
 from modeval.nn.network import Network, Route
 from modeval.spec import RunSpec, from_dict
 from modeval.spec.systems import named
-from modeval.train.files import is_run, read_network, read_run
+from modeval.train.files import read_network
 from modeval.train.loop import VALIDATION_SAMPLES, train
+from modeval.train.records import is_run, read_run
 from modeval.train.stream import Stream, batches, validation_batch
 from modeval.train.validation import Validated, by_rule, validate
 from modeval.types import Batch
@@ -179,7 +180,7 @@ def judged(claim: Claim, effect: Tensor) -> Found:
         largest = float(values.abs().max())
         verdict: Verdict = "fails" if largest else "holds to the bit"
         return Found(claim.text, claim.effect, mean, None, None, verdict, claim.note)
-    half = float(student.ppf(0.975, len(values) - 1) * values.std() / math.sqrt(len(values)))
+    half = float(stdtrit(len(values) - 1, 0.975) * values.std() / math.sqrt(len(values)))
     low, high = mean - half, mean + half
     verdict = "holds" if low > 0 else "contradicted" if high < 0 else "not shown"
     return Found(claim.text, claim.effect, mean, low, high, verdict, claim.note)

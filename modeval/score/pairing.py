@@ -3,6 +3,8 @@
 The same matching as :func:`modeval.metrics.match`, of one small matrix, without loading torch.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,5 +44,17 @@ def best_sum(benefit: NDArray[np.float64]) -> float:
     >>> best_sum(np.array([[0.5, 0.4], [0.6, 0.1]]))
     1.0
     """
-    columns = paired(benefit)
+    try:
+        from lap import lapjvh  # noqa: PLC0415 - a third of the time of the other solvers
+    except ImportError:
+        return sum_of(benefit, paired(benefit))
+    return -float(lapjvh(-benefit, extend_cost=True)[0])
+
+
+def sum_of(benefit: NDArray[np.float64], columns: Sequence[int]) -> float:
+    """Return what a pairing sums to.
+
+    >>> sum_of(np.array([[0.5, 0.4], [0.6, 0.1]]), [0, 1])
+    0.6
+    """
     return float(sum(benefit[row, column] for row, column in enumerate(columns) if column >= 0))

@@ -12,8 +12,8 @@ from modeval.score.stored.files import write_scorecard
 from modeval.spec import Engine
 from modeval.sweep.plan import Cohort
 from modeval.sweep.run import Worker
-from modeval.train.files import is_run, read_record
 from modeval.train.loop import Progress, train
+from modeval.train.records import is_run, read_record
 
 
 def worker(

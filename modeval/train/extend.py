@@ -27,8 +27,8 @@ from modeval.errors import RunError
 from modeval.spec import RunSpec, load_toml, read_spec, to_toml
 from modeval.spec.gatings import anneals
 from modeval.spec.regimes import Joint
-from modeval.train import files
-from modeval.train.files import RunRecord
+from modeval.train import files, records
+from modeval.train.records import RunRecord
 
 ADDING, TARGET = ".adding", "adding.toml"
 """Below a run's folder: the new seeds while they are trained, and the spec that is to be."""
@@ -88,9 +88,9 @@ def lengthen(spec: RunSpec, folder: Path, record: RunRecord) -> RunRecord:
             f"{folder} was trained with {cause}, so a longer run is another one. Choose another "
             "--out."
         )
-    longer = _renamed(record, files.digest_on(spec.digest, record.data))
+    longer = _renamed(record, records.digest_on(spec.digest, record.data))
     files.write_record(folder, longer)
-    files.write_text(folder / files.SPEC, to_toml(spec))
+    files.write_text(folder / records.SPEC, to_toml(spec))
     return longer
 
 
@@ -129,7 +129,7 @@ def pending(folder: Path) -> RunSpec | None:
 def finish_adding(folder: Path) -> None:
     """Join the new seeds of a run with the others, if they are trained and it was not done."""
     added = folder / ADDING
-    trained = files.is_run(added) and files.read_record(added).status == "complete"
+    trained = records.is_run(added) and records.read_record(added).status == "complete"
     if trained and (folder / TARGET).is_file():
         join(folder)
 
@@ -140,23 +140,23 @@ def join(folder: Path) -> RunRecord:
     Every step may be repeated: a kill loses nothing.
     """
     target = read_spec(load_toml(folder / TARGET))
-    record = files.read_record(folder)
-    joined = _renamed(record, files.digest_on(target.digest, record.data))
-    state, log = files.read_state(folder, record), files.read_log(folder)
+    record = records.read_record(folder)
+    joined = _renamed(record, records.digest_on(target.digest, record.data))
+    state, log = files.read_state(folder, record), records.read_log(folder)
     if len(state["memory.diverged"]) < len(target.train.seeds):
         added = folder / ADDING
-        kept = files.read_run(folder).train.seeds
-        order = _order(target, (*kept, *files.read_run(added).train.seeds))
-        others = files.read_state(added, files.read_record(added))
+        kept = records.read_run(folder).train.seeds
+        order = _order(target, (*kept, *records.read_run(added).train.seeds))
+        others = files.read_state(added, records.read_record(added))
         state = _stacked(state, others, order, folder)
         _join_phases(folder, joined, order)
-        log = _merged(log, files.read_log(added), order, len(kept))
+        log = _merged(log, records.read_log(added), order, len(kept))
     marks = tuple(int(mark) if mark >= 0 else None for mark in state["memory.diverged"])
     joined = replace(joined, diverged=marks, step=int(state["memory.step"]))
     files.write_record(folder, joined)
-    files.write_text(folder / files.LOG, "".join(json.dumps(item) + "\n" for item in log))
+    files.write_text(folder / records.LOG, "".join(json.dumps(item) + "\n" for item in log))
     files.write_checkpoint(folder, joined, state)
-    files.write_text(folder / files.SPEC, to_toml(target))
+    files.write_text(folder / records.SPEC, to_toml(target))
     done = replace(joined, status="complete")
     files.write_record(folder, done)
     (folder / TARGET).unlink()
@@ -166,8 +166,8 @@ def join(folder: Path) -> RunRecord:
 
 def _join_phases(folder: Path, joined: RunRecord, order: list[int]) -> None:
     """Stack the weights after each phase; what a kill left joined stays so."""
-    phases = len(files.read_run(folder).stretches)
-    added = files.read_record(folder / ADDING)
+    phases = len(records.read_run(folder).stretches)
+    added = records.read_record(folder / ADDING)
     for phase in range(1, phases + 1) if phases > 1 else ():
         one = files.read_phase(folder, phase, joined)
         if len(next(iter(one.values()))) == len(order):

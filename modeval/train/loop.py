@@ -27,11 +27,11 @@ from modeval.nn.own.resolve import resolved
 from modeval.spec import Engine, Phase, RunSpec, TrainSpec, run_differences
 from modeval.spec.phases import replayed
 from modeval.text import brief
-from modeval.train import extend, files
+from modeval.train import extend, files, records
 from modeval.train.actions import Scene, act, check_action, other_seed
-from modeval.train.files import RunRecord
 from modeval.train.learners import learning
 from modeval.train.memory import Memory, begin, read_marks, restore, state_of
+from modeval.train.records import RunRecord
 from modeval.train.step import Stepper
 from modeval.train.stream import Stream, batches, uniform_numbers, validation_batch
 from modeval.train.validation import churn, validate
@@ -115,14 +115,14 @@ def train(
     options: _Options = {"device": device, "engine": engine, "dataset": dataset, "watch": watch}
     spec = replace(spec, model=resolved(spec.data, spec.model))
     with files.alone(folder, resume=resume):
-        if not (resume and files.is_run(folder)):
+        if not (resume and records.is_run(folder)):
             return _train_into(spec, folder, resume=resume, **options)
-        held = files.read_run(folder)
+        held = records.read_run(folder)
         spec = extend.adopt(spec, held)
         if spec == held:  # go on with whatever was begun
             spec = extend.pending(folder) or spec
         extend.finish_adding(folder)
-        held = files.read_run(folder)
+        held = records.read_run(folder)
         new = extend.missing_seeds(spec, held, folder)
         before = _with_seeds(spec, held.train.seeds) if new else spec
         record = _train_into(before, folder, resume=True, **options)
@@ -150,7 +150,7 @@ def _add(
     below = folder / extend.ADDING
     if options["engine"] == "auto":
         options["engine"] = cast("Engine", record.engine)
-    train(_with_seeds(spec, seeds), below, resume=files.is_run(below), **options)
+    train(_with_seeds(spec, seeds), below, resume=records.is_run(below), **options)
     return extend.join(folder)
 
 
@@ -230,7 +230,7 @@ def _scene(
     def values(phases: int) -> dict[str, Tensor]:
         if phases == 0:
             return started(models)
-        stored = files.read_phase(folder, phases, files.read_record(folder))
+        stored = files.read_phase(folder, phases, records.read_record(folder))
         return {name: tensor.to(where) for name, tensor in stored.items()}
 
     return Scene(
@@ -453,11 +453,11 @@ def _open(
         if resume:
             raise RunError(f"Nothing to resume at {folder}: there is no run. Drop --resume.")
         return None
-    if not files.is_run(folder):
+    if not records.is_run(folder):
         raise RunError(
             f"{folder} exists and is not a run of modeval. Choose another --out, or empty it first."
         )
-    record = files.read_record(folder)
+    record = records.read_record(folder)
     if record.data and dataset is None:
         raise RunError(
             f"{folder} was trained on a data set folder (digest {record.data}). Name it again with "
@@ -484,7 +484,7 @@ def _check_same(
     Returns:
         Whether it is the same run for more steps.
     """
-    settings = run_differences(spec, files.read_run(folder))
+    settings = run_differences(spec, records.read_run(folder))
     here, there = settings.get("train.steps", (0, 0))
     longer = resume and here > there
     if longer:
@@ -501,13 +501,13 @@ def _check_same(
         again = ", or add --resume for more" if settings.keys() <= more and not resume else ""
         raise RunError(
             f"{folder} holds another run: {'; '.join(differing)}. Choose another --out, or repeat "
-            f"the settings in its {files.SPEC}{again}."
+            f"the settings in its {records.SPEC}{again}."
         )
     return longer
 
 
 def _digest(spec: RunSpec, dataset: Dataset | None) -> str:
-    return files.digest_on(spec.digest, "" if dataset is None else dataset.digest)
+    return records.digest_on(spec.digest, "" if dataset is None else dataset.digest)
 
 
 def _new_record(spec: RunSpec, engine: str, dataset: Dataset | None) -> RunRecord:

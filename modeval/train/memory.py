@@ -9,8 +9,8 @@ from torch import Tensor
 
 from modeval.errors import RunError
 from modeval.nn import Network
-from modeval.train import files
-from modeval.train.files import RunRecord
+from modeval.train import files, records
+from modeval.train.records import RunRecord
 from modeval.train.step import Stepper
 
 MARKS = "marks."
@@ -117,7 +117,7 @@ def restore(folder: Path, record: RunRecord, stepper: Stepper, device: torch.dev
         )
     except (KeyError, RuntimeError, ValueError) as error:
         raise RunError(
-            f"{path} does not fit the run's {files.SPEC} ({error}). Train into another folder."
+            f"{path} does not fit the run's {records.SPEC} ({error}). Train into another folder."
         ) from None
 
 

@@ -17,7 +17,7 @@ from modeval.nn import create
 from modeval.score.stored.files import SCHEMA
 from modeval.spec import DataSpec, ModelSpec, RunSpec, TrainSpec
 from modeval.tensors import write_tensors
-from modeval.train import files
+from modeval.train import files, records
 
 app = typer.Typer(rich_markup_mode="rich")
 app.command()(score_command)
@@ -66,7 +66,7 @@ def write_run(folder: Path, seeds: int = 2) -> Path:
         train=TrainSpec(seeds=tuple((0, seed) for seed in range(seeds))),
     )
     files.start_folder(folder, spec)
-    record = files.RunRecord(
+    record = records.RunRecord(
         digest=spec.digest,
         status="complete",
         step=1,

@@ -21,7 +21,7 @@ from modeval.report.table_formats import TABLES
 from modeval.score.scorecard import Scorecard
 from modeval.score.stored.files import write_scorecard
 from modeval.spec import DataSpec, ModelSpec, RunSpec, TrainSpec
-from modeval.train import files
+from modeval.train import files, records
 
 app = typer.Typer(rich_markup_mode="rich")
 app.command("report")(report.report_command)
@@ -60,7 +60,7 @@ def write_run(folder, losses, rules=2):
     """Write a run folder with a log."""
     spec = RunSpec(data=DataSpec(rules=rules), model=ModelSpec(), train=TrainSpec(seeds=((0, 0),)))
     files.start_folder(folder, spec)
-    record = files.RunRecord(
+    record = records.RunRecord(
         digest=spec.digest,
         status="complete",
         step=len(losses),

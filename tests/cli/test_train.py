@@ -17,7 +17,7 @@ from modeval.cli.main import app
 from modeval.cli.training.train import plan
 from modeval.errors import SpecError
 from modeval.spec import RunSpec, from_dict, load_toml
-from modeval.train import files
+from modeval.train import files, records
 
 SMALL = ["--rules", "2", "--encoder", "4", "--width", "8", "--batch", "16", "--engine", "eager"]
 
@@ -38,7 +38,7 @@ def test_several_models_get_a_folder_each(tmp_path):
     assert result.exit_code == 0, result.output
     names = sorted(path.name for path in (tmp_path / "four").iterdir())
     assert names == ["gt-modular", "modular", "modular-op", "monolithic"]
-    assert files.read_run(tmp_path / "four" / "monolithic").model.modules == 1
+    assert records.read_run(tmp_path / "four" / "monolithic").model.modules == 1
 
 
 def test_flags_win_over_the_spec_file_and_the_resolved_spec_repeats_the_run(tmp_path):
@@ -49,8 +49,8 @@ def test_flags_win_over_the_spec_file_and_the_resolved_spec_repeats_the_run(tmp_
     resolved = tmp_path / "a" / "spec.toml"
     again = modeval("train", "--spec", resolved, "--out", tmp_path / "b", "--engine", "eager")
     assert again.exit_code == 0, again.output
-    assert files.read_run(tmp_path / "b") == files.read_run(tmp_path / "a")
-    assert files.read_run(tmp_path / "a").train.steps == 2
+    assert records.read_run(tmp_path / "b") == records.read_run(tmp_path / "a")
+    assert records.read_run(tmp_path / "a").train.steps == 2
     first, second = (load_file(tmp_path / run / "last.safetensors") for run in "ab")
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -118,8 +118,8 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
         time.sleep(0.01)
     victim.send_signal(signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL
-    assert files.read_record(cut).status == "running"
-    assert files.read_record(cut).step < 400
+    assert records.read_record(cut).status == "running"
+    assert records.read_record(cut).step < 400
     again = [*program[:5], "--out", cut, "--resume"]  # the folder knows the settings
     subprocess.run(again, check=True, env=environment)
     for name in ("last.safetensors", "best.safetensors"):
@@ -164,14 +164,14 @@ def test_a_run_goes_on_for_longer_and_with_more_seeds(tmp_path):
     assert files.read_network(run).seeds == 3
     result = modeval("train", "--out", run, *SMALL, "--steps", 9, "--seeds", 3, "--resume")
     assert result.exit_code == 0, result.output
-    assert files.read_record(run).step == 9
+    assert records.read_record(run).step == 9
 
 
 def test_several_runs_go_on_together(tmp_path):
     two = ["train", "--out", tmp_path / "two", "--model", "modular", "gt-modular"]
     assert modeval(*two, *SMALL, "--steps", 3).exit_code == 0
     assert modeval("train", "--out", tmp_path / "two", "--resume", "--steps", 4).exit_code == 0
-    steps = [files.read_record(folder).step for folder in files.find_runs(tmp_path)]
+    steps = [records.read_record(folder).step for folder in records.find_runs(tmp_path)]
     assert steps == [4, 4]
 
 
@@ -192,7 +192,7 @@ def test_what_differs_from_a_run_is_named_by_setting(tmp_path):
 def test_missing_parents_of_a_run_are_made(tmp_path):
     out = tmp_path / "a" / "b" / "run"
     assert modeval("train", "--out", out, *SMALL, "--steps", 1).exit_code == 0
-    assert files.read_record(out).status == "complete"
+    assert records.read_record(out).status == "complete"
     (tmp_path / "file").touch()
     assert "Cannot make" in failure("train", "--out", tmp_path / "file" / "run", *SMALL)
 
@@ -206,7 +206,7 @@ def test_models_are_named_by_commas_spaces_or_again(tmp_path):
     for names in (["modular,gt-modular"], ["modular", "gt-modular"], ["modular gt-modular"]):
         result = modeval("train", "--out", tmp_path / "x", "--model", *names, *SMALL, "--steps", 1)
         assert result.exit_code == 0, result.output
-        assert len(files.find_runs(tmp_path / "x")) == 2
+        assert len(records.find_runs(tmp_path / "x")) == 2
 
 
 def test_resuming_a_run_on_a_data_folder_asks_for_that_folder(tmp_path):
@@ -218,7 +218,7 @@ def test_resuming_a_run_on_a_data_folder_asks_for_that_folder(tmp_path):
     assert "with --data" in failure("train", "--out", run, "--resume")
     again = modeval("train", "--out", run, "--data", data, "--resume", "--steps", 5)
     assert again.exit_code == 0, again.output
-    assert files.read_record(run).step == 5
+    assert records.read_record(run).step == 5
 
 
 @pytest.mark.parametrize(

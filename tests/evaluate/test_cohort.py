@@ -21,7 +21,7 @@ from modeval.nn.routes import on_largest
 from modeval.spec import DataSpec, ModelSpec, RunSpec, TrainSpec, from_dict, without_unread
 from modeval.spec.gatings import Gumbel, Linear, Switch
 from modeval.tensors import write_tensors
-from modeval.train import files
+from modeval.train import files, records
 
 SMALL = {"encoder": 8, "width": 16}
 
@@ -216,7 +216,7 @@ def test_a_run_folder_is_read_with_its_failed_seeds_marked(tmp_path: Path) -> No
         "its weights are not finite",
     )
     assert subject.title == "Modular-op"
-    assert files.find_runs(tmp_path) == [tmp_path / "run"]
+    assert records.find_runs(tmp_path) == [tmp_path / "run"]
     write_run(tmp_path / "other", spec, network, diverged=(None,))
     with pytest.raises(RunError, match="3 seeds"):
         load_run(tmp_path / "other", "last")
@@ -230,7 +230,7 @@ def write_run(
     diverged: tuple[int | None, ...] = (),
 ) -> None:
     files.start_folder(folder, spec)
-    record = files.RunRecord(
+    record = records.RunRecord(
         digest=spec.digest,
         status="complete",
         step=100,

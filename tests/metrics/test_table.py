@@ -9,7 +9,9 @@ import torch
 
 from modeval.cli.bench.matching import bench_matching_command
 from modeval.cli.bench.metrics import bench_metrics_command
+from modeval.cli.manual.worked import EXAMPLE, VALUES
 from modeval.cli.metrics import describe, explain, find_metric, metrics_command
+from modeval.counting.count import count
 from modeval.errors import SpecError, TraceError
 from modeval.metrics import LOSSES, METRICS, metric_of, shown_in, uniform_joint
 
@@ -48,9 +50,32 @@ def test_the_list_names_every_metric_and_fits_a_terminal(capsys):
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_the_worked_example_is_computed(capsys):
+def computed(metric, routing):
+    """Score routing A, given as four rows of as many samples each."""
+    if metric.needs == "table":
+        return float(metric.function((routing * 100).round()))
+    if metric.needs == "joint":
+        return float(metric.function(routing / len(routing)))
+    return float(metric.function(count(torch.arange(len(routing)), routing, rules=4)))
+
+
+def test_worked_examples_are_what_the_metrics_give():
+    collapsed = torch.zeros(4, 4, dtype=torch.float64)
+    collapsed[:, 0] = 1
+    uniform = torch.full((4, 4), 0.25, dtype=torch.float64)
+    one_each = torch.eye(4, dtype=torch.float64)
+    cases = (torch.tensor(EXAMPLE, dtype=torch.float64), one_each, uniform, collapsed)
+    expected = {
+        name: pytest.approx([computed(metric, case) for case in cases], abs=6e-7)
+        for name, metric in METRICS.items()
+        if metric.needs in {"joint", "counts", "table"} and not metric.shape
+    }
+    assert {name: list(values) for name, values in VALUES.items()} == expected
+
+
+def test_an_explanation_ends_with_the_worked_example(capsys):
     metrics_command("alignment-distance")
-    assert "0.262500" in capsys.readouterr().out
+    assert "this routing            0.262500" in capsys.readouterr().out
 
 
 def test_an_unknown_metric_is_refused_with_the_nearest_name():

@@ -33,7 +33,7 @@ from modeval.spec import (
     without_unread,
 )
 from modeval.spec.settings import setting
-from modeval.train import files
+from modeval.train import records
 from modeval.train.loop import train
 
 OLD = Path(__file__).parents[2] / "fixtures" / "version-0.1"
@@ -134,23 +134,23 @@ def test_a_digest_covers_everything_that_differs():
 def test_a_run_of_version_0_1_is_read_without_what_nothing_reads():
     values = load_toml(OLD / "run" / "spec.toml")
     assert (values["data"]["search"], values["data"]["order"]) == ("product", 3)
-    spec = files.read_run(OLD / "run")
+    spec = records.read_run(OLD / "run")
     assert spec == read_spec(values)
     assert (spec.data.search, spec.data.order, spec.model.heads) == ("nearest", 1, 2)
-    assert files.read_record(OLD / "run").digest in digests(values)
+    assert records.read_record(OLD / "run").digest in digests(values)
     assert load_run(OLD / "run", "last").network is not None
 
 
 def test_a_run_of_version_0_1_is_resumed(tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(OLD / "run", folder)
-    before = files.read_record(folder)
-    spec = files.read_run(folder)
+    before = records.read_record(folder)
+    spec = records.read_run(folder)
     train(spec, folder, device=torch.device("cpu"), engine="eager", resume=True)
-    after = files.read_record(folder)
+    after = records.read_record(folder)
     assert (before.status, after.status, after.step) == ("running", "complete", 60)
     assert after.digest == before.digest
-    assert files.read_run(folder) == spec
+    assert records.read_run(folder) == spec
     whole = tmp_path / "whole"
     train(spec, whole, device=torch.device("cpu"), engine="eager")
     last, again = (load_file(path / "last.safetensors") for path in (whole, folder))
@@ -164,7 +164,7 @@ def test_a_spec_that_was_changed_after_the_run_began_is_refused(tmp_path):
     path = folder / "spec.toml"
     path.write_text(path.read_text().replace("batch = 16", "batch = 32"))
     with pytest.raises(RunError, match="changed after the run began"):
-        files.read_run(folder)
+        records.read_run(folder)
 
 
 def test_a_scorecard_of_version_0_1_is_compared_with_one_of_today():

@@ -11,7 +11,7 @@ from modeval import native
 from modeval.errors import RunError
 from modeval.spec import DataSpec, ModelSpec, Phase, RunSpec, TrainSpec, seed_grid
 from modeval.spec.gatings import EpsilonGreedy, Gumbel, TopK
-from modeval.train import extend, files, loop
+from modeval.train import extend, files, loop, records
 
 CPU = torch.device("cpu")
 
@@ -59,24 +59,24 @@ def test_more_steps_give_the_bits_of_a_run_of_so_many(tmp_path, train):
     record = run(spec(steps=20, **train), longer, resume=True)
     assert (record.status, record.step) == ("complete", 20)
     assert_same(whole, longer)
-    assert (whole / files.LOG).read_text() == (longer / files.LOG).read_text()
-    assert files.read_run(longer) == spec(steps=20, **train)
-    assert files.read_record(longer).digest == files.read_record(whole).digest
+    assert (whole / records.LOG).read_text() == (longer / records.LOG).read_text()
+    assert records.read_run(longer) == spec(steps=20, **train)
+    assert records.read_record(longer).digest == records.read_record(whole).digest
 
 
 def test_a_longer_run_keeps_its_validations_where_nothing_else_is_said(tmp_path):
     begun = spec(validate_every=None, steps=20)
     run(begun, tmp_path / "run")
     run(spec(validate_every=None, steps=40), tmp_path / "run", resume=True)
-    assert files.read_run(tmp_path / "run").validate_every == 2
-    assert len(files.read_log(tmp_path / "run")) == 20
+    assert records.read_run(tmp_path / "run").validate_every == 2
+    assert len(records.read_log(tmp_path / "run")) == 20
 
 
 def test_a_rate_that_falls_to_the_last_step_cannot_be_prolonged(tmp_path):
     run(spec(schedule="cosine"), tmp_path / "run")
     with pytest.raises(RunError, match="a longer run is another one"):
         run(spec(schedule="cosine", steps=20), tmp_path / "run", resume=True)
-    assert files.read_record(tmp_path / "run").status == "complete"
+    assert records.read_record(tmp_path / "run").status == "complete"
 
 
 @pytest.mark.parametrize("engine", ["eager", "fused"])
@@ -91,8 +91,8 @@ def test_more_seeds_give_the_cohort_of_so_many(tmp_path, engine):
     assert (record.status, record.diverged) == ("complete", (None,) * 6)
     assert_same(whole, more, exactly=engine == "fused")
     assert contents(more) == contents(whole)
-    assert files.read_run(more) == spec(seeds=seeds)
-    for one, two in zip(files.read_log(whole), files.read_log(more), strict=True):
+    assert records.read_run(more) == spec(seeds=seeds)
+    for one, two in zip(records.read_log(whole), records.read_log(more), strict=True):
         assert one["step"] == two["step"]
         assert one["validation_loss"] == pytest.approx(two["validation_loss"], rel=1e-4)
     assert files.read_network(more, "best").seeds == 6
@@ -105,7 +105,7 @@ def test_steps_and_seeds_may_grow_together_and_go_on_growing(tmp_path):
     run(spec(steps=20, seeds=seed_grid(4, 1)), folder, resume=True)
     run(spec(steps=20, seeds=seed_grid(4, 1)), tmp_path / "whole")
     assert_same(tmp_path / "whole", folder, exactly=False)
-    assert len(files.read_record(folder).former) == 4
+    assert len(records.read_record(folder).former) == 4
 
 
 def test_seeds_that_would_be_lost_are_named(tmp_path):
@@ -195,10 +195,10 @@ def test_a_kill_while_seeds_are_joined_loses_nothing(tmp_path, monkeypatch, surv
         died = True
     assert died == (survived < 9)
     monkeypatch.setattr(extend, "join", begun)
-    record = run(files.read_run(folder), folder, resume=True)
+    record = run(records.read_run(folder), folder, resume=True)
     assert record.status == "complete"
     run(spec(seeds=seeds), tmp_path / "whole")
-    assert files.read_run(folder) == spec(seeds=seeds)
+    assert records.read_run(folder) == spec(seeds=seeds)
     assert_same(tmp_path / "whole", folder, exactly=False)
     assert contents(folder) == contents(tmp_path / "whole")
 
@@ -213,7 +213,7 @@ def test_a_stop_while_new_seeds_are_trained_is_gone_on_with(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run(spec(seeds=seeds), folder, resume=True, watch=stop)
-    assert files.find_runs(tmp_path) == [folder]
+    assert records.find_runs(tmp_path) == [folder]
     assert files.read_network(folder).seeds == 2
     with pytest.raises(RunError, match="about to get other seeds"):
         run(spec(seeds=seed_grid(4, 1)), folder, resume=True)

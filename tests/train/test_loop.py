@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from modeval import tensors
 from modeval.errors import RunError
 from modeval.spec import DataSpec, ModelSpec, RunSpec, TrainSpec, seed_grid, to_toml
-from modeval.train import files, loop, stream
+from modeval.train import files, loop, records, stream
 from modeval.train.goal import losses as mean_losses
 
 CPU = torch.device("cpu")
@@ -41,8 +41,8 @@ def test_a_run_folder_holds_spec_log_and_weights(tmp_path):
     record = run(spec(), tmp_path / "run")
     assert record.status == "complete"
     assert record.step == 12
-    assert files.read_run(tmp_path / "run") == spec()
-    log = files.read_log(tmp_path / "run")
+    assert records.read_run(tmp_path / "run") == spec()
+    log = records.read_log(tmp_path / "run")
     assert [entry["step"] for entry in log] == [4, 8, 12]
     assert all(len(entry["loss"]) == 3 for entry in log)
     assert files.read_network(tmp_path / "run", "best").seeds == 3
@@ -102,7 +102,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, stop):
     for name in ("last.safetensors", "best.safetensors"):
         whole, cut = (load_file(tmp_path / folder / name) for folder in ("whole", "cut"))
         assert all(torch.equal(whole[key], cut[key]) for key in whole)
-    logs = [(tmp_path / folder / files.LOG).read_text() for folder in ("whole", "cut")]
+    logs = [(tmp_path / folder / records.LOG).read_text() for folder in ("whole", "cut")]
     assert logs[0] == logs[1]
 
 
@@ -142,7 +142,7 @@ def test_the_best_of_a_classifier_is_that_of_most_hits_when_asked_for(tmp_path):
 
 def hits(folder):
     """Return the mean accuracy of the best checkpoint on the samples it was chosen on."""
-    run_spec = files.read_run(folder)
+    run_spec = records.read_run(folder)
     place = stream.Stream(run_spec.data, run_spec.train.seeds, run_spec.train.batch, CPU)
     batch = stream.validation_batch(place, loop.VALIDATION_SAMPLES)
     network = files.read_network(folder, "best")
@@ -153,7 +153,7 @@ def hits(folder):
 
 def test_the_best_weights_are_kept_for_each_seed_on_its_own(tmp_path):
     run(spec(learning_rate=0.5, steps=20, validate_every=1), tmp_path / "run")
-    log = files.read_log(tmp_path / "run")
+    log = records.read_log(tmp_path / "run")
     losses = torch.tensor([entry["validation_loss"] for entry in log])
     assert len(set(losses.argmin(0).tolist())) > 1, "the seeds should differ in their best step"
     network = files.read_network(tmp_path / "run", "best")
@@ -176,7 +176,7 @@ def test_a_seed_that_diverges_is_marked_and_leaves_the_others_unharmed(tmp_path,
     monkeypatch.setattr(loop, "create", poisoned)
     record = run(spec(), tmp_path / "poisoned")
     assert record.diverged == (None, 4, None)
-    assert files.read_log(tmp_path / "poisoned")[-1]["loss"][1] is None
+    assert records.read_log(tmp_path / "poisoned")[-1]["loss"][1] is None
     sound, other = (
         load_file(tmp_path / folder / "last.safetensors") for folder in ("sound", "poisoned")
     )
@@ -259,5 +259,5 @@ def test_damaged_runs_are_refused_with_the_file_and_the_reason(tmp_path, damage,
 def test_the_record_is_plain_json(tmp_path):
     run(spec(), tmp_path / "run")
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert record["format"] == files.FORMAT
+    assert record["format"] == records.FORMAT
     assert record["diverged"] == [None, None, None]

@@ -20,7 +20,7 @@ from modeval.spec import (
     load_toml,
     to_toml,
 )
-from modeval.train import files
+from modeval.train import files, records
 from modeval.train.loop import Progress, train
 from modeval.train.remedies import REMEDIES
 from modeval.train.step import Stepper
@@ -95,7 +95,7 @@ def test_a_run_that_stops_in_any_phase_goes_on_to_the_same_bits(tmp_path: Path, 
 
     with pytest.raises(Stop):
         train(spec, tmp_path / "cut", device=CPU, watch=watch)
-    if files.is_run(tmp_path / "cut"):
+    if records.is_run(tmp_path / "cut"):
         train(spec, tmp_path / "cut", device=CPU, resume=True)
         cut = dict(files.read_network(tmp_path / "cut").named_parameters())
         assert all(torch.equal(whole[name], cut[name]) for name in whole)
@@ -212,5 +212,5 @@ def test_a_pattern_that_fits_nothing_is_refused_before_anything_is_written(tmp_p
     spec = run_of(Phase(steps=4), Phase(learns=("router.*",)))
     with pytest.raises(RunError, match="no parameter has such a name"):
         train(spec, tmp_path / "run", device=CPU)
-    assert not files.is_run(tmp_path / "run")
+    assert not records.is_run(tmp_path / "run")
     assert issubclass(RunError, ModevalError)

@@ -15,7 +15,7 @@ from modeval.spec import DataSpec, RunSpec, choices_of, from_dict, load_toml, to
 from modeval.spec.phases import SAM, SGD, Claim, Phase, Prune, Rewind, Tilt
 from modeval.spec.regimes import Regime
 from modeval.spec.systems import named
-from modeval.train import files
+from modeval.train import files, records
 from modeval.train.actions import KEPT, PRUNED, Scene, act
 from modeval.train.learners import GROUPS
 from modeval.train.learners import named as names_of
@@ -53,7 +53,7 @@ def trained(spec: RunSpec, folder: Path) -> dict[str, torch.Tensor]:
 
 def answers(folder: Path, selection: str, rule: int) -> torch.Tensor:
     """Return what a run says of samples of one rule, by the weights that are named."""
-    network, spec = files.read_network(folder, selection), files.read_run(folder)
+    network, spec = files.read_network(folder, selection), records.read_run(folder)
     batch = next(batches(Stream(spec.data, spec.train.seeds, 64, CPU, phase=99, rules=(rule,))))
     with torch.no_grad():
         prediction: torch.Tensor = network(batch.inputs, batch.rule).prediction
@@ -62,8 +62,8 @@ def answers(folder: Path, selection: str, rule: int) -> torch.Tensor:
 
 def rule_losses(folder: Path) -> list[torch.Tensor]:
     """Return the validation loss of each rule ``(S, R)`` after each phase."""
-    ends = [end for _, end, _ in files.read_run(folder).stretches]
-    log = {entry["step"]: torch.tensor(entry["rule_loss"]) for entry in files.read_log(folder)}
+    ends = [end for _, end, _ in records.read_run(folder).stretches]
+    log = {entry["step"]: torch.tensor(entry["rule_loss"]) for entry in records.read_log(folder)}
     return [log[end] for end in ends]
 
 
@@ -86,9 +86,11 @@ def test_a_regime_that_dies_twice_in_each_phase_comes_to_the_same_bits(
                     raise Death
 
             with pytest.raises(Death):
-                train(spec, cut, device=CPU, engine="eager", watch=watch, resume=files.is_run(cut))
+                train(
+                    spec, cut, device=CPU, engine="eager", watch=watch, resume=records.is_run(cut)
+                )
     train(spec, cut, device=CPU, engine="eager", resume=True)
-    assert files.read_log(cut) == files.read_log(whole)
+    assert records.read_log(cut) == records.read_log(whole)
     for selection in ("last", "best", *(f"phase-{n + 1}" for n in range(len(spec.phases)))):
         one, two = (files.read_network(folder, selection).state_dict() for folder in (cut, whole))
         assert all(torch.equal(one[name], two[name]) for name in one)
@@ -362,7 +364,7 @@ def test_a_regime_that_does_not_fit_is_refused(change: dict[str, Any], message: 
 def test_a_diverged_seed_is_told_with_its_phase_and_only_from_there_on(tmp_path: Path) -> None:
     spec = spec_of("sequential", seeds=2)
     train(spec, tmp_path / "run", device=CPU, engine="eager")
-    record = files.read_record(tmp_path / "run")
+    record = records.read_record(tmp_path / "run")
     from dataclasses import replace  # noqa: PLC0415
 
     files.write_record(tmp_path / "run", replace(record, diverged=(None, 12)))
@@ -393,7 +395,7 @@ def test_a_run_tells_its_losses_by_phase_and_what_it_forgot(tmp_path: Path) -> N
 
 def start_losses(folder: Path) -> torch.Tensor:
     """Return the loss of each rule before training, on many fresh samples of its own."""
-    spec = files.read_run(folder)
+    spec = records.read_run(folder)
     network = create(spec.data, spec.model, [model for _, model in spec.train.seeds])
     stream = Stream(spec.data, spec.train.seeds, spec.train.batch, CPU)
     batch = validation_batch(stream, 2_560)

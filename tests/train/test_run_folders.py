@@ -14,7 +14,7 @@ from modeval import atomic, tensors
 from modeval.errors import RunError
 from modeval.native import KernelError
 from modeval.spec import DataSpec, ModelSpec, RunSpec, TrainSpec
-from modeval.train import files, loop, step
+from modeval.train import files, loop, records, step
 
 CPU = torch.device("cpu")
 SPEC = RunSpec(
@@ -79,14 +79,14 @@ def test_a_death_before_any_write_loses_nothing(tmp_path, monkeypatch, whole, nu
         else:
             died = False
     assert died is (number <= WRITES + 2), written
-    begun = (folder / files.RUN).is_file()
-    complete = begun and files.read_record(folder).status == "complete"
+    begun = (folder / records.RUN).is_file()
+    complete = begun and records.read_record(folder).status == "complete"
     if begun and (folder / files.STATE).is_file():
         files.read_network(folder, "best")  # one generation, or none
     if not complete:
         run(folder, resume=begun)
     assert same_weights(whole, folder)
-    assert files.read_log(folder) == files.read_log(whole)
+    assert records.read_log(folder) == records.read_log(whole)
 
 
 def test_weights_between_two_checkpoints_are_read_out_of_the_state(tmp_path, monkeypatch, whole):
@@ -116,13 +116,13 @@ def test_a_bit_that_flipped_is_found_and_weights_are_made_again(tmp_path, whole,
     content = bytearray((tmp_path / name).read_bytes())
     content[-5] ^= 1
     (tmp_path / name).write_bytes(content)
-    record = files.read_record(tmp_path)
+    record = records.read_record(tmp_path)
     with pytest.raises(RunError, match="checksum differs"):
         files._load(tmp_path / name, record)
     if name in files.WEIGHTS:
         run(tmp_path, resume=True)
         assert same_weights(whole, tmp_path)
-        assert files.read_record(tmp_path).status == "complete"
+        assert records.read_record(tmp_path).status == "complete"
 
 
 def test_weights_of_another_run_are_refused(tmp_path, whole):
@@ -175,7 +175,7 @@ def test_a_run_goes_on_where_its_engine_cannot_be_had(tmp_path, monkeypatch, ask
     monkeypatch.setattr(step, "Fused", none)
     done = run(tmp_path, engine=asked, resume=True)
     assert (done.engine, done.engines) == ("eager", ((0, "fused"), (4, "eager")))
-    assert files.read_record(tmp_path) == done
+    assert records.read_record(tmp_path) == done
     for name, tensor in load_file(whole / "last.safetensors").items():
         torch.testing.assert_close(load_file(tmp_path / "last.safetensors")[name], tensor)
 
@@ -185,7 +185,7 @@ def test_a_run_goes_on_where_its_engine_cannot_be_had(tmp_path, monkeypatch, ask
 )
 def test_a_log_that_is_damaged_stops_no_run(tmp_path, monkeypatch, log, whole):
     stopped(tmp_path, monkeypatch, "eager")
-    (tmp_path / files.LOG).write_bytes(log)
+    (tmp_path / records.LOG).write_bytes(log)
     run(tmp_path, resume=True)
     assert same_weights(whole, tmp_path)
 
@@ -193,7 +193,7 @@ def test_a_log_that_is_damaged_stops_no_run(tmp_path, monkeypatch, log, whole):
 @pytest.mark.parametrize("key", ["best.", "memory.loss_sum", "optimiser.count", "last."])
 def test_a_state_that_lacks_a_tensor_is_refused_before_a_step(tmp_path, monkeypatch, key):
     stopped(tmp_path, monkeypatch, "eager")
-    record = files.read_record(tmp_path)
+    record = records.read_record(tmp_path)
     state = {
         name: tensor
         for name, tensor in files.read_state(tmp_path, record).items()
@@ -205,17 +205,17 @@ def test_a_state_that_lacks_a_tensor_is_refused_before_a_step(tmp_path, monkeypa
 
 
 def test_a_record_that_is_damaged_is_refused(tmp_path, whole):
-    values = json.loads((whole / files.RUN).read_text())
+    values = json.loads((whole / records.RUN).read_text())
     for damage in ({"versions": 3}, {"diverged": 1}, {"engines": [1]}):
-        atomic.write_text(tmp_path / files.RUN, json.dumps(values | damage), files.UNWRITTEN)
+        atomic.write_text(tmp_path / records.RUN, json.dumps(values | damage), files.UNWRITTEN)
         with pytest.raises(RunError, match="is damaged"):
-            files.read_record(tmp_path)
+            records.read_record(tmp_path)
 
 
 def test_runs_are_found_in_the_order_of_their_numbers(tmp_path):
     for name in ("r16", "r2", "r8", "a", "r2-b"):
         run(tmp_path / name)
-    found = [folder.name for folder in files.find_runs(tmp_path)]
+    found = [folder.name for folder in records.find_runs(tmp_path)]
     assert found == ["a", "r2", "r2-b", "r8", "r16"]
 
 
@@ -223,4 +223,4 @@ def test_a_file_where_a_run_belongs_is_named_as_such(tmp_path):
     card = tmp_path / "card.json"
     card.write_text("{}", encoding="utf-8")
     with pytest.raises(RunError, match=r"card\.json is a file: expected the folder of a run"):
-        files.read_record(card)
+        records.read_record(card)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from modeval.cli.manual.docstrings import to_markdown
+from modeval.cli.manual.sources import described
 from modeval.cli.manual.topics import topic, topic_names
 
 PAGE = "index.html"
@@ -85,18 +86,10 @@ def _library() -> Iterator[tuple[str, str]]:
     """Return the public names with signature and docstring."""
     import modeval
 
-    for name in modeval.__all__:
-        value = getattr(modeval, name)
-        if callable(value):
-            signature = f"```python\nmodeval.{name}{_signature(value)}\n```"
-            yield f"modeval.{name}", f"{signature}\n\n{to_markdown(inspect.getdoc(value) or '')}"
-
-
-def _signature(value: object) -> str:
-    try:
-        return str(inspect.signature(value)) if callable(value) else ""
-    except ValueError:
-        return "(...)"
+    for name, module in modeval.PUBLIC.items():
+        found = described(module, name)
+        signature = f"```python\nmodeval.{name}{found.signature}\n```"
+        yield f"modeval.{name}", f"{signature}\n\n{to_markdown(found.docstring)}"
 
 
 def _metrics() -> Iterator[tuple[str, str]]:

@@ -63,7 +63,7 @@ def _read(path: Path) -> "tuple[Scorecard, dict[tuple[Setting, str], Curve]]":
     from modeval.spec import to_dict
     from modeval.sweep.collect import collect
     from modeval.sweep.plan import read_sweep
-    from modeval.train.files import is_run, read_log
+    from modeval.train.records import is_run, read_log
 
     sweep = read_sweep(path)
     curves = {}

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
 
     from modeval.data import Dataset
-    from modeval.train.files import RunRecord
+    from modeval.train.records import RunRecord
 
 TASK, MODEL, TRAINING, MACHINE = "Task", "Model", "Training", "Machine and files"
 PAPER = ("monolithic", "modular", "modular-op", "gt-modular")
@@ -311,14 +311,15 @@ def resolved(spec: RunSpec) -> str:
 
 
 def _kept(out: Path) -> list[Path]:
-    from modeval.train.files import find_runs
+    from modeval.train.records import find_runs
 
     return find_runs(out) if out.is_dir() else []
 
 
 def _again(folder: Path, flags: Mapping[str, Mapping[str, Any]], *, trust_code: bool) -> RunRequest:
     """Return the run that a folder holds; flags that say something else make it another run."""
-    from modeval.train.files import SPEC, take_code
+    from modeval.train.files import take_code
+    from modeval.train.records import SPEC
 
     if trust_code:
         take_code(folder)
@@ -422,7 +423,7 @@ def train_all(
 ) -> list["RunRecord"]:
     """Train each request in turn, with a progress bar; runs that are complete are left alone."""
     from modeval.data import require
-    from modeval.train.files import is_run, read_record
+    from modeval.train.records import is_run, read_record
 
     for request in requests:
         if dataset is not None:
@@ -473,7 +474,7 @@ def check_finite(requests: list[RunRequest], records: list["RunRecord"]) -> None
 
 def _seeds_of(request: RunRequest) -> tuple[tuple[int, int], ...]:
     """Return the seeds of a run as its folder says: a resumed one may have more than asked for."""
-    from modeval.train.files import read_run
+    from modeval.train.records import read_run
 
     return read_run(request.folder).train.seeds
 

@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from modeval.score.comparison.courses import CourseChange, alike, course_change, course_of
 from modeval.score.comparison.differences import Difference, differences, separate
 from modeval.score.comparison.partners import partner
-from modeval.score.pairing import best_sum, paired
+from modeval.score.pairing import best_sum, paired, sum_of
 from modeval.score.scorecard import Activation, ModelRecord, Over, Score, Scorecard, Seed
 
 Reading = Literal["better", "worse", "changed", "unclear", "same"]
@@ -31,7 +32,15 @@ EVERY_ORDER = 4
 """Up to so many rules all their orders are tried instead."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+Place = tuple[str, int | None, Over | None, Seed | None]
+
+
+def _place(metric: str, layer: int | None, over: Over | None, seed: Seed | None) -> Place:
+    """Return where a score stands; which layer is the worst may differ between columns."""
+    return metric, layer if over is None else None, over, seed
+
+
+@dataclass(frozen=True, kw_only=True)
 class Column:
     """One model of one scorecard.
 
@@ -46,6 +55,14 @@ class Column:
     source: str
     card: Scorecard
     model: ModelRecord
+
+    @cached_property
+    def found(self) -> dict[Place, Score]:
+        """The scores of the model by their place."""
+        return {
+            _place(score.metric, score.layer, score.over, score.seed): score
+            for score in reversed(self.card.scores_of(self.model.id))
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,8 +264,8 @@ def _lineage(columns: Sequence[Column], level: float) -> Lineage:
     places = dict.fromkeys(
         (score.metric, score.layer if score.over is None else None, score.over)
         for column in named
-        for score in column.card.scores
-        if score.model == column.model.id and score.seed is None
+        for score in column.card.scores_of(column.model.id)
+        if score.seed is None
     )
     rows = [_row(named, metric, layer, over, level) for metric, layer, over in places]
     agreements = [
@@ -341,14 +358,7 @@ def _row(
 def _at(
     column: Column, metric: str, layer: int | None, over: Over | None, seed: Seed | None
 ) -> Score | None:
-    found = (
-        score
-        for score in column.card.scores
-        if (score.model, score.metric, score.over, score.seed)
-        == (column.model.id, metric, over, seed)
-        and (over is not None or score.layer == layer)
-    )
-    score = next(found, None)
+    score = column.found.get(_place(metric, layer, over, seed))
     return score if score is not None and _finite(score) else None
 
 
@@ -490,11 +500,12 @@ def _matched(first: Activation, later: Activation) -> _Match:
     shared = overlap(one, two, weight)
     relabelled = [best_sum(overlap(one, two[order], weight)) for order in _orders(rules)]
     same = one.shape == two.shape
+    modules = paired(shared)
     return _Match(
-        value=best_sum(shared),
+        value=sum_of(shared, modules),
         by_number=float(np.trace(shared)) if same else None,
         chance=float(np.mean(relabelled)),
-        modules=tuple(paired(shared)),
+        modules=tuple(modules),
     )
 
 
@@ -517,8 +528,10 @@ def overlap(one: Matrix, two: Matrix, weight: Matrix) -> Matrix:
     [[0.0, 0.5], [0.5, 0.0]]
     """
     made: Matrix = np.zeros((one.shape[1], two.shape[1]))
-    for first, later, share in zip(one, two, weight, strict=True):
-        made += share * np.minimum.outer(first, later)
+    least = np.empty_like(made)  # taken once: this is called for thousands of orders
+    for first, later in zip(one * weight[:, None], two * weight[:, None], strict=True):
+        np.minimum(first[:, None], later, out=least)
+        made += least
     return made
 
 

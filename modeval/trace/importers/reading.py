@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from modeval.errors import TraceError
@@ -224,6 +223,8 @@ def load_torch(path: Path) -> Any:
     """Load a file of torch.save that holds nothing but tensors, numbers and containers."""
     import warnings  # noqa: PLC0415
     from pickle import UnpicklingError  # noqa: PLC0415 - the name of an error
+
+    import torch  # noqa: PLC0415 - slow, and few formats need it
 
     try:
         with warnings.catch_warnings():
