@@ -4,7 +4,8 @@ Libraries differ in what they call by one name. Every convention is named here:
 
 * TIES with unequal weights: ``count`` elects signs by plain sums and divides by how many agree, as
   peft 0.21 does; ``weight`` elects by weighted sums and divides by the weights that agree, as
-  mergekit 0.1 does. With equal weights of 1 both are the paper's.
+  mergekit 0.1.5 does, where a negative weight turns a vector round. With equal weights of 1 both
+  are the paper's.
 * DARE: what is kept is divided by ``density``, so that the mean over draws is the vector itself, as
   in the paper and peft; mergekit keeps the sum of sizes instead.
 """
@@ -70,11 +71,12 @@ def ties(
     """
     kept = trim(vectors, density).movedim(0, -1)
     shares = _weights(vectors, weights)
-    elected = (kept * shares if convention == "weight" else kept).sum(-1, keepdim=True).sign()
-    agree = ((kept.sign() == elected) & (kept != 0)).to(kept.dtype)
+    signed = kept * shares if convention == "weight" else kept
+    elected = signed.sum(-1, keepdim=True).sign()
+    agree = ((signed.sign() == elected) & (kept != 0)).to(kept.dtype)
     total = (kept * shares * agree).sum(-1)
     count = (agree * shares if convention == "weight" else agree).sum(-1)
-    return torch.where(count == 0, 0.0, total / torch.where(count == 0, 1.0, count))
+    return total / torch.where(count == 0, 1.0, count)  # nothing is left of what all have trimmed
 
 
 def trim(vectors: Tensor, density: float) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from modeval.errors import SpecError
 from modeval.spec.settings import flag_of
 from modeval.spec.system import System
 from modeval.spec.systems import BY_NAME, SYSTEMS, system_of
@@ -23,6 +24,9 @@ def systems_command(
         typer.Argument(metavar="[NAME]", help="Explain one system.", autocompletion=_complete),
     ] = None,
     *,
+    invalid: Annotated[
+        bool, typer.Option("--invalid", help="List choices that never go together, and why.")
+    ] = False,
     as_json: Annotated[
         str | None,
         typer.Option("--json", metavar="FILE", help="Write all of it as JSON; - prints it."),
@@ -31,6 +35,9 @@ def systems_command(
     """List the systems that can be trained by name, or explain one."""
     from modeval.cli.manual.help import show
 
+    if invalid:
+        _list_invalid(name, as_json)
+        return
     chosen = SYSTEMS if name is None else (system_of(name),)
     if as_json is not None:
         entries = [describe(system) for system in chosen]
@@ -40,6 +47,28 @@ def systems_command(
         typer.echo("Explain one with: modeval systems NAME")
     else:
         show(explain(chosen[0]))
+
+
+def _list_invalid(name: str | None, as_json: str | None) -> None:
+    """Say which choices of two axes never go together."""
+    from modeval.spec.pairs import grouped, impossible
+
+    if name is not None:
+        raise SpecError(
+            f"--invalid with {name}: it is about choices, whatever the system. Drop one."
+        )
+    pairs = impossible()
+    if as_json is not None:
+        entries = [
+            {"choices": dict((pair.first, pair.second)), "reason": pair.reason} for pair in pairs
+        ]
+        _write(json.dumps(entries, indent=2), as_json)
+        return
+    for group in grouped(pairs):
+        axis, choice = group.choice
+        typer.echo(f"{axis} {choice}: not with {group.axis} {', '.join(group.others)}")
+        typer.echo(textwrap.indent(textwrap.fill(group.reason, width=94), "    "))
+    typer.echo(f"\n{len(pairs)} pairs of choices of two axes never go together; all others do.")
 
 
 def describe(system: System) -> dict[str, Any]:

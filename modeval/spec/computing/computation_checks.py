@@ -149,6 +149,8 @@ def check_computation_on(data: "DataSpec", model: "ModelSpec") -> None:
     check(
         data.task != "sets" or not before or computation.attends,
         f'aggregation = "{model.aggregation}" with task = "sets": each module has heads '
-        "of its own, and what their softmax gives is no mixture of parameters. Use --task binary "
-        "or series.",
+        "of its own, and what their softmax gives is no mixture of parameters. Use "
+        + (
+            "--computation prefix." if model.aggregation == "inputs" else "--task binary or series."
+        ),
     )
