@@ -253,11 +253,6 @@ def _load(view: ModelView, words: Vocabulary) -> str:
     return f"{text}, none is dead." if not dead else f"{text}; dead: {_listed(dead, words.module)}."
 
 
-def dead_modules(view: ModelView) -> dict[str, list[int]]:
-    """Return the numbers of the modules that get less than a tenth of an even share, by layer."""
-    return {label: [n for n, _ in idle] for label, idle in _idle(view).items()}
-
-
 def _idle(view: ModelView) -> dict[str, list[tuple[int, float | None]]]:
     """Return dead modules by layer, and as how many tokens they get weight; unknown for cohorts."""
     labels, _ = scorecard_views.layer_names(view.record.layers)
