@@ -37,6 +37,10 @@ PERMUTATIONS_OF_SAMPLES = 199
 """Permutations of the labels of samples that were drawn anew."""
 TESTED = tuple(name for name, metric in METRICS.items() if metric.tested)
 """Metrics that are held against permuted labels."""
+GROWTH = torch.tensor(
+    [0.5 if "matching" in METRICS[name].made_of else 1.0 for name in TESTED], dtype=torch.float64
+)
+"""Power of the squared noise of documents with which each grows."""
 OF_TABLES = tuple(
     name for name, row in METRICS.items() if row.needs == "table" and row.tells == "information"
 )
@@ -280,8 +284,13 @@ def _permuted_group(
         prior=routing.prior,
         view=routing.view,
         most=most,
+        powers=GROWTH if routing.evidence == "documents" else None,
     )
-    return {name: drawn[..., index] for index, name in enumerate(TESTED)}
+    modules = group.modules
+    return {
+        name: drawn[..., index].clamp(*METRICS[name].bounds(routing.rules, modules, routing.prior))
+        for index, name in enumerate(TESTED)
+    }
 
 
 def tested_metrics(

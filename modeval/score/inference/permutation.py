@@ -3,7 +3,8 @@
 Tokens of a document go the same way for reasons of their own, so what is exchangeable under
 blindness are documents with their labels: every permutation leaves each label as many documents as
 it has, and as much weight. That keeps the size of the test for any statistic, however unequal
-labels and lengths are; where documents of one label are longer, it rejects less than it could.
+labels are. Where documents of one label are longer than those of others, what is permuted is
+brought to the noise of documents as long as theirs, see :mod:`.lengths`.
 Where labels change within documents, stretches of like length exchange labels within their own.
 """
 
@@ -15,6 +16,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from modeval.counting.units import Units, coarser
+from modeval.score.inference.lengths import mean_shares, noise_of_rows
 from modeval.score.inference.resampling import p_value, side_by_side
 from modeval.types import Prior, View
 
@@ -27,6 +29,8 @@ LEAST_UNITS = 256
 """To which they are pooled at most: fewer would cost power."""
 LEAST_RELABELLINGS = 20
 """Different relabellings below which no p value can fall to 5 %."""
+
+TINY = torch.finfo(torch.float64).tiny
 
 Statistic = Callable[[Float64[Tensor, "*batch rules modules"]], Tensor]
 
@@ -78,6 +82,7 @@ def permute_labels(
     prior: Prior = "uniform",
     view: View = "weight",
     most: int | None = None,
+    powers: Float64[Tensor, "values"] | None = None,
 ) -> Float64[Tensor, "draws *values"]:
     """Return a statistic under permuted labels: what :func:`p_value` holds the observed against.
 
@@ -91,11 +96,19 @@ def permute_labels(
         view: routing weights, or each of K chosen modules as 1/K.
         most: units at most, see :func:`units_permuted`; the same for layers that are permuted
             apart but alike.
+        powers: power of the squared noise of documents with which each value of the statistic
+            grows, for documents of one label each: 1 for squares, as information; .5 for
+            differences, as a matching. Then what is permuted is brought to the noise that labels
+            have with documents as long as theirs: ``t_0 + (t - t_0) (s_own / s_permuted)^power``,
+            t_0 that of routing that is the same for all labels and s of
+            :func:`modeval.score.inference.lengths.noise_of_rows`. Of documents that may be
+            exchanged this is exact like any permutation, being the test of ``(t - t_0) / s^power``.
 
     Returns:
         ``(D, ...)``. Their mean is the chance level ``chance_permuted`` of the metric.
 
-    Source: Phipson & Smyth 2010, Permutation p-values should never be zero; Good 2005,
+    Source: Janssen 1997, Studentized permutation tests for non-i.i.d. hypotheses, for the
+    principle; Phipson & Smyth 2010, Permutation p-values should never be zero; Good 2005,
     Permutation, Parametric and Bootstrap Tests of Hypotheses, section 3.
     """
     numbers = units.mass[..., 0, :].numel()
@@ -108,7 +121,17 @@ def permute_labels(
         return statistic(_joint(cells, own, label[part]))
 
     table = cells[0].unsqueeze(-2).expand(*cells.shape[1:-1], coarse.rules, cells.shape[-1])
-    return torch.cat(side_by_side(relabelled, permutations, table))
+    drawn = torch.cat(side_by_side(relabelled, permutations, table))
+    if powers is None or coarse.mixed:
+        return drawn
+    joint = mean_shares(coarse, view).unsqueeze(-2) * (own / own.sum(-1, keepdim=True)).unsqueeze(
+        -1
+    )
+    level = statistic(joint)
+    noise = noise_of_rows(coarse, own, label, view=view)
+    as_long = noise_of_rows(coarse, own, coarse.label[None], view=view)
+    ratio = torch.where(noise > 0, as_long / noise.clamp(min=TINY), 1.0)
+    return level + (drawn - level) * ratio.unsqueeze(-1) ** powers
 
 
 def drawn_labels(
@@ -162,9 +185,7 @@ def _joint(
     total = table.sum(-1)
     weight = share * (total > 0)
     weight = weight / weight.sum(-1, keepdim=True)
-    return (
-        table * (weight / total.clamp(min=torch.finfo(total.dtype).tiny)).unsqueeze(-1)
-    ).contiguous()
+    return (table * (weight / total.clamp(min=TINY)).unsqueeze(-1)).contiguous()
 
 
 __all__ = [

@@ -13,6 +13,7 @@ from modeval.counting.units import Units, coarser, document_units
 from modeval.metrics.alignment import alignment_distance, alignment_score
 from modeval.metrics.information import entropies
 from modeval.metrics.matching import match
+from modeval.score.inference.lengths import scatter
 from modeval.score.inference.permutation import (
     drawn_labels,
     permutations_for,
@@ -42,9 +43,17 @@ def statistics(joint: Tensor) -> Tensor:
     )
 
 
+GROWTH = torch.tensor([1, 1, 1, 0.5, 0.5], dtype=torch.float64)
+
+
 def p_of(units: Units, seed: int, permutations: int = 99, prior: Prior = "uniform") -> Tensor:
     drawn = permute_labels(
-        units, statistics, generator=generator(seed), permutations=permutations, prior=prior
+        units,
+        statistics,
+        generator=generator(seed),
+        permutations=permutations,
+        prior=prior,
+        powers=GROWTH,
     )
     return p_value(statistics(units.joint(prior)), drawn)
 
@@ -78,6 +87,15 @@ def test_a_blind_router_is_called_significant_no_more_often_than_the_level_says(
         World(longer=10.0, lengths="equal"),
         World(longer=0.1, shares=shares_of("7:1:1:1"), lengths="equal"),
         World(rules=2, documents=105, shares=shares_of("1:20"), tokens=20, longer=100.0),
+        # without regard to lengths the blind router of these was significant in half of all cases
+        World(
+            rules=2,
+            documents=105,
+            shares=shares_of("20:1"),
+            tokens=20,
+            longer=100.0,
+            lengths="equal",
+        ),
     ],
 )
 def test_a_label_of_long_documents_makes_no_blind_router_significant(
@@ -86,6 +104,33 @@ def test_a_label_of_long_documents_makes_no_blind_router_significant(
     activation, draw = world.activation(), np.random.default_rng(1)
     found = torch.stack([p_of(world.draw(draw, activation), s, prior=prior) for s in range(40)])
     assert (found <= 0.05).sum(0).max() <= int(binom.ppf(0.9995, 40, 0.05))
+
+
+def test_where_labels_differ_in_length_what_tells_them_apart_is_seen_as_well() -> None:
+    world = World(longer=0.1, shares=shares_of("7:1:1:1"), told=0.15, lengths="equal")
+    activation, draw = world.activation(), np.random.default_rng(1)
+    found = torch.stack([p_of(world.draw(draw, activation), seed)[0] for seed in range(20)])
+    assert (found <= 0.05).sum() >= 16  # 2 when lengths were not regarded
+
+
+def test_documents_that_are_equally_long_are_permuted_as_they_are() -> None:
+    units = World(lengths="equal").draw(np.random.default_rng(0), World().activation())
+    plain, scaled = (
+        permute_labels(units, statistics, generator=generator(), permutations=20, powers=powers)
+        for powers in (None, GROWTH)
+    )
+    torch.testing.assert_close(plain, scaled)
+
+
+def test_scatter_is_that_of_documents_and_of_tokens() -> None:
+    draw = np.random.default_rng(0)
+    size = np.repeat([10, 100, 1000], 2000)
+    shares = draw.beta(9.5, 9.5, len(size))  # variance 1/80, squared distance 4/80 in all
+    first = draw.binomial(size, shares)
+    table = torch.from_numpy(np.stack([first, size - first], 1).astype(float))
+    own, chance = scatter(document_units(table, torch.from_numpy(np.arange(len(size)) % 2)))
+    assert own.item() == pytest.approx(4 / 80, rel=0.1)
+    assert chance.item() == pytest.approx(1 - 4 / 80, rel=0.1)
 
 
 def test_what_tells_labels_apart_is_seen() -> None:

@@ -1,0 +1,114 @@
+"""What permuted labels give, for documents as long as those of each label are.
+
+Documents of one label may be longer than those of another. Permuted labels mix both, so a label
+that had many documents of one length gets few long ones and many short ones, and rows of A are
+noisier under permutation than they are. Or less noisy: where the documents of a rare label are
+short, a blind router was called significant in half of all cases. How noisy a row is follows from
+how long its documents are; a permuted value is brought to the noise that rows have with their own.
+"""
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from modeval.counting.units import Units
+from modeval.types import View
+
+ROUNDS = 20
+"""Rounds of weighing documents anew by how much they are expected to scatter."""
+ALIKE = 1e-3
+"""Spread of 1/length, as a share of its mean, below which lengths tell nothing of scatter."""
+TINY = torch.finfo(torch.float64).tiny
+
+
+def mean_shares(units: Units, view: View = "weight") -> Float64[Tensor, "*batch modules"]:
+    """Return the mean share of each module over documents, each document weighing alike.
+
+    No giant document moves it, and no relabelling.
+    """
+    share = _shares(units, view)
+    there = (units.table(view).sum(-1, keepdim=True) > 0).double()
+    mean: Tensor = share.sum(-2) / there.sum(-2).clamp(min=1)
+    return mean
+
+
+def scatter(
+    units: Units, view: View = "weight"
+) -> tuple[Float64[Tensor, "*batch"], Float64[Tensor, "*batch"]]:
+    """How much do documents scatter: ``b + c / n`` for one of n tokens.
+
+    ``b`` is how documents differ for reasons of their own, ``c`` what tokens add by chance.
+    Fitted to the squared distances ``sum_m (s_m - mean_m)^2 / mean_m`` of their shares s, with
+    weights ``1 / (b + c / n)^2``; both are at least 0. Labels do not enter, so that relabelling
+    changes nothing.
+
+    Returns:
+        ``b`` and ``c``, each ``(...)``; ``c`` is 0 where all documents are equally long.
+
+    >>> from modeval.counting.units import document_units
+    >>> table = torch.tensor([[10.0, 0], [0, 10], [50, 50], [50, 50]])
+    >>> [round(part.item(), 6) for part in scatter(document_units(table, torch.arange(4) % 2))]
+    [0.0, 5.0]
+    """
+    size = units.table(view).sum(-1)
+    there = size > 0
+    mean = mean_shares(units, view).unsqueeze(-2)
+    distance = (_shares(units, view) - mean).square() / mean.clamp(min=TINY)
+    squared = torch.where(mean > 0, distance, 0.0).sum(-1)
+    inverse = torch.where(there, 1 / size.clamp(min=TINY), 0.0)
+    count = there.sum(-1).clamp(min=1)
+    level, length = (squared * there).sum(-1) / count, inverse.sum(-1) / count
+    spread = ((inverse - length.unsqueeze(-1)) * there).square().sum(-1) / count
+    own, chance = level / 2, level / 2 / length.clamp(min=TINY)
+    for _ in range(ROUNDS):
+        expected = own.unsqueeze(-1) + chance.unsqueeze(-1) * inverse
+        weight = there / expected.clamp(min=TINY).square()
+        own, chance = _fitted(weight, inverse, squared)
+    told = spread.sqrt() > ALIKE * length
+    return torch.where(told, own, level), torch.where(told, chance, 0.0)
+
+
+def _fitted(weight: Tensor, inverse: Tensor, squared: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weighted least squares of ``squared = b + c inverse`` with b, c >= 0."""
+    weight = weight / weight.sum(-1, keepdim=True).clamp(min=TINY)
+    one, two = (weight * inverse).sum(-1), (weight * inverse.square()).sum(-1)
+    flat, slanted = (weight * squared).sum(-1), (weight * inverse * squared).sum(-1)
+    room = (two - one.square()).clamp(min=TINY)
+    own, chance = (two * flat - one * slanted) / room, (slanted - one * flat) / room
+    chance = torch.where(own < 0, slanted / two.clamp(min=TINY), chance)
+    own = torch.where(chance < 0, flat, own.clamp(min=0))
+    return own, chance.clamp(min=0)
+
+
+def noise_of_rows(
+    units: Units,
+    share: Float64[Tensor, "*batch rules"],
+    label: Int64[Tensor, "draws units"],
+    *,
+    view: View = "weight",
+) -> Float64[Tensor, "draws *batch"]:
+    """Return how far apart rows of A are expected to be by the scatter of documents alone, squared.
+
+    ``sum_r pi_r (1 - pi_r) (b sum w^2 + c sum w) / (sum w)^2`` over the documents, of lengths w,
+    that a labelling gives to rule r, which weighs ``pi_r``.
+
+    Args:
+        units: documents, batch ``(...)``.
+        share: what each label weighs, in any unit.
+        label: labellings.
+        view: what counts as routing.
+    """
+    own, chance = scatter(units, view)
+    size = units.table(view).sum(-1)
+    member = (label[:, None] == torch.arange(units.rules)[:, None]).double()  # (D, R, U)
+    total = torch.einsum("...u,dru->dr...", size, member)
+    squares = torch.einsum("...u,dru->dr...", size.square(), member)
+    weight = (share / share.sum(-1, keepdim=True)).movedim(-1, 0)
+    noise = (own * squares + chance * total) / total.square().clamp(min=TINY)
+    found: Tensor = (weight * (1 - weight) * noise).sum(1)
+    return found
+
+
+def _shares(units: Units, view: View) -> Tensor:
+    table = units.table(view)
+    return table / table.sum(-1, keepdim=True).clamp(min=TINY)
