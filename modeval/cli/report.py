@@ -199,7 +199,6 @@ def _content(  # noqa: PLR0917 - one step of the command
 def _print(
     paths: Sequence[Path], cards: "Sequence[Scorecard]", out: Path | None, *, quiet: bool
 ) -> None:
-    from modeval.report.terminal.maps import render_trace_maps
     from modeval.report.terminal.scores import render
 
     console = stdout()
@@ -213,7 +212,7 @@ def _print(
                 console.print(
                     str(path), style="bold", markup=False, highlight=False, soft_wrap=True
                 )
-            for part in (*render(card, str(path)), *render_trace_maps(card)):
+            for part in render(card, str(path), maps=True):
                 console.print(part, highlight=False)
     if captured is not None and out is not None:
         deliver(out, captured.get(), flag="--out")

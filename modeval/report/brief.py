@@ -66,8 +66,12 @@ GRAVE = (
 )
 """Findings, what most needs an answer first."""
 DIFFER = (
-    "Do not call these {modules} specialists. Hold them against the model before training, or "
-    "before a change: modeval compare BEFORE AFTER"
+    "Do not call these {modules} specialists before you have held them against the model before "
+    "training, recorded on the same texts: modeval compare BEFORE.json {source}"
+)
+TRAIN_ON = (
+    "Do not call these {modules} specialists. Train longer (modeval train --out RUN --resume "
+    "--steps N), and see in which seeds it helps: modeval plot ranking {source} --out ranking.pdf"
 )
 LOOSEN = "If {modules} should specialise, loosen what keeps the load even: the balance loss, say."
 MEND = (
@@ -81,13 +85,12 @@ CHECK = (
 )
 FLATTENED = (
     "The load is nearly even ({share} in effective use): a balance loss over small batches may "
-    "have flattened what {modules} could specialise to. To be sure, record the same texts with an "
-    "earlier checkpoint or one balanced over larger batches: modeval compare BEFORE AFTER"
+    "have flattened what {modules} could specialise to. An earlier checkpoint, or one balanced "
+    "over larger batches, would show it."
 )
 NOT_FLATTENED = (
     "The load is uneven ({share} in effective use), so a balance loss has hardly flattened what "
-    "{modules} could specialise to. To be sure, record the same texts with the model before "
-    "training: modeval compare BEFORE AFTER"
+    "{modules} could specialise to."
 )
 KEEP = "Keep it so: modeval gate {source} --no-policy --min {metric}={floor}"
 MORE_SAMPLES = "Score several documents or samples of each {rule}, so that labels can be permuted."
@@ -102,10 +105,19 @@ ADVICE: dict[str, tuple[str, ...]] = {
     "unlabelled": (LABEL,),
 }
 """For each finding what to do next."""
+IN_COHORTS = {
+    "specialist": (KEEP,),
+    "faint": (TRAIN_ON,),
+    "blind": (TRAIN_ON,),
+    "unproven": ("Train more seeds: modeval train --out RUN --resume --seeds N",),
+}
+"""What it is in place of that for models that modeval trained, whose modules were switched off."""
 UNEVEN = 0.9
 """Effective share of the modules of a cohort below which its load is worth a sentence."""
 MANY_RULES = 12
 """Rules up to which each has a line that names its modules."""
+FEW_RULES = 4
+"""Rules up to which a line names what goes to the module of each."""
 MUCH = 3
 """Times its share elsewhere from which a module plainly belongs to a rule."""
 FLAT = 0.1
@@ -137,6 +149,11 @@ class Brief:
         """All of it but the advice."""
         return " ".join(filter(None, (f"{self.verdict}: {self.meaning}.", self.figures)))
 
+    @property
+    def gravest(self) -> str:
+        """The finding that most needs an answer; empty where there is none."""
+        return next((word for word in GRAVE if word in self.findings), "")
+
 
 def brief(view: ModelView) -> Brief:
     """Say what the routing of a model does, what that rests on, and what to do."""
@@ -163,7 +180,7 @@ def brief(view: ModelView) -> Brief:
         verdict=_verdict(record, counted, len(found)),
         meaning=_meaning(record, counted[0][0], words),
         figures=" ".join(filter(None, (told, _load(view, words)))),
-        advice=_advice(view, counted[0][0] if len(counted) == 1 else _gravest(found), words),
+        advice=_advice(view, next(word for word in GRAVE if word in found), words),
     )
 
 
@@ -171,10 +188,6 @@ def findings(view: ModelView) -> tuple[str, ...]:
     """Return the finding of each layer, or of each seed: keys of :data:`MEANINGS`."""
     kept = layer_findings(view.card, view.record)
     return tuple(str(each.word) for each in kept) if kept else _judged_again(view)
-
-
-def _gravest(found: Sequence[str]) -> str:
-    return next((word for word in GRAVE if word in found), "")
 
 
 # --- what came out -------------------------------------------------------------------------------
@@ -316,9 +329,10 @@ def _advice(view: ModelView, word: str, words: Vocabulary) -> tuple[str, ...]:
     if score is not None and score.value is not None:
         low = score.value if score.low is None else score.low
         floor = f"{math.floor(low * 100) / 100:g}"
+    cohort = not is_trace(view.record)
     told = tuple(
         _filled(text, words, source=source, metric="alignment_score", floor=floor)
-        for text in ADVICE[word]
+        for text in (IN_COHORTS if cohort else {}).get(word, ADVICE[word])
         if floor or "{floor}" not in text
     )
     return (*told, flattened) if flattened else told
@@ -400,9 +414,39 @@ def taste_words(taste: Taste, words: Vocabulary) -> str:
     if taste.own is None or clear:
         return text
     return (
-        f"{text}; most its own: {taste.own} ({percent(taste.own_share)}, "
+        f"{text}; most typical: {taste.own} ({percent(taste.own_share)}, "
         f"elsewhere {percent(taste.elsewhere)})"
     )
+
+
+def own_shares(view: ModelView) -> str:
+    """Say what of each rule goes to the module of its own, where seeds are several.
+
+    Numbers of modules mean nothing across seeds; empty where there is nothing to say.
+    """
+    words = vocabulary(view.record)
+    index = routing_views.most_telling(view)
+    found = routing_views.activations(view, index)
+    if view.record.modules == 1 or not found or len(found[0].matrix) < 2:  # noqa: PLR2004
+        return ""
+    mean = routing_views.mean_map(found)
+    names = routing_views.rule_names(view.record, len(mean.matrix))
+    got = {
+        name: float(row[column])
+        for name, row, column in zip(names, mean.matrix, mean.matched, strict=True)
+        if column >= 0
+    }
+    if not got:
+        return ""
+    shares, even = list(got.values()), percent(1 / mean.matrix.shape[1])
+    names_, _ = scorecard_views.layer_names(view.record.layers)
+    where = "" if index is None else f" in layer {names_[index]}"
+    ends = dict.fromkeys((percent(min(shares)), percent(max(shares))))
+    if len(got) > FEW_RULES or len(ends) == 1:
+        who = f"Own {words.module} of a {words.rule}{where}"
+        return f"{who}: {' to '.join(ends)} of it (even: {even})."
+    listed = ", ".join(f"{name} {percent(share)}" for name, share in got.items())
+    return f"Own {words.module} of each {words.rule}{where}: {listed} (even: {even})."
 
 
 def tastes_in_words(view: ModelView) -> tuple[str, list[tuple[str, str]]]:

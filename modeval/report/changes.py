@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from modeval.metrics.table import metric_of
-from modeval.report.brief import MEANINGS, brief, findings
+from modeval.report import scorecard_views
+from modeval.report.brief import CHECK, MEANINGS, brief, findings
 from modeval.report.scorecard_views import ModelView
-from modeval.report.words import count, is_trace
+from modeval.report.words import count, is_trace, percent, vocabulary
 from modeval.score.comparison.compare import Column, Lineage, Row
 from modeval.score.scorecard import Score
 
@@ -30,6 +31,21 @@ READINGS: dict[Verdict, str] = {
 """What is said of a difference."""
 OF_RULES = ("specialisation", "information")
 """Kinds of metrics that tell of rules."""
+TOLD = "homogeneity"
+WORTH: dict[Verdict, str] = {
+    "better": "more than noise",
+    "worse": "less, beyond noise",
+    "changed": "beyond noise",
+    "unclear": "it may be noise",
+    "same": "the same",
+    "skewed": "load is too skewed to compare",
+    "chance": "both as by chance",
+}
+"""What is said of a difference in how much is told."""
+SEE_WHICH = "See which experts it is: modeval report {source}"
+MORE_TEXT = (
+    "Record more documents of each {rule} with both models: intervals shrink with their number."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +54,7 @@ class Change:
 
     Attributes:
         headline: in a sentence.
+        told: how much experts tell of the domain, after and before; empty where it is not known.
         grave: whether it is bad news.
         findings: what came out for each column: its label and the words.
         counted: how many scores are better and how many worse.
@@ -45,6 +62,7 @@ class Change:
     """
 
     headline: str
+    told: str
     grave: bool
     findings: tuple[tuple[str, str], ...]
     counted: str
@@ -76,10 +94,11 @@ def change(lineage: Lineage, rows: Sequence[Row]) -> Change:
     worse = "collapsed" in after
     return Change(
         headline=headline,
+        told=_told(lineage),
         grave=worse,
         findings=tuple((view.name, brief(view).verdict) for view in entries),
         counted=_counted(lineage, rows),
-        advice=brief(last).advice if after else (),
+        advice=_advice(last, after, lineage, rows) if after else (),
     )
 
 
@@ -100,13 +119,50 @@ def _headline(last: ModelView, before: Sequence[str], after: Sequence[str]) -> s
     if not before or not after:
         return "Losses alone can be compared: there is no routing to judge"
     if Counter(before) == Counter(after):
-        return f"No layer or seed changed its finding: {_verdict(last).lower()} as before"
+        return f"No {noun} changed its finding: {_verdict(last).lower()} as before"
     moved = ", ".join(
         f"{MEANINGS[word][0].lower()} in {after.count(word)} (before {before.count(word)})"
         for word in dict.fromkeys((*after, *before))
         if after.count(word) != before.count(word)
     )
     return f"Of {count(len(after), noun)}: {moved}"
+
+
+def _told(lineage: Lineage) -> str:
+    """Say how much experts tell of the domain after and before; empty where load forbids it."""
+    first, last = entry_of(lineage.columns[0]), entry_of(lineage.columns[-1])
+    if not is_trace(last.record) or "collapsed" in (*findings(first), *findings(last)):
+        return ""
+    before, after = (scorecard_views.overall(view, TOLD) for view in (first, last))
+    if before is None or after is None or before.value is None or after.value is None:
+        return ""
+    words = vocabulary(last.record)
+    said = _reading_of_told(lineage)
+    worth = "" if said is None else f": {WORTH[said]}"
+    return (
+        f"The {words.module} now tells {percent(after.value)} of what could be known of the "
+        f"{words.rule}, before {percent(before.value)}{worth}."
+    )
+
+
+def _reading_of_told(lineage: Lineage) -> Verdict | None:
+    layered = len(lineage.columns[0].model.layers) > 1
+    over = "mean" if layered else None
+    rows = [row for row in lineage.rows if row.metric == TOLD and row.over == over]
+    return reading(lineage, rows[0], len(lineage.columns) - 1) if rows else None
+
+
+def _advice(
+    last: ModelView, after: Sequence[str], lineage: Lineage, rows: Sequence[Row]
+) -> tuple[str, ...]:
+    """Return what to do next: who is told what changed need not compare once more."""
+    if "collapsed" in after or not is_trace(last.record):
+        return brief(last).advice
+    words = vocabulary(last.record)
+    if any(reading(lineage, row, len(lineage.columns) - 1) == "better" for row in rows):
+        look = SEE_WHICH.format(source=last.source or "AFTER.json")
+        return (look, CHECK.format(module=words.module, modules=words.modules))
+    return (MORE_TEXT.format(rule=words.rule),)
 
 
 def _verdict(view: ModelView) -> str:

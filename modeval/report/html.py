@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from modeval.errors import DependencyError, ScorecardError
 from modeval.metrics.table import shown_in
 from modeval.report import page_courses, page_panels, scorecard_views, tables
-from modeval.report.brief import GRAVE, Brief, brief, tastes_in_words
+from modeval.report.brief import GRAVE, Brief, brief, own_shares, tastes_in_words
 from modeval.report.changes import READINGS, Change, change, reading
 from modeval.report.page_panels import Figure, Numbers
 from modeval.report.page_tokens import TokenFigure
@@ -18,8 +19,11 @@ from modeval.report.scorecard_views import ModelView, TaskGroup
 from modeval.report.tables import Table
 from modeval.report.words import (
     CHANCE,
+    MODULES,
+    Vocabulary,
     cautions,
     count,
+    is_trace,
     measured,
     metric_title,
     number,
@@ -33,6 +37,12 @@ from modeval.text import visible
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
+
+FEW_TRACES = 2
+"""Traces of one group up to which the page begins with who does what in each."""
+COMMAND = re.compile(r"(modeval (?!PATH)[^();,]*[^();,. ])")
+"""A command in a sentence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +85,9 @@ def render(
     grouped = scorecard_views.groups(views)
     script, style = _template_text("report.js"), _template_text("report.css")
     numbers = Numbers()
+    spoken = [vocabulary(view.record) for view in views]
+    known = spoken[0] if len(set(spoken)) == 1 else MODULES
+    changes = _changes(cards, sources)
     context = {
         "title": _title(views),
         "script": script,
@@ -83,14 +96,15 @@ def render(
         "sources": sources,
         "versions": ", ".join(dict.fromkeys(card.modeval for card in cards)),
         "counted": f"{count(len(views), 'model')} from {', '.join(sources)}",
-        "brief": [_brief(group, numbers) for group in grouped],
-        "changes": _changes(cards, sources),
+        "brief": [_brief(group, numbers, compared=bool(changes)) for group in grouped],
+        "changes": changes,
         "glance": [
             tables.glance_table(group.entries, f"At a glance: {group.title}") for group in grouped
         ],
         "limits": _limits(views),
         "facts": [(group.title, _facts(group)) for group in grouped],
-        "chance": _chance(cards),
+        "chance": _chance(cards, known),
+        "words": known,
         "levels": _levels(cards),
         "rules": page_panels.against_rules(grouped, numbers),
         "scores": [page_panels.scores(group, numbers) for group in grouped],
@@ -125,6 +139,7 @@ def _environment() -> "Environment":
     )
     environment.filters["picture"] = Markup
     environment.filters["whole"] = whole
+    environment.filters["commands"] = _commands
     return environment
 
 
@@ -132,6 +147,17 @@ def missing_extra(what: str, error: ImportError) -> DependencyError:
     """Return the error that says how to install what reports need."""
     return DependencyError(
         f'{what} needs {error.name}, which is not installed: pip install "modeval-cli[report]"'
+    )
+
+
+def _commands(text: str) -> "Markup":
+    """Set the commands of a text as code: from ``modeval`` to its end, or to what closes it."""
+    from markupsafe import Markup, escape  # noqa: PLC0415 - there is no page without it
+
+    parts = COMMAND.split(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if index % 2 else escape(part)
+        for index, part in enumerate(parts)
     )
 
 
@@ -156,32 +182,38 @@ class First:
     Attributes:
         title: the task.
         models: each with what came out of it.
+        advised: the model that the advice is for, where there are several.
         advice: what to do next, of the finding that most needs it.
         picture: who does what, or the score that the finding rests on.
-        heading: over the list of who does what.
-        tastes: for each rule which modules get most of it; empty where models or seeds are several.
+        own: by the name of a model, what of each rule goes to the module of its own; for cohorts.
+        tastes: model, heading, and for each rule which modules get most of it; nothing of seeds.
     """
 
     title: str
     models: tuple[tuple[ModelView, Brief], ...]
+    advised: str
     advice: tuple[str, ...]
     picture: Figure | None
-    heading: str
-    tastes: tuple[tuple[str, str], ...]
+    own: dict[str, str]
+    tastes: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...]
 
 
-def _brief(group: TaskGroup, numbers: Numbers) -> First:
+def _brief(group: TaskGroup, numbers: Numbers, *, compared: bool) -> First:
     found = [(view, brief(view)) for view in group.entries]
-    ranked = [each for _, each in found if each.findings]
-    ranked.sort(key=lambda each: min(map(GRAVE.index, each.findings)))
+    ranked = [(view, each) for view, each in found if each.findings]
+    ranked.sort(key=lambda pair: GRAVE.index(pair[1].gravest))
+    traced = is_trace(group.entries[0].record)
     single = len(group.entries) == 1
-    heading, tastes = tastes_in_words(group.entries[0]) if single else ("", [])
+    advised = [] if compared and traced else ranked[:1]  # what changed has its own advice
+    listed = group.entries if single or (traced and len(group.entries) <= FEW_TRACES) else ()
+    tastes = [("" if single else view.name, *tastes_in_words(view)) for view in listed]
     return First(
         title=group.title,
-        heading=heading,
-        tastes=tuple(tastes),
+        own={} if traced else {view.name: own_shares(view) for view in group.entries},
+        tastes=tuple((who, heading, tuple(each)) for who, heading, each in tastes if each),
         models=tuple(found),
-        advice=ranked[0].advice if ranked else (),
+        advised=advised[0][0].name if advised and len(ranked) > 1 else "",
+        advice=advised[0][1].advice if advised else (),
         picture=page_panels.first_picture(group, numbers),
     )
 
@@ -211,7 +243,7 @@ def _change_table(lineage: Lineage, rows: Sequence[Row]) -> Table:
     listed = []
     for row in rows:
         contrast, said = row.contrasts[last], reading(lineage, row, last)
-        title = metric_title(row.metric).replace("modules", known.modules)
+        title = known.spoken(metric_title(row.metric))
         difference = "" if contrast is None else number(contrast.value)
         ends = "" if contrast is None else span(contrast.low, contrast.high)
         listed.append(
@@ -272,11 +304,11 @@ def _levels(cards: Sequence[Scorecard]) -> str:
     return ", ".join(dict.fromkeys(f"{card.level:.0%}".replace("%", " %") for card in shown))
 
 
-def _chance(cards: Sequence[Scorecard]) -> dict[str, str]:
+def _chance(cards: Sequence[Scorecard], known: Vocabulary) -> dict[str, str]:
     """Return what the levels of chance mean; those that no score has are empty."""
     scores = [score for card in cards for score in card.scores]
     return {
-        name: text
+        name: known.spoken(text)
         for name, text in CHANCE.items()
         if any(getattr(score, name) is not None for score in scores)
     }

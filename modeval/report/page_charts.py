@@ -15,7 +15,7 @@ from modeval.report import svg
 from modeval.report.routing_views import BUDGET, UNDIVIDED, Budget, Floats
 from modeval.report.scorecard_views import ModelView as Model
 from modeval.report.scorecard_views import dots, overall
-from modeval.report.words import beside_chance, interval, metric_title, number
+from modeval.report.words import beside_chance, interval, metric_title, number, title_for
 from modeval.score.scorecard import Score
 
 WIDTH = 340.0
@@ -108,7 +108,7 @@ def strip_chart(models: Sequence[Model], metric: str, name: str) -> str:
     row_height, top, bottom = 50.0, 0.0, 20.0
     height = top + row_height * len(rows) + bottom
     words = "; ".join(f"{model.name} {interval(score)}" for model, score in rows)
-    chart = svg.picture(WIDTH, height, metric_title(metric), f"{words}.", name)
+    chart = svg.picture(WIDTH, height, title_for(models[0].record, metric), f"{words}.", name)
     values = [v for _, score in rows for v in _levels(score)]
     values += [value for model, _ in rows for _, value in dots(model, metric)]
     axis = scale(values, 8, WIDTH - 8, bins=5)

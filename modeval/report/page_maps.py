@@ -227,7 +227,14 @@ def colour_key(
     return svg.text_of(chart)
 
 
-def together_map(matrix: Floats, modules: Sequence[int], most: float, title: str, name: str) -> str:
+def together_map(  # noqa: PLR0917 - what, how and its names
+    matrix: Floats,
+    modules: Sequence[int],
+    most: float,
+    title: str,
+    name: str,
+    module: str = "module",
+) -> str:
     """Draw which modules are chosen together, a row and a column for each."""
     count = len(modules)
     cell = min(LARGE_CELL, max(8.0, math.floor(300 / count)))
@@ -235,8 +242,8 @@ def together_map(matrix: Floats, modules: Sequence[int], most: float, title: str
     size = cell * count
     first, second = divmod(int(matrix.argmax()), count)
     said = (
-        f"{count} modules. Most often together: of the choices of module {modules[first]}, a share "
-        f"of {number(float(matrix.max()))} chose module {modules[second]} too."
+        f"{count} {module}s. Most often together: of the choices of {module} {modules[first]}, a "
+        f"share of {number(float(matrix.max()))} chose {module} {modules[second]} too."
     )
     chart = svg.picture(max(left + size + 4, 120), top + size + 34, title, said, name)
     _cells(chart, matrix, most, (left, top, cell, cell))
@@ -245,7 +252,7 @@ def together_map(matrix: Floats, modules: Sequence[int], most: float, title: str
         middle = cell * (index + 0.5)
         svg.label(chart, left - 5, top + middle + 4, str(modules[index]), "tick", "end")
         svg.label(chart, left + middle, top + size + 14, str(modules[index]), "tick", "middle")
-    svg.label(chart, left + size / 2, top + size + 29, "module", style="tick", anchor="middle")
+    svg.label(chart, left + size / 2, top + size + 29, module, style="tick", anchor="middle")
     return svg.text_of(chart)
 
 

@@ -9,7 +9,7 @@ from modeval.metrics.table import shown_in
 from modeval.report import causes, page_charts, page_maps, routing_views, scorecard_views, tables
 from modeval.report.scorecard_views import ModelView, TaskGroup
 from modeval.report.tables import Table
-from modeval.report.words import count, is_trace, metric_title, vocabulary
+from modeval.report.words import count, is_trace, metric_title, title_for, vocabulary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ def scores(group: TaskGroup, number: Numbers) -> tuple[Panel, Table, list[Table]
         if known:
             figures.append(
                 Figure(
-                    title=metric_title(metric),
+                    title=title_for(group.entries[0].record, metric),
                     picture=page_charts.strip_chart(group.entries, metric, number()),
                     remark=tables.ARROWS[known[0].better],
                 )
@@ -112,7 +112,7 @@ def layers(view: ModelView, number: Numbers) -> Panel:
         if known:
             figures.append(
                 Figure(
-                    title=metric_title(metric),
+                    title=title_for(view.record, metric),
                     picture=page_charts.layer_chart(known, labels, metric, number()),
                     remark=tables.ARROWS[known[0].better],
                 )
@@ -291,7 +291,13 @@ def _layered_maps(view: ModelView, number: Numbers) -> Panel:
         folded=tuple(folded),
         heading=_others(len(folded)),
         text=f"Layers are numbered by their place in {pattern}." if pattern else "",
-        key=page_maps.colour_key(most, view.record.modules, number(), clipped=clipped),
+        key=page_maps.colour_key(
+            most,
+            view.record.modules,
+            number(),
+            f"share of a {vocabulary(view.record).rule}",
+            clipped=clipped,
+        ),
     )
 
 
@@ -386,7 +392,12 @@ def together(view: ModelView, number: Numbers) -> list[Panel]:
         title = f"{name}, {scorecard_views.seed_name(each.seed)}" if each.seed else name
         full = title if each.layer is None else f"{view.name}, {title}"
         picture = page_maps.together_map(
-            routing_views.square(each), each.modules, most, f"Chosen together: {full}", number()
+            routing_views.square(each),
+            each.modules,
+            most,
+            f"Chosen together: {full}",
+            number(),
+            vocabulary(view.record).module,
         )
         open_ = each.layer is None or each.layer in remarks
         remark = "" if len(remarks) == len(short) else remarks.get(each.layer, "")
@@ -399,13 +410,16 @@ def together(view: ModelView, number: Numbers) -> list[Panel]:
             folded=tuple(folded),
             heading=_others(len(folded)),
             text=_together_words(view, max(len(each.modules) for each in coactivations)),
-            key=page_maps.colour_key(most, None, number(), "share of a module's choices"),
+            key=page_maps.colour_key(
+                most, None, number(), f"share of {vocabulary(view.record).a_module}'s choices"
+            ),
         )
     ]
 
 
 def _together_words(view: ModelView, shown: int) -> str:
-    busiest = f"The {shown} busiest of {view.record.modules} modules. "
+    modules = vocabulary(view.record).modules
+    busiest = f"The {shown} busiest of {view.record.modules} {modules}. "
     chance = routing_views.together_chance(view)
     level = f"Choices that are even and independent give {chance:.3f} everywhere." if chance else ""
     return ((busiest if shown < view.record.modules else "") + level).strip()

@@ -78,10 +78,10 @@ def token_figures(
 
 def _coloured(text: str, module: int) -> Coloured:
     if module < 0:
-        return Coloured(text=text, module="no module", hue=None)
-    return Coloured(text=text, module=f"module {module}", hue=hue(module))
+        return Coloured(text=text, module="no expert", hue=None)
+    return Coloured(text=text, module=f"expert {module}", hue=hue(module))
 
 
 def _busiest(modules: Sequence[int]) -> tuple[tuple[str, int, int], ...]:
     counted = Counter(module for module in modules if module >= 0).most_common(MOST_NAMED)
-    return tuple((f"module {module}", hue(module), times) for module, times in counted)
+    return tuple((f"expert {module}", hue(module), times) for module, times in counted)

@@ -26,6 +26,7 @@ from modeval.report.words import (
     number,
     percent,
     span,
+    title_for,
     vocabulary,
 )
 from modeval.score.scorecard import PhaseLosses, Score, layer_findings
@@ -176,8 +177,7 @@ def glance_table(
             lowest.append((f"{view.name}, worst layer of each", low))
     rows = [(words(name), *(scored(s) for s in found)) for name, found in scores + lowest]
     titles = (
-        metric_title(metric).replace("modules", known.modules) + signs[_better(entries, metric)]
-        for metric in metrics
+        known.spoken(metric_title(metric)) + signs[_better(entries, metric)] for metric in metrics
     )
     of_mean = ", mean of layers" if lowest else ""
     columns = list(zip(*(found for _, found in scores), strict=True))
@@ -210,7 +210,9 @@ def scores_table(
                 if score is not None:
                     where = _where(view, score)
                     cells = (read(score) for read in SCORE_COLUMNS.values())
-                    rows.append((words(metric_title(metric)), words(view.name), where, *cells))
+                    rows.append(
+                        (words(title_for(view.record, metric)), words(view.name), where, *cells)
+                    )
     return filled(caption, ("Score", "Model", "Layer", *SCORE_COLUMNS), rows)
 
 
@@ -257,9 +259,10 @@ def layers_table(view: ModelView, metrics: Sequence[str] | None = None) -> Table
         )
         for layer, name in enumerate(record.layers)
     ]
-    titles = ("Layer", "Finding", "Modules", "p of alignment, corrected")
+    modules = vocabulary(record).modules.capitalize()
+    titles = ("Layer", "Finding", modules, "p of alignment, corrected")
     return filled(
-        f"{view.name}, layer by layer", (*titles, *(metric_title(m) for m in metrics)), rows
+        f"{view.name}, layer by layer", (*titles, *(title_for(record, m) for m in metrics)), rows
     )
 
 
@@ -276,7 +279,7 @@ def map_table(view: ModelView, shares: Map, title: str) -> Table:
     names = rule_names(view.record, rules)
     if modules <= WRITTEN_OUT:
         columns = (
-            [f"module {module}" for module in shares.modules]
+            [f"{vocabulary(view.record).module} {module}" for module in shares.modules]
             if shares.averaged == 1
             else [f"{index + 1}." for index in range(modules)]
         )

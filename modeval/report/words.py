@@ -54,6 +54,22 @@ class Vocabulary:
         return f"{self.module}s"
 
     @property
+    def a_module(self) -> str:
+        """One of them, with its article."""
+        return f"an {self.module}" if self.module[0] in "aeiou" else f"a {self.module}"
+
+    def spoken(self, text: str) -> str:
+        """Return a text about rules and modules in these words.
+
+        >>> EXPERTS.spoken("Dead modules: a module that no rule needs")
+        'Dead experts: an expert that no domain needs'
+        """
+        if self == MODULES:
+            return text
+        text = text.replace("a module", self.a_module).replace("module", self.module)
+        return text.replace("rule", self.rule)
+
+    @property
     def rules(self) -> str:
         """Several of them."""
         return f"{self.rule}s"
@@ -76,6 +92,11 @@ def metric_title(name: str) -> str:
     """
     row = metric_of(name)
     return name.replace("_", " ").capitalize() if row is None else row.title
+
+
+def title_for(record: ModelRecord, name: str) -> str:
+    """Return the title of a metric in the words of the field that a model is from."""
+    return vocabulary(record).spoken(metric_title(name))
 
 
 def number(value: float | None) -> str:

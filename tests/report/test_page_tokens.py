@@ -16,13 +16,13 @@ def test_tokens_are_coloured_by_their_module_and_cannot_act() -> None:
     texts = {1: "<script>", 2: " &", 3: "x\n"}
     figures = token_figures([passage], ["0 (a)", "1 (b)"], lambda tokens: texts[tokens[0]])
     assert [figure.busiest for figure in figures] == [
-        (("module 5", hue(5), 2),),
-        (("module 1", hue(1), 2), ("module 0", hue(0), 1)),
+        (("expert 5", hue(5), 2),),
+        (("expert 1", hue(1), 2), ("expert 0", hue(0), 1)),
     ]
     page = render([cards.trace()], ["a.json"], figures)
     section = page[page.index('<section id="tokens"') :].split("</section>")[0]
-    assert section.count(f'style="--hue: {hue(5)}" title="module 5"') == 2
-    assert '<span title="no module"> &amp;</span>' in section
+    assert section.count(f'style="--hue: {hue(5)}" title="expert 5"') == 2
+    assert '<span title="no expert"> &amp;</span>' in section
     assert "&lt;script&gt;" in section
     assert "<script" not in section
     assert "&lt;b&gt;code&lt;/b&gt; (document 3), layer 1 (b)" in section

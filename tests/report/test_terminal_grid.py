@@ -8,7 +8,6 @@ import report_cards as cards
 from rich.console import Console
 
 from modeval.report.terminal.grid import Column, Grid, Prose
-from modeval.report.terminal.maps import render_trace_maps
 from modeval.report.terminal.scores import render
 from modeval.report.words import span
 
@@ -64,13 +63,11 @@ CARDS = {"trace": cards.trace(), "cohort": cards.paper(), "deep": cards.trace(la
 @pytest.mark.parametrize("name", CARDS)
 def test_every_screen_fits_and_has_the_same_numbers_at_every_width(name, width):
     card = CARDS[name]
-    text = shown(*render(card), *render_trace_maps(card), width=width)
+    text = shown(*render(card, maps=True), width=width)
     assert max(map(len, text.splitlines())) <= width
     numbers = set(re.findall(r"\[?\d\.\d{2,4}[,\]]?", text))
     assert numbers == set(
-        re.findall(
-            r"\[?\d\.\d{2,4}[,\]]?", shown(*render(card), *render_trace_maps(card), width=200)
-        )
+        re.findall(r"\[?\d\.\d{2,4}[,\]]?", shown(*render(card, maps=True), width=200))
     )
     assert "…" not in text
     assert not re.search(r"(?<![\w.*])\.\d", text), "a number without its leading zero"

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from modeval.report import scorecard_views
 from modeval.report.routing_views import Map
-from modeval.report.terminal.maps import Picture, render_trace_maps, side_by_side
+from modeval.report.terminal.maps import Picture, side_by_side, trace_maps
 
 
 def picture(matrix, rules, most=1.0, **options):
@@ -25,6 +25,11 @@ def shown(parts, width=80, **options):
     for part in parts:
         console.print(part)
     return console.file.getvalue()
+
+
+def maps_of(card):
+    [view] = scorecard_views.entries([card], [""])
+    return trace_maps(view)
 
 
 def test_cells_hold_percent_and_modules_their_numbers():
@@ -54,7 +59,7 @@ def test_colours_and_letters_tell_the_same():
 
 
 def test_three_layers_tell_and_lines_fit_the_terminal():
-    text = shown(render_trace_maps(cards.trace(layers=7, modules=64, choices=4)), width=60)
+    text = shown(maps_of(cards.trace(layers=7, modules=64, choices=4)), width=60)
     assert text.count("alignment score") == 3
     assert "lowest" in text
     assert "highest" in text
@@ -65,12 +70,11 @@ def test_three_layers_tell_and_lines_fit_the_terminal():
 
 
 def test_cohorts_and_traces_without_labels_have_no_such_maps():
-    assert shown(render_trace_maps(cards.cohort())) == ""
-    assert shown(render_trace_maps(cards.trace(labelled=False))) == ""
+    assert shown(maps_of(cards.trace(labelled=False))) == ""
 
 
 def test_one_layer_is_shown_without_a_word_on_layers():
-    text = shown(render_trace_maps(cards.trace(layers=1)))
+    text = shown(maps_of(cards.trace(layers=1)))
     assert "OLMoE" in text
     assert "alignment" not in text
 

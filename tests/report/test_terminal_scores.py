@@ -119,7 +119,7 @@ def test_a_loss_stands_in_one_row_though_it_has_two_names():
 def test_a_single_module_has_no_map() -> None:
     text = shown(card_of(model_of("Monolithic", modules=1)))
     assert "percent of a row" not in text
-    assert "No routing, there is a single module" in text
+    assert "No routing: there is a single module" in text
 
 
 def test_the_first_screen_of_a_trace_answers_three_questions():
@@ -158,3 +158,15 @@ def test_losses_by_phase_and_rule_stand_below_the_scores_of_a_model_of_several_p
     assert "phase-1 (rule 0)" in text
     assert "failed" in text
     assert "phase-1" not in shown(cards.cohort("Modular", rules=3, modules=3))
+
+
+def test_the_first_screen_of_a_cohort_says_what_goes_to_whose_module():
+    text = " ".join(shown(card_of(model_of("Modular")), source="card.json").split())
+    assert "Own module of each rule: rule 0 100 %, rule 1 90 % (even: 50 %)." in text
+    assert text.index("Own module") < text.index("Alignment distance")
+
+
+def test_commands_name_the_scorecard_that_is_shown():
+    text = " ".join(shown(cards.trace(), source="card.json").split())
+    assert "modeval compare BEFORE.json card.json" in text or "modeval report card.json" in text
+    assert "SCORECARD" not in text

@@ -1,6 +1,7 @@
 """``modeval systems``: systems of the literature, and the choices that make each of them."""
 
 import json
+import shutil
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,9 @@ from modeval.errors import SpecError
 from modeval.spec.settings import flag_of
 from modeval.spec.system import System
 from modeval.spec.systems import BY_NAME, SYSTEMS, system_of
+
+WIDEST = 100
+"""Columns beyond which lines get hard to read."""
 
 
 def _complete(incomplete: str) -> list[str]:
@@ -87,18 +91,22 @@ def describe(system: System) -> dict[str, Any]:
 
 def list_systems() -> str:
     """Return a line or two for each system: its name, what it is, its choices."""
-    width = max(len(system.name) for system in SYSTEMS)
+    room = min(shutil.get_terminal_size().columns, WIDEST)
+    width = max(len(system.name) for system in SYSTEMS) + 2
+    beside = room >= 2 * width  # on narrow terminals names stand above what they are
+    indent = " " * (width if beside else 2)
     lines = []
     for system in SYSTEMS:
-        lines += [
-            *textwrap.wrap(
-                system.what,
-                width=96,
-                initial_indent=f"{system.name:<{width}}  ",
-                subsequent_indent=" " * (width + 2),
-            ),
-            f"{'':<{width}}  {choices_of(system)}",
+        wrapped = [
+            line
+            for text in (system.what, choices_of(system))
+            for line in textwrap.wrap(
+                text, room, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+            )
         ]
+        if beside:
+            wrapped[0] = f"{system.name:<{width}}{wrapped[0].lstrip()}"
+        lines += wrapped if beside else [system.name, *wrapped]
     return "\n".join([*lines, ""])
 
 

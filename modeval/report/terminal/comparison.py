@@ -95,7 +95,7 @@ def _news(lineage: Lineage, rows: Sequence[Row]) -> list[RenderableType]:
     found = change(lineage, rows)
     style = "bold red" if found.grave else "bold"
     shown: list[RenderableType] = [
-        Prose(f"{found.headline}.", head=len(found.headline), style=style)
+        Prose(f"{found.headline}. {found.told}".rstrip(), head=len(found.headline), style=style)
     ]
     shown += [Prose(f"{label}: {said}.", indent="  ") for label, said in found.findings]
     shown.append(Prose(f"{found.counted[:1].upper()}{found.counted[1:]}."))
@@ -168,7 +168,7 @@ def _titles(lineage: Lineage, rows: Sequence[Row]) -> Cells:
     for row in rows:
         arrow = {"lower": " ↓", "higher": " ↑"}.get(row.better or "", "")
         over = f", {row.over}" if row.over else ""
-        title = metric_title(row.metric).replace("modules", known.modules)
+        title = known.spoken(metric_title(row.metric))
         titles.append(f"{title}{over}{arrow}")
     heading = "over layers" if len(lineage.columns[0].model.layers) > 1 else ""
     return Cells(heading, tuple(titles), right=False)
@@ -237,6 +237,7 @@ def sparkline(values: Sequence[float | None]) -> str:
 def _agreement_words(lineage: Lineage) -> list[str]:
     """Say how far matched modules agree: the layers where they do least, and the mean."""
     words = []
+    known = vocabulary(lineage.columns[0].model)
     for index, column in enumerate(lineage.columns):
         agreements = [each for each in lineage.agreements if each.column == index]
         if not agreements:
@@ -244,13 +245,14 @@ def _agreement_words(lineage: Lineage) -> list[str]:
         mean = sum(each.value for each in agreements) / len(agreements)
         chance = sum(each.chance for each in agreements) / len(agreements)
         text = (
-            f"Modules of {column.label} matched with those of {lineage.columns[0].label}: "
+            f"{known.modules.capitalize()} of {column.label} matched with those of "
+            f"{lineage.columns[0].label}: "
             f"{mean:.1%} of the routing goes the same way{_pairs(agreements[0])}, "
-            f"{chance:.1%} when rules are exchanged at random"
+            f"{chance:.1%} when {known.rules} are exchanged at random"
         )
         numbered = [each.by_number for each in agreements if each.by_number is not None]
         if len(numbered) == len(agreements):
-            text += f"; {sum(numbered) / len(numbered):.1%} by module numbers"
+            text += f"; {sum(numbered) / len(numbered):.1%} by {known.module} numbers"
         words.append(f"{text}.{_least(lineage, agreements)}")
     return words
 

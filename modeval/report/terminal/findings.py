@@ -39,14 +39,19 @@ def finding_lines(view: ModelView) -> list[RenderableType]:
 
 
 def _verdict(found: Brief) -> Prose:
-    styles = {STYLES[word] for word in found.findings}
-    style = f"bold {styles.pop()}".strip() if len(styles) == 1 else "bold"
+    style = f"bold {STYLES.get(found.gravest, '')}".strip()
     return Prose(f"{found.verdict}: {found.meaning}.", head=len(found.verdict), style=style)
 
 
-def advice_lines(advice: Sequence[str]) -> list[RenderableType]:
-    """Return what to do next, one line for each thing."""
-    return [Prose(f"Next: {text}", head=len("Next:")) for text in advice]
+def advice_lines(advice: Sequence[str], of: str = "") -> list[RenderableType]:
+    """Return what to do next, one line for each thing.
+
+    Args:
+        advice: what to do.
+        of: the model that it is for, where there are several.
+    """
+    head = f"Next, for {of}:" if of else "Next:"
+    return [Prose(f"{head} {text}", head=len(head)) for text in advice]
 
 
 def taste_lines(view: ModelView) -> list[RenderableType]:

@@ -15,6 +15,7 @@ from modeval.report.terminal.findings import (
     layers_counted,
 )
 from modeval.report.terminal.grid import Cell, Column, Grid, Prose
+from modeval.report.terminal.maps import trace_maps
 from modeval.report.words import number, span, vocabulary
 from modeval.score.scorecard import Score
 
@@ -25,8 +26,13 @@ TOLD = "homogeneity"
 """What the finding rests on: it has its interval and its chance level beside it."""
 
 
-def render_trace(view: ModelView) -> list[RenderableType]:
-    """Return everything that the terminal shows of one trace, in order."""
+def render_trace(view: ModelView, *, maps: bool = False) -> list[RenderableType]:
+    """Return everything that the terminal shows of one trace, in order.
+
+    Args:
+        view: the trace.
+        maps: whether to draw which experts serve which labels.
+    """
     names, pattern = _names(view)
     metrics = _metrics(view)
     title = f"{layers_counted(view)}{_labels(view)}"
@@ -40,7 +46,8 @@ def render_trace(view: ModelView) -> list[RenderableType]:
     shown += [_table(view, metrics, rows), Text("")]
     if not few:
         shown += [*(_course(view, name) for name in metrics), Text("")]
-    return [*shown, *_legend(view, metrics, pattern), *_marks(view), *_measured(view), Text("")]
+    shown += [*_legend(view, metrics, pattern), *_marks(view), Text("")]
+    return [*shown, *(trace_maps(view) if maps else []), *_measured(view), Text("")]
 
 
 def _names(view: ModelView) -> tuple[list[str], str]:
@@ -98,7 +105,7 @@ def _heading(view: ModelView, name: str) -> str:
     known = vocabulary(view.record)
     if name == TOLD:
         return f"known of the {known.rule}"
-    return words.metric_title(name).lower().replace("module", known.module)
+    return known.spoken(words.metric_title(name).lower())
 
 
 def _columns(name: str, scores: Sequence[Score | None], heading: str) -> list[Column]:

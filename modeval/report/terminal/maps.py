@@ -14,8 +14,7 @@ from rich.text import Text
 from modeval.report import causes, routing_views, scorecard_views
 from modeval.report.routing_views import Floats, Map
 from modeval.report.scorecard_views import ModelView
-from modeval.report.words import count, is_trace, percent, vocabulary
-from modeval.score.scorecard import Scorecard
+from modeval.report.words import count, percent, vocabulary
 
 NAME = 18
 """Letters of a rule's name."""
@@ -42,15 +41,13 @@ DARK = 5
 """Colours on which letters are white."""
 
 
-def render_trace_maps(card: Scorecard) -> list[RenderableType]:
-    """Return the maps of the traces of a scorecard: the lowest, a median and the highest layer."""
-    shown: list[RenderableType] = []
-    for view in scorecard_views.entries([card], [""]):
-        if is_trace(view.record) and len(view.record.rules) > 1:
-            told, metric = scorecard_views.telling_layers(view)
-            layers: list[tuple[str, int | None]] = list(told) or [("", None)]
-            shown += side_by_side([(view, layer, word if metric else "") for word, layer in layers])
-    return shown
+def trace_maps(view: ModelView) -> list[RenderableType]:
+    """Return the maps of a trace: the lowest, a median and the highest layer."""
+    if len(view.record.rules) < 2:  # noqa: PLR2004 - one row is load
+        return []
+    told, metric = scorecard_views.telling_layers(view)
+    layers: list[tuple[str, int | None]] = list(told) or [("", None)]
+    return side_by_side([(view, layer, word if metric else "") for word, layer in layers])
 
 
 def side_by_side(wanted: Sequence[tuple[ModelView, int | None, str]]) -> list[RenderableType]:

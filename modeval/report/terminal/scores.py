@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
+from modeval.metrics.losses import AT_LENGTH
+from modeval.metrics.metric import Metric
 from modeval.metrics.table import metric_of
 from modeval.report import scorecard_views
-from modeval.report.brief import ADVICE, GRAVE, MEANINGS, brief
+from modeval.report.brief import GRAVE, MEANINGS, brief, own_shares
 from modeval.report.causes import LEGEND
 from modeval.report.scorecard_views import ModelView, TaskGroup
 from modeval.report.terminal.courses import course_table
-from modeval.report.terminal.findings import STYLES, advice_lines
+from modeval.report.terminal.findings import STYLES, advice_lines, taste_lines
 from modeval.report.terminal.grid import Column, Grid, Prose
 from modeval.report.terminal.layers import render_trace
 from modeval.report.terminal.maps import side_by_side
@@ -21,12 +23,13 @@ from modeval.score.scorecard import Member, ModelRecord, Score, Scorecard
 ARROWS = {"lower": "↓", "higher": "↑", None: ""}
 
 
-def render(card: Scorecard, source: str = "") -> list[RenderableType]:
+def render(card: Scorecard, source: str = "", *, maps: bool = False) -> list[RenderableType]:
     """Return everything that the terminal shows of a scorecard, in order.
 
     Args:
         card: the scorecard.
         source: its file, to name commands that can be typed; empty where it was not written.
+        maps: whether to draw which experts serve which labels, for traces too.
     """
     shown: list[RenderableType] = []
     grouped = scorecard_views.groups(scorecard_views.entries([card], [source]))
@@ -36,8 +39,8 @@ def render(card: Scorecard, source: str = "") -> list[RenderableType]:
         if group in trained:
             shown += _cohorts(group)
         else:
-            shown += [part for view in group.entries for part in render_trace(view)]
-    return [*shown, *notes(card)]
+            shown += [part for view in group.entries for part in render_trace(view, maps=maps)]
+    return [*shown, *notes(card, source)]
 
 
 # --- cohorts -------------------------------------------------------------------------------------
@@ -65,12 +68,13 @@ def _findings(group: TaskGroup) -> list[RenderableType]:
     seen: list[str] = []
     for view in group.entries:
         found = brief(view)
-        styles = {STYLES[word] for word in found.findings}
-        style = styles.pop() if len(styles) == 1 else ""
-        meaning = "" if found.findings else f", {found.meaning}"
-        text = f"{view.name}: {found.verdict}{meaning}. {found.figures}".rstrip()
+        style = STYLES.get(found.gravest, "")
+        meaning = "" if found.findings else f": {found.meaning}"
+        parts = (f"{view.name}: {found.verdict}{meaning}.", own_shares(view), found.figures)
+        text = " ".join(filter(None, parts))
         lines.append(Prose(text, len(view.name) + 1, f"bold {style}".strip(), indent="  "))
         seen += found.findings
+    lines += taste_lines(group.entries[0]) if len(group.entries) == 1 else []
     words = [word for word in GRAVE if word in seen]
     for word in words:
         title, meaning = MEANINGS[word]
@@ -80,7 +84,8 @@ def _findings(group: TaskGroup) -> list[RenderableType]:
         lines.append(Prose(f"{title}: {said}.", dim=True))
     if words:
         gravest = next(e for e in group.entries if words[0] in brief(e).findings)
-        lines += advice_lines(brief(gravest).advice if len(ADVICE[words[0]]) else ())
+        several = sum(bool(brief(e).findings) for e in group.entries) > 1
+        lines += advice_lines(brief(gravest).advice, gravest.name if several else "")
     return lines
 
 
@@ -118,7 +123,7 @@ def _rows(entries: Sequence[ModelView]) -> list[tuple[str, list[Score | None]]]:
     twins = {row.twin for name in there if (row := metric_of(name)) is not None}
     for name in there:
         row = metric_of(name)
-        if row is None or not ("table" in row.shown or row.tells == "loss" or name in twins):
+        if row is None or not (_has_row(row) or name in twins):
             continue
         scores = [scorecard_views.overall(view, name) for view in entries]
         values = [None if s is None else (s.value, s.low, s.high) for s in scores]
@@ -128,6 +133,11 @@ def _rows(entries: Sequence[ModelView]) -> list[tuple[str, list[Score | None]]]:
         seen += [values] if row.tells == "loss" else []
         rows.append((name, scores))
     return rows
+
+
+def _has_row(row: Metric) -> bool:
+    """Tell whether a screen has room for a metric: the others are in the tables of a report."""
+    return "table" in row.shown or AT_LENGTH.fullmatch(row.name) is not None
 
 
 def _cell(score: Score | None) -> Text:
@@ -193,8 +203,13 @@ def _who(model: ModelRecord, member: Member) -> str:
     return f"{model.title}, task seed {task}, model seed {own}"
 
 
-def notes(card: Scorecard) -> list[RenderableType]:
-    """Return what a reader must know: failed seeds, missing intervals, what was left out."""
+def notes(card: Scorecard, source: str = "") -> list[RenderableType]:
+    """Return what a reader must know: failed seeds, missing intervals, what was left out.
+
+    Args:
+        card: the scorecard.
+        source: its file; empty where it was not written.
+    """
     lines = [Text.assemble(("note: ", "yellow"), note) for note in card.notes]
     for model in card.models:
         for member in model.members:
@@ -203,10 +218,10 @@ def notes(card: Scorecard) -> list[RenderableType]:
                 lines.append(
                     Text.assemble((f"{word}: ", "yellow"), f"{_who(model, member)}: {member.note}")
                 )
-    return [*lines, *(Prose(line, dim=True) for line in _explanations(card))]
+    return [*lines, *(Prose(line, dim=True) for line in _explanations(card, source))]
 
 
-def _explanations(card: Scorecard) -> list[str]:
+def _explanations(card: Scorecard, source: str) -> list[str]:
     cohorts = [model for model in card.models if not is_trace(model)]
     lines = []
     ids = _ids(cohorts)
@@ -225,8 +240,8 @@ def _explanations(card: Scorecard) -> list[str]:
     further = len(_further(card, cohorts))
     if further:
         lines.append(
-            f"{count(further, 'further score')}, of load and information: modeval report SCORECARD "
-            "--format csv"
+            f"{count(further, 'further score')}, of load and information: modeval report "
+            f"{source or 'SCORECARD'} --format csv"
         )
     return lines
 
@@ -238,8 +253,4 @@ def _ids(models: Sequence[ModelRecord]) -> set[str]:
 def _further(card: Scorecard, cohorts: Sequence[ModelRecord]) -> set[str]:
     names = {metric for cohort in cohorts for metric in card.metrics_of(cohort.id)}
     rows = {name: metric_of(name) for name in names}
-    return {
-        name
-        for name, row in rows.items()
-        if row is None or not ("table" in row.shown or row.tells == "loss")
-    }
+    return {name for name, row in rows.items() if row is None or not _has_row(row)}
