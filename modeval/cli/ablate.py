@@ -43,7 +43,10 @@ def ablate_command(
     ] = "0.75,0.5,0.25",
     by: Annotated[
         str,
-        typer.Option(help="Scores to keep them by: reap, routed, weight, peak. All when empty."),
+        typer.Option(
+            help="Scores to keep them by: reap, routed, weight, peak. All when empty.",
+            autocompletion=complete.several(complete.one_of("reap", "routed", "weight", "peak")),
+        ),
     ] = "",
     removal: Annotated[
         Literal["reroute", "renormalise", "zero", "swap"],

@@ -18,6 +18,37 @@ def one_of(*choices: str) -> Callable[[str], list[str]]:
     return lambda incomplete: _begin(choices, incomplete)
 
 
+def several(known: Callable[[str], list[str]]) -> Callable[[str], list[str]]:
+    """Complete the last of names that commas separate.
+
+    >>> several(one_of("mlp", "attention"))("mlp,at")
+    ['mlp,attention']
+    """
+
+    def last(incomplete: str) -> list[str]:
+        before, comma, own = incomplete.rpartition(",")
+        return [f"{before}{comma}{name}" for name in known(own)]
+
+    return last
+
+
+def paths(incomplete: str) -> list[str]:
+    """Complete files and folders, where a name of something else may stand as well."""
+    folder, _, begun = incomplete.rpartition("/")
+    place = Path(folder or ("/" if incomplete.startswith("/") else "."))
+    try:
+        found = sorted(place.iterdir())
+    except OSError:
+        return []
+    front = incomplete[: len(incomplete) - len(begun)]
+    names = (f"{front}{path.name}{'/' if path.is_dir() else ''}" for path in found)
+    return [name for name in _begin(names, incomplete) if begun or not _hidden(name)]
+
+
+def _hidden(name: str) -> bool:
+    return Path(name).name.startswith(".")
+
+
 devices = one_of("auto", "cpu", "cuda")
 types = one_of("auto", "float32", "bfloat16", "float16")
 
@@ -58,6 +89,24 @@ def tables(incomplete: str) -> list[str]:
     from modeval.report.table_formats import TABLES
 
     return _begin(TABLES, incomplete)
+
+
+def systems(incomplete: str) -> list[str]:
+    """Complete the name of a system that can be trained."""
+    from modeval.spec.systems import BY_NAME
+
+    return _begin(BY_NAME, incomplete)
+
+
+def settings(incomplete: str) -> list[str]:
+    """Complete the key of a setting, SECTION.NAME=VALUE."""
+    from dataclasses import fields
+
+    from modeval.spec import DataSpec, ModelSpec, TrainSpec
+
+    kinds = (("data", DataSpec), ("model", ModelSpec), ("train", TrainSpec))
+    keys = (f"{section}.{each.name}=" for section, kind in kinds for each in fields(kind))
+    return [] if "=" in incomplete else _begin(keys, incomplete)
 
 
 def grids(incomplete: str) -> list[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from modeval.cli import complete
 from modeval.cli.options import with_examples
 from modeval.cli.output import choose_device, stderr, stdout
 from modeval.cli.training.train import PAPER, RunRequest, check_finite, train_all
@@ -60,7 +61,9 @@ def demo_command(
             "whether it holds here.",
         ),
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=complete.devices)
+    ] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
 ) -> None:
     """Generate, train, score and explain, in under two minutes and without arguments.

@@ -57,6 +57,7 @@ def score_command(
             help="Run folders of modeval train, traces, counts, model folders of the reference "
             "implementation, folders above them; or a model folder or hub id of Hugging Face.",
             show_default=False,
+            autocompletion=complete.paths,
         ),
     ],
     *,
@@ -123,6 +124,7 @@ def score_command(
             metavar="PATH",
             help="Folder of modeval generate to score on, in place of fresh samples. For a model "
             "of Hugging Face: labelled text, as for modeval record; several times.",
+            autocompletion=complete.paths,
             rich_help_panel=WHAT,
         ),
     ] = None,

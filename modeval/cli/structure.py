@@ -1,11 +1,13 @@
 """``modeval structure``: do networks fall into parts, and are modules copies of each other?"""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from modeval.cli import complete
 from modeval.cli.options import with_examples
 from modeval.cli.output import check_target, deliver, progress_bar, stdout, tell_written
 from modeval.errors import SpecError
@@ -50,7 +52,12 @@ def structure_command(
         int,
         typer.Option(min=19, help="Shuffled networks and random parts that it is held against."),
     ] = 99,
-    selection: Annotated[str, typer.Option(help="Checkpoint: last or best.")] = "last",
+    selection: Annotated[
+        str,
+        typer.Option(
+            help="Checkpoint: last or best.", autocompletion=complete.one_of("last", "best")
+        ),
+    ] = "last",
     seed: Annotated[int, typer.Option(help="Of samples and permutations.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -82,8 +89,10 @@ def structure_command(
     ):
         return
     if not quiet:
+        from modeval.report.terminal.grid import Prose
+
         for line in lines(found):
-            stdout().print(line, highlight=False, markup=False)
+            stdout().print(Prose(line, indent="      "), highlight=False)
         if json_file is not None:
             tell_written(json_file)
 
@@ -91,9 +100,35 @@ def structure_command(
 structure_command.__doc__ = with_examples(structure_command, EXAMPLES)
 
 
+SURE = 0.05
+"""p up to which a seed is counted."""
+
+
+def _findings(found: "RunStructure") -> Iterator[str]:
+    """Say in how many seeds there is structure, of what was looked at."""
+    from modeval.report.words import count
+
+    of = f"of {count(len(found.seeds), 'seed')} (p <= {SURE:g})"
+    for name, held in found.modules.items():
+        sure = int((held.p_value <= SURE).sum())
+        what = LIKENESS[name].partition(" (")[0]
+        yield f"Modules are less alike than untrained ones, by {what}, in {sure} {of}."
+    if found.dense:
+        parts = sum(each.clusters.p_value <= SURE for each in found.dense)
+        yield f"Weights fall into parts, more than shuffled weights would, in {parts} {of}."
+    cut = [each.lesions for each in found.dense if each.lesions is not None]
+    if cut:
+        ruled = sum(each.coherence_p <= SURE for each in cut)
+        yield (
+            f"A part works for one rule, more than random parts of its size would, in {ruled} {of}."
+        )
+
+
 def lines(found: "RunStructure") -> list[str]:
     """Return what is printed: a line for each seed and question."""
-    told = [f"{found.title}: {len(found.seeds)} seeds"]
+    from modeval.report.words import count
+
+    told = [f"{found.title}: {count(len(found.seeds), 'seed')}", *_findings(found)]
     for name, held in found.modules.items():
         untrained = f"untrained {float(held.untrained.mean()):.3f}"
         for (task, model), value, p_value in zip(

@@ -49,6 +49,13 @@ class Subject:
     network: Network | None = None
     joint: Float64[Tensor, "seeds rules modules"] | None = None
 
+    @property
+    def scored(self) -> Mapping[str, Tensor]:
+        """What is scored, by name: weights, or matrices; nothing where none could be read."""
+        if self.network is not None:
+            return self.network.state_dict()
+        return {} if self.joint is None else {"joint": self.joint}
+
 
 Wanted = Callable[[tuple[int, int]], bool]
 """Whether a member is to be scored, by its task seed and model seed."""

@@ -1,12 +1,16 @@
 """Scorecards for trackers of experiments, each through its own library, and as OpenMetrics text."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import islice
 
 from modeval.errors import DependencyError, ScorecardError
 from modeval.score.scorecard import ModelRecord, Score, Scorecard, distinct_title
 from modeval.text import visible
+
+BATCH = 500
+"""Metrics in one request to MLflow, whose servers take a thousand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +70,14 @@ class Tracker:
         package: what must be installed.
         where: what ``--out`` means to it.
         log: sends the scalars.
+        manual: what to read, or set, where it refuses.
     """
 
     title: str
     package: str
     where: str
     log: Callable[[list[Scalar], str, int], None]
+    manual: str
 
 
 def log(card: Scorecard, to: str, *, where: str, step: int) -> int:
@@ -85,7 +91,7 @@ def log(card: Scorecard, to: str, *, where: str, step: int) -> int:
 
     Raises:
         DependencyError: its library is not installed.
-        ScorecardError: the scorecard has no number to send.
+        ScorecardError: the scorecard has no number to send, or the tracker refused them.
     """
     tracker = TRACKERS[to]
     if tracker.package and find_spec(tracker.package) is None:
@@ -95,7 +101,14 @@ def log(card: Scorecard, to: str, *, where: str, step: int) -> int:
     values = list(scalars(card))
     if not values:
         raise ScorecardError("The scorecard has no score over seeds to log. Score again.")
-    tracker.log(values, where, step)
+    try:
+        tracker.log(values, where, step)
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ScorecardError(
+            f"{tracker.title} did not take the numbers: {said.rstrip('.')}. It says where it keeps "
+            f"them and how to sign in: {tracker.manual}"
+        ) from error
     return len(values)
 
 
@@ -118,9 +131,21 @@ def _mlflow(values: list[Scalar], where: str, step: int) -> None:
     import mlflow  # noqa: PLC0415 - optional
 
     mlflow.set_experiment(where)
+    named = {_ascii(scalar.name): scalar.value for scalar in values}
     with mlflow.start_run():
-        for scalar in values:
-            mlflow.log_metric(_ascii(scalar.name), scalar.value, step=step)
+        for part in batched(named.items(), BATCH):
+            mlflow.log_metrics(dict(part), step=step)
+
+
+def batched(items: Iterable[tuple[str, float]], size: int) -> Iterator[list[tuple[str, float]]]:
+    """Yield so many at a time.
+
+    >>> [len(part) for part in batched([("a", 1.0)] * 5, 2)]
+    [2, 2, 1]
+    """
+    rest = iter(items)
+    while part := list(islice(rest, size)):
+        yield part
 
 
 def _ascii(name: str) -> str:
@@ -129,9 +154,27 @@ def _ascii(name: str) -> str:
 
 
 TRACKERS: dict[str, Tracker] = {
-    "tensorboard": Tracker("TensorBoard", "tensorboard", "folder of event files", _tensorboard),
-    "wandb": Tracker("Weights & Biases", "wandb", "project", _wandb),
-    "mlflow": Tracker("MLflow", "mlflow", "experiment", _mlflow),
+    "tensorboard": Tracker(
+        "TensorBoard",
+        "tensorboard",
+        "folder of event files",
+        _tensorboard,
+        "name a folder that can be written with --out.",
+    ),
+    "wandb": Tracker(
+        "Weights & Biases",
+        "wandb",
+        "project",
+        _wandb,
+        "wandb login, or WANDB_MODE=offline in the environment.",
+    ),
+    "mlflow": Tracker(
+        "MLflow",
+        "mlflow",
+        "experiment",
+        _mlflow,
+        "MLFLOW_TRACKING_URI=sqlite:///mlflow.db in the environment, for one.",
+    ),
 }
 """Trackers by the name that ``modeval log --to`` takes."""
 

@@ -220,7 +220,7 @@ def measured(card: Scorecard, record: ModelRecord) -> list[tuple[str, str]]:
         facts.append(("Certainty of A", sure if max(reached) > 0 else exact))
     facts += [
         ("Read from", "; ".join(dict.fromkeys(member.source for member in record.members))),
-        ("Digest", record.digest),
+        ("Digest", record.shown_digest),
         ("Scored by", f"modeval {card.modeval}, format {card.format}"),
     ]
     return [(term, text) for term, text in facts if text]

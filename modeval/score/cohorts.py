@@ -12,6 +12,7 @@ from modeval.metrics.adaptation import adaptation_from_marginals
 from modeval.metrics.table import METRICS, STATIC_METRICS
 from modeval.score.block_units import block_units
 from modeval.score.card import routing_card, with_scores
+from modeval.score.content import content_digest
 from modeval.score.entries import Members, entries
 from modeval.score.interventions.matrices import effects, removals
 from modeval.score.interventions.scores import beside_twins, causal_scores
@@ -109,6 +110,7 @@ def _record(subject: Subject, evaluation: Evaluation, precision: float | None) -
         members=_members(subject, evaluation, precision),
         parameters=evaluation.parameters,
         active_parameters=evaluation.active,
+        content=content_digest(subject.scored.items()) if subject.scored else "",
     )
 
 

@@ -223,7 +223,7 @@ class ModelRecord:
         data: the task; its objective is null where nothing tells it. Of a trace: ``task`` is
             ``trace``, then ``documents``, ``tokens``, ``phase``, ``padding`` and what is known.
         model: the model. Of a trace: engine, name, choices of each layer and what else is known.
-        digest: hash of both; of a trace that of its header.
+        digest: hash of both, the same for all checkpoints; of a trace that of its header.
         modules: number of modules, the largest of all layers.
         rules: names of the rules; empty where they have numbers only.
         layers: names of the routed layers; empty where there is one.
@@ -238,6 +238,8 @@ class ModelRecord:
         parameters: of one seed; null where no network was there to count.
         active_parameters: of them, those that a sample uses on average: all that has no module, and
             the modules whose weight is not 0. Null likewise, and for models of the user's own.
+        content: hash of the weights that were scored, or of the routing; empty in scorecards that
+            were written before it was.
     """
 
     id: str
@@ -259,6 +261,12 @@ class ModelRecord:
     warnings: tuple[Warned, ...] = ()
     parameters: int | None = None
     active_parameters: float | None = None
+    content: str = ""
+
+    @property
+    def shown_digest(self) -> str:
+        """What tells what was scored from other checkpoints, where the scorecard knows."""
+        return self.content or self.digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

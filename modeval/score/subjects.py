@@ -63,6 +63,10 @@ class Subject(Protocol):
         """Something where there is a network, nothing where matrices alone are left."""
 
     @property
+    def scored(self) -> Mapping[str, Tensor]:
+        """What is scored, by name: weights, or matrices."""
+
+    @property
     def joint(self) -> Tensor | None:
         """``(S, R, M)`` recorded joint distribution, where there is no network."""
 

@@ -4,10 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
+from torch import Tensor
 
 from modeval.errors import TraceError
 from modeval.score.card import better_of, routing_card, with_scores
 from modeval.score.clean import Cleaned, clean, default_view
+from modeval.score.content import content_digest
 from modeval.score.entries import Members, entries
 from modeval.score.measure import Measured
 from modeval.score.routing import Routing
@@ -216,7 +218,17 @@ def _record(header: TraceHeader, cleaned: Cleaned, reading: Reading) -> ModelRec
         ),
         left_out=(*cleaned.left_out, *stopped),
         warnings=header.warnings,
+        content=content_digest(_counted(header, routing)),
     )
+
+
+def _counted(header: TraceHeader, routing: Routing) -> Iterator[tuple[str, Tensor]]:
+    """Yield what is counted of each layer, and the header; sums in half their digits."""
+    yield "header", torch.frombuffer(bytearray(header.fingerprint().encode()), dtype=torch.uint8)
+    for group in routing.groups:
+        for place, layer in enumerate(group.layers):
+            yield f"{layer} samples", group.counts.samples[:, place]
+            yield f"{layer} table", group.table(routing.view)[:, place].float()
 
 
 def _half_width(routing: Routing) -> float | None:

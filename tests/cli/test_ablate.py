@@ -22,7 +22,7 @@ def test_a_model_is_ablated_in_one_command(tmp_path: Path) -> None:
     words = [str(model), "--data", str(texts), "--label", "domain", "--keep", "0.5", "--alone"]
     done = ablate(*words, "--by", "reap,routed", "--out", str(out), "--json", str(file))
     assert done.exit_code == 0, done.output
-    for word in ("random keep-sets", "worst label", "needs most", "foreseen by"):
+    for word in ("loss change", "worst", "needs most", "foreseen by"):
         assert word in done.output
     found = json.loads(file.read_text())
     assert found["kind"] == "modeval ablation"

@@ -14,6 +14,20 @@ from modeval.score.stored.files import scorecard_text
 ROOT: Any = typer.main.get_command(app)
 
 
+def commands() -> list[tuple[list[str], Any]]:
+    """Return every command and the words that call it."""
+    groups = [([name], command) for name, command in ROOT.commands.items()]
+    return [
+        (words + within, inner)
+        for words, command in groups
+        for within, inner in (
+            [([name], each) for name, each in command.commands.items()]
+            if hasattr(command, "commands")
+            else [([], command)]
+        )
+    ]
+
+
 def offered(words: list[str], incomplete: str) -> list[str]:
     """Ask as bash does."""
     line = ["modeval", *words, incomplete]
@@ -65,6 +79,17 @@ def offered(words: list[str], incomplete: str) -> list[str]:
         (["record", "--device"], "cu", "cuda"),
         (["log", "--to"], "ten", "tensorboard"),
         (["sweep", "plan"], "paper", "paper-mlp"),
+        (["sweep", "plan", "--set"], "train.st", "train.steps="),
+        (["sweep", "plan", "--engine"], "ea", "eager"),
+        (["sweep", "run", "--device"], "cu", "cuda"),
+        (["sweep", "submit", "--cluster"], "sl", "slurm"),
+        (["trace", "convert", "--to"], "co", "counts"),
+        (["bench", "train", "--family"], "mlp,at", "mlp,attention"),
+        (["bench", "train", "--models"], "modular,gt", "modular,gt-modular"),
+        (["bench", "record", "--device"], "cu", "cuda"),
+        (["ablate", "--by"], "reap,ro", "reap,routed"),
+        (["ablate", "--removal"], "re", "reroute"),
+        (["structure", "--selection"], "b", "best"),
     ],
 )
 def test_what_is_known_is_offered(words: list[str], incomplete: str, expected: str) -> None:
@@ -83,11 +108,19 @@ def test_models_of_the_scorecards_on_the_line_are_offered(tmp_path: Path) -> Non
 def test_options_that_list_their_choices_complete_them() -> None:
     """A help text such as "auto, cpu or cuda" without completion is a value left untold."""
     silent = []
-    for name, command in ROOT.commands.items():
+    for words, command in commands():
         for option in command.params:
             first = (getattr(option, "help", None) or "").partition(".")[0]
             listed = [part.strip() for part in first.replace(" or ", ", ").split(",")]
             plain = len(listed) > 2 and all(part.isidentifier() for part in listed)
-            if plain and not offered([name, option.opts[0]], ""):
-                silent.append(f"{name} {option.opts[0]}: {first}")
+            if plain and not offered([*words, option.opts[0]], ""):
+                silent.append(f"{words} {option.opts[0]}: {first}")
     assert not silent
+
+
+def test_files_are_offered_where_ids_may_stand_as_well(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "run.trace").mkdir()
+    found = offered(["score"], f"{tmp_path}/ru")
+    assert found == [f"{tmp_path}/run.trace/", f"{tmp_path}/runs/"]
+    assert offered(["score"], f"{tmp_path}/absent/x") == []

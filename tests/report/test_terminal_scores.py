@@ -168,5 +168,4 @@ def test_the_first_screen_of_a_cohort_says_what_goes_to_whose_module():
 
 def test_commands_name_the_scorecard_that_is_shown():
     text = " ".join(shown(cards.trace(), source="card.json").split())
-    assert "modeval compare BEFORE.json card.json" in text or "modeval report card.json" in text
     assert "SCORECARD" not in text

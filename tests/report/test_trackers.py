@@ -70,3 +70,70 @@ def test_open_metrics_text_ends_as_its_form_asks_and_escapes_names():
     lines = open_metrics(trace_card()).splitlines()
     assert lines[-1] == "# EOF"
     assert all(line.startswith(("modeval_score{", "#")) for line in lines)
+
+
+class RefusedError(Exception):
+    """As libraries raise: of their own kind, over several lines."""
+
+
+class StandIn:
+    """What wandb and MLflow have in common with this: runs are entered, numbers logged."""
+
+    def __init__(self, refuse: str = "") -> None:
+        self.refuse = refuse
+        self.project = ""
+        self.logged: dict[str, float] = {}
+
+    def init(self, *, project):
+        self.project = project
+        return self
+
+    def set_experiment(self, name):
+        if self.refuse:
+            raise RefusedError(self.refuse)
+        self.project = name
+
+    def start_run(self):
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def log(self, values, *, step):
+        assert step == 3
+        self.logged |= values
+
+    log_metrics = log
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    def install(name, library):
+        monkeypatch.setattr("modeval.report.trackers.find_spec", lambda _: object())
+        monkeypatch.setitem(sys.modules, name, library)
+        return library
+
+    return install
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_every_number_reaches_a_tracker_once(installed, name):
+    library = installed(name, StandIn())
+    card = trace_card()
+    assert log(card, name, where="place", step=3) == len(list(scalars(card)))
+    assert library.project == "place"
+    assert list(library.logged.values()) == [scalar.value for scalar in scalars(card)]
+
+
+def test_what_a_tracker_refuses_is_an_error_of_the_user_that_says_what_to_set(installed):
+    installed("mlflow", StandIn("The filesystem\nis in maintenance mode. "))
+    with pytest.raises(ScorecardError) as refused:
+        log(trace_card(), "mlflow", where="x", step=0)
+    assert str(refused.value) == (
+        "MLflow did not take the numbers: The filesystem is in maintenance mode. It says where it "
+        "keeps them and how to sign in: MLFLOW_TRACKING_URI=sqlite:///mlflow.db in the "
+        "environment, for one."
+    )

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from modeval.cli import complete
 from modeval.cli.output import stdout
 
 SIZES = ((4, 4), (8, 8), (16, 16), (16, 128), (32, 32), (64, 64), (128, 128), (256, 256))
@@ -15,7 +16,9 @@ WORK = 1_500_000  # entries of the matrices of one size
 
 def bench_matching_command(
     *,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=complete.devices)
+    ] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare matching many matrices at once with scipy in a loop."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from modeval.cli import complete
 from modeval.cli.output import stdout
 
 WAYS = ("plain", "recorded", "router_logits")
@@ -26,7 +27,9 @@ def bench_record_command(
     rounds: Annotated[int, typer.Option(help="How often each way is measured, in turn.")] = 9,
     labels: Annotated[int, typer.Option(help="Labels that tokens are counted by.")] = 4,
     threads: Annotated[int | None, typer.Option(help="Threads of PyTorch.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=complete.devices)
+    ] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Time forward passes of a Mixtral: plain, recorded, and with output_router_logits=True.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from modeval.cli import complete
 from modeval.cli.output import choose_device, stderr, stdout
 from modeval.errors import SpecError
 
@@ -20,13 +21,22 @@ MODELS = "monolithic,modular,modular-op,gt-modular"
 def bench_train_command(
     *,
     family: Annotated[
-        str, typer.Option(help="Families, as mlp,attention,recurrent.")
+        str,
+        typer.Option(
+            help="Families, as mlp,attention,recurrent.",
+            autocompletion=complete.several(complete.one_of("mlp", "attention", "recurrent")),
+        ),
     ] = "mlp,attention,recurrent",
     rules: Annotated[
         str, typer.Option(help="Numbers of rules; 2,8,32, or 8 with --systems.", metavar="R,R")
     ] = "",
     models: Annotated[
-        str, typer.Option(help=f"Models, as {MODELS}, or other systems.", metavar="M,M")
+        str,
+        typer.Option(
+            help=f"Models, as {MODELS}, or other systems.",
+            metavar="M,M",
+            autocompletion=complete.several(complete.systems),
+        ),
     ] = MODELS,
     systems: Annotated[
         bool, typer.Option("--systems", help="All systems that modeval systems lists.")
@@ -35,9 +45,18 @@ def bench_train_command(
     seconds: Annotated[
         float, typer.Option(help="Seconds for each side of each row.", min=0.01)
     ] = 3.0,
-    device: Annotated[str, typer.Option(help="Device of the cohort: auto, cpu, cuda.")] = "cpu",
+    device: Annotated[
+        str,
+        typer.Option(
+            help="Device of the cohort: auto, cpu, cuda.", autocompletion=complete.devices
+        ),
+    ] = "cpu",
     engine: Annotated[
-        str, typer.Option(help="How steps are computed: auto, fused, compiled, graphed, eager.")
+        str,
+        typer.Option(
+            help="How steps are computed: auto, fused, compiled, graphed, eager.",
+            autocompletion=complete.one_of("auto", "fused", "compiled", "graphed", "eager"),
+        ),
     ] = "auto",
     reference: Annotated[
         Path | None, typer.Option(help="Checkout of the paper's code, to run its loop too.")

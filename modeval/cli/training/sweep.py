@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the sweep.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[
+    str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=complete.devices)
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 EngineOption = Annotated[Engine, typer.Option(help="How steps are computed.")]
 STATES: "tuple[State, ...]" = ("done", "running", "stopped", "failed", "waiting")
@@ -42,7 +44,12 @@ def plan_command(
     out: Annotated[Path, typer.Option("--out", help="Folder of the sweep.")],
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change the grid: train.steps=1000."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change the grid: train.steps=1000.",
+            autocompletion=complete.settings,
+        ),
     ] = None,
     trial: Annotated[
         bool, typer.Option(help="Measure on this machine how long it will take.")

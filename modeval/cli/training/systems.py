@@ -9,23 +9,22 @@ from typing import Annotated, Any
 
 import typer
 
+from modeval.cli import complete
 from modeval.errors import SpecError
 from modeval.spec.settings import flag_of
 from modeval.spec.system import System
-from modeval.spec.systems import BY_NAME, SYSTEMS, system_of
+from modeval.spec.systems import SYSTEMS, system_of
 
 WIDEST = 100
 """Columns beyond which lines get hard to read."""
 
 
-def _complete(incomplete: str) -> list[str]:
-    return [name for name in BY_NAME if name.startswith(incomplete)]
-
-
 def systems_command(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="Explain one system.", autocompletion=_complete),
+        typer.Argument(
+            metavar="[NAME]", help="Explain one system.", autocompletion=complete.systems
+        ),
     ] = None,
     *,
     invalid: Annotated[

@@ -7,7 +7,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from modeval.ablate.result import Ablation, Alone, Change, Foresight, RandomSets
+from modeval.ablate.result import Ablation, Alone, Change, Foresight, Kept, RandomSets
+from modeval.report.terminal.grid import Column, Grid, Prose
 from modeval.report.words import count
 from modeval.text import visible
 
@@ -16,60 +17,82 @@ MOST = 3
 SIGNIFICANT = 0.05
 
 REMOVALS = {
-    "reroute": "the router chooses among the modules that are left",
-    "renormalise": "the modules that are left of a token take over the weight of those removed",
-    "zero": "what a removed module would have added is missing",
-    "swap": "tokens of a removed module go to another one",
+    "reroute": "the router chooses among the experts that are left",
+    "renormalise": "the experts that are left of a token take over the weight of those removed",
+    "zero": "what a removed expert would have added is missing",
+    "swap": "tokens of a removed expert go to another one",
 }
 
 
 def render_ablation(found: Ablation) -> list[RenderableType]:
     """Return what removing modules does: sentences, and a table of the keep-sets."""
-    shown: list[RenderableType] = [
-        Text(visible(_headline(found)), style="bold"),
-        Text(f"Removed modules: {REMOVALS[found.removal]}."),
-    ]
+    head = visible(_headline(found))
+    shown: list[RenderableType] = [Prose(head, head=len(head))]
     if found.kept:
-        shown += [_table(found), *(Text(visible(line)) for line in _safe(found))]
-    shown += [Text(visible(line)) for line in (*_foresight(found), *_unused(found))]
+        shown += [Prose(visible(line)) for line in _safe(found)]
+    shown += [Prose(visible(line)) for line in _unused(found)]
+    if found.kept:
+        shown += [Text(""), _table(found), Text("")]
     if found.alone:
-        shown.append(_alone(found))
-    return [*shown, *(Text(visible(note), style="dim") for note in found.notes)]
+        shown += [_alone(found), Text("")]
+    shown += [Prose(visible(line)) for line in _foresight(found)]
+    removed = f"Removed experts: {REMOVALS[found.removal]}."
+    return [*shown, *(Prose(visible(note), dim=True) for note in (removed, *found.notes))]
 
 
 def _headline(found: Ablation) -> str:
     sizes = sorted(set(found.modules))
     wide = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     return (
-        f"{found.model}: {count(len(found.layers), 'layer')} of {wide} modules, "
+        f"{found.model}: {count(len(found.layers), 'layer')} of {wide} experts, "
         f"{count(sum(found.tokens), 'token')} of {count(sum(found.documents), 'document')}; loss "
         f"{found.loss.value:.3f} {_ends(found.loss, signed=False)} nats a token"
     )
 
 
-def _table(found: Ablation) -> Table:
-    table = Table(
-        "keep", "by", "loss change", "random keep-sets", "p", "worst label", box=SIMPLE_HEAD
-    )
+def _table(found: Ablation) -> Grid:
     null = {each.share: each for each in found.random}
-    for kept in found.kept:
-        worst, mine = max(enumerate(kept.by_label), key=lambda pair: pair[1].value)
-        table.add_row(
-            f"{kept.share:.1%}".replace(".0%", "%"),
-            kept.score,
-            f"{kept.change.value:+.3f} {_ends(kept.change)}",
-            _range(null[kept.share]),
-            f"{kept.p:.3f}",
-            f"{visible(found.labels[worst])} {mine.value:+.3f}",
-            style="bold" if kept.p <= SIGNIFICANT else "",
+    drawn = len(found.random[0].changes) if found.random else 0
+    worst = [max(enumerate(k.by_label), key=lambda pair: pair[1].value) for k in found.kept]
+    return Grid(
+        (
+            Column("kept, by", tuple(map(_named_set, found.kept)), right=False),
+            Column(
+                "loss change",
+                tuple(f"{k.change.value:+.3f}\n{_ends(k.change)}" for k in found.kept),
+            ),
+            Column(
+                f"of {drawn} random sets",
+                tuple(_range(null[kept.share]) for kept in found.kept),
+            ),
+            Column("p", tuple(f"{kept.p:.3f}" for kept in found.kept)),
+            Column(
+                "worst label",
+                tuple(f"{visible(found.labels[n])}\n{mine.value:+.3f}" for n, mine in worst),
+            ),
         )
-    return table
+    )
+
+
+def _named_set(kept: Kept) -> Text:
+    """Write what was kept, in bold where it is surely better than random sets."""
+    style = "bold" if kept.p <= SIGNIFICANT else ""
+    return Text(f"{_share(kept.share)}, {kept.score}", style=style)
+
+
+def _share(share: float) -> str:
+    """Write a share that experts were cut to, with all of its digits.
+
+    >>> _share(0.75), _share(0.875)
+    ('75 %', '87.5 %')
+    """
+    return f"{100 * share:.3g} %"
 
 
 def _range(random: RandomSets) -> str:
     changes = random.changes
     mean = sum(changes) / len(changes)
-    return f"{mean:+.3f} [{min(changes):+.3f}, {max(changes):+.3f}] of {len(changes)}"
+    return f"{mean:+.3f}\n[{min(changes):+.3f}, {max(changes):+.3f}]"
 
 
 def _ends(change: Change, *, signed: bool = True) -> str:
@@ -86,20 +109,20 @@ def _safe(found: Ablation) -> Iterator[str]:
     measured = min(found.safe, key=lambda safe: safe.measured)
     if sure.sure < 1:
         yield (
-            f"Keeping {sure.sure:.1%} of the modules by {sure.score} is enough: the loss of every "
-            f"label surely grows by less than {margin}."
+            f"Keeping {_share(sure.sure)} of the experts by {sure.score} is enough: the loss of "
+            f"every label surely grows by less than {margin}."
         )
     if measured.measured < sure.sure:
         yield (
-            f"Keeping {measured.measured:.1%} by {measured.score} was enough on these texts; more "
-            f"documents would show whether it surely is."
+            f"Keeping {_share(measured.measured)} by {measured.score} was enough on these texts; "
+            f"more documents would show whether it surely is."
         )
     if measured.measured == 1:
         near = min(found.kept, key=lambda kept: max(change.value for change in kept.by_label))
         worst = max(change.value for change in near.by_label)
         yield (
             f"No share that was tested keeps every label within {margin}; the nearest is "
-            f"{near.share:.1%} by {near.score}, with {worst:+.3f} at worst."
+            f"{_share(near.share)} by {near.score}, with {worst:+.3f} at worst."
         )
 
 
@@ -107,7 +130,7 @@ def _foresight(found: Ablation) -> Iterator[str]:
     for what in dict.fromkeys(each.of for each in found.foresight):
         mine = [each for each in found.foresight if each.of == what]
         told = ", ".join(_told(each) for each in sorted(mine, key=lambda each: -each.correlation))
-        whose = "of random sets" if what == "random sets" else "of each module alone"
+        whose = "of random sets" if what == "random sets" else "of each expert alone"
         yield f"What the removal {whose} costs was foreseen by (rank correlation, p): {told}."
 
 
@@ -119,12 +142,13 @@ def _unused(found: Ablation) -> Iterator[str]:
     for name, layer in zip(found.layers, found.contributions, strict=True):
         unused = [str(module) for module, tokens in enumerate(layer["routed"]) if tokens == 0]
         if unused:
-            yield f"{name}: no token chose {', '.join(unused)}."
+            plural = "s" if len(unused) > 1 else ""
+            yield f"{name}: no token chose expert{plural} {', '.join(unused)}."
 
 
 def _alone(found: Ablation) -> Table:
     """Show which modules each label needs: those whose removal alone surely costs it something."""
-    table = Table("label", "needs most (layer:module, what its removal adds)", box=SIMPLE_HEAD)
+    table = Table("label", "needs most (layer:expert, what its removal adds)", box=SIMPLE_HEAD)
     for number, label in enumerate(found.labels):
         needed = [one for one in found.alone if (one.by_label[number].low or 0) > 0]
         needed.sort(key=lambda one, r=number: -one.by_label[r].value)  # type: ignore[misc]

@@ -113,7 +113,7 @@ def _in_short(column: Column) -> str:
         count(len(model.layers), "layer") if len(model.layers) > 1 else "",
         count(model.modules, known.module),
         count(int(tokens), "token") if tokens else count(len(model.members), "seed"),
-        f"digest {model.digest}",
+        f"digest {model.shown_digest}",
     ]
     return " · ".join(filter(None, parts))
 
@@ -315,7 +315,7 @@ def _lineage_form(lineage: Lineage) -> dict[str, Any]:
                 "source": column.source,
                 "model": column.model.id,
                 "title": column.model.title,
-                "digest": column.model.digest,
+                "digest": column.model.shown_digest,
                 "layers": list(column.model.layers),
                 "measured": dict(measured(column.card, column.model)),
             }

@@ -42,7 +42,7 @@ def gate_form(result: GateResult, exit_code: int) -> dict[str, Any]:
                 "scorecard": each.source,
                 "id": each.model.id,
                 "title": each.model.title,
-                "digest": each.model.digest,
+                "digest": each.model.shown_digest,
                 "measured": dict(measured(each.card, each.model)),
             }
             for each in result.checked

@@ -1,15 +1,11 @@
 """Verdicts of the gate for the terminal, and the words that all formats of them share."""
 
-from collections.abc import Iterable
-
-from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from modeval.gate.verdicts import GateResult, Outcome, Verdict, figure
-from modeval.report.words import is_trace, measured
+from modeval.report.terminal.grid import Prose
+from modeval.report.words import EXPERTS, is_trace, measured
 from modeval.score.scorecard import ModelRecord, Scorecard
 from modeval.text import visible
 
@@ -36,9 +32,9 @@ CHANCE_WORDS = (
     "uniform (where labels were not permuted) spreads each sample over all modules, hashed sends "
     "each rule to a module drawn at random."
 )
-IN_DOMAINS = (
-    CHANCE_WORDS.replace("rules", "domains").replace("rule", "domain").replace("module", "expert")
-)
+IN_DOMAINS = EXPERTS.spoken(CHANCE_WORDS)
+INDENT = "  "
+"""Before what belongs to the verdict above."""
 SHORT_TERMS = {
     "Task": "",
     "Seeds": "",
@@ -132,38 +128,40 @@ def in_short(card: Scorecard, model: ModelRecord) -> str:
 
 def render_gate(result: GateResult) -> list[RenderableType]:
     """Return everything that the terminal shows of a run of the gate, in order."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("", no_wrap=True)
-    table.add_column("required, and of what", overflow="fold")
-    table.add_column("measured")
-    table.add_column("chance", style="dim", justify="right")
-    table.add_column("hashed\nrouting", style="dim", justify="right")
-    for verdict in result.verdicts:
-        permuted = verdict.chance_permuted
-        levels = (verdict.chance if permuted is None else permuted, verdict.chance_hash)
-        table.add_row(
-            Text(verdict.outcome, style=STYLES[verdict.outcome]),
-            Text(str(verdict.requirement)).append(f"\n{scope_of(verdict)}", style="dim"),
-            Text(measurement(verdict)),
-            *("" if level is None else figure(level) for level in levels),
-        )
-    shown: list[RenderableType] = [table, *_reasons(result.verdicts)]
-    shown += [Text(in_short(each.card, each.model), style="dim") for each in result.checked]
+    shown: list[RenderableType] = [part for each in result.verdicts for part in _verdict(each)]
+    shown.append(Text(""))
+    shown += [Prose(in_short(each.card, each.model), dim=True) for each in result.checked]
     if result.policy.source:
         shown.append(Text(f"Policy: {result.policy.source}", style="dim"))
-    shown.append(Text(chance_words(result), style="dim"))
+    shown.append(Prose(chance_words(result), dim=True))
     shown.append(Text(headline(result), style=STYLES[result.outcome]))
     return shown
 
 
-def _reasons(verdicts: Iterable[Verdict]) -> list[RenderableType]:
-    """Say why, for all that did not pass, and for what passed by a narrow margin."""
-    shown: list[RenderableType] = []
-    for verdict in verdicts:
-        if verdict.outcome == "pass" and not verdict.narrow:
-            continue
-        text = Text(verdict.outcome, style=STYLES[verdict.outcome])
-        text.append(f" {verdict.requirement}", style="bold")
-        text.append(f"\n{sentence(verdict)}", style="default")
-        shown.append(Padding(text, (0, 0, 1, 0)))
+def _verdict(verdict: Verdict) -> list[RenderableType]:
+    """Return what was required, of what, what was measured beside chance, and why it is not met.
+
+    Why is said of all that did not pass, and of what passed by a narrow margin.
+    """
+    head = f"{verdict.outcome} {verdict.requirement}"
+    style = STYLES[verdict.outcome]
+    permuted = verdict.chance_permuted
+    levels = (
+        ("chance", verdict.chance if permuted is None else permuted),
+        ("hashed routing", verdict.chance_hash),
+    )
+    beside = [f"{name} {figure(level)}" for name, level in levels if level is not None]
+    measured_ = " · ".join((f"measured {measurement(verdict)}", *beside))
+    shown: list[RenderableType] = [
+        Prose(head, head=len(head), style=style, indent=INDENT),
+        _indented(scope_of(verdict)),
+        _indented(measured_),
+    ]
+    if verdict.outcome != "pass" or verdict.narrow:
+        advice = f" {verdict.advice}" if verdict.advice else ""
+        shown.append(_indented(f"{verdict.why[:1].upper()}{verdict.why[1:]}.{advice}"))
     return shown
+
+
+def _indented(text: str) -> Prose:
+    return Prose(f"{INDENT}{visible(text)}", indent=INDENT)
