@@ -22,6 +22,7 @@ from modeval.nn.own.scorer import OwnScorer
 from modeval.nn.recurrent import RecurrentNetwork
 from modeval.nn.scorers import (
     AttentionScorer,
+    BiasedScorer,
     EmbeddingScorer,
     FixedScorer,
     FreeScorer,
@@ -45,6 +46,7 @@ from modeval.spec.gatings import Fixed
 from modeval.spec.layouts import layout, skills_of_rules, told_rows
 from modeval.spec.model import GIVEN, attending
 from modeval.spec.own import Code
+from modeval.spec.taught import BalancedTopK
 
 
 def build(data: DataSpec, model: ModelSpec, *, seeds: int) -> Network:
@@ -201,6 +203,8 @@ def _choices(model: ModelSpec, at: Slot) -> Choices:
     scorer = SCORERS[model.scorer](at)
     if model.level == "hierarchical":
         scorer = HierarchicalScorer(scorer, at.groups)
+    if isinstance(gating, BalancedTopK):
+        scorer = BiasedScorer(scorer, at.seeds, at.modules)
     check(
         model.aggregation != "parameters" or scorer.looks_at != "module",
         f'aggregation = "parameters" with {model.scorer}: it looks at what modules computed, and '

@@ -350,6 +350,27 @@ class HierarchicalScorer(nn.Module):
         return logits
 
 
+class BiasedScorer(nn.Module):
+    """Logits, and beside them a bias for each module, which choosing reads and no gradient moves.
+
+    Args:
+        inner: gives the logits.
+    """
+
+    bias: Tensor
+
+    def __init__(self, inner: "Scorer", seeds: int, modules: int) -> None:
+        super().__init__()
+        self.inner = inner
+        self.looks_at: LooksAt = inner.looks_at
+        self.register_buffer("bias", torch.zeros(seeds, modules))
+
+    def forward(self, seen: Seen) -> Float[Tensor, "seeds n both"]:
+        """Return the logit of each module, then the bias of each."""
+        logits = self.inner(seen)
+        return torch.cat((logits, self.bias.unsqueeze(1).expand_as(logits)), -1)
+
+
 class SameScorer(nn.Module):
     """Stands in a layer that routes as the first one does; never asked."""
 

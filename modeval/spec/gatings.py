@@ -33,7 +33,7 @@ from modeval.spec.computing.weights import (
     straight_through,
 )
 from modeval.spec.own import OwnGating
-from modeval.spec.taught import Evolved, Reinforce
+from modeval.spec.taught import BalancedTopK, Evolved, Reinforce
 from modeval.spec.unsettled import Unsettled
 
 if TYPE_CHECKING:  # settings are read where torch is not yet loaded; tensors bring their methods
@@ -561,6 +561,7 @@ Gating = (
     | Base
     | Reinforce
     | Evolved
+    | BalancedTopK
     | Unsettled
     | OwnGating
 )

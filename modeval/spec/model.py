@@ -28,7 +28,7 @@ from modeval.spec.own import Code, OwnGating
 from modeval.spec.plain import from_dict
 from modeval.spec.settings import default_of, flag_of, refuse_unread, setting
 from modeval.spec.systems import SYSTEMS
-from modeval.spec.taught import Evolved, Reinforce
+from modeval.spec.taught import BalancedTopK, Evolved, Reinforce
 
 Scorer = Literal[
     "none", "module", "shared", "attention", "input", "both", "rule", "table", "global", "oracle",
@@ -187,6 +187,11 @@ def _check_axes(model: ModelSpec) -> None:
         "module, which scales the noise, and this scorer gives one. Use --gating top-k.",
     )
     check(
+        not isinstance(model.gating, BalancedTopK) or model.scorer not in ("embedding", "stitch"),
+        f'gating = "balanced-top-k" with scorer = "{model.scorer}": each layer keeps a bias of its '
+        "own beside its logits, and this scorer serves several. Use --scorer both, rule or table.",
+    )
+    check(
         not isinstance(model.gating, Evolved) or model.scorer == "table",
         f'gating = "evolved" with scorer = "{model.scorer}": a path is a module for each rule, '
         "which is evolved and computed from nothing. Use --scorer table.",
@@ -289,6 +294,11 @@ def _check_functions(data: DataSpec, model: ModelSpec) -> None:
         "the layout, each with a skill of its own. Drop --layers and --level.",
     )
     check(
+        not isinstance(model.gating, BalancedTopK),
+        'gating = "balanced-top-k" with aggregation = "functions": load is that of the skills of '
+        "each place, which are given. Use --gating top-k or soft.",
+    )
+    check(
         not isinstance(model.gating, Evolved),
         'gating = "evolved" with aggregation = "functions": a path has a module for each rule, and '
         "here each skill has one. Use --gating reinforce or soft.",
@@ -304,7 +314,7 @@ def _check_task(data: DataSpec, model: ModelSpec, modules: int) -> None:
         f"groups = {model.groups} of {modules} modules: groups are equal in size. Use --modules "
         f"{2 * model.groups}, or another number of --groups.",
     )
-    if isinstance(gating, TopK | NoisyTopK):
+    if isinstance(gating, TopK | NoisyTopK | BalancedTopK):
         check(
             gating.k <= modules,
             f"k = {gating.k} of {modules} modules: give k = {modules} or fewer, or more --modules.",

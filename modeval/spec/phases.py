@@ -175,7 +175,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Rewind:
-    """Give parameters the values that they had before; what is pruned stays 0.
+    """Give parameters the values that they had before; what is pruned stays 0, what is kept stays.
 
     Attributes:
         to: phases that were done then: 0 for the start.
@@ -216,7 +216,30 @@ class Merge:
         check(0 < self.density <= 1, f"density = {self.density}: expected above 0, up to 1.")
 
 
-Action = Tilt | Prune | Claim | Rewind | Merge
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Keep the modules on the winning path of rules, and that path, as they are for good.
+
+    With the gating ``evolved``. Other rules may come to use these modules, and cannot change them.
+
+    Attributes:
+        rules: numbers of the rules; empty for all.
+
+    Source: Fernando et al. 2017 (PathNet, arXiv 1701.08734), section 2.
+    """
+
+    masks: ClassVar[bool] = True
+    kind: Literal["keep"] = "keep"
+    rules: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        check(
+            min(self.rules, default=0) >= 0 and len({*self.rules}) == len(self.rules),
+            f"rules = {list(self.rules)} of a keep: name each rule once, from 0.",
+        )
+
+
+Action = Tilt | Prune | Claim | Rewind | Merge | Keep
 """What can be done to a network between steps."""
 
 
@@ -326,10 +349,17 @@ def _listed(values: tuple[Any, ...]) -> str:
     return " ".join(map(str, values))
 
 
+ALWAYS_SAID = ("share", "module", "to")
+
+
 def _action(action: Action) -> str:
     settings = [
-        f"{entry.name} {getattr(action, entry.name)}"
+        f"{entry.name} {_setting(getattr(action, entry.name))}"
         for entry in fields(action)
-        if getattr(action, entry.name) != entry.default or entry.name in ("share", "module", "to")
+        if getattr(action, entry.name) != entry.default or entry.name in ALWAYS_SAID
     ]
     return " ".join([action.kind, *settings])
+
+
+def _setting(value: object) -> str:
+    return _listed(value) if isinstance(value, tuple) else str(value)

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 
 from modeval.errors import SpecError
 from modeval.spec.checks import check, check_choices
-from modeval.spec.phases import Claim, Merge, Method, Phase, Prune, Rewind
+from modeval.spec.phases import Claim, Keep, Merge, Method, Phase, Prune, Rewind
 
 Needs = Mapping[str, tuple[str, ...]]
 ANY: Needs = MappingProxyType({})
@@ -187,6 +187,34 @@ class PackNet:
                 found.append(Phase(rules=(rule,), learns=learns, after=(Claim(module=rule),)))
                 weights[-1:] = [1 - self.again, self.again]
         return _split(steps, found, weights)
+
+
+@dataclass(frozen=True, slots=True)
+class PathNet:
+    """Paths evolve for one rule after another; what is on the winning one is kept, the rest reset.
+
+    A later rule may pass through modules of earlier ones, which no longer change. Encoders and
+    decoder learn with the first rule alone.
+    Source: Fernando et al. 2017 (PathNet, arXiv 1701.08734), section 2.
+    """
+
+    model: ClassVar[str] = "pathnet"
+    needs: ClassVar[Needs] = MappingProxyType({"scorer": ("table",), "gating": ("evolved",)})
+    kind: Literal["pathnet"] = "pathnet"
+
+    def phases(self, rules: int, steps: int) -> tuple[Phase, ...]:
+        """Return a phase for each rule, which ends with its winners kept and the others reset."""
+        return _split(
+            steps,
+            [
+                Phase(
+                    rules=(rule,),
+                    learns=("own", "routers") if rule else ("*",),
+                    after=(Keep(rules=(rule,)), Rewind(parameters="own")),
+                )
+                for rule in range(rules)
+            ],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,6 +399,7 @@ Regime = (
     | Separate
     | Progressive
     | PackNet
+    | PathNet
     | SupSup
     | LotteryTicket
     | PostHoc

@@ -143,6 +143,11 @@ def _check_phase(phase: Phase, data: DataSpec, model: ModelSpec) -> None:
             number < modules,
             f"{action.kind} of module {number}: there are {modules}, numbered from 0.",
         )
+        largest = max(getattr(action, "rules", ()), default=0)
+        check(
+            largest < data.rules,
+            f"{action.kind} of rule {largest}: there are {data.rules}, numbered from 0.",
+        )
 
 
 def digest_of(data: DataSpec, model: ModelSpec, *, unknown: tuple[str, ...] = ()) -> str:

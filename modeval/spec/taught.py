@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from modeval.spec.checks import check, check_positive
-from modeval.spec.computing.weights import largest, open_interval
+from modeval.spec.computing.weights import keep_best, largest, open_interval
 
 if TYPE_CHECKING:  # settings are read where torch is not yet loaded; tensors bring their methods
     from torch import Tensor
@@ -104,3 +104,43 @@ class Evolved:
         """Return the module with the largest logit: that on the path."""
         del noise
         return largest(logits)
+
+
+@dataclass(frozen=True, slots=True)
+class BalancedTopK:
+    """Take the k modules with the largest ``sigmoid(l) + b``; their weights are ``sigmoid(l)``.
+
+    After each step of training the bias b of a module that more samples chose than the mean falls
+    by ``rate``, and that of others rises: load becomes even without a term in the loss, and b never
+    reaches an output. It is kept, and counts at evaluation too.
+
+    Attributes:
+        k: modules of a sample.
+        rate: what a bias moves by in a step.
+
+    Source: Wang et al. 2024 (loss-free balancing, arXiv 2408.15664), algorithm 1.
+
+    >>> import torch
+    >>> BalancedTopK(k=1)(torch.tensor([[[1.0, 0.0, 0.0, 0.5]]])).round(decimals=2).tolist()
+    [[[0.0, 0.5]]]
+    """
+
+    logits: ClassVar[int] = 1
+    chance: ClassVar[int] = -1
+    batchwise: ClassVar[bool] = False
+    sparse: ClassVar[bool] = True
+    kind: Literal["balanced-top-k"] = "balanced-top-k"
+    k: int = 2
+    rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check(self.k > 0, f"k = {self.k}: a sample takes 1 module or more.")
+        check_positive(self, "rate")
+
+    def __call__(self, logits: "Tensor", noise: "Noise | None" = None) -> "Tensor":
+        """Return weights of which all but k are 0: of logits, and of the biases beside them."""
+        del noise
+        own, bias = logits.chunk(2, -1)
+        share = own.sigmoid()
+        chosen = keep_best(share.detach() + bias, self.k) > -float("inf")
+        return share * chosen

@@ -19,9 +19,12 @@ from modeval.errors import RunError
 from modeval.merge import average, dare, ties
 from modeval.nn import Network
 from modeval.nn.bank import Bank
+from modeval.nn.layer import LayeredNetwork
 from modeval.nn.linear import StackedLinear
-from modeval.spec.phases import Action, Claim, Merge, Prune, Rewind, Tilt
+from modeval.spec.phases import Action, Claim, Keep, Merge, Prune, Rewind, Tilt
+from modeval.spec.taught import Evolved
 from modeval.train.learners import named, own_names
+from modeval.train.teachers import path_names, winning_modules
 
 FREE, PRUNED, KEPT = 0, -1, 1
 REDRAWN, RANDOM_PRUNES, RANDOM_DROPS = 101, 102, 103
@@ -136,13 +139,16 @@ def claim(action: Claim, at: Scene) -> None:
 
 
 def rewind(action: Rewind, at: Scene) -> None:
-    """Give parameters earlier values; what is pruned stays 0."""
+    """Give parameters earlier values; what is pruned stays 0, and what is kept as it is."""
     values = at.redrawn() if action.redraw else at.values(action.to)
     for name, parameter in at.network.named_parameters():
         if name in named(at.network, action.parameters):
-            parameter.copy_(values[name])
-            if name in at.marks:
-                parameter[at.marks[name] == PRUNED] = 0.0
+            mark = at.marks.get(name)
+            if mark is None:
+                parameter.copy_(values[name])
+            else:
+                parameter.copy_(parameter.where(mark == KEPT, values[name]))
+                parameter[mark == PRUNED] = 0.0
 
 
 def merge(action: Merge, at: Scene) -> None:
@@ -162,12 +168,28 @@ def merge(action: Merge, at: Scene) -> None:
         parameter.copy_(merged.unsqueeze(1).expand_as(parameter))
 
 
+def keep(action: Keep, at: Scene) -> None:
+    """Hold the modules on the winning path of rules, and the genes of that path."""
+    network = cast("LayeredNetwork", at.network)
+    rules = list(action.rules or range(network.rules))
+    every, own = dict(network.named_parameters()), own_names(network)
+    won = winning_modules(network, rules)  # (S, L, M)
+    for place, path in enumerate(path_names(network)):
+        at.mark(path, every[path])[:, rules] = KEPT
+        layers = range(network.layer_count) if network.one_routing else network.deciding[place:][:1]
+        for layer in layers:
+            below = f"layers.{layer - 1}.experts." if layer else "experts."
+            for name in sorted(name for name in own if name.startswith(below)):
+                at.mark(name, every[name])[won[:, place]] = KEPT
+
+
 ACTIONS: dict[str, Callable[[Any, Scene], None]] = {
     "tilt": tilt,
     "prune": prune,
     "claim": claim,
     "rewind": rewind,
     "merge": merge,
+    "keep": keep,
 }
 """The choices of the axis."""
 
@@ -186,6 +208,13 @@ def check_action(action: Action, network: Network) -> None:
     if isinstance(action, Prune) and not _weights(network, action):
         raise RunError(
             f"parameters = {action.parameters!r} of a prune: no weights have such a name."
+        )
+    if isinstance(action, Keep) and not (
+        isinstance(network, LayeredNetwork) and isinstance(network.gating, Evolved)
+    ):
+        raise RunError(
+            "What is kept is the winning path of rules, and this model breeds none. Use --gating "
+            "evolved, or drop the keep."
         )
     if isinstance(action, Rewind) and not named(network, action.parameters):
         raise RunError(

@@ -38,7 +38,7 @@ from modeval.train.optimisers import adam, adam_of_parts, sgd, uphill
 from modeval.train.teachers import teacher_of
 from modeval.types import Batch, Noise
 
-TAUGHT = "a router that learns by reward or by breeding is trained step by step (eager)"
+TAUGHT = "a router that learns otherwise than by gradients is trained step by step (eager)"
 
 
 class Stepper:
@@ -82,7 +82,8 @@ class Stepper:
         self.names, self.parameters = list(named), list(named.values())
         self.factors = factors(network, self.names, self.phase)
         self.masks = moving(network, self.names, self.phase, held or {})
-        self.teacher = teacher_of(network, self.names)
+        given = self.phase.routing != "learned"  # nothing of it is the router's own choice
+        self.teacher = None if given else teacher_of(network, self.names, held or {})
         self.means = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.squares = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.count = torch.zeros((), device=self.parameters[0].device)

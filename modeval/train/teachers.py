@@ -9,7 +9,8 @@
 resumes where it was and a seed is taught as it is alone.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Protocol, cast, runtime_checkable
 
 import torch
@@ -21,9 +22,11 @@ from modeval.nn.layer import LayeredNetwork
 from modeval.nn.linear import per_rule
 from modeval.nn.network import Network, Output, Route
 from modeval.nn.recurrent import RecurrentNetwork
-from modeval.nn.scorers import FreeScorer
-from modeval.spec.taught import Evolved, Reinforce
+from modeval.nn.scorers import BiasedScorer, FreeScorer
+from modeval.spec.taught import BalancedTopK, Evolved, Reinforce
 from modeval.types import Batch, Noise
+
+NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @runtime_checkable
@@ -118,12 +121,16 @@ class Bred:
         pair: ``(S, 2)`` the paths on trial.
         losses: ``(S, 2)`` their summed losses.
         age: ``()`` steps of the trial.
+        held: ``(S, L, R)`` genes that stay as they are, where any are.
     """
 
-    def __init__(self, network: LayeredNetwork, gating: Evolved) -> None:
+    def __init__(
+        self, network: LayeredNetwork, gating: Evolved, held: Mapping[str, Tensor] = NOTHING
+    ) -> None:
         self.gating, self.modules = gating, network.module_count
         routers = [network.scorer, *(layer.scorer for layer in network.layers)]
         self.routers = [cast("FreeScorer", routers[layer]) for layer in network.deciding]
+        self.held = _held_genes(network, held)
         device = next(network.parameters()).device
         shape = (network.seeds, gating.population, len(self.routers), network.rules)
         self.paths = torch.zeros(shape, dtype=torch.int64, device=device)
@@ -182,6 +189,9 @@ class Bred:
                 self.paths[seed] = torch.randint(self.modules, shape, generator=generator)
                 for layer, router in enumerate(self.routers):
                     self.paths[seed, 0, layer] = router.logit[seed].detach().argmax(-1)
+                if self.held is not None:
+                    now = self.paths[seed, :1].expand_as(self.paths[seed])
+                    self.paths[seed] = now.where(self.held[seed], self.paths[seed])
             drawn = torch.randperm(self.gating.population, generator=generator)
             self.pair[seed] = drawn[:2]
         if fresh:
@@ -195,7 +205,10 @@ class Bred:
             won = self.paths[seed, self.pair[seed, 1 - lost]].clone()
             winners.append(won)
             copy = mutated(won.cpu(), self.modules, self.gating.mutations, generator)
-            self.paths[seed, self.pair[seed, lost]] = copy.to(won.device)
+            copy = copy.to(won.device)
+            if self.held is not None:
+                copy = won.where(self.held[seed], copy)
+            self.paths[seed, self.pair[seed, lost]] = copy
         self._follow(torch.stack(winners))
         self.losses.zero_()
         self.age.zero_()
@@ -239,22 +252,81 @@ def winning_modules(network: LayeredNetwork, rules: Collection[int]) -> Tensor:
     return F.one_hot(paths, network.module_count).amax(-2).bool()
 
 
-def teacher_of(network: Network, learns: Collection[str]) -> Teacher | None:
+def path_names(network: LayeredNetwork) -> list[str]:
+    """Return the names of the parameters that hold the winning path, one for each that decides."""
+    return [f"layers.{n - 1}.scorer.logit" if n else "scorer.logit" for n in network.deciding]
+
+
+def _held_genes(network: LayeredNetwork, held: Mapping[str, Tensor]) -> Tensor | None:
+    """Return which genes are held ``(S, L, R)``: those whose logits are; nothing where none are."""
+    names = path_names(network)
+    if not any(name in held for name in names):
+        return None
+    every = dict(network.named_parameters())
+    marks = [held.get(name, torch.zeros_like(every[name])) for name in names]
+    return torch.stack([(mark != 0).any(-1) for mark in marks], 1)
+
+
+class Evened:
+    """Moves biases that only choosing reads towards even load: no gradient, no term of the loss.
+
+    ``b_m += rate sign(mean load - load_m)``, the load of a module being how many samples of the
+    step chose it. What it has learned is in the network.
+    """
+
+    def __init__(self, network: LayeredNetwork, gating: BalancedTopK) -> None:
+        self.rate, self.layers = gating.rate, network.deciding
+        routers = [network.scorer, *(layer.scorer for layer in network.layers)]
+        self.routers = [cast("BiasedScorer", routers[layer]) for layer in network.deciding]
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """Return nothing: biases are the network's."""
+        return {}
+
+    def route(self, batch: Batch, noise: Noise | None) -> Route | None:
+        """Leave the choice to the gating."""
+        del batch, noise
+        return None
+
+    def term(self, output: Output, cost: Tensor) -> Float[Tensor, " seeds"]:
+        """Add nothing to the loss."""
+        del output
+        return cost.new_zeros(len(cost))
+
+    def learn(self, output: Output, cost: Tensor, noise: Noise | None) -> None:
+        """Raise the biases of modules that few chose, lower those of the others."""
+        del cost, noise
+        for layer, router in zip(self.layers, self.routers, strict=True):
+            load = (output.routed[layer].weight > 0).flatten(1, -2).sum(1).float()
+            router.bias += self.rate * (load.mean(-1, keepdim=True) - load).sign()
+
+
+def teacher_of(
+    network: Network, learns: Collection[str], held: Mapping[str, Tensor] = NOTHING
+) -> Teacher | None:
     """Return what teaches the router of a network, where a gradient does not and it may learn.
 
     Args:
         network: that is trained.
         learns: names of the parameters that learn.
+        held: elements of parameters that do not move, where not 0, by name.
     """
     if not isinstance(network, LayeredNetwork):
         return None
     make = TEACHERS.get(type(network.gating))
     if make is None or not any("scorer." in name for name in learns):
         return None
+    if make is Bred:
+        return Bred(network, cast("Evolved", network.gating), held)
     return make(network, network.gating)
 
 
-TEACHERS: dict[type, Callable[..., Teacher]] = {Reinforce: Rewarded, Evolved: Bred}
+TEACHERS: dict[type, Callable[..., Teacher]] = {
+    Reinforce: Rewarded,
+    Evolved: Bred,
+    BalancedTopK: Evened,
+}
 """Gatings whose router is taught, and by what."""
 
 

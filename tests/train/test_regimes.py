@@ -22,6 +22,7 @@ from modeval.train.learners import named as names_of
 from modeval.train.loop import Progress, train
 from modeval.train.step import Stepper
 from modeval.train.stream import Stream, batches, validation_batch
+from modeval.train.teachers import winning_modules
 
 CPU = torch.device("cpu")
 REGIMES = choices_of(Regime)
@@ -71,11 +72,24 @@ class Death(Exception):  # noqa: N818 - what a crash looks like
     """A process that ends."""
 
 
-@pytest.mark.parametrize("regime", ["replay", "packnet", "supsup", "lottery", "fusion", "merged"])
+BRED: dict[str, Any] = {"gating": {"population": 4, "trial": 3}}
+"""Settings of the models of regimes, so that short runs show what long ones do."""
+
+
+@pytest.mark.parametrize(
+    ("regime", "more"),
+    [
+        *((regime, {}) for regime in ("replay", "packnet", "supsup", "lottery", "fusion")),
+        ("merged", {}),
+        ("pathnet", {"model": BRED}),
+        ("sequential", {"name": "routing-network"}),  # a reward of late is part of the state
+        ("sequential", {"model": {"gating": {"kind": "balanced-top-k"}}}),
+    ],
+)
 def test_a_regime_that_dies_twice_in_each_phase_comes_to_the_same_bits(
-    tmp_path: Path, regime: str
+    tmp_path: Path, regime: str, more: dict[str, Any]
 ) -> None:
-    spec = spec_of(regime, seeds=1, rules=2)
+    spec = spec_of(regime, seeds=1, rules=2, **more)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     trained(spec, whole)
     for _, end, _ in spec.stretches:
@@ -108,9 +122,9 @@ def test_a_regime_is_written_and_read_back_and_shares_its_steps_out(
     assert spec.stretches[-1][1] == spec.train.steps
 
 
-@pytest.mark.parametrize("regime", ["separate", "progressive", "packnet", "supsup"])
+@pytest.mark.parametrize("regime", ["separate", "progressive", "packnet", "supsup", "pathnet"])
 def test_what_protects_modules_forgets_nothing_to_the_bit(tmp_path: Path, regime: str) -> None:
-    spec = spec_of(regime, steps=40)
+    spec = spec_of(regime, steps=40, model=BRED if regime == "pathnet" else {})
     trained(spec, tmp_path / "run")
     after = {phase.rules: f"phase-{number}" for number, phase in enumerate(spec.phases, 1)}
     for (rule,), selection in after.items():
@@ -269,6 +283,38 @@ def test_claims_of_rules_are_disjoint_and_contain_the_earlier_ones() -> None:
     kept = at.network.get_buffer("experts.hidden.own_kept")
     assert bool((kept[:, 0] <= kept[:, 1]).all())
     assert [float(kept[:, module].mean()) for module in range(3)] == [0.5, 0.75, 1.0]
+
+
+def test_pathnet_keeps_its_winners_and_their_path_and_resets_the_others(tmp_path: Path) -> None:
+    spec = spec_of("pathnet", steps=60, rules=3, model={**BRED, "layers": 2})
+    trained(spec, tmp_path / "run")
+    start = dict(create(spec.data, spec.model, (0, 1)).named_parameters())
+    own = sorted(names_of(files.read_network(tmp_path / "run"), "own"))
+    assert {name.split(".")[0] for name in own} == {"experts", "layers"}
+    ever = torch.zeros(2, 2, 3, dtype=torch.bool)
+    before, held = start, ever.clone()
+    for number in (1, 2, 3):
+        network = files.read_network(tmp_path / "run", f"phase-{number}")
+        ever |= winning_modules(network, range(number))  # type: ignore[arg-type]
+        now = dict(network.named_parameters())
+        for name in own:
+            kept = ever[:, int(name.startswith("layers."))]
+            assert torch.equal(now[name][~kept], start[name][~kept]), "the others begin again"
+            assert (now[name][kept] != start[name][kept]).flatten(1).any(1).all()
+            kept = held[:, int(name.startswith("layers."))]
+            assert torch.equal(now[name][kept], before[name][kept])
+        for logit in ("scorer.logit", "layers.0.scorer.logit"):
+            assert torch.equal(now[logit][:, : number - 1], before[logit][:, : number - 1])
+        before, held = now, ever.clone()
+
+
+def test_a_path_is_kept_only_where_paths_are_bred(tmp_path: Path) -> None:
+    phase = {"after": [{"kind": "keep", "rules": [0]}]}
+    spec = spec_of("joint", phases=[phase])
+    with pytest.raises(RunError, match="--gating evolved"):
+        train(spec, tmp_path / "run", device=CPU)
+    with pytest.raises(SpecError, match="keep of rule 7"):
+        spec_of("joint", phases=[{"after": [{"kind": "keep", "rules": [7]}]}])
 
 
 def test_a_tilt_sends_nearly_all_to_one_module() -> None:

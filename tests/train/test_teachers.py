@@ -11,13 +11,15 @@ from modeval.errors import RunError
 from modeval.nn import Network, create
 from modeval.nn.layer import LayeredNetwork
 from modeval.spec import DataSpec, ModelSpec, Phase
-from modeval.spec.taught import Evolved, Reinforce
+from modeval.spec.taught import BalancedTopK, Evolved, Reinforce
 from modeval.train.step import Stepper
 from modeval.train.stream import Stream, batches, uniform_numbers
 from modeval.train.teachers import Bred, Rewarded, mutated, teacher_of, winning_modules
 from modeval.types import Batch, Noise
 
 CPU = torch.device("cpu")
+Taught = Reinforce | Evolved | BalancedTopK
+TAUGHT = (Reinforce(collaboration=0.5), Evolved(trial=2), BalancedTopK(k=1))
 SMALL: dict[str, Any] = {"encoder": 6, "width": 12}
 DATA = {
     "binary": DataSpec(rules=2),
@@ -27,7 +29,10 @@ DATA = {
 
 
 def cohort(
-    task: str, gating: Reinforce | Evolved, seeds: tuple[int, ...] = (0,), **more: Any
+    task: str,
+    gating: Taught,
+    seeds: tuple[int, ...] = (0,),
+    **more: Any,
 ) -> Any:
     scorer = "table" if isinstance(gating, Evolved) else "rule"
     choices: dict[str, Any] = {"scorer": scorer, **SMALL, **more}
@@ -203,8 +208,10 @@ def test_evolution_finds_the_modules_that_rules_need() -> None:
 # --- both ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("gating", [Reinforce(collaboration=0.5), Evolved(trial=2)])
-def test_a_taught_run_resumes_from_its_state_to_the_bit(gating: Reinforce | Evolved) -> None:
+@pytest.mark.parametrize("gating", TAUGHT)
+def test_a_taught_run_resumes_from_its_state_to_the_bit(
+    gating: Taught,
+) -> None:
     whole = cohort("binary", gating, (0, 1))
     train(whole, 9)
     part = cohort("binary", gating, (0, 1))
@@ -215,15 +222,17 @@ def test_a_taught_run_resumes_from_its_state_to_the_bit(gating: Reinforce | Evol
     stepper = Stepper(again, "regression")
     stepper.load_state(state)
     stream = Stream(DATA["binary"], ((0, 0), (1, 1)), 16, CPU)
-    numbers = uniform_numbers(stream, again.chance, start=5)
+    numbers = uniform_numbers(stream, max(again.chance, 0), start=5)
     for batch, uniform in itertools.islice(zip(batches(stream, start=5), numbers, strict=False), 4):
         stepper.step(batch, torch.tensor(1e-2), Noise(uniform, torch.tensor(0.0)))
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("gating", [Reinforce(collaboration=0.5), Evolved(trial=2)])
-def test_a_seed_is_taught_alike_alone_and_in_a_cohort(gating: Reinforce | Evolved) -> None:
+@pytest.mark.parametrize("gating", TAUGHT)
+def test_a_seed_is_taught_alike_alone_and_in_a_cohort(
+    gating: Taught,
+) -> None:
     together, alone = cohort("binary", gating, (0, 1)), cohort("binary", gating, (0,))
     train(together, 6)
     train(alone, 6)
@@ -238,6 +247,63 @@ def test_engines_that_teach_nothing_refuse(gating: Reinforce | Evolved, engine: 
     with pytest.raises(RunError, match="Use --engine auto"):
         Stepper(network, "regression", engine=engine)
     assert Stepper(network, "regression").engine == "eager"
+
+
+# --- by a bias -----------------------------------------------------------------------------------
+
+
+def test_a_bias_moves_against_load_and_never_reaches_an_output() -> None:
+    gating = BalancedTopK(k=1, rate=0.1)
+    network = cohort("binary", gating, (0, 1), modules=3)
+    batch = next(batches(Stream(DATA["binary"], ((0, 0), (1, 1)), 16, CPU)))
+    before = network(batch.inputs, batch.rule).routed[0]
+    stepper = Stepper(network, "regression", phase=Phase(learns=("scorer.*",)))
+    stepper.step(batch, torch.tensor(0.0))
+    load = (before.weight > 0).sum(1).float()
+    assert torch.equal(network.scorer.bias, 0.1 * (load.mean(1, keepdim=True) - load).sign())
+    network.scorer.bias[:, 2] = 5.0  # all go there, and weigh what they did
+    after = network(batch.inputs, batch.rule).routed[0]
+    assert torch.equal(after.weight.argmax(-1), torch.full((2, 16), 2))
+    torch.testing.assert_close(after.weight[..., 2], before.logits.sigmoid()[..., 2])
+    assert torch.equal(after.logits, before.logits)
+
+
+def test_a_bias_mends_collapse_that_a_biased_start_provokes() -> None:
+    def busiest(rate: float) -> float:
+        gating = BalancedTopK(k=1, rate=rate)
+        network = cohort("binary", gating, (0, 1), modules=3, scorer="input")
+        with torch.no_grad():
+            network.scorer.inner.mlp.readout.bias[:, 0] += 2.0
+        train(network, 100)
+        stream = Stream(DATA["binary"], ((0, 0), (1, 1)), 256, CPU, 9)
+        batch = next(batches(stream))
+        weight = network(batch.inputs, batch.rule).routed[0].weight
+        return float((weight > 0).float().mean(1).amax(-1).mean())
+
+    without, with_bias = busiest(1e-9), busiest(2e-2)
+    assert without > 0.9
+    assert with_bias < 0.5
+
+
+# --- all -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gating", [Reinforce(), Evolved()])
+def test_given_routing_is_what_routes_whoever_teaches(gating: Reinforce | Evolved) -> None:
+    """Modules of rules that are not drawn stay, and the router learns nothing from it."""
+    network = cohort("binary", gating)
+    start = {name: value.detach().clone() for name, value in network.named_parameters()}
+    stepper = Stepper(network, "regression", phase=Phase(routing="oracle"))
+    assert stepper.teacher is None
+    stream = Stream(DATA["binary"], ((0, 0),), 16, CPU, rules=(1,))
+    for batch, uniform in itertools.islice(
+        zip(batches(stream), uniform_numbers(stream, network.chance), strict=False), 5
+    ):
+        stepper.step(batch, torch.tensor(1e-2), Noise(uniform, torch.tensor(0.0)))
+    moved = (network.experts.hidden.weight != start["experts.hidden.weight"]).flatten(2).any(-1)
+    assert moved.tolist() == [[False, True]]
+    for name, value in network.named_parameters():
+        assert torch.equal(value, start[name]) or "scorer" not in name
 
 
 def test_a_router_that_does_not_learn_is_not_taught() -> None:
