@@ -139,7 +139,7 @@ def test_what_can_be_built_moves_what_learns_and_nothing_else(task: str, scorer:
 LACKING = {
     "binary": {"prefix"},
     "sets": set[str](),
-    "series": {"prompt", "adapter", "parallel-adapter", "head", "prefix"},
+    "series": {"prompt", "adapter", "parallel-adapter", "head", "prefix", "columns"},
 }
 """Computations that a task has no place for: recurrent cells no hidden layer, numbers no keys."""
 
