@@ -12,6 +12,7 @@ from modeval.score.stored.files import write_scorecard
 from modeval.spec import Engine
 from modeval.sweep.plan import Cohort
 from modeval.sweep.run import Worker
+from modeval.train.extend import pending
 from modeval.train.loop import Progress, train
 from modeval.train.records import is_run, read_record
 
@@ -29,7 +30,7 @@ def worker(
 
     def train_into(cohort: Cohort, folder: Path, resume: bool) -> None:  # noqa: FBT001 - as it is called
         begins = not (resume and is_run(folder))
-        if not begins and read_record(folder).status == "complete":
+        if not begins and read_record(folder).status == "complete" and not pending(folder):
             return
         train(cohort.spec, folder, device=device, engine=engine, resume=not begins, watch=watch)
 

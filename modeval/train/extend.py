@@ -28,10 +28,9 @@ from modeval.spec import RunSpec, load_toml, read_spec, to_toml
 from modeval.spec.gatings import anneals
 from modeval.spec.regimes import Joint
 from modeval.train import files, records
+from modeval.train.files import ADDING, TARGET
+from modeval.train.parts import with_seeds
 from modeval.train.records import RunRecord
-
-ADDING, TARGET = ".adding", "adding.toml"
-"""Below a run's folder: the new seeds while they are trained, and the spec that is to be."""
 
 Pair = tuple[int, int]
 
@@ -139,13 +138,13 @@ def join(folder: Path) -> RunRecord:
 
     Every step may be repeated: a kill loses nothing.
     """
-    target = read_spec(load_toml(folder / TARGET))
-    record = records.read_record(folder)
+    whole = read_spec(load_toml(folder / TARGET))
+    record, added = records.read_record(folder), folder / ADDING
+    kept = records.read_run(folder).train.seeds
+    target = _of_both(whole, kept, records.read_run(added).train.seeds)
     joined = _renamed(record, records.digest_on(target.digest, record.data))
     state, log = files.read_state(folder, record), records.read_log(folder)
     if len(state["memory.diverged"]) < len(target.train.seeds):
-        added = folder / ADDING
-        kept = records.read_run(folder).train.seeds
         order = _order(target, (*kept, *records.read_run(added).train.seeds))
         others = files.read_state(added, records.read_record(added))
         state = _stacked(state, others, order, folder)
@@ -159,9 +158,16 @@ def join(folder: Path) -> RunRecord:
     files.write_text(folder / records.SPEC, to_toml(target))
     done = replace(joined, status="complete")
     files.write_record(folder, done)
-    (folder / TARGET).unlink()
+    if target == whole:  # else more seeds are still to come
+        (folder / TARGET).unlink()
     shutil.rmtree(folder / ADDING, ignore_errors=True)
     return done
+
+
+def _of_both(whole: RunSpec, kept: Sequence[Pair], new: Sequence[Pair]) -> RunSpec:
+    """Return the spec of those seeds of a run that are trained now, in its order."""
+    there = {*kept, *new}
+    return with_seeds(whole, (pair for pair in whole.train.seeds if pair in there))
 
 
 def _join_phases(folder: Path, joined: RunRecord, order: list[int]) -> None:

@@ -39,6 +39,8 @@ UNWRITTEN = atomic.Fault(
     "with --resume.",
 )
 STATE, CODE = "state.safetensors", "code"
+ADDING, TARGET = ".adding", "adding.toml"
+"""Below a run's folder: new seeds while they are trained, and the spec that is to be."""
 WEIGHTS = ("last.safetensors", "best.safetensors")
 
 
@@ -236,7 +238,7 @@ def is_empty(folder: Path) -> bool:
     """Tell whether there is nothing to lose: no folder, or what a run left that never began."""
     if not folder.exists():
         return True
-    beginnings = {SPEC, LOG, CODE} if not (folder / RUN).exists() else set()
+    beginnings = {SPEC, LOG, CODE, ADDING, TARGET} if not (folder / RUN).exists() else set()
     return folder.is_dir() and all(
         path.name in beginnings or path.name.endswith(atomic.PARTIAL) for path in folder.iterdir()
     )

@@ -31,6 +31,7 @@ from modeval.train import extend, files, records
 from modeval.train.actions import Scene, act, check_action, other_seed
 from modeval.train.learners import learning
 from modeval.train.memory import Memory, begin, read_marks, restore, state_of
+from modeval.train.parts import Part, parts, telling, with_seeds
 from modeval.train.records import RunRecord
 from modeval.train.step import Stepper
 from modeval.train.stream import Stream, batches, uniform_numbers, validation_batch
@@ -51,6 +52,7 @@ class Progress:
         engine: how steps are computed.
         engine_note: why not by a faster engine; empty when there is nothing to say.
         diverged: seeds whose loss is no longer finite.
+        part: which seeds these are, where memory does not hold all of them at once.
     """
 
     step: int
@@ -60,6 +62,7 @@ class Progress:
     engine: str
     engine_note: str
     diverged: int
+    part: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,7 @@ def train(
     spec = replace(spec, model=resolved(spec.data, spec.model))
     with files.alone(folder, resume=resume):
         if not (resume and records.is_run(folder)):
-            return _train_into(spec, folder, resume=resume, **options)
+            return _train_parts(spec, folder, resume=resume, **options)
         held = records.read_run(folder)
         spec = extend.adopt(spec, held)
         if spec == held:  # go on with whatever was begun
@@ -124,9 +127,28 @@ def train(
         extend.finish_adding(folder)
         held = records.read_run(folder)
         new = extend.missing_seeds(spec, held, folder)
-        before = _with_seeds(spec, held.train.seeds) if new else spec
+        before = with_seeds(spec, held.train.seeds) if new else spec
         record = _train_into(before, folder, resume=True, **options)
-        return _add(spec, folder, new, record, **options) if new else record
+        for part in parts(spec, new, options["device"], VALIDATION_SAMPLES):
+            record = _add(spec, folder, part, record, **options)
+        return record
+
+
+def _train_parts(
+    spec: RunSpec, folder: Path, *, resume: bool, **options: Unpack[_Options]
+) -> RunRecord:
+    """Train a run from its start, in as many parts as memory needs."""
+    coming = parts(spec, spec.train.seeds, options["device"], VALIDATION_SAMPLES)
+    first = next(coming)
+    begun = _open(spec, folder, resume=resume, dataset=options["dataset"])
+    if begun is not None or len(first.seeds) == len(spec.train.seeds):
+        return _train_into(spec, folder, resume=resume, **options)
+    extend.begin_adding(spec, folder)
+    some, watch = with_seeds(spec, first.seeds), options["watch"]
+    record = _train_into(some, folder, resume=resume, **options | {"watch": telling(watch, first)})
+    for part in coming:
+        record = _add(spec, folder, part, record, **options)
+    return record
 
 
 def _train_into(
@@ -139,23 +161,16 @@ def _train_into(
 
 
 def _add(
-    spec: RunSpec,
-    folder: Path,
-    seeds: tuple[tuple[int, int], ...],
-    record: RunRecord,
-    **options: Unpack[_Options],
+    spec: RunSpec, folder: Path, part: Part, record: RunRecord, **options: Unpack[_Options]
 ) -> RunRecord:
     """Train seeds that a run does not have yet, by its engine, and put them among its own."""
+    options["watch"] = telling(options["watch"], part)
     extend.begin_adding(spec, folder)
-    below = folder / extend.ADDING
+    below = folder / files.ADDING
     if options["engine"] == "auto":
         options["engine"] = cast("Engine", record.engine)
-    train(_with_seeds(spec, seeds), below, resume=records.is_run(below), **options)
+    train(with_seeds(spec, part.seeds), below, resume=records.is_run(below), **options)
     return extend.join(folder)
-
-
-def _with_seeds(spec: RunSpec, seeds: tuple[tuple[int, int], ...]) -> RunSpec:
-    return replace(spec, train=replace(spec.train, seeds=seeds))
 
 
 def _train(

@@ -80,9 +80,18 @@ def shares_of(data: DataSpec, rules: Sequence[int]) -> Tensor:
 
 def chunk_steps(data: DataSpec, batch: int) -> int:
     """Return how many steps are drawn at once: a size that does not depend on the cohort."""
+    return max(1, min(CHUNK_STEPS, CHUNK_BYTES // _step_bytes(data, batch)))
+
+
+def chunk_bytes(data: DataSpec, batch: int) -> int:
+    """Return the bytes of what is drawn at once for one seed."""
+    return chunk_steps(data, batch) * _step_bytes(data, batch)
+
+
+def _step_bytes(data: DataSpec, batch: int) -> int:
     positions = data.length if data.sequence else 1
     width = data.features + data.outputs + 2  # a rule is an int64
-    return max(1, min(CHUNK_STEPS, CHUNK_BYTES // (4 * batch * positions * width)))
+    return 4 * batch * positions * width
 
 
 def generators(stream: Stream, purpose: int, chunk: int) -> list[torch.Generator]:

@@ -226,7 +226,7 @@ def test_a_run_on_another_step_is_not_joined(tmp_path):
     run(spec(), folder)
     wanted = dataclasses.replace(spec(seeds=seed_grid(3, 1)))
     extend.begin_adding(wanted, folder)
-    run(spec(steps=4, seeds=((2, 0),)), folder / extend.ADDING)
+    run(spec(steps=4, seeds=((2, 0),)), folder / files.ADDING)
     with pytest.raises(RunError, match="at step 12, the new ones at step 4"):
         extend.join(folder)
-    shutil.rmtree(folder / extend.ADDING)
+    shutil.rmtree(folder / files.ADDING)

@@ -6,10 +6,10 @@ import signal
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import load_file
 
-from modeval import tensors
 from modeval.errors import RunError
 from modeval.spec import DataSpec, ModelSpec, RunSpec, TrainSpec, seed_grid, to_toml
 from modeval.train import files, loop, records, stream
@@ -212,7 +212,7 @@ def test_folders_that_are_not_this_run_are_refused(tmp_path):
 
 def test_a_full_disk_is_one_clear_error_and_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch):
     folder = tmp_path / "run"
-    save, calls = tensors.save_file, []
+    save, calls = safetensors.torch.save_file, []
 
     def full(content, path, metadata):
         calls.append(path)
@@ -221,14 +221,14 @@ def test_a_full_disk_is_one_clear_error_and_leaves_the_last_checkpoint_whole(tmp
             raise OSError(28, "No space left on device")
         save(content, path, metadata)
 
-    monkeypatch.setattr(tensors, "save_file", full)
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
     with pytest.raises(RunError, match="the disk is full"):
         run(spec(), folder)
     assert sorted(path.name for path in folder.iterdir()) == [
         "best.safetensors", "last.safetensors", "log.jsonl", "run.json", "spec.toml",
         "state.safetensors",
     ]  # fmt: skip
-    monkeypatch.setattr(tensors, "save_file", save)
+    monkeypatch.setattr(safetensors.torch, "save_file", save)
     run(spec(), folder, resume=True)
     run(spec(), tmp_path / "whole")
     cut, whole = (load_file(path / "last.safetensors") for path in (folder, tmp_path / "whole"))

@@ -506,6 +506,9 @@ def _train_one(
                 highlight=False,
                 markup=False,
             )
+        if progress.part and not bar.disable and progress.part not in told:
+            told.add(progress.part)
+            bar.console.print(f"{title}: {progress.part}.", highlight=False, markup=False)
         lost = f", {progress.diverged} diverged" if progress.diverged else ""
         bar.update(
             task,
