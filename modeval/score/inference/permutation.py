@@ -16,7 +16,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from modeval.counting.units import Units, coarser
-from modeval.score.inference.lengths import mean_shares, noise_of_rows
+from modeval.score.inference.lengths import Lengths
 from modeval.score.inference.resampling import p_value, side_by_side
 from modeval.types import Prior, View
 
@@ -101,7 +101,7 @@ def permute_labels(
             differences, as a matching. Then what is permuted is brought to the noise that labels
             have with documents as long as theirs: ``t_0 + (t - t_0) (s_own / s_permuted)^power``,
             t_0 that of routing that is the same for all labels and s of
-            :func:`modeval.score.inference.lengths.noise_of_rows`. Of documents that may be
+            :meth:`modeval.score.inference.lengths.Lengths.noise_of_rows`. Of documents that may be
             exchanged this is exact like any permutation, being the test of ``(t - t_0) / s^power``.
 
     Returns:
@@ -116,21 +116,24 @@ def permute_labels(
     label = drawn_labels(coarse, permutations, generator)
     cells = coarse.table(view).movedim(-2, 0).contiguous()  # (U, ..., M)
     own = _share_of_labels(coarse, prior)
+    lengths = None if powers is None or coarse.mixed else Lengths.of(coarse, view)
 
-    def relabelled(part: slice) -> Tensor:
-        return statistic(_joint(cells, own, label[part]))
+    def relabelled(part: slice) -> tuple[Tensor, Tensor | None]:
+        member = _members(label[part], coarse.rules)
+        table = _pooled(cells, member)
+        noise = None if lengths is None else lengths.noise_of_rows(table, member, own)
+        return statistic(_joint(table, own)), noise
 
     table = cells[0].unsqueeze(-2).expand(*cells.shape[1:-1], coarse.rules, cells.shape[-1])
-    drawn = torch.cat(side_by_side(relabelled, permutations, table))
-    if powers is None or coarse.mixed:
+    parts = side_by_side(relabelled, permutations, table)
+    drawn = torch.cat([value for value, _ in parts])
+    if lengths is None or powers is None:
         return drawn
-    joint = mean_shares(coarse, view).unsqueeze(-2) * (own / own.sum(-1, keepdim=True)).unsqueeze(
-        -1
-    )
-    level = statistic(joint)
-    noise = noise_of_rows(coarse, own, label, view=view)
-    as_long = noise_of_rows(coarse, own, coarse.label[None], view=view)
+    member = _members(coarse.label[None], coarse.rules)
+    as_long = lengths.noise_of_rows(_pooled(cells, member), member, own)
+    noise = torch.cat([found for _, found in parts if found is not None])
     ratio = torch.where(noise > 0, as_long / noise.clamp(min=TINY), 1.0)
+    level = statistic(_joint((lengths.mean.unsqueeze(-2) * own.unsqueeze(-1))[None], own))
     return level + (drawn - level) * ratio.unsqueeze(-1) ** powers
 
 
@@ -168,20 +171,24 @@ def _share_of_labels(units: Units, prior: Prior) -> Float64[Tensor, "*batch rule
     return torch.ones_like(units.samples @ member) if prior == "uniform" else units.samples @ member
 
 
-def _joint(
-    cells: Float64[Tensor, "units *batch modules"],
-    share: Float64[Tensor, "*batch rules"],
-    label: Int64[Tensor, "draws units"],
-) -> Float64[Tensor, "draws *batch rules modules"]:
-    """Return the joint when each unit has the label that was drawn for it.
+def _members(
+    label: Int64[Tensor, "draws units"], rules: int
+) -> Float64[Tensor, "draws rules units"]:
+    return (label[:, None] == torch.arange(rules, device=label.device)[:, None]).double()
 
-    A label that has nothing in some layer then weighs nothing there.
-    """
-    rules = share.shape[-1]
-    numbers = torch.arange(rules, device=label.device)[:, None]
-    member = (label[:, None] == numbers).double().flatten(0, 1)  # (D R, U)
-    mixed = member @ cells.reshape(len(cells), -1)
-    table = mixed.reshape(len(label), rules, *cells.shape[1:]).movedim(1, -2)  # (D, ..., R, M)
+
+def _pooled(
+    cells: Float64[Tensor, "units *batch modules"], member: Float64[Tensor, "draws rules units"]
+) -> Float64[Tensor, "draws *batch rules modules"]:
+    """Return what was routed of each rule when each unit has the label that was drawn for it."""
+    mixed = member.flatten(0, 1) @ cells.reshape(len(cells), -1)
+    return mixed.reshape(*member.shape[:2], *cells.shape[1:]).movedim(1, -2)
+
+
+def _joint(
+    table: Float64[Tensor, "draws *batch rules modules"], share: Float64[Tensor, "*batch rules"]
+) -> Float64[Tensor, "draws *batch rules modules"]:
+    """Return the joint of what was routed. A label that has nothing in a layer weighs nothing."""
     total = table.sum(-1)
     weight = share * (total > 0)
     weight = weight / weight.sum(-1, keepdim=True)
