@@ -145,7 +145,8 @@ class Lengths:
 
         def of_rules(part: Tensor) -> Tensor:
             mixed = (flat @ part.reshape(len(part), -1)).unflatten(0, (-1, rules))
-            return mixed.reshape(-1, rules, *part.shape[1:]).movedim(1, self.size.dim())
+            found: Tensor = mixed.reshape(-1, rules, *part.shape[1:]).movedim(1, self.size.dim())
+            return found
 
         total = table.sum(-1).clamp(min=TINY)  # (D, ..., R)
         squared = of_rules(self.size.square())
