@@ -29,6 +29,9 @@ PARTIAL = ".partial"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NEWBORN_SECONDS = 60  # a file this young may not have been locked yet
 EXCHANGE = 2  # RENAME_EXCHANGE of Linux
+MOUNTS = Path("/proc/self/mounts")
+LOCAL_LOCKS = {"nolock", "local_lock=all", "local_lock=flock", "localflock"}
+"""How NFS and Lustre are mounted where their locks hold on one machine alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,17 +173,56 @@ def check_writable(path: Path, fault: Fault) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[bool]:
-    """Hold a folder for this process alone; give whether that was granted.
+def locked(place: Path) -> Iterator[bool]:
+    """Hold a folder, or a file that is made for it, for this process alone; give whether it is.
 
     The lock dies with its process, so nothing is ever left locked. File systems that have no locks
-    grant it to everybody.
+    grant it to everybody: see :func:`why_unlocked`. Some that machines share lock files only, and
+    only those that may be written.
     """
-    handle = os.open(folder, os.O_RDONLY)
+    if sys.platform == "win32":
+        yield True
+        return
+    folder = place.is_dir()
+    handle = os.open(place, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT, 0o644)
     try:
         yield _lock(handle)
     finally:
         os.close(handle)
+
+
+def why_unlocked(folder: Path) -> str:
+    """Say why a lock in a folder keeps nobody out; nothing where it does.
+
+    A lock is tried twice, as two workers would: where both get it, there are none. Locks that hold
+    between the processes of one machine alone are told by how the file system is mounted.
+    """
+    if sys.platform == "win32":
+        return "this system has none that die with their process"
+    with (
+        tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=PARTIAL) as file,
+        locked(Path(file.name)) as one,
+        locked(Path(file.name)) as other,
+    ):
+        if one and other:
+            return "its file system grants a lock to everybody who asks"
+        if not one:
+            return "its file system refuses locks"
+    local = sorted(LOCAL_LOCKS & set(_mounted_with(folder.resolve())))
+    return f"it is mounted with {local[0]}, so that other machines do not see them" if local else ""
+
+
+def _mounted_with(folder: Path) -> list[str]:
+    """Return how the file system of a folder is mounted; nothing where the system does not say."""
+    with contextlib.suppress(OSError):
+        lines = [line.split() for line in MOUNTS.read_text(encoding="utf-8").splitlines()]
+        found = [
+            (len(place), options)
+            for _, place, _, options, *_ in lines
+            if folder.is_relative_to(place.replace("\\040", " "))
+        ]
+        return max(found, default=(0, ""))[1].split(",")
+    return []
 
 
 def sweep(path: Path) -> None:

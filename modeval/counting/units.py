@@ -258,18 +258,19 @@ def merge_units(first: Units, second: Units) -> Units:
         )
         for name, part in first.tensors().items()
     }
+    if not (first.mixed or second.mixed):  # labels are exchanged where equally many share a unit
+        joined["stratum"] = joined["documents"].unique(return_inverse=True)[1].reshape(-1)
     return unique_units(replace(first, **joined))
 
 
 def unique_units(units: Units) -> Units:
     """Return the units in order of label and key, those of one content as one, counted once.
 
-    What was routed of copies is averaged. Contents that are too short to tell have negative keys
-    and are never taken for copies. A unit holds one document here: pool after, not before.
+    What was routed of copies is averaged, to the same bits if it is the same. Contents that are
+    too short to tell have negative keys and are never taken for copies. A unit holds one document
+    here: pool after, not before.
     """
-    order = torch.argsort(units.key, stable=True)
-    order = order[torch.argsort(units.label[order], stable=True)]
-    ordered = take_units(units, order)
+    ordered = take_units(units, _in_canonical_order(units))
     telling = ordered.key >= 0
     same = torch.zeros(len(ordered), dtype=torch.bool)
     same[1:] = telling[1:] & (ordered.key.diff() == 0) & (ordered.label.diff() == 0)
@@ -278,10 +279,37 @@ def unique_units(units: Units) -> Units:
     group = (~same).cumsum(0) - 1
     first = (~same).nonzero()[:, 0]
     pooled = sum_units(ordered, group, ordered.stratum[first])
-    times = torch.bincount(group)
-    averaged: dict[str, Any] = {
-        name: getattr(pooled, name) / (times[:, None] if name in WIDE else times)
-        for name in BY_UNIT
-    }
+    averaged: dict[str, Any] = {name: _averaged(ordered, name, group, first) for name in BY_UNIT}
     documents, key = ordered.documents[first], ordered.key[first]
     return replace(pooled, **averaged, documents=documents, key=key)
+
+
+def _averaged(units: Units, name: str, group: Tensor, first: Tensor) -> Tensor:
+    """Return the mean of the copies of each document: where they are the same, what they hold."""
+    part: Tensor = getattr(units, name)
+    axis = part.dim() - (2 if name in WIDE else 1)
+    times = units.copies.double()[:, None] if name in WIDE else units.copies.double()
+    one = part.index_select(axis, first)
+    apart = (part - one.index_select(axis, group)) * times
+    total = torch.zeros_like(one).index_add_(axis, group, apart)
+    count = torch.bincount(group, units.copies.double())
+    return one + total / (count[:, None] if name in WIDE else count)
+
+
+def _in_canonical_order(units: Units) -> Tensor:
+    """Return the order of label and key; where both are the same, of the bits of what was routed.
+
+    So that nothing of the order of files, or of the shards that they were in, is left.
+    """
+
+    def by_key(order: Tensor) -> Tensor:
+        order = order[torch.argsort(units.key[order], stable=True)]
+        return order[torch.argsort(units.label[order], stable=True)]
+
+    order = by_key(torch.arange(len(units)))
+    key, label = units.key[order], units.label[order]
+    if not bool(((key.diff() == 0) & (label.diff() == 0)).any()):
+        return order
+    rows = units.mass.movedim(-2, 0).flatten(1).contiguous().view(torch.int64)
+    odd = torch.arange(rows.shape[1]) * 0x1E3779B97F4A7C16 + 1
+    return by_key(torch.argsort((rows * odd).sum(1), stable=True))

@@ -91,8 +91,8 @@ def clean(
         raise TraceError(
             f"No layer can be scored: {reasons} Record or import more, or other layers."
         )
-    whole = [_counted_once(_with_units(group)) for group in _filled_blocks(sorted_out)]
-    known, copies = [group for group, _ in whole], max(copies for _, copies in whole)
+    known = [_with_units(_by_document(group)) for group in _filled_blocks(sorted_out)]
+    copies = max(0 if group.units is None else group.units.repeated for group in known)
     if copies:
         report.notes.append(f"{copies} documents are copies of others, and count as one with them.")
     documents = all(group.units is not None for group in known)
@@ -266,12 +266,17 @@ def _with_units(group: LayerStack) -> LayerStack:
     return replace(group, units=block_units(group.counts)) if fair else group
 
 
-def _counted_once(group: LayerStack) -> tuple[LayerStack, int]:
-    """Count documents that stand there several times once; return how many copies there were."""
-    units = group.units
-    if units is None or units.repeated == 0:
-        return group, 0
-    return replace(group, counts=units.counts(group.counts.coactivation)), units.repeated
+def _by_document(group: LayerStack) -> LayerStack:
+    """Add up the documents anew, where they are known: copies once, and in an order of contents.
+
+    So the same documents give the same bits, whatever shards or files they came in.
+    """
+    if group.units is None:
+        return group
+    known = group.counts.pooled()
+    once = group.units.counts(known.coactivation).tensors()
+    told = {name: part for name, part in once.items() if not bool(part.isnan().any())}
+    return replace(group, counts=replace(known, **told))
 
 
 def _name_missing(

@@ -14,13 +14,16 @@ from modeval.train.step import Stepper
 from modeval.train.stream import Stream, batches
 
 TRIALS = 12
-WARM_UP = 3
-SECONDS = 1.0
+SECONDS = 12.0
+"""What the steps that are measured take in all, about."""
+WARM_UP = 2
 MOST_STEPS = 200
 
 
-def steps_per_second(run: RunSpec, *, device: torch.device, engine: Engine = "auto") -> float:
-    """Train a cohort for about a second and return its speed; nothing is kept.
+def steps_per_second(
+    run: RunSpec, *, device: torch.device, engine: Engine = "auto", seconds: float = 1.0
+) -> float:
+    """Train a cohort for some seconds, one step at least, and return its speed; nothing is kept.
 
     The first steps, in which kernels are compiled and memory is taken, do not count.
     """
@@ -29,13 +32,19 @@ def steps_per_second(run: RunSpec, *, device: torch.device, engine: Engine = "au
     stream = Stream(run.data, run.train.seeds, run.train.batch, device)
     rate = torch.tensor(run.train.learning_rate, device=device)
     source = batches(stream)
+
+    def timed() -> float:
+        started = time.perf_counter()
+        float(stepper.step(next(source), rate).sum())
+        return time.perf_counter() - started
+
     for _ in range(WARM_UP):
-        float(stepper.step(next(source), rate).sum())
-    started, steps = time.perf_counter(), 0
-    while steps < MOST_STEPS and time.perf_counter() - started < SECONDS:
-        float(stepper.step(next(source), rate).sum())
-        steps += 1
-    return steps / (time.perf_counter() - started)
+        if timed() > seconds:
+            break
+    spent, steps = timed(), 1
+    while steps < MOST_STEPS and spent < seconds:
+        spent, steps = spent + timed(), steps + 1
+    return steps / spent
 
 
 def size(run: RunSpec) -> int:
@@ -47,7 +56,7 @@ def size(run: RunSpec) -> int:
 def expected_seconds(
     runs: Sequence[RunSpec],
     *,
-    speed: Callable[[RunSpec], float],
+    speed: Callable[[RunSpec, float], float],
     size: Callable[[RunSpec], int] = size,
     trials: int = TRIALS,
     announce: Callable[[int], None] = lambda _count: None,
@@ -56,31 +65,37 @@ def expected_seconds(
 
     Runs of one shape take the same time a step. Of each family (task and model) the smallest and
     the largest shape are tried, then those between, as far as ``trials`` allow; the others lie on
-    the line through their neighbours, of the logarithms of time and size.
+    the line through their neighbours, of the logarithms of time and size. Where there are more
+    families than trials, models that compute alike on one task are one.
 
     Args:
         runs: what is to be trained.
-        speed: measures steps a second.
+        speed: measures steps a second, in about as many seconds as it is given.
         size: tells how large a cohort is.
         trials: how many shapes to try at most; at least one of each family is tried.
         announce: is told how many will be tried, before the first is.
     """
     sizes = {_shape(run): size(run) for run in runs}
     families: dict[Any, list[RunSpec]] = {}
+    family = _family if len({_family(run) for run in runs}) <= trials else _kind
     for run in {_shape(run): run for run in runs}.values():
-        families.setdefault(_family(run), []).append(run)
+        families.setdefault(family(run), []).append(run)
     each = max(trials // max(len(families), 1), 1)
     spread = {
-        family: _spread(sorted(members, key=lambda run: sizes[_shape(run)]), each)
-        for family, members in families.items()
+        name: _spread(sorted(members, key=lambda run: sizes[_shape(run)]), each)
+        for name, members in families.items()
     }
-    announce(sum(map(len, spread.values())))
+    count = sum(map(len, spread.values()))
+    announce(count)
     tried = {
-        family: [(math.log(sizes[_shape(run)]), -math.log(speed(run))) for run in members]
-        for family, members in spread.items()
+        name: [
+            (math.log(sizes[_shape(run)]), -math.log(speed(run, SECONDS / count)))
+            for run in members
+        ]
+        for name, members in spread.items()
     }
     return [
-        run.train.steps * math.exp(_line(tried[_family(run)], math.log(sizes[_shape(run)])))
+        run.train.steps * math.exp(_line(tried[family(run)], math.log(sizes[_shape(run)])))
         for run in runs
     ]
 
@@ -91,6 +106,10 @@ def _shape(run: RunSpec) -> Any:
 
 def _family(run: RunSpec) -> Any:
     return run.data.task, run.name
+
+
+def _kind(run: RunSpec) -> Any:
+    return run.data.task, type(run.model.computation), run.model.aggregation, run.model.layers
 
 
 def _seeds(run: RunSpec) -> int:

@@ -9,8 +9,9 @@
 All of it may lie on a file system that several machines share.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from modeval.spec.sweep import unfold
 
 FORMAT = 1
 FILE = "sweep.json"
+LOCK = "lock"
 PARTS = ("runs", "cards", "failed", "claims")
 UNWRITTEN = atomic.Fault(
     RunError, "Nothing of the sweep is lost; free some space and repeat the command."
@@ -198,8 +200,34 @@ def is_claimed(sweep: Sweep, cohort: Cohort) -> bool:
     claim = sweep.claim(cohort)
     if not claim.is_dir():
         return False
-    with atomic.locked(claim) as free:
+    with held(claim) as free:
         return not free
+
+
+@contextlib.contextmanager
+def held(claim: Path) -> Iterator[bool]:
+    """Hold a claim for this process alone; give whether it is.
+
+    Both the folder, which every version locked, and a file in it: NFS locks no folders.
+    """
+    with atomic.locked(claim) as folder, atomic.locked(claim / LOCK) as file:
+        yield folder and file
+
+
+def check_claims(sweep: Sweep) -> None:
+    """Refuse a sweep on a file system on which two workers would do one cohort.
+
+    Raises:
+        RunError: a claim there keeps nobody out.
+    """
+    with atomic.reported(sweep.folder, UNWRITTEN):
+        why = atomic.why_unlocked(sweep.folder / "claims")
+    if why:
+        raise RunError(
+            f"Claims in {sweep.folder} would keep no other worker out: {why}. Move the sweep to "
+            f"another file system, or give each worker a part of its own: modeval sweep run "
+            f"{sweep.folder} --shard 1/4 (1/1 for a single worker)."
+        )
 
 
 def share(cohorts: Sequence[Cohort], number: int, of: int) -> list[Cohort]:

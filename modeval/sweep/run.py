@@ -14,7 +14,7 @@ from pathlib import Path
 
 from modeval import atomic
 from modeval.errors import ModevalError, StoppedError
-from modeval.sweep.plan import UNWRITTEN, Cohort, Sweep, share, state_of
+from modeval.sweep.plan import UNWRITTEN, Cohort, Sweep, check_claims, held, share, state_of
 
 Train = Callable[[Cohort, Path, bool], None]
 Score = Callable[[Path, Path], None]
@@ -59,7 +59,7 @@ class Outcome:
 
 
 def work(
-    sweep: Sweep, worker: Worker, *, shard: tuple[int, int] = (1, 1), retry: bool = False
+    sweep: Sweep, worker: Worker, *, shard: tuple[int, int] | None = None, retry: bool = False
 ) -> Outcome:
     """Do what is left of a shard of a sweep.
 
@@ -69,14 +69,18 @@ def work(
     Args:
         sweep: what is to be done.
         worker: how.
-        shard: number and count of the shards, the first is 1.
+        shard: number and count of the shards, the first is 1, that this worker does alone; when
+            absent it shares all of the sweep with others, which takes locks.
         retry: try cohorts again that failed before.
 
     Raises:
+        RunError: the file system has no locks, and no shard is given.
         StoppedError: it was interrupted; everything that was done is kept.
     """
+    if shard is None:
+        check_claims(sweep)
     total = Outcome()
-    left = share(sweep.cohorts, *shard)
+    left = share(sweep.cohorts, *(shard or (1, 1)))
     while left:
         elsewhere: list[Cohort] = []
         before = total
@@ -122,7 +126,7 @@ def _claimed(claim: Path) -> Iterator[bool]:
     """Hold a claim; try again for a moment, because whoever asks for its state holds it briefly."""
     claim.mkdir(parents=True, exist_ok=True)
     for attempt in range(ATTEMPTS):
-        with atomic.locked(claim) as mine:
+        with held(claim) as mine:
             if mine or attempt == ATTEMPTS - 1:
                 yield mine
                 return

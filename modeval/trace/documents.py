@@ -22,6 +22,9 @@ Numbers = NDArray[np.int64]
 TELLING_BITS = 10
 """Content from which equal digests are copies: so many bits, beyond the logarithm of the number of
 documents, of order among the choices of a document, given how often it chose what, or"""
+FEW_DOCUMENTS = 14
+"""Logarithm of the number of documents below which a trace is taken for one of so many: it may be a
+shard, and whether a document is known again must not depend on the others in it."""
 TELLING_TOKENS = 16
 """so many token ids."""
 KINDS = 16
@@ -324,7 +327,7 @@ class Digests:
             return self.tokens >= TELLING_TOKENS * layers
         kinds = torch.from_numpy(self.kinds).double()
         orders = torch.lgamma(kinds.sum(-1) + 1) - torch.lgamma(kinds + 1).sum(-1)
-        wanted = TELLING_BITS + math.log2(max(len(kinds), 1))
+        wanted = TELLING_BITS + max(math.log2(max(len(kinds), 1)), FEW_DOCUMENTS)
         found: NDArray[np.bool_] = (orders / math.log(2) >= wanted).numpy()
         return found
 
@@ -346,6 +349,23 @@ def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return state ^ (state >> np.uint64(31))
+
+
+def names(found: Plan, digests: Digests) -> Numbers:
+    """Return a number from 0 for the document of each unit: a hash of what it holds.
+
+    So it is the same whatever file or shard the document came in. Documents of a trace that hold
+    the same have different numbers, because short ones may be many.
+    """
+    total = digests.total
+    order = np.argsort(total, kind="stable")
+    change = np.append(True, total[order[1:]] != total[order[:-1]])[: len(order)]
+    begin = np.flatnonzero(change)
+    rank = np.empty(len(order), dtype=np.uint64)
+    lengths = np.diff(np.append(begin, len(order)))
+    rank[order] = (np.arange(len(order)) - np.repeat(begin, lengths)).astype(np.uint64)
+    known: Numbers = (_mixed(total + rank * _ODD[3]) >> np.uint64(1)).astype(np.int64)
+    return known[found.owner]
 
 
 def keys(found: Plan, digests: Digests, layers: int) -> Numbers:

@@ -54,7 +54,8 @@ def fold(
     """Return the counts of a trace, layers as the batch axis ``(L, ...)``.
 
     Rows without a label count nowhere; a trace without any labels counts as one rule. Documents
-    go to ``blocks`` replicate blocks by :func:`document_block`. Weights are divided by their sum
+    go to ``blocks`` replicate blocks by a hash of what they hold, so that each is in the same one
+    whatever shard or file it came in. Weights are divided by their sum
     for each row; without weights, or when they are selection scores, each chosen module gets 1/K.
 
     Args:
@@ -103,8 +104,8 @@ def fold_groups(
     except TraceError as error:
         raise TraceError(f"{opened.path}: {error}") from None
     block = torch.zeros(cells, dtype=torch.int64)
-    own = torch.from_numpy(plan.document[plan.owner])
-    block[: len(plan)] = document_block(own, blocks)
+    own = documents.names(plan, digests)
+    block[: len(plan)] = document_block(torch.from_numpy(own), blocks)
     rule = torch.cat([torch.from_numpy(plan.label), torch.arange(rules)])
     layers = [
         _unfold(_pooled(part, block * rules + rule, blocks * rules), blocks, rules)

@@ -268,8 +268,8 @@ def test_expected_times_are_exact_where_a_shape_was_tried_and_between_where_not(
     runs = [cohort.spec for cohort in plan(GRID, tmp_path).cohorts]
     tried = []
 
-    def speed(run):
-        tried.append(run)
+    def speed(run, seconds):
+        tried.append((run, seconds))
         return 100 / run.data.rules
 
     told = []
@@ -280,3 +280,37 @@ def test_expected_times_are_exact_where_a_shape_was_tried_and_between_where_not(
     assert len(tried) == 4  # the smallest and the largest of two families
     for run, expected in zip(runs, seconds, strict=True):
         assert expected == pytest.approx(run.train.steps * run.data.rules / 100)
+
+
+def test_of_many_families_one_of_each_kind_is_tried_and_all_get_a_time(tmp_path):
+    names = ["modular", "gt-modular", "modular-op", "low-rank-per-rule"]
+    runs = [cohort.spec for cohort in plan({"models": names}, tmp_path).cohorts]
+    tried = []
+
+    def speed(run, seconds):
+        tried.append(run.name)
+        return 10.0
+
+    found = expected_seconds(runs, speed=speed, size=lambda _run: 1, trials=3)
+    assert len(tried) == 2
+    assert found == pytest.approx([run.train.steps / 10 for run in runs])
+
+
+def test_where_a_lock_keeps_nobody_out_workers_are_told_to_take_shards(tmp_path, monkeypatch):
+    sweep = planned(tmp_path)
+    monkeypatch.setattr(atomic, "_lock", lambda _handle: True)
+    with pytest.raises(RunError, match=r"grants a lock to everybody.*--shard 1/4"):
+        work(sweep, hands([]))
+    assert work(sweep, hands([]), shard=(1, 2)).done == 3
+
+
+@pytest.mark.parametrize("told", ["nolock", "local_lock=all", "localflock"])
+def test_locks_that_other_machines_do_not_see_are_told_from_the_mount(tmp_path, monkeypatch, told):
+    mounts = tmp_path / "mounts"
+    monkeypatch.setattr(atomic, "MOUNTS", mounts)
+    mounts.write_text(f"/dev/a / ext4 rw 0 0\nserver:/b {tmp_path.resolve()} nfs4 rw,{told} 0 0\n")
+    assert told in atomic.why_unlocked(tmp_path)
+    mounts.write_text(f"/dev/a / ext4 rw,{told} 0 0\nserver:/b {tmp_path.resolve()} nfs4 rw 0 0\n")
+    assert not atomic.why_unlocked(tmp_path)
+    mounts.unlink()
+    assert not atomic.why_unlocked(tmp_path)

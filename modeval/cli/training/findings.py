@@ -12,9 +12,6 @@ from modeval.cli.output import deliver, stdout
 
 if TYPE_CHECKING:
     from modeval.report.paper.deciding import PaperFinding
-    from modeval.report.paper.seed_table import Setting
-    from modeval.report.paper.speed import Curve
-    from modeval.score.scorecard import Scorecard
 
 STYLES = {"holds": "green", "does not hold": "red", "cannot be told": "dim", "reported": ""}
 
@@ -42,42 +39,14 @@ def findings_command(
 
     Each is one number with its interval over tasks: it holds, it does not, or it cannot be told.
     """
-    from modeval.report.paper.findings import paper_findings
+    from modeval.pipeline.finding import read_trained
 
-    card, curves = _read(path)
-    findings = paper_findings(card, curves)
+    findings = read_trained(path).findings()
     if as_json is None:
         _print(findings)
         return
     text = json.dumps([asdict(finding) for finding in findings], indent=1)
     deliver(Path(as_json), text + "\n", flag="--json")
-
-
-def _read(path: Path) -> "tuple[Scorecard, dict[tuple[Setting, str], Curve]]":
-    from modeval.score.stored.files import read_scorecard
-
-    if not path.is_dir():
-        return read_scorecard(path), {}
-    from modeval.report.paper.seed_table import name_of, setting_of
-    from modeval.report.paper.speed import Curve
-    from modeval.spec import to_dict
-    from modeval.sweep.collect import collect
-    from modeval.sweep.plan import read_sweep
-    from modeval.train.records import is_run, read_log
-
-    sweep = read_sweep(path)
-    curves = {}
-    for cohort in sweep.cohorts:
-        folder = sweep.run_folder(cohort)
-        log = read_log(folder) if is_run(folder) else []
-        if log:
-            data, model = to_dict(cohort.spec.data), to_dict(cohort.spec.model)
-            curves[setting_of(data, model), name_of(model)] = Curve(
-                steps=tuple(item["step"] for item in log),
-                losses=tuple(tuple(item["validation_loss"]) for item in log),
-                seeds=cohort.spec.train.seeds,
-            )
-    return collect(sweep).card, curves
 
 
 def _print(findings: "list[PaperFinding]") -> None:

@@ -127,9 +127,9 @@ def _seconds(planned: "Sweep", device: str, engine: Engine) -> list[float]:
     with progress_bar() as bar:
         task = bar.add_task("Trial", total=None, note="")
 
-        def speed(run: Any) -> float:
+        def speed(run: Any, seconds: float) -> float:
             bar.update(task, note=f"{run.name}, {run.data.rules} rules")
-            steps = steps_per_second(run, device=chosen, engine=engine)
+            steps = steps_per_second(run, device=chosen, engine=engine, seconds=seconds)
             bar.advance(task)
             return steps
 
@@ -159,9 +159,11 @@ def run_command(
     from modeval.sweep.run import work
 
     planned = read_sweep(folder)
-    part = read_shard(shard)
+    part = None if shard is None else read_shard(shard)
     with progress_bar(quiet=quiet) as bar:
-        every = bar.add_task("Cohorts", total=len(share(planned.cohorts, *part)), note="")
+        every = bar.add_task(
+            "Cohorts", total=len(share(planned.cohorts, *(part or (1, 1)))), note=""
+        )
         one = bar.add_task("", total=None, note="")
 
         def begun(cohort: Any) -> None:
@@ -269,10 +271,11 @@ def submit_command(
     engine: EngineOption = "auto",
 ) -> None:
     """Submit workers to a cluster as one job array, through submitit (extra slurm)."""
-    from modeval.sweep.plan import read_sweep
+    from modeval.sweep.plan import check_claims, read_sweep
     from modeval.sweep.submit import Job, submit
 
     planned = read_sweep(folder)
+    check_claims(planned)
     asked = {"timeout_min": minutes} | dict(map(_parameter, parameters or []))
     job = Job(folder.resolve(), device, engine)
     count = min(jobs, len(planned.cohorts))
