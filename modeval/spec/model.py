@@ -400,6 +400,16 @@ def _titled(base: str, more: list[str]) -> str:
     return f"{base[:-1]}, {listed})" if base.endswith(")") else f"{base} ({listed})"
 
 
+def codes(model: ModelSpec) -> tuple[Code, ...]:
+    """Return what a model takes from files of the user's.
+
+    >>> codes(ModelSpec())
+    ()
+    """
+    gating = model.gating.source if isinstance(model.gating, OwnGating) else None
+    return tuple(code for code in (model.own, model.own_scorer, gating) if code is not None)
+
+
 def name_of(title: str) -> str:
     """Return a title as a part of an id: lower case, digits and hyphens.
 

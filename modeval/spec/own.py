@@ -11,6 +11,7 @@ import hashlib
 import re
 import sys
 import types
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -67,6 +68,23 @@ def is_code(text: str) -> bool:
     (True, False)
     """
     return FORM.fullmatch(text) is not None
+
+
+def with_own(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of a model with files of the user's in the place of names of choices.
+
+    >>> with_own({"gating": {"kind": "mine.py:hard"}, "width": 8})
+    {'gating': {'kind': 'own', 'code': 'mine.py:hard'}, 'width': 8}
+    """
+    laid = dict(model)
+    scorer, gating = laid.get("scorer"), laid.get("gating")
+    if isinstance(scorer, str) and is_code(scorer):
+        laid |= {"scorer": "own", "own_scorer": {"code": scorer}}
+    if isinstance(gating, str):
+        gating = {"kind": gating}
+    if isinstance(gating, Mapping) and is_code(str(gating.get("kind", ""))):
+        laid["gating"] = {**gating, "kind": "own", "code": gating["kind"]}
+    return laid
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ or a phase too; the sweep is their product. Beside the sections ``[data]``, ``[m
 ``[train]`` it has
 
     name       of the sweep
-    models     names of models, any of ``modeval systems``
+    models     names of models, any of ``modeval systems``, or ``path/to/file.py:ClassName``
     seeds      how many task seeds, and model seeds of each: ``{ tasks = 5, models = 5 }``
     part       ``[[part]]`` tables: grids of their own, laid over the rest; the sweep is their union
 """
@@ -20,7 +20,8 @@ from typing import Any
 
 from modeval.errors import SpecError, nearest
 from modeval.spec.data import DataSpec
-from modeval.spec.model import ModelSpec
+from modeval.spec.model import ModelSpec, name_of
+from modeval.spec.own import is_code, with_own
 from modeval.spec.plain import choices_of, from_dict
 from modeval.spec.run import RunSpec
 from modeval.spec.systems import BY_NAME, SYSTEMS, contradictions, named
@@ -162,15 +163,16 @@ def _table(grid: Mapping[str, Any], section: str) -> Mapping[str, Any]:
 
 def _product(grid: Mapping[str, Any]) -> Iterator[RunSpec]:
     """Return the runs of one product; models vary fastest, so that rivals stand together."""
-    names = grid.get("models", ["modular"])
+    scored = "scorer" in grid["model"]  # then the settings say all of the model
+    names = grid.get("models", [""] if scored else ["modular"])
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise SpecError(f'models = {names!r}: expected names, as ["modular", "gt-modular"].')
     for name in names:
-        if name not in BY_NAME:
+        if name not in BY_NAME and not is_code(name) and "models" in grid:
             raise SpecError(
                 f"models: {name!r} is no model{nearest(str(name), list(BY_NAME))}. Expected some "
-                f"of {', '.join(BY_NAME)}."
+                f"of {', '.join(BY_NAME)}, or path/to/file.py:ClassName for your own."
             )
     seeds = _seeds(grid.get("seeds", {}))
     axes = [
@@ -190,7 +192,13 @@ def _product(grid: Mapping[str, Any]) -> Iterator[RunSpec]:
 
 
 def _run(name: str, values: Mapping[str, Mapping[str, Any]]) -> RunSpec:
-    settings = dict(values["model"])
+    settings = with_own(values["model"])
+    if is_code(name):
+        model = {**settings, "own": {"code": name}}
+        own = name_of(name.rpartition(":")[2])
+        return from_dict(RunSpec, {**values, "name": own, "model": model})
+    if not name:
+        return from_dict(RunSpec, {**values, "name": _called(settings), "model": settings})
     if name == "monolithic":
         settings = {key: value for key, value in settings.items() if key not in OF_MODULES}
     for axis, (own, said) in contradictions(name, settings).items():
@@ -202,6 +210,14 @@ def _run(name: str, values: Mapping[str, Mapping[str, Any]]) -> RunSpec:
     if "modules" in settings:
         model["modules"] = settings["modules"]
     return from_dict(RunSpec, {**values, "name": name, "model": model, "train": train})
+
+
+def _called(settings: Mapping[str, Any]) -> str:
+    """Return what to call a model of which no name but its scorer is given."""
+    if settings["scorer"] == "own" and "own_scorer" in settings:
+        return name_of(str(settings["own_scorer"]["code"]).rpartition(":")[2])
+    known = (name for name in PAPER if BY_NAME[name].choices["scorer"] == settings["scorer"])
+    return next(known, "modular")
 
 
 def _seeds(value: Any) -> list[list[int]]:

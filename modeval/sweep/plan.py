@@ -5,6 +5,7 @@
     cards/NAME.json     the scorecard of a cohort that is done
     failed/NAME.json    why a cohort could not be trained or scored
     claims/NAME/        held by the worker that is at it, for as long as it lives
+    code/DIGEST/        files of the user's that define models, scorers or gatings of the grid
 
 All of it may lie on a file system that several machines share.
 """
@@ -17,8 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from modeval import atomic
-from modeval.errors import RunError, SpecError
+from modeval.errors import CodeError, RunError, SpecError
 from modeval.spec import RunSpec, read_spec, to_dict
+from modeval.spec.model import codes
+from modeval.spec.own import Code, take, text_of
 from modeval.spec.sweep import unfold
 
 FORMAT = 1
@@ -87,8 +90,10 @@ def plan(grid: Mapping[str, Any], folder: Path) -> Sweep:
 
     Raises:
         SpecError: the grid is none, or the folder holds something else.
+        CodeError: a file of the user's that the grid names is missing, or fails.
     """
     asked = unfold(grid)
+    asked = replace(asked, runs=tuple(map(_resolved, asked.runs)))
     known = read_sweep(folder).cohorts if is_sweep(folder) else ()
     if not known and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SpecError(f"{folder} holds something that is no sweep. Choose another --out.")
@@ -101,6 +106,49 @@ def plan(grid: Mapping[str, Any], folder: Path) -> Sweep:
     return Sweep(folder=folder, name=asked.name, grid=grid, cohorts=(*known, *cohorts))
 
 
+def _resolved(run: RunSpec) -> RunSpec:
+    """Return a run with the digests of the files of the user's that it names."""
+    if not codes(run.model):
+        return run
+    from modeval.nn.own.resolve import resolved  # noqa: PLC0415 - it loads torch
+
+    return replace(run, model=resolved(run.data, run.model))
+
+
+def take_code(sweep: Sweep, *, trust: bool) -> None:
+    """Run the files of the user's that a sweep keeps, so that its networks can be built.
+
+    Args:
+        sweep: a planned sweep.
+        trust: that the user was asked: code does what it likes.
+
+    Raises:
+        CodeError: there is such a file and no consent, or it is not the one that was planned.
+    """
+    found = dict.fromkeys(code for cohort in sweep.cohorts for code in codes(cohort.spec.model))
+    for code in found:
+        path = _kept(sweep, code)
+        if not trust:
+            raise CodeError(
+                f"{path} is code that the sweep trains with, and code is run only if you say so. "
+                "Read it; to run it with your rights add --trust-code."
+            )
+        take(path, code)
+
+
+def _kept(sweep: Sweep, code: Code) -> Path:
+    return sweep.folder / "code" / code.digest / code.path.name
+
+
+def _keep_code(sweep: Sweep) -> None:
+    for cohort in sweep.cohorts:
+        for code in codes(cohort.spec.model):
+            path = _kept(sweep, code)
+            if not path.is_file():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                atomic.write_bytes(path, text_of(code), UNWRITTEN)
+
+
 def _name(run: RunSpec) -> str:
     return f"{run.name}-{run.data.task}-r{run.data.rules}-{run.digest}"
 
@@ -111,6 +159,7 @@ def write_sweep(sweep: Sweep) -> None:
         sweep.folder.mkdir(parents=True, exist_ok=True)
         for part in PARTS:
             (sweep.folder / part).mkdir(exist_ok=True)
+        _keep_code(sweep)
     form = {
         "format": FORMAT,
         "name": sweep.name,

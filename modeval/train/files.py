@@ -27,8 +27,8 @@ from torch import Tensor
 from modeval import atomic
 from modeval.errors import RunError
 from modeval.nn import Network, build
-from modeval.nn.own.resolve import codes
 from modeval.spec import RunSpec, Selection, phase_selected, to_toml
+from modeval.spec.model import codes
 from modeval.spec.own import take, text_of
 from modeval.tensors import DamagedError, Stored, read_tensors, write_tensors
 from modeval.train.records import FORMAT, LOG, RUN, SPEC, RunRecord, read_log, read_record, read_run

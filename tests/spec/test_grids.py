@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeval.errors import SpecError
+from modeval.spec.own import Code
 from modeval.spec.sweep import NAMED, unfold
 from modeval.spec.systems import SYSTEMS
 
@@ -119,3 +120,15 @@ def test_the_grids_of_the_paper_have_the_numbers_of_the_paper():
 def test_what_is_no_grid_is_refused_by_name(grid, message):
     with pytest.raises(SpecError, match=message):
         unfold(grid)
+
+
+def test_models_gatings_and_scorers_of_ones_own_stand_in_a_grid():
+    own = unfold({"models": ["modular", "mine.py:TwoLayers"], "data": {"rules": [2, 4]}}).runs
+    assert [run.name for run in own] == ["modular", "twolayers"] * 2
+    assert own[1].model.own == Code("mine.py:TwoLayers")
+    gated = unfold({"model": {"gating": ["soft", "mine.py:squared"]}}).runs
+    assert [run.model.gating.kind for run in gated] == ["soft", "own"]
+    scored = unfold({"model": {"scorer": ["module", "mine.py:Cosine", "rule"]}}).runs
+    assert [run.name for run in scored] == ["modular", "cosine", "modular-op"]
+    with pytest.raises(SpecError, match="own"):
+        unfold({"models": ["mine:TwoLayers"]})

@@ -7,7 +7,7 @@ import pytest
 
 from modeval.errors import DependencyError, SpecError
 from modeval.sweep.plan import plan, read_sweep, state_of, write_sweep
-from modeval.sweep.submit import Job, submit
+from modeval.sweep.submit import Job, array_limit, submit
 
 GRID = {
     "models": ["modular", "gt-modular"],
@@ -38,6 +38,15 @@ def test_a_job_that_is_stopped_is_the_same_job_again(tmp_path):
     again = job.checkpoint()
     assert isinstance(again, helpers.DelayedSubmission)
     assert again.function == job
+
+
+@pytest.mark.parametrize(("says", "limit"), [("MaxArraySize            = 501", 500), ("", 1000)])
+def test_arrays_are_as_large_as_the_site_allows(tmp_path, monkeypatch, says, limit):
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f"#!/bin/sh\necho 'MaxJobCount = 7'; echo '{says}'\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert array_limit() == limit
 
 
 def test_without_submitit_the_error_says_what_to_install(tmp_path, monkeypatch):

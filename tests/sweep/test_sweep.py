@@ -12,12 +12,20 @@ from dataclasses import replace
 import pytest
 
 from modeval import atomic
-from modeval.errors import CheckpointError, RunError, SpecError, StoppedError
+from modeval.errors import CheckpointError, CodeError, RunError, SpecError, StoppedError
 from modeval.score.scorecard import Member, ModelRecord, Score, Scorecard, to_dict_form, together
 from modeval.score.stored.files import scorecard_text, write_scorecard
 from modeval.sweep.collect import collect
 from modeval.sweep.cost import expected_seconds
-from modeval.sweep.plan import plan, read_sweep, share, state_of, with_seconds, write_sweep
+from modeval.sweep.plan import (
+    plan,
+    read_sweep,
+    share,
+    state_of,
+    take_code,
+    with_seconds,
+    write_sweep,
+)
 from modeval.sweep.run import Worker, failures, work
 
 GRID = {"models": ["modular", "gt-modular"], "data": {"rules": [2, 4, 8]}}
@@ -294,6 +302,26 @@ def test_of_many_families_one_of_each_kind_is_tried_and_all_get_a_time(tmp_path)
     found = expected_seconds(runs, speed=speed, size=lambda _run: 1, trials=3)
     assert len(tried) == 2
     assert found == pytest.approx([run.train.steps / 10 for run in runs])
+
+
+def test_a_sweep_keeps_the_code_of_its_grid_and_runs_it_with_consent_alone(tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text("import torch\n\ndef gate(logits):\n    return torch.softmax(logits, -1)\n")
+    folder = tmp_path / "sweep"
+    grid = {**GRID, "models": ["modular"], "model": {"gating": ["soft", f"{mine}:gate"]}}
+    write_sweep(plan(grid, folder))
+    mine.write_text(mine.read_text() + "# another text\n")
+    write_sweep(plan(grid, folder))  # makes other cohorts of it
+    sweep = read_sweep(folder)
+    assert len(sweep.cohorts) == 9
+    with pytest.raises(CodeError, match="--trust-code"):
+        take_code(sweep, trust=False)
+    take_code(sweep, trust=True)
+    kept = sorted((folder / "code").glob("*/mine.py"))
+    assert len(kept) == 2
+    kept[0].write_text("")
+    with pytest.raises(CodeError, match="was changed"):
+        take_code(sweep, trust=True)
 
 
 def test_where_a_lock_keeps_nobody_out_workers_are_told_to_take_shards(tmp_path, monkeypatch):

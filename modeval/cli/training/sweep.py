@@ -21,6 +21,9 @@ Device = Annotated[
     str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=complete.devices)
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Run the files of yours that the grid names.")
+]
 EngineOption = Annotated[Engine, typer.Option(help="How steps are computed.")]
 STATES: "tuple[State, ...]" = ("done", "running", "stopped", "failed", "waiting")
 
@@ -76,7 +79,10 @@ def plan_command(
     if trial:
         total = sum(cohort.seconds or 0 for cohort in planned.cohorts)
         console.print(f"Expected time on this machine: {_duration(total)}.", highlight=False)
-    console.print(f"Work through it with: modeval sweep run {out}", highlight=False, markup=False)
+    own = " --trust-code" if (out / "code").is_dir() else ""
+    console.print(
+        f"Work through it with: modeval sweep run {out}{own}", highlight=False, markup=False
+    )
 
 
 def _grid(name: str) -> dict[str, Any]:
@@ -148,6 +154,7 @@ def run_command(
         str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts, from 1.")
     ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Try failed cohorts again.")] = False,
+    trust_code: TrustCode = False,
     device: Device = "auto",
     engine: EngineOption = "auto",
     quiet: Quiet = False,
@@ -155,10 +162,11 @@ def run_command(
     """Train and score what is left of a sweep. Several workers may do this at once."""
     let_threads_sleep()
     from modeval.sweep.here import worker
-    from modeval.sweep.plan import read_sweep, share
+    from modeval.sweep.plan import read_sweep, share, take_code
     from modeval.sweep.run import work
 
     planned = read_sweep(folder)
+    take_code(planned, trust=trust_code)
     part = None if shard is None else read_shard(shard)
     with progress_bar(quiet=quiet) as bar:
         every = bar.add_task(
@@ -267,17 +275,19 @@ def submit_command(
             help="For the scheduler: slurm_partition=gpu, gpus_per_node=1, cpus_per_task=8.",
         ),
     ] = None,
+    trust_code: TrustCode = False,
     device: Device = "auto",
     engine: EngineOption = "auto",
 ) -> None:
-    """Submit workers to a cluster as one job array, through submitit (extra slurm)."""
-    from modeval.sweep.plan import check_claims, read_sweep
+    """Submit workers to a cluster as job arrays, through submitit (extra slurm)."""
+    from modeval.sweep.plan import check_claims, read_sweep, take_code
     from modeval.sweep.submit import Job, submit
 
     planned = read_sweep(folder)
     check_claims(planned)
+    take_code(planned, trust=trust_code)
     asked = {"timeout_min": minutes} | dict(map(_parameter, parameters or []))
-    job = Job(folder.resolve(), device, engine)
+    job = Job(folder.resolve(), device, engine, trust_code)
     count = min(jobs, len(planned.cohorts))
     numbers = submit(job, jobs=count, cluster=cluster, parameters=asked, at_once=at_once)
     stdout().print(

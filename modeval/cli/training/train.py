@@ -37,7 +37,7 @@ from modeval.spec import (
     to_toml,
 )
 from modeval.spec.checks import suggestion
-from modeval.spec.own import is_code
+from modeval.spec.own import is_code, with_own
 from modeval.spec.phases import RemedyName, said
 from modeval.spec.regimes import Regime
 from modeval.spec.settings import flag_of
@@ -374,23 +374,6 @@ def _own(
     model = {**settings, "own": {"code": code}}
     spec = from_dict(RunSpec, {**values, "name": name, "model": model})
     return RunRequest(spec, out / name if several else out)
-
-
-def with_own(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings of a model with files of the user's in the place of names of choices.
-
-    >>> with_own({"gating": {"kind": "mine.py:hard"}, "width": 8})
-    {'gating': {'kind': 'own', 'code': 'mine.py:hard'}, 'width': 8}
-    """
-    laid = dict(model)
-    scorer, gating = laid.get("scorer"), laid.get("gating")
-    if isinstance(scorer, str) and is_code(scorer):
-        laid |= {"scorer": "own", "own_scorer": {"code": scorer}}
-    if isinstance(gating, str):
-        gating = {"kind": gating}
-    if isinstance(gating, Mapping) and is_code(str(gating.get("kind", ""))):
-        laid["gating"] = {**gating, "kind": "own", "code": gating["kind"]}
-    return laid
 
 
 def usual_model(training: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import torch
 from modeval.errors import CodeError
 from modeval.nn.own.network import own_network
 from modeval.spec.data import DataSpec
-from modeval.spec.model import ModelSpec
+from modeval.spec.model import ModelSpec, codes
 from modeval.spec.own import Code, OwnGating, loaded, take
 from modeval.types import Noise
 
@@ -41,16 +41,6 @@ def resolved(data: DataSpec, model: ModelSpec) -> ModelSpec:
         check_gating(gating)
         model = replace(model, gating=gating)
     return model
-
-
-def codes(model: ModelSpec) -> tuple[Code, ...]:
-    """Return what a model takes from files of the user's.
-
-    >>> codes(ModelSpec())
-    ()
-    """
-    gating = model.gating.source if isinstance(model.gating, OwnGating) else None
-    return tuple(code for code in (model.own, model.own_scorer, gating) if code is not None)
 
 
 def _check_names(taken: list[Code]) -> None:
