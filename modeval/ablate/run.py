@@ -14,7 +14,7 @@ from torch import nn
 from modeval.ablate.changing import Removal, changed, unrouted
 from modeval.ablate.contributions import contributions
 from modeval.ablate.losses import document_losses, fingerprint, labels_of, predicted_tokens
-from modeval.ablate.result import Ablation, Alone, Contribution, check_shares
+from modeval.ablate.result import Contribution, check_shares
 from modeval.ablate.seams import Seam, find_seams
 from modeval.ablate.sets import ALONE, ModuleSet, plan_sets, removed_alone, scores_known
 from modeval.ablate.statistics import (
@@ -27,6 +27,7 @@ from modeval.ablate.statistics import (
 from modeval.ablate.store import Store
 from modeval.errors import DataError
 from modeval.record.corpus import TokenBatch
+from modeval.score.ablation import Ablation, Alone
 
 Watch = Callable[[int, int, float], None]
 """Is told the passes that are done, of how many, and the seconds that are left."""
@@ -132,6 +133,7 @@ def ablate_model(
         foresight=foresight(sets, changes, static, by, seed=settings.seed),
         safe=safe_shares(kept, settings.within),
         notes=tuple(_notes(static, doubtful, settings)),
+        texts=fingerprint(batches),
     )
 
 

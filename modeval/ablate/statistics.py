@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 from scipy.stats import rankdata
 
-from modeval.ablate.result import Change, Contribution, Foresight, Kept, RandomSets, Safe
+from modeval.ablate.result import Contribution
 from modeval.ablate.sets import ALONE, RANDOM, ModuleSet, removed_alone
+from modeval.score.ablation import Change, Foresight, Kept, RandomSets, Safe
 
 Each = NDArray[np.float64]
 LEVEL = 0.95

@@ -74,7 +74,8 @@ def ablate_command(
         ),
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write all of it.")
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write a scorecard, for gate and report."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws the random sets.")] = 0,
     text: Annotated[str, typer.Option(help="Column of the text.")] = "text",
@@ -155,7 +156,10 @@ def ablate_command(
             quiet=quiet,
             watch=watch,
         )
-    if json_file is not None and not deliver(json_file, found.to_json(), flag="--json"):
+    from modeval.score.stored.files import scorecard_text
+
+    text_of = scorecard_text(found.card())
+    if json_file is not None and not deliver(json_file, text_of, flag="--json"):
         return
     if quiet:
         return

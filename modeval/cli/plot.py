@@ -25,7 +25,7 @@ EXAMPLES = """
   [cyan]specialisation[/]  alignment, information and adaptation against the number of rules
   [cyan]adaptation[/]      how well routing follows other shares of rules, against their number
   [cyan]end-to-end[/]      what training gains over uniform routing, against the number of rules
-  [cyan]heatmap[/]         which rule goes to which module
+  [cyan]heatmap[/]         which rule goes to which module, and which it needs where that was tried
   [cyan]removal[/]         loss while modules are removed, the least used first or at random
   [cyan]course[/]          loss on each rule after each phase of training
   [cyan]layers[/]          scores by layer, with the band of permuted labels

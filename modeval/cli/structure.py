@@ -63,8 +63,9 @@ def structure_command(
 ) -> None:
     """Tell structure without routing: clusters of dense networks, redundancy of modules.
 
-    Dense (Monolithic, task binary): spectral clusters of the weights against weights that are
-    shuffled within each layer; lesions of the clusters against random parts with as many units.
+    Dense (Monolithic): spectral clusters of the weights against weights that are shuffled within
+    each layer; lesions of the clusters against random parts with as many units. Units are hidden
+    units, channels of attention's queries, keys and values, and cells of recurrent networks.
     Modular: outputs and weights of modules against untrained networks.
     """
     from modeval.pipeline.structure import structure_of_run

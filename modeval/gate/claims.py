@@ -68,7 +68,9 @@ def claims(
     seeds = _seeds(model, scope, ignore_failed=ignore_failed)
     if isinstance(seeds, str):
         return (_absent(seeds),)
-    layers = _layers(model, scope)
+    row = metric_of(requirement.metric)
+    whole = row is not None and row.needs == "outputs" and scope.layers is None
+    layers = [None] if whole else _layers(model, scope)  # what a model answers is of no layer
     if isinstance(layers, str):
         return (_absent(layers),)
     items = [

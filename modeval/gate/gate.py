@@ -62,7 +62,8 @@ from modeval.gate.missing import doubts_about, missing_from
 from modeval.gate.policy import Comparison, Policy, Requirement
 from modeval.gate.policy_check import AGAINST_BASELINE, require_possible
 from modeval.gate.verdicts import SEVERITY, Asked, Checked, GateResult, Verdict, verdict_of
-from modeval.score.scorecard import ModelRecord, Scorecard, distinct_title, is_named
+from modeval.score.chosen import distinct_title
+from modeval.score.scorecard import ModelRecord, Scorecard, is_named
 
 JUDGES: dict[Comparison, Callable[[Asked, Sequence[Item]], list[Verdict]]] = {
     "max": within_limit,

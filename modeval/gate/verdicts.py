@@ -10,9 +10,10 @@ from modeval.gate.claims import Item
 from modeval.gate.policy import Policy, Requirement
 from modeval.metrics.profile_table import PROFILES
 from modeval.metrics.table import metric_of
+from modeval.score.chosen import distinct_title
 from modeval.score.comparison.differences import BLOCKS_FREEDOM, sampling_error, tasks_of
 from modeval.score.inference.seeds import seed_mean
-from modeval.score.scorecard import LEVEL, ModelRecord, Score, Scorecard, Seed, distinct_title
+from modeval.score.scorecard import LEVEL, ModelRecord, Score, Scorecard, Seed
 
 Outcome = Literal["pass", "fail", "inconclusive", "error"]
 IntervalOf = Literal["seeds", "documents", "samples"]

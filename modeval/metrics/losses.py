@@ -5,6 +5,7 @@ import re
 from modeval.metrics.levels import ANY, FROM_ZERO, NONE, ONE, UNIT, ZERO, Bounds
 from modeval.metrics.metric import Metric, Place
 from modeval.metrics.over_time import OVER_TIME
+from modeval.metrics.removal_rows import REMOVAL_ROWS
 
 TASK = "the objective of the task"
 AT_LENGTH = re.compile(r"(loss|error_rate)_at_length_(\d+)(?:_x([\d.]+))?")
@@ -108,8 +109,10 @@ _HELD_OUT = (
     ),
 )
 
-LOSSES: dict[str, Metric] = {row.name: row for row in (*_ROWS, *_HELD_OUT, *OVER_TIME)}
-"""Losses by name, and scores over time.
+LOSSES: dict[str, Metric] = {
+    row.name: row for row in (*_ROWS, *_HELD_OUT, *OVER_TIME, *REMOVAL_ROWS)
+}
+"""Losses by name, scores over time, and what removing modules costs.
 
 Those of sequences of one length are rows of :func:`loss_at_length`.
 """

@@ -5,6 +5,7 @@ It loads no metric and no torch: a row imports its function when it is asked for
 
 from modeval.metrics.losses import LOSSES, loss_at_length
 from modeval.metrics.metric import Metric, Place
+from modeval.metrics.removal_rows import kept_loss
 from modeval.metrics.rows import ROWS
 
 METRICS: dict[str, Metric] = {row.name: row for row in ROWS}
@@ -33,7 +34,7 @@ def metric_of(name: str) -> Metric | None:
     >>> metric_of("colapse") is None
     True
     """
-    return METRICS.get(name) or LOSSES.get(name) or loss_at_length(name)
+    return METRICS.get(name) or LOSSES.get(name) or loss_at_length(name) or kept_loss(name)
 
 
 def shown_in(place: Place) -> tuple[str, ...]:

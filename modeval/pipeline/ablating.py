@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 from modeval.ablate.changing import REMOVALS, Removal
-from modeval.ablate.result import FAULT, SCORES, Ablation, write_lists
+from modeval.ablate.result import FAULT, SCORES, write_lists
 from modeval.ablate.run import Settings, Watch, ablate_model
 from modeval.ablate.sets import LEAST_RANDOM
 from modeval.atomic import reported, write_text
@@ -13,6 +13,8 @@ from modeval.errors import CheckpointError, DataError, SpecError, nearest
 from modeval.pipeline.machine import choose_device
 from modeval.record.corpus import label_names, read_documents, token_batches
 from modeval.record.hugging_face import Loaded, load
+from modeval.score.ablation import Ablation
+from modeval.score.stored.files import scorecard_text
 
 MOST_DOCUMENTS = 100_000
 """Documents that are read at most; tokens are bounded by ``max_tokens`` long before."""
@@ -122,7 +124,7 @@ def ablate(
         watch=watch,
     )
     if out is not None:
-        write_text(out / "result.json", found.to_json(), FAULT)
+        write_text(out / "result.json", scorecard_text(found.card()), FAULT)
         with reported(out / "lists", FAULT):
             (out / "lists").mkdir(exist_ok=True)
         write_lists(found, out / "lists")

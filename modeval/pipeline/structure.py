@@ -13,10 +13,11 @@ from modeval.data.tasks import draw, stack_tasks
 from modeval.errors import SpecError
 from modeval.evaluate.cohort import sample_losses
 from modeval.evaluate.runs import load_run
-from modeval.evaluate.structure.chain import Chain, chain_of, monolithic_chain
+from modeval.evaluate.structure.chain import Chain, chain_of
 from modeval.evaluate.structure.clusters import Clusters, clusterability
 from modeval.evaluate.structure.lesions import Lesions, lesion_test
 from modeval.evaluate.structure.masks import Masks, learned_masks
+from modeval.evaluate.structure.monolithic import monolithic_chain
 from modeval.evaluate.structure.redundancy import Held, against_untrained
 from modeval.evaluate.subject import Subject
 from modeval.spec import Selection
@@ -24,6 +25,8 @@ from modeval.types import Batch
 
 SAMPLES = 2_048
 """Samples that lesions are measured on."""
+FEWEST = 128
+"""Samples that they are measured on where each has many positions."""
 COMPARED = 512
 """Samples that modules are compared on."""
 PARTS = 4
@@ -176,13 +179,15 @@ def structure_of_run(
         if watch is not None:
             watch(len(usable), len(usable))
         return RunStructure(modules=kept, **known)  # type: ignore[arg-type]
-    batch = _batch(subject, SAMPLES, seed)
+    # positions of one sample see the same inputs, so that there are as many of them in all
+    positions = 1 if subject.data.task == "binary" else subject.data.length
+    batch = _batch(subject, max(SAMPLES // positions, FEWEST), seed)
     found = []
     for done, index in enumerate(usable):
         if watch is not None:
             watch(done, len(usable))
         chain = monolithic_chain(subject.network, index)
-        one_hot = F.one_hot(batch.rule[index], subject.data.rules).to(batch.inputs.dtype)
+        one_hot = F.one_hot(batch.told[index], subject.data.rules).to(batch.inputs.dtype)
         inputs = torch.cat((batch.inputs[index], one_hot), -1)
         found.append(
             _structure(

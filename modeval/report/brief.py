@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modeval.report import routing_views, scorecard_views
+from modeval.report import removal, routing_views, scorecard_views
 from modeval.report.routing_views import Floats, Taste
 from modeval.report.scorecard_views import ModelView
 from modeval.report.words import (
@@ -22,7 +22,9 @@ from modeval.report.words import (
     percent,
     vocabulary,
 )
-from modeval.score.scorecard import ModelRecord, Score, layer_findings
+from modeval.score.ablation import Ablation
+from modeval.score.chosen import layer_findings
+from modeval.score.scorecard import ModelRecord, Score
 
 MEANINGS = {
     "specialist": ("Specialised", "each {rule} has {modules} of its own"),
@@ -160,6 +162,11 @@ def brief(view: ModelView) -> Brief:
     record = view.record
     words = vocabulary(record)
     found = findings(view)
+    removed = [each for each in view.card.ablations if each.model == record.id]
+    if removed:
+        return _removed(removed[0])
+    if record.data.get("task") == "agreement":
+        return _alike(view)
     if record.modules == 1 or not found:
         single = record.modules == 1
         return Brief(
@@ -181,6 +188,41 @@ def brief(view: ModelView) -> Brief:
         meaning=_meaning(record, counted[0][0], words),
         figures=" ".join(filter(None, (told, _load(view, words)))),
         advice=_advice(view, next(word for word in GRAVE if word in found), words),
+    )
+
+
+def _removed(found: Ablation) -> Brief:
+    """Say what became of a model without some of its modules."""
+    lines = [*(removal.safe(found) if found.kept else ()), *removal.foreseen(found)]
+    return Brief(
+        findings=(),
+        verdict=removal.verdict(found),
+        meaning=removal.headline(found),
+        figures=" ".join((*lines, *removal.unused(found))),
+        advice=(),
+    )
+
+
+def _alike(view: ModelView) -> Brief:
+    """Say how alike two builds of one model route."""
+    shared, moved = (
+        scorecard_views.worst(view, name) or scorecard_views.overall(view, name)
+        for name in ("agreement_shared", "agreement_different")
+    )
+    told = [] if moved is None else [f"{interval(moved)} of the tokens differ somewhere"]
+    note = ""
+    if shared is not None:
+        level, note = shared.chance_permuted, shared.note
+        by_chance = "" if level is None else f" (chance {number(level)})"
+        told.insert(
+            0, f"in the worst layer they share {interval(shared)} of the choices{by_chance}"
+        )
+    return Brief(
+        findings=(),
+        verdict="Two builds",
+        meaning="; ".join(told),
+        figures=note,
+        advice=(),
     )
 
 
@@ -360,6 +402,8 @@ SPECIALIST, BLIND, BALANCED, SIGNIFICANT = 0.75, 0.1, 0.5, 0.05
 
 def _judged_again(view: ModelView) -> tuple[str, ...]:
     """Return the findings that version 0.1 took from activation matrices and p values."""
+    if view.card.ablations:
+        return ()
     activations = [each for each in routing_views.activations(view) if each.prior]
     tested = [
         view.card.find(view.record.id, "inverse_mutual_information", each.seed)

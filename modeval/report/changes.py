@@ -96,7 +96,11 @@ def change(lineage: Lineage, rows: Sequence[Row]) -> Change:
         headline=headline,
         told=_told(lineage),
         grave=worse,
-        findings=tuple((view.name, brief(view).verdict) for view in entries),
+        findings=tuple(
+            (view.name, brief(view).verdict)
+            for view in entries
+            if findings(view) or not is_trace(view.record)
+        ),
         counted=_counted(lineage, rows),
         advice=_advice(last, after, lineage, rows) if after else (),
     )

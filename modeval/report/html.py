@@ -9,7 +9,6 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from modeval.errors import DependencyError, ScorecardError
-from modeval.metrics.table import shown_in
 from modeval.report import page_courses, page_panels, scorecard_views, tables
 from modeval.report.brief import GRAVE, Brief, brief, own_shares, tastes_in_words
 from modeval.report.changes import READINGS, Change, change, reading
@@ -17,6 +16,7 @@ from modeval.report.page_panels import Figure, Numbers
 from modeval.report.page_tokens import TokenFigure
 from modeval.report.scorecard_views import ModelView, TaskGroup
 from modeval.report.tables import Table
+from modeval.report.terminal.comparison import compared
 from modeval.report.words import (
     CHANCE,
     MODULES,
@@ -226,10 +226,11 @@ def _changes(cards: Sequence[Scorecard], sources: Sequence[str]) -> list[tuple[s
     made = []
     for lineage in comparison.lineages:
         layered = len(lineage.columns[0].model.layers) > 1
+        metrics = compared(lineage)
         rows = [
             row
             for row in lineage.rows
-            if row.metric in shown_in("comparison") and (row.over or not layered)
+            if row.metric in metrics and (row.over or not layered or row.layer is None)
         ]
         titles = dict.fromkeys(column.model.title for column in lineage.columns)
         title = " → ".join(titles)

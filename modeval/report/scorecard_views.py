@@ -6,7 +6,7 @@ Terminal, page, tables and figures share these functions, so that all show the s
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from modeval.report.words import count, is_trace, metric_title, task, vocabulary
+from modeval.report.words import is_trace, metric_title, task
 from modeval.score.scorecard import ModelRecord, Score, Scorecard, Seed
 from modeval.spec import MODEL_TITLES
 
@@ -101,7 +101,7 @@ def _size(record: ModelRecord) -> str:
 def _key(record: ModelRecord) -> str:
     """Return what models must share to stand beside each other."""
     if is_trace(record):
-        return f"trace {sorted(record.rules)}"
+        return f"trace {record.data.get('task')} {sorted(record.rules)}"
     return str(sorted((name, str(value)) for name, value in record.data.items()))
 
 
@@ -130,16 +130,13 @@ def groups(views: Iterable[ModelView]) -> list[TaskGroup]:
 
 def _title(record: ModelRecord) -> str:
     """Name a task in the words of its field."""
-    if not is_trace(record):
-        return task(record)
-    rules = count(len(record.rules), vocabulary(record).rule)
-    return f"Recorded routing · {rules if len(record.rules) > 1 else 'no labels'}"
+    return task(record)
 
 
 def _kind(record: ModelRecord) -> str:
     """Return the task without its number of rules."""
     if is_trace(record):
-        return "trace"
+        return f"trace {record.data.get('task')}"
     return str(sorted((key, str(value)) for key, value in record.data.items() if key != "rules"))
 
 

@@ -29,7 +29,8 @@ from modeval.report.words import (
     title_for,
     vocabulary,
 )
-from modeval.score.scorecard import PhaseLosses, Score, layer_findings
+from modeval.score.chosen import layer_findings
+from modeval.score.scorecard import PhaseLosses, Score
 
 ARROWS = {"lower": "lower is better", "higher": "higher is better", None: ""}
 EMPHASIS = re.compile(r"\*(\w[^*]*)\*")

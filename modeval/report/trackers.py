@@ -6,7 +6,8 @@ from importlib.util import find_spec
 from itertools import islice
 
 from modeval.errors import DependencyError, ScorecardError
-from modeval.score.scorecard import ModelRecord, Score, Scorecard, distinct_title
+from modeval.score.chosen import distinct_title
+from modeval.score.scorecard import ModelRecord, Score, Scorecard
 from modeval.text import visible
 
 BATCH = 500

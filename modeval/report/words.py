@@ -31,6 +31,10 @@ CHANCE = {
 """What stands beside a score, by its field."""
 
 
+KINDS = {"ablation": "Modules removed", "agreement": "Two builds, token by token"}
+"""What a language model's scorecard is of, by the task that it names; routing otherwise."""
+
+
 def is_trace(record: ModelRecord) -> bool:
     """Tell whether a model was scored from recorded or imported routing."""
     return record.origin == "trace"
@@ -188,7 +192,7 @@ def task(record: ModelRecord) -> str:
     if is_trace(record):
         several = len(record.rules) > 1
         rules = count(len(record.rules), vocabulary(record).rule) if several else "no labels"
-        return f"Recorded routing · {rules}"
+        return f"{KINDS.get(str(data.get('task')), 'Recorded routing')} · {rules}"
     kind = {
         "binary": f"{data.get('operation')} operations on two numbers",
         "sets": f"search ({data.get('search')}) among {data.get('length')} positions",
@@ -353,6 +357,8 @@ def cautions(card: Scorecard, record: ModelRecord) -> list[str]:
         return _about_seeds(record)
     found = [*_about_seeds(record), *_about_chance(card, record), *_about_samples(card, record)]
     found += _about_trace(record) if is_trace(record) else _about_task(card, record)
+    if record.data.get("task") in KINDS:
+        return found
     found.append(
         "Routing says where samples went, not what modules contribute: a module can be chosen "
         "often and matter little. Switching modules off would tell."

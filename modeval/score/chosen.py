@@ -1,9 +1,9 @@
-"""What ``--model PATTERN`` means, wherever scorecards are read."""
+"""Which models ``--model PATTERN`` means, and what they are called, wherever cards are read."""
 
 from collections.abc import Sequence
 
 from modeval.errors import SpecError, nearest
-from modeval.score.scorecard import Scorecard, is_named
+from modeval.score.scorecard import Finding, ModelRecord, Scorecard, is_named
 
 
 def only_models(
@@ -34,3 +34,19 @@ def only_models(
             has = ", ".join(model.id for model in whole.models) or "none"
             raise SpecError(f"{asked}: no such model in {source}, which has {has}.".lstrip(": "))
     return kept
+
+
+def layer_findings(card: Scorecard, model: ModelRecord) -> tuple[Finding, ...]:
+    """Return the findings of a model, seed after seed, and layer by layer within each."""
+    return tuple(each for each in card.findings if each.model == model.id)
+
+
+def distinct_title(card: Scorecard, model: ModelRecord) -> str:
+    """Return the title of a model, with what tells it from others that have the same one."""
+    others = [other for other in card.models if other.title == model.title and other is not model]
+    rules = {other.data.get("rules") for other in others}
+    if not others:
+        return model.title
+    if None in rules or model.data.get("rules") in rules:
+        return f"{model.title} ({model.id})"
+    return f"{model.title}, {model.data['rules']} rules"

@@ -16,6 +16,7 @@ in this folder:
     courses                    losses by phase of training and rule, for each model and seed
     effects                    what switching modules off does, for each model, layer and seed
     removals                   loss while modules are removed, likewise
+    ablations                  what removing modules of a language model did
 
 No number in it is NaN or infinite: what could not be computed is null, and a note says why.
 :mod:`modeval.score.stored` reads it and checks it as a whole.
@@ -30,12 +31,13 @@ from typing import Any, Literal
 
 from modeval.metrics.losses import LOSSES
 from modeval.score import frames
+from modeval.score.ablation import Ablation
 from modeval.trace.trace import Warned
 
 FORMAT = 1
 OF_MODELS = (
     *("scores", "findings", "profiles", "activations"),
-    *("coactivations", "courses", "effects", "removals"),
+    *("coactivations", "courses", "effects", "removals", "ablations"),
 )
 """Lists of a scorecard whose items each belong to a model."""
 LEVEL = 0.95
@@ -83,13 +85,13 @@ class Score:
         high: upper end; likewise.
         error: standard error of the value from the samples that were drawn, the seed given; null
             where it is not known.
-        chance: value of uniform routing; null for losses.
+        chance: value of uniform routing; of removed modules mean of random sets; null for losses.
         chance_hash: mean value of routing that sends each rule to a module drawn at random (to K
             of them where K are chosen).
         chance_permuted: mean value when the labels of documents are permuted; null without labels.
-        null_low: 2.5 % point of the value when labels are permuted.
+        null_low: 2.5 % point of the value when labels are permuted, or sets are random.
         null_high: 97.5 % point; likewise.
-        p_value: one-sided p that permuted labels do as well.
+        p_value: one-sided p that permuted labels, or random sets, do as well.
         p_adjusted: the same, corrected (Holm) over the layers of the model.
         better: direction; null for a metric that has none.
         samples: samples behind it: positions for routing, whole sequences for their losses; null
@@ -346,8 +348,8 @@ class Effect:
         seed: pair of task seed and model seed.
         intact: R losses with all modules.
         necessity: growth of the loss without the module, the others of a sample taking over.
-        silenced: growth when the others keep their weights, so that its part is lost.
-        sufficiency: loss with the module alone.
+        silenced: growth when the others keep their weights; empty where that was not tried.
+        sufficiency: loss with the module alone; likewise.
         floor: necessity up to which there is none: sampling error and arithmetic.
         needed: share of each module in what the rule needs, 1/M each where it needs none.
         shapley: mean growth when the module goes, over random orders; empty unless asked for.
@@ -434,6 +436,7 @@ class Scorecard:
     courses: tuple[PhaseLosses, ...] = ()
     effects: tuple[Effect, ...] = ()
     removals: tuple[Removal, ...] = ()
+    ablations: tuple[Ablation, ...] = ()
 
     def __add__(self, other: "Scorecard") -> "Scorecard":
         """Put two scorecards together; models that share an ``id`` get a number."""
@@ -564,22 +567,6 @@ def is_named(pattern: str, model: ModelRecord) -> bool:
     """Tell whether a pattern names a model, by its id or its title, whatever their case."""
     names = (model.id.lower(), model.title.lower())
     return any(fnmatchcase(name, pattern.lower()) for name in names)
-
-
-def layer_findings(card: Scorecard, model: ModelRecord) -> tuple[Finding, ...]:
-    """Return the findings of a model, seed after seed, and layer by layer within each."""
-    return tuple(each for each in card.findings if each.model == model.id)
-
-
-def distinct_title(card: Scorecard, model: ModelRecord) -> str:
-    """Return the title of a model, with what tells it from others that have the same one."""
-    others = [other for other in card.models if other.title == model.title and other is not model]
-    rules = {other.data.get("rules") for other in others}
-    if not others:
-        return model.title
-    if None in rules or model.data.get("rules") in rules:
-        return f"{model.title} ({model.id})"
-    return f"{model.title}, {model.data['rules']} rules"
 
 
 def _free(name: str, taken: set[str]) -> str:

@@ -13,6 +13,7 @@ from small_models import mixtral  # type: ignore[import-not-found, unused-ignore
 from torch import nn
 
 from modeval.ablate.changing import REMOVALS, Removal, changed, unrouted
+from modeval.ablate.listening import listening
 from modeval.ablate.seams import Seam, find_seams
 from modeval.errors import TraceError
 
@@ -202,3 +203,43 @@ def test_what_cannot_be_changed_is_refused_by_name_with_the_reason() -> None:
     gate = nn.Sequential(nn.Linear(4, 3))
     with pytest.raises(TraceError, match="called with"):
         find_seams(gate, ["0"])
+
+
+HEARD = {
+    "mixtral": "",
+    "longcat_flash": "",
+    "llama4_text": "",
+    "jetmoe": "mlp",
+    "switch_transformers": "",
+}
+
+
+@pytest.mark.parametrize("kind", HEARD)
+def test_what_a_module_is_heard_to_add_is_what_is_missing_without_it(kind: str) -> None:
+    """However experts are called: the norms of both are the same, module by module."""
+    case = case_of(kind)
+    model = build(case)
+    seam = next(each for each in find_seams(model) if HEARD[kind] in each.name)
+    said: list[torch.Tensor] = []
+    block = model.get_submodule(seam.name.rpartition(".")[0])
+
+    def keep(_block: nn.Module, _arguments: object, output: object) -> None:
+        first = output[0] if isinstance(output, tuple) else output
+        assert isinstance(first, torch.Tensor)
+        said.append(first.detach().double().flatten(0, -2))
+
+    handle = block.register_forward_hook(keep)
+    loss(model, case)
+    (whole,) = said
+    with listening(model, [seam], 1) as heard:
+        heard[0].label = torch.zeros(len(whole), dtype=torch.long)
+        loss(model, case)
+    assert heard[0].whole
+    for module in range(seam.modules):
+        kept = torch.ones(seam.modules, dtype=torch.bool)
+        kept[module] = False
+        with changed((seam,), [kept], "zero"):
+            loss(model, case)
+        missing = float((said[-1] - whole).norm(dim=-1).sum())
+        assert float(heard[0].output[0, module]) == pytest.approx(missing, rel=1e-4, abs=1e-5)
+    handle.remove()

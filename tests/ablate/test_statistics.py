@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare, kstest
 
-from modeval.ablate.result import (
-    Change,
-    Contribution,
-    Kept,
-    check_shares,
-    kept_of,
-)
+from modeval.ablate.result import Contribution, check_shares, kept_of
 from modeval.ablate.sets import ModuleSet, best_of, plan_sets, random_sets, removed_alone
 from modeval.ablate.statistics import (
     Measured,
@@ -24,6 +18,7 @@ from modeval.ablate.statistics import (
     safe_shares,
 )
 from modeval.errors import DataError
+from modeval.score.ablation import Change, Kept
 
 MODULES = [8, 8]
 

@@ -24,19 +24,21 @@ def test_a_model_is_ablated_in_one_command(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     for word in ("loss change", "worst", "needs most", "foreseen by"):
         assert word in done.output
-    found = json.loads(file.read_text())
-    assert found["kind"] == "modeval ablation"
+    form = json.loads(file.read_text())
+    (found,) = form["ablations"]
     assert found["labels"] == ["code", "law", "poems"]
     assert [kept["score"] for kept in found["kept"]] == ["reap", "routed"]
     assert len(found["random"][0]["changes"]) == 20
     assert len(found["alone"]) == 8
-    assert found == json.loads((out / "result.json").read_text())
+    assert form == json.loads((out / "result.json").read_text())
+    values = {score["metric"]: score["value"] for score in form["scores"]}
+    assert values["keep_50_by_reap"] == found["kept"][0]["change"]["value"]
     assert {path.name for path in (out / "lists").iterdir()} == {
         "keep-0.5-by-reap.jsonl",
         "keep-0.5-by-routed.jsonl",
     }
     again = ablate(*words, "--by", "reap,routed", "--out", str(out), "--json", "-", "--quiet")
-    assert json.loads(again.stdout) == found
+    assert json.loads(again.stdout) == form
 
 
 @pytest.mark.parametrize(

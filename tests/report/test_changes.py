@@ -9,8 +9,8 @@ from rich.console import Console
 
 from modeval.report.changes import change, reading
 from modeval.report.terminal.comparison import comparison_form, render_comparison, summary_rows
+from modeval.score.chosen import layer_findings
 from modeval.score.comparison.compare import compare, corrected
-from modeval.score.scorecard import layer_findings
 
 CARD = cards.trace(layers=3)
 METRICS = ("alignment_score", "dead_fraction", "collapse_worst", "mutual_information")

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from modeval.evaluate.structure.chain import Chain
+from modeval.evaluate.structure.chain import Chain, Edge
 
 SHUFFLES = 99
 """Shuffled networks that one is held against."""
@@ -51,7 +51,9 @@ def clusterability(
 
     The graph has a node for each unit and an edge of size ``abs(w)`` for each weight. Spectral
     clustering cuts it into parts; ``n-cut = sum_k (weight that leaves part k)/(weight at part k)``.
-    Shuffling keeps the sizes of each layer, so what is left is their arrangement.
+    Shuffling keeps the weights of each layer as it was trained, so what is left is their
+    arrangement; layers that were multiplied out are shuffled first and multiplied then, so that a
+    network whose weights were drawn at random is as likely to have any rank among its shuffles.
 
     Args:
         chain: the network.
@@ -62,18 +64,18 @@ def clusterability(
     Source: Filan et al. 2021, Clusterability in neural networks (arXiv 2103.03386).
     """
     generator = generator or torch.Generator().manual_seed(0)
-    weights, possible = chain.weights, chain.possible
-    sizes = (weights[0].shape[0], *(weight.shape[1] for weight in weights))
-    own, labels = _cut(weights, clusters)
+    own, labels = _cut(chain.edges(), chain.sizes, clusters)
     shuffled = [
         _cut(
-            [_shuffled(*pair, generator) for pair in zip(weights, possible, strict=True)], clusters
+            chain.edges([_shuffled(factor, generator) for factor in chain.factors]),
+            chain.sizes,
+            clusters,
         )[0]
         for _ in range(shuffles)
     ]
     spread = float(np.std(shuffled, ddof=1)) if shuffles > 1 else 0.0
     at_most = sum(cut <= own for cut in shuffled)
-    parts = np.split(labels, np.cumsum(sizes)[:-1])
+    parts = np.split(labels, np.cumsum(chain.sizes)[:-1])
     return Clusters(
         count=clusters,
         labels=tuple(tuple(int(label) for label in part) for part in parts),
@@ -99,10 +101,12 @@ def normalised_cut(graph: NDArray[np.float64], labels: NDArray[np.int64]) -> flo
     return total
 
 
-def _cut(weights: Sequence[Tensor], clusters: int) -> tuple[float, NDArray[np.int64]]:
+def _cut(
+    edges: Sequence[Edge], sizes: Sequence[int], clusters: int
+) -> tuple[float, NDArray[np.int64]]:
     from sklearn.cluster import SpectralClustering  # noqa: PLC0415 - loads slowly
 
-    graph = _graph(weights)
+    graph = _graph(edges, sizes)
     there = graph.sum(0) > 0
     labels = np.full(len(graph), -1, dtype=np.int64)
     kept = graph[np.ix_(there, there)]
@@ -118,19 +122,17 @@ def _cut(weights: Sequence[Tensor], clusters: int) -> tuple[float, NDArray[np.in
     return normalised_cut(graph, labels), labels
 
 
-def _graph(weights: Sequence[Tensor]) -> NDArray[np.float64]:
-    sizes = [weights[0].shape[0], *(weight.shape[1] for weight in weights)]
+def _graph(edges: Sequence[Edge], sizes: Sequence[int]) -> NDArray[np.float64]:
     starts = np.cumsum([0, *sizes])
     graph = np.zeros((starts[-1], starts[-1]))
-    for layer, weight in enumerate(weights):
-        rows = slice(starts[layer], starts[layer + 1])
-        columns = slice(starts[layer + 1], starts[layer + 2])
-        graph[rows, columns] = weight.cpu().numpy()
-        graph[columns, rows] = weight.cpu().numpy().T
+    for before, after, weight in edges:
+        rows = slice(starts[before], starts[before + 1])
+        columns = slice(starts[after], starts[after + 1])
+        graph[rows, columns] += weight.cpu().numpy()
+        graph[columns, rows] += weight.cpu().numpy().T
     return graph
 
 
-def _shuffled(weight: Tensor, possible: Tensor, generator: torch.Generator) -> Tensor:
-    there = weight[possible]
-    order = torch.randperm(len(there), generator=generator)
-    return weight.masked_scatter(possible, there[order])
+def _shuffled(weight: Tensor, generator: torch.Generator) -> Tensor:
+    order = torch.randperm(weight.numel(), generator=generator)
+    return weight.flatten()[order].view(weight.shape)

@@ -11,8 +11,8 @@ from modeval.evaluate.structure.chain import Chain, lesioned
 
 PARTITIONS = 99
 """Random partitions that the parts are held against."""
-Losses = Callable[[], Float64[Tensor, " samples"]]
-"""Runs the network and gives the loss of each sample."""
+Losses = Callable[[], Float64[Tensor, " samples *positions"]]
+"""Runs the network and gives the loss of each sample, or of each position."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ def lesion_test(
     chain: Chain,
     labels: Sequence[Sequence[int]],
     losses: Losses,
-    rule: Int64[Tensor, " samples"],
+    rule: Int64[Tensor, " samples *positions"],
     *,
     partitions: int = PARTITIONS,
     generator: torch.Generator | None = None,
@@ -60,7 +60,7 @@ def lesion_test(
         chain: the network.
         labels: part of each unit of each hidden layer; -1 for none.
         losses: runs the network.
-        rule: rule of each sample.
+        rule: rule of each sample, or of each position.
         partitions: random partitions.
         generator: draws them.
 
@@ -123,5 +123,5 @@ def combined_p(values: Float64[Tensor, "partitions parts"]) -> float:
 
 
 def _by_rule(loss: Tensor, rule: Tensor, rules: int) -> Float64[Tensor, "rules"]:
-    member = torch.nn.functional.one_hot(rule, rules).double()
-    return loss.double() @ member / member.sum(0)
+    member = torch.nn.functional.one_hot(rule.flatten(), rules).double()
+    return loss.flatten().double() @ member / member.sum(0)

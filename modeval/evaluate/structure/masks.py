@@ -48,7 +48,7 @@ def learned_masks(
     chain: Chain,
     inputs: Tensor,
     target: Tensor,
-    rule: Int64[Tensor, " samples"],
+    rule: Int64[Tensor, " samples *positions"],
     score: Score,
     *,
     steps: int = STEPS,
@@ -66,8 +66,8 @@ def learned_masks(
         chain: the network, which stays as it is.
         inputs: samples.
         target: what is wanted of them.
-        rule: rule of each.
-        score: gives the loss of each sample.
+        rule: rule of each sample, or of each position of it.
+        score: gives the loss of each of them.
         steps: of learning.
         sparsity: price of keeping all weights, as a share of the gain.
         generator: draws samples and noise.
@@ -76,22 +76,15 @@ def learned_masks(
     """
     generator = generator or torch.Generator().manual_seed(0)
     rules = int(rule.max()) + 1
+    parts = [_part(inputs, target, rule == each) for each in range(rules)]
     with torch.no_grad():
         intact = [
-            float(score(chain.module(inputs[rule == each]), target[rule == each]).mean())
-            for each in range(rules)
+            float(score(chain.module(part.inputs), part.target)[part.counts].mean())
+            for part in parts
         ]
     found = [
-        _learned(
-            chain,
-            inputs[rule == each],
-            target[rule == each],
-            score,
-            steps=steps,
-            price=sparsity,
-            generator=generator,
-        )
-        for each in range(rules)
+        _learned(chain, part, score, steps=steps, price=sparsity, generator=generator)
+        for part in parts
     ]
     masks = [mask for mask, _ in found]
     flat = torch.stack([torch.cat([layer.flatten() for layer in mask]) for mask in masks])
@@ -130,10 +123,29 @@ def _mean_pair(table: Tensor) -> Tensor:
     return table[off].mean() if rules > 1 else table.new_ones(())
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Samples in which a rule is met.
+
+    Attributes:
+        inputs: of them.
+        target: what is wanted of them.
+        counts: ``(N,)`` or ``(N, T)`` where: losses there are the rule's.
+    """
+
+    inputs: Tensor
+    target: Tensor
+    counts: Tensor
+
+
+def _part(inputs: Tensor, target: Tensor, of: Tensor) -> _Part:
+    met = of.flatten(1).any(1) if of.ndim > 1 else of
+    return _Part(inputs[met], target[met], of[met])
+
+
 def _learned(
     chain: Chain,
-    inputs: Tensor,
-    target: Tensor,
+    part: _Part,
     score: Score,
     *,
     steps: int,
@@ -154,24 +166,29 @@ def _learned(
         answer: Tensor = functional_call(chain.module, given, (x,))
         return answer
 
+    def loss(masks: list[Tensor], chosen: Tensor | slice) -> Tensor:
+        each = score(run(masks, part.inputs[chosen]), part.target[chosen])
+        return each[part.counts[chosen]].mean()
+
     with torch.no_grad():
         ends = [
-            float(score(run([torch.full_like(w, kept) for w in weights], inputs), target).mean())
+            float(loss([torch.full_like(w, kept) for w in weights], slice(None)))
             for kept in (0.0, 1.0)
         ]
     price *= abs(ends[0] - ends[1])
     for _ in range(steps):
-        chosen = torch.randint(len(inputs), (min(BATCH, len(inputs)),), generator=generator)
+        size = len(part.inputs)
+        chosen = torch.randint(size, (min(BATCH, size),), generator=generator)
         masks = [_sampled(logit, generator) for logit in logits]
         kept = sum(logit.sigmoid().sum() for logit in logits) / total
-        loss = score(run(masks, inputs[chosen]), target[chosen]).mean() + price * kept
+        cost = loss(masks, chosen) + price * kept
         optimiser.zero_grad()
-        loss.backward()
+        cost.backward()
         optimiser.step()
     final = [logit.detach() > 0 for logit in logits]
     with torch.no_grad():
-        loss = score(run([mask.to(inputs.dtype) for mask in final], inputs), target).mean()
-    return final, float(loss)
+        kept_loss = loss([mask.to(part.inputs.dtype) for mask in final], slice(None))
+    return final, float(kept_loss)
 
 
 def _named_weights(chain: Chain) -> list[tuple[str, torch.nn.Linear]]:

@@ -1,12 +1,15 @@
-"""Which rule goes to which module: maps in numbers of percent where there is room."""
+"""Which rule goes to which module: maps in numbers of percent where there is room.
+
+Where modules were switched off, what rules need of them stands beside what is sent to them.
+"""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from modeval.errors import ScorecardError
-from modeval.report import routing_views, scorecard_views
+from modeval.report import causes, routing_views, scorecard_views
 from modeval.report.paper.style import Style, figure_class, told_apart
 from modeval.report.routing_views import Map
 from modeval.report.scorecard_views import ModelView
@@ -213,12 +216,12 @@ def _maps_of(view: ModelView, style: Style, deep: int) -> list[Titled]:
             shares = routing_views.mean_map(matrices)
             count = shares.matrix.shape[0]
             rules = record.rules if len(record.rules) == count else map(str, range(count))
-            made.append(
-                Titled(
-                    title=view.name if layer is None else f"{ahead}layer {short[layer]}{word}",
-                    found=shares,
-                    rules=tuple(rules),
-                    module=vocabulary(record).module,
-                )
+            title = view.name if layer is None else f"{ahead}layer {short[layer]}{word}"
+            use = Titled(
+                title=title, found=shares, rules=tuple(rules), module=vocabulary(record).module
             )
+            need = causes.needed_map(view, layer)
+            made.append(use)
+            if need is not None:
+                made.append(replace(use, title=f"{title}, {causes.NEEDED}", found=need))
     return made

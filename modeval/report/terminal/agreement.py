@@ -1,10 +1,10 @@
 """The agreement of two builds on a terminal: one sentence, then a line for each layer."""
 
-from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from modeval.report.scorecard_views import layer_names
+from modeval.report.terminal.grid import Column, Grid, Prose
 from modeval.report.words import count
 from modeval.score.comparison.agreement import Agreement, LayerAgreement, Share
 from modeval.text import visible
@@ -39,7 +39,7 @@ def render_agreement(
         f"({_ends(shared)}; builds that know nothing of each other: {percent(chance)})."
     )
     shown: list[RenderableType] = [Text(visible(title), style="bold"), Text(headline)]
-    shown.append(_table(agreement, names))
+    shown += _table(agreement, names)
     if worst.ceiling is not None:
         shown.append(_ceiling(worst.ceiling))
     if any(layer.flips for layer in agreement.layers):
@@ -47,22 +47,23 @@ def render_agreement(
     return [*shown, *(Text(visible(note), style="dim") for note in agreement.notes)]
 
 
-def _table(agreement: Agreement, names: tuple[str, ...]) -> Table:
+def _table(agreement: Agreement, names: tuple[str, ...]) -> list[RenderableType]:
     measured = [name for name in COLUMNS if name in agreement.layers[0].measured]
-    table = Table("layer", *(COLUMNS[name] for name in measured), "chance", box=SIMPLE_HEAD)
-    ties = any(layer.ties is not None for layer in agreement.layers)
-    if ties:
-        table.add_column("ties")
-    apart = any(layer.ties for layer in agreement.layers)
-    if apart:
-        table.add_column("same set, no tie")
-    for layer in agreement.layers:
-        cells = [_cell(layer.measured[name]) for name in measured]
-        cells.append(percent(layer.chance["agreement_shared"]))
-        cells += [_share(layer)] if ties else []
-        cells += [_if_known(layer.untied)] if apart else []
-        table.add_row(visible(names[layer.layer]), *cells)
-    return table
+    short, pattern = layer_names([names[layer.layer] for layer in agreement.layers])
+    layers = agreement.layers
+    columns = [Column("layer", tuple(short), right=False)]
+    for name in measured:
+        shares = [layer.measured[name] for layer in layers]
+        columns.append(Column(COLUMNS[name], tuple(percent(share.value) for share in shares)))
+        columns.append(Column("95 % interval", tuple(map(_ends, shares)), style="dim", joined=True))
+    chance = tuple(percent(layer.chance["agreement_shared"]) for layer in layers)
+    columns.append(Column("shared by chance", chance))
+    if any(layer.ties is not None for layer in layers):
+        columns.append(Column("ties", tuple(map(_share, layers))))
+    if any(layer.ties for layer in layers):
+        columns.append(Column("same set, no tie", tuple(_if_known(each.untied) for each in layers)))
+    legend = [Prose(f"layer: {pattern}", dim=True)] if pattern else []
+    return [Text(""), Grid(tuple(columns)), Text(""), *legend]
 
 
 def _share(layer: LayerAgreement) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from modeval.metrics.table import METRICS, shown_in
+from modeval.metrics.table import METRICS, metric_of
 from modeval.report.changes import READINGS, Verdict, change, reading
 from modeval.report.terminal.courses import course_grid
 from modeval.report.terminal.findings import advice_lines
@@ -49,7 +49,7 @@ def render_comparison(
     """
     shown: list[RenderableType] = []
     for lineage in comparison.lineages:
-        shown += _lineage(lineage, metrics or shown_in("comparison"))
+        shown += _lineage(lineage, metrics or compared(lineage))
     shown += [Prose(note, head=len(note), style="yellow") for note in comparison.notes]
     level = f"{comparison.level:.0%}".replace("%", " %")
     shown.append(
@@ -63,10 +63,21 @@ def render_comparison(
     return shown
 
 
+def compared(lineage: Lineage) -> list[str]:
+    """Return the metrics of a comparison that are shown unless others are asked for, in order."""
+    there = dict.fromkeys(row.metric for row in lineage.rows)
+    rows = [row for name in there if (row := metric_of(name)) is not None]
+    return [row.name for row in rows if "comparison" in row.shown]
+
+
 def summary_rows(lineage: Lineage, metrics: Sequence[str]) -> list[Row]:
     """Return the rows that sum models up: layers one by one are for the JSON."""
     layered = len(lineage.columns[0].model.layers) > 1
-    return [row for row in lineage.rows if row.metric in metrics and (row.over or not layered)]
+    return [
+        row
+        for row in lineage.rows
+        if row.metric in metrics and (row.over or not layered or row.layer is None)
+    ]
 
 
 def _lineage(lineage: Lineage, metrics: Sequence[str]) -> list[RenderableType]:
@@ -321,7 +332,7 @@ def _lineage_form(lineage: Lineage) -> dict[str, Any]:
             }
             for column in lineage.columns
         ],
-        "headline": change(lineage, summary_rows(lineage, shown_in("comparison"))).headline,
+        "headline": change(lineage, summary_rows(lineage, compared(lineage))).headline,
         "rows": [_row_form(lineage, row) for row in lineage.rows],
         "agreements": [asdict(agreement) for agreement in lineage.agreements],
         "courses": [asdict(course) for course in lineage.courses],

@@ -9,14 +9,16 @@ from modeval.metrics.losses import AT_LENGTH
 from modeval.metrics.metric import Metric
 from modeval.metrics.table import metric_of
 from modeval.report import scorecard_views
-from modeval.report.brief import GRAVE, MEANINGS, brief, own_shares
+from modeval.report.brief import GRAVE, MEANINGS, brief, findings, own_shares
 from modeval.report.causes import LEGEND
 from modeval.report.scorecard_views import ModelView, TaskGroup
+from modeval.report.terminal.ablation import render_ablation
 from modeval.report.terminal.courses import course_table
 from modeval.report.terminal.findings import STYLES, advice_lines, taste_lines
 from modeval.report.terminal.grid import Column, Grid, Prose
 from modeval.report.terminal.layers import render_trace
 from modeval.report.terminal.maps import side_by_side
+from modeval.report.terminal.measured import render_measured
 from modeval.report.words import MODULES, count, is_trace, metric_title, number, percent, span
 from modeval.score.scorecard import Member, ModelRecord, Score, Scorecard
 
@@ -39,8 +41,16 @@ def render(card: Scorecard, source: str = "", *, maps: bool = False) -> list[Ren
         if group in trained:
             shown += _cohorts(group)
         else:
-            shown += [part for view in group.entries for part in render_trace(view, maps=maps)]
+            shown += [part for view in group.entries for part in _traced(view, maps=maps)]
     return [*shown, *notes(card, source)]
+
+
+def _traced(view: ModelView, *, maps: bool) -> list[RenderableType]:
+    """Return what is shown of a language model: its routing, removed modules, or two builds."""
+    removed = [each for each in view.card.ablations if each.model == view.record.id]
+    if removed:
+        return [part for each in removed for part in (*render_ablation(each), Text(""))]
+    return render_trace(view, maps=maps) if findings(view) else render_measured(view)
 
 
 # --- cohorts -------------------------------------------------------------------------------------

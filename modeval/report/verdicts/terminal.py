@@ -35,6 +35,16 @@ CHANCE_WORDS = (
 IN_DOMAINS = EXPERTS.spoken(CHANCE_WORDS)
 INDENT = "  "
 """Before what belongs to the verdict above."""
+OF_KIND = {
+    "ablation": (
+        "Chance is the mean of random sets of as many modules; p says how many of them cost as "
+        "little."
+    ),
+    "agreement": (
+        "Chance is what two builds share that use each module as often and know nothing of each "
+        "other."
+    ),
+}
 SHORT_TERMS = {
     "Task": "",
     "Seeds": "",
@@ -112,7 +122,11 @@ def sentence(verdict: Verdict) -> str:
 def chance_words(result: GateResult) -> str:
     """Say what chance is, of experts and domains where nothing else was checked."""
     traces = result.checked and all(is_trace(each.model) for each in result.checked)
-    return IN_DOMAINS if traces else CHANCE_WORDS
+    kinds = dict.fromkeys(each.model.data.get("task") for each in result.checked)
+    said = [OF_KIND[str(kind)] for kind in kinds if kind in OF_KIND]
+    if len(said) < len(kinds) or not said:
+        said.insert(0, IN_DOMAINS if traces else CHANCE_WORDS)
+    return " ".join(said)
 
 
 def in_short(card: Scorecard, model: ModelRecord) -> str:

@@ -10,7 +10,10 @@ from modeval.spec import recorded_differences, recorded_digests
 
 READ = ("prior", "view", "selection")
 TRACED = ("layers", "layer_modules", "rules")
-TRACED_DATA = ("phase", "capacity", "padding", "labels_within_documents")
+TRACED_DATA = (
+    *("phase", "capacity", "padding", "labels_within_documents"),
+    *("task", "removal", "texts"),
+)
 TRACED_MODEL = ("choices", "layer_numbers")
 
 

@@ -26,6 +26,7 @@ from modeval.score.scorecard import (
     Removal,
     Scorecard,
 )
+from modeval.score.stored.ablation_checks import ablation_faults
 from modeval.score.stored.score_checks import (
     CLOSE,
     FaultError,
@@ -61,6 +62,7 @@ def check_scorecard(card: Scorecard, *, where: str) -> None:
         ):
             _check_entries(entries, name, models)
         _check_courses(card.courses, models)
+        _check_ablations(card, models)
     except FaultError as fault:
         raise ScorecardError(
             f"{where} is damaged or was edited: {fault}. Score again: modeval score RUN "
@@ -184,9 +186,10 @@ def _content_faults(part: Entry, rules: int, modules: int) -> Iterator[str]:
 
 
 def _effect_faults(effect: Effect, rules: int, modules: int) -> Iterator[str]:
-    wanted = (effect.necessity, effect.silenced, effect.sufficiency, effect.floor, effect.needed)
+    wanted = (effect.necessity, effect.floor, effect.needed)
     asked = [each for each in (effect.shapley, effect.shapley_error) if each]
-    for matrix in (*wanted, *asked):
+    tried = [each for each in (effect.silenced, effect.sufficiency) if each]
+    for matrix in (*wanted, *tried, *asked):
         if len(matrix) != (rules or len(matrix)) or any(len(row) != modules for row in matrix):
             yield f"a matrix is not one of {rules} rows of {modules} numbers"
     if len(effect.intact) != len(effect.necessity):
@@ -203,6 +206,15 @@ def _removal_faults(removal: Removal, modules: int) -> Iterator[str]:
     for curve in (removal.by_use, removal.random, removal.low, removal.high):
         if len(curve) != len(removed):
             yield f"a curve has {len(curve)} losses for {len(removed)} levels"
+
+
+def _check_ablations(card: Scorecard, models: dict[str, Known]) -> None:
+    _check_unique("ablations", [part.model for part in card.ablations])
+    for at, part in enumerate(card.ablations):
+        if part.model not in models:
+            raise FaultError(f"ablations[{at}]: there is no model {part.model!r}")
+        for fault in ablation_faults(part):
+            raise FaultError(f"ablations[{at}]: {fault}")
 
 
 def _check_courses(courses: Sequence[PhaseLosses], models: dict[str, Known]) -> None:

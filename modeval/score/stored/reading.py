@@ -14,12 +14,17 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from modeval.errors import ModevalError, ScorecardError
+from modeval.score.ablation import Ablation
+from modeval.score.ablation_card import ablation_card
 from modeval.score.scorecard import FORMAT, Scorecard, Seed
+from modeval.score.stored.ablation_checks import ablation_faults
 from modeval.score.stored.first_version import upgraded
 
 Reader = Callable[[Any], Any]
 PARTS = ("modeval", "level", "models", "scores", "profiles", "activations", "coactivations")
 """What a scorecard of any version has, were it empty."""
+ABLATION = "modeval ablation"
+"""Kind of the files of ``modeval ablate`` that are no scorecards yet."""
 DEPTH = 32
 """Levels of nesting in what is told of data and model."""
 
@@ -46,6 +51,8 @@ def from_dict_form(form: Any, *, where: str) -> Scorecard:
     Raises:
         ScorecardError: it is no scorecard, or of another version, or a value is of a wrong type.
     """
+    if isinstance(form, dict) and form.get("kind") == ABLATION:
+        return _of_ablation(form, where)
     if not isinstance(form, dict) or "scores" not in form or "format" not in form:
         raise ScorecardError(
             f"{where} is not a scorecard. Make one with: modeval score RUN --json {where}"
@@ -59,12 +66,27 @@ def from_dict_form(form: Any, *, where: str) -> Scorecard:
         _check_names(form, PARTS)
         card: Scorecard = reader_of(Scorecard)(upgraded(form))
     except WrongValueError as wrong:
-        got = "nothing" if wrong.value is MISSING else reprlib.repr(wrong.value)
-        raise ScorecardError(
-            f"{where} is damaged: {wrong.path.lstrip('.')} is {got}, expected {wrong.expected}. "
-            "Score again."
-        ) from None
+        raise _damaged(where, wrong) from None
     return card
+
+
+def _of_ablation(form: Mapping[str, Any], where: str) -> Scorecard:
+    """Read what ``modeval ablate`` wrote before it wrote scorecards."""
+    try:
+        found: Ablation = reader_of(Ablation)(form)
+    except WrongValueError as wrong:
+        raise _damaged(where, wrong) from None
+    if fault := next(ablation_faults(found), ""):
+        raise ScorecardError(f"{where} is damaged or was edited: {fault}. Ablate again.")
+    return ablation_card(found, where)
+
+
+def _damaged(where: str, wrong: WrongValueError) -> ScorecardError:
+    got = "nothing" if wrong.value is MISSING else reprlib.repr(wrong.value)
+    return ScorecardError(
+        f"{where} is damaged: {wrong.path.lstrip('.')} is {got}, expected {wrong.expected}. "
+        "Score again."
+    )
 
 
 # --- readers, one for each type ------------------------------------------------------------------
@@ -188,12 +210,31 @@ def _list_reader(parts: tuple[Any, ...]) -> Reader:
     return read
 
 
+def _mapping_reader(parts: tuple[Any, ...]) -> Reader:
+    if parts[1] is Any:
+        return _mapping
+    inner = reader_of(parts[1])
+
+    def read(value: Any) -> Any:
+        if type(value) is not dict:
+            raise WrongValueError(value, "an object")
+        found = {}
+        for key, each in value.items():
+            try:
+                found[key] = inner(each)
+            except WrongValueError as wrong:
+                raise wrong.inside(f".{key}") from None
+        return found
+
+    return read
+
+
 MADE_OF: dict[Any, Callable[[tuple[Any, ...]], Reader]] = {
     Literal: _choice_reader,
     Union: _optional_reader,
     UnionType: _optional_reader,
     tuple: _list_reader,
-    Mapping: lambda _: _mapping,
+    Mapping: _mapping_reader,
 }
 """What makes readers of types that are made of others."""
 
