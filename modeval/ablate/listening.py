@@ -72,8 +72,8 @@ def listening(model: nn.Module, seams: Sequence[Seam], rules: int) -> Iterator[l
         for seam in seams:
             shape = (rules + 1, seam.modules + 1)
             device = next(seam.router.parameters()).device
-            sums = [torch.zeros(shape, device=device, dtype=torch.float64) for _ in range(3)]
-            one = Heard(seam, *sums, torch.zeros(shape, device=device))
+            routed, weight, output = torch.zeros(3, *shape, device=device, dtype=torch.float64)
+            one = Heard(seam, routed, weight, output, torch.zeros(shape, device=device))
             one.whole = _hear(model, one, exits)
             heard.append(one)
         yield heard
@@ -161,7 +161,7 @@ def _gather(heard: Heard, experts: nn.Module, arguments: Any, output: Tensor) ->
         total.view(-1).index_add_(0, place, part.flatten())
     _add(heard, place, _norm(each), _largest(each), weight)
     first, *others = each.unbind(1)
-    mixed = sum(others, first)
+    mixed: Tensor = sum(others, first)
     return mixed.reshape(hidden.shape).to(hidden.dtype)
 
 
@@ -172,7 +172,8 @@ def _place(heard: Heard, label: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _norm(each: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(each, dim=-1, dtype=torch.float32)
+    size: Tensor = torch.linalg.vector_norm(each, dim=-1, dtype=torch.float32)
+    return size
 
 
 def _largest(each: Tensor) -> Tensor:

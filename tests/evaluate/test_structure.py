@@ -256,8 +256,8 @@ FAMILIES: dict[str, Any] = {
 def monolithic(family: str, seeds: Sequence[int] = (4, 5)) -> tuple[Any, Batch, Any]:
     """Return a cohort of Monolithic models, samples, and what they are of."""
     data = FAMILIES[family]
-    small = {"heads": 2} if family == "sets" else {}
-    network = create(data, ModelSpec(scorer="none", modules=1, **SMALL, **small), seeds)
+    small: Any = SMALL | ({"heads": 2} if family == "sets" else {})
+    network = create(data, ModelSpec(scorer="none", modules=1, **small), seeds)
     tasks = stack_tasks(data, [0] * len(seeds))
     generators = [draws(seed) for seed in seeds]
     return network, draw(data.clean, tasks, generators, samples=30), data

@@ -230,7 +230,7 @@ class _Recurrent(nn.Module):
         first, second, into, again, further, last = factors
         self.first = _linear(first, biases[0])
         self.into = _linear(second @ into, biases[1] @ into + biases[2] + biases[3])
-        self.again = nn.Linear(*again.shape, bias=False)
+        self.again = nn.Linear(again.shape[0], again.shape[1], bias=False)
         with torch.no_grad():
             self.again.weight.copy_(again.mT)
         self.further = _linear(further, biases[4])
@@ -263,7 +263,8 @@ def _recurrent_edges(factors: Sequence[Tensor]) -> list[Edge]:
 
 def _over_gates(weight: Tensor) -> Tensor:
     """Return the sum of the sizes of the weights to the four gates of each cell."""
-    return weight.abs().unflatten(1, (GATES, -1)).sum(1)
+    summed: Tensor = weight.abs().unflatten(1, (GATES, -1)).sum(1)
+    return summed
 
 
 # --- parts ---------------------------------------------------------------------------------------
