@@ -268,7 +268,9 @@ class Recording:
         return (*self._doubts.warnings(groups, choices), *assumed)
 
     def _notes_at_end(self) -> tuple[str, ...]:
-        return (*self._listener.facts.notes(), *inferred(self._listener.watches.values()))
+        said = dict.fromkeys(router.note for router in self.routers if router.note)
+        watches = self._listener.watches.values()
+        return (*said, *self._listener.facts.notes(), *inferred(watches))
 
     def _header(self) -> TraceHeader:
         """Return the header without what is only known at the end."""

@@ -124,6 +124,8 @@ MUCH = 3
 """Times its share elsewhere from which a module plainly belongs to a rule."""
 FLAT = 0.1
 """Share of what could be known of the rule below which a layer is called flat, as in findings."""
+UNROUTED = 0.001
+"""Share of the choices that no module took from which on it is said."""
 DEAD = 0.1
 """Share of an even share below which a module is dead, as in dead_fraction."""
 
@@ -184,7 +186,7 @@ def brief(view: ModelView) -> Brief:
     told = _told(view, words)
     return Brief(
         findings=found,
-        verdict=_verdict(record, counted, len(found)),
+        verdict=_verdict(record, counted, len(found)) + _doubts(record),
         meaning=_meaning(record, counted[0][0], words),
         figures=" ".join(filter(None, (told, _load(view, words)))),
         advice=_advice(view, next(word for word in GRAVE if word in found), words),
@@ -249,6 +251,12 @@ def _verdict(record: ModelRecord, counted: Sequence[tuple[str, int]], whole: int
     return f"{title} in {times} of {count(whole, noun)}{of_seeds}, {rest}"
 
 
+def _doubts(record: ModelRecord) -> str:
+    """Name what was wrong with the recording, beside a verdict that it may have made."""
+    kinds = dict.fromkeys(warning.kind for warning in record.warnings)
+    return f", doubtful ({', '.join(kinds)})" if kinds else ""
+
+
 def _meaning(record: ModelRecord, word: str, words: Vocabulary) -> str:
     text = MEANINGS[word][1]
     if word == "collapsed" and is_trace(record) and len(record.rules) < 2:  # noqa: PLR2004
@@ -305,7 +313,16 @@ def _load(view: ModelView, words: Vocabulary) -> str:
     text = f"{percent(used.value)} of the {words.modules} are in effective use"
     if not is_trace(view.record):
         return f"{text}." if used.value < UNEVEN else ""
-    return f"{text}, none is dead." if not dead else f"{text}; dead: {_listed(dead, words.module)}."
+    state = f"; dead: {_listed(dead, words.module)}." if dead else ", none is dead."
+    return text + state + _dropped(view, words)
+
+
+def _dropped(view: ModelView, words: Vocabulary) -> str:
+    """Say how much of the routing did not take place, where that is not nothing."""
+    score = scorecard_views.overall(view, "unrouted_share")
+    if score is None or score.value is None or score.value < UNROUTED:
+        return ""
+    return f" {percent(score.value)} of the choices went to no {words.module}."
 
 
 def _idle(view: ModelView) -> dict[str, list[tuple[int, float | None]]]:

@@ -87,7 +87,8 @@ def clean(
     rules = _rules(kept, header, report)
     sorted_out = [part for group in kept for part in _by_rules(group, rules, header, view, report)]
     if not sorted_out:
-        reasons = " ".join(report.notes) or "nothing was counted."
+        doubts = [f"Warning, {each.kind}: {each.text}" for each in header.warnings]
+        reasons = " ".join([*doubts, *report.notes]) or "nothing was counted."
         raise TraceError(
             f"No layer can be scored: {reasons} Record or import more, or other layers."
         )

@@ -127,6 +127,18 @@ class RowWatch:
         found += too_equal(counts, widths)
         return tuple(found), rows
 
+    def unrouted(self) -> str:
+        """Say how many rows chose no module, of the layer with most of them; empty for none."""
+        empty = {name: int((~_joined(each.routed)).sum()) for name, each in self.layers.items()}
+        name = max(empty, key=empty.__getitem__, default="")
+        if not empty.get(name):
+            return ""
+        layer = self.layers[name]
+        return (
+            f"{_percent(empty[name], layer.rows)} of the rows of {name} ({empty[name]} of "
+            f"{layer.rows}) chose no module; a row chose {layer.counts.sum() / layer.rows:.3g}."
+        )
+
 
 def _repeats(last: NDArray[Any] | None, chosen: NDArray[Any]) -> NDArray[np.bool_]:
     same = np.zeros(len(chosen), dtype=bool)

@@ -323,6 +323,24 @@ def _check_column(name: str, column: NDArray[Any], rows: int, header: TraceHeade
         )
 
 
+MOST_GUESSED = 4096
+"""Modules beyond which a number is no longer taken from the largest that occurs."""
+
+
+def check_guess(modules: int, how: str) -> None:
+    """Refuse a number of modules that one wrong number in a file would give.
+
+    Raises:
+        TraceError: says how to give it.
+    """
+    if modules > MOST_GUESSED:
+        raise TraceError(
+            f"Module {modules - 1} was {how}: more than {MOST_GUESSED} modules are not taken from "
+            f"a file that does not say how many there are. If it is right, say it with --modules "
+            f"{modules}."
+        )
+
+
 LARGEST_TABLES = 4 << 30
 """Bytes that the counts of a trace may take: what asks for more was no recording of a model."""
 

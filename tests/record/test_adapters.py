@@ -1,7 +1,9 @@
 """Adapters that are mixed: each class is recorded as it mixes them, by sample or by token."""
 
 # ruff: noqa: PT012, SIM117 - what must fail is the whole recording
+import re
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -260,6 +262,105 @@ def test_hydra_lora_is_recorded_as_a_softmax() -> None:
     mass, tokens = masses(layer)
     expected = layer.lora_route(tokens).softmax(-1).sum(0).double()
     torch.testing.assert_close(mass, expected.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_lily_gives_all_tokens_of_a_call_the_mean_of_its_router(monkeypatch) -> None:
+    peft = pytest.importorskip("peft", reason=NEEDED)
+    if not hasattr(peft, "LilyConfig"):
+        pytest.skip("this peft has no Lily")
+    config = peft.LilyConfig(r=4, num_B=3, stride_A=1, target_modules=["q_proj"])
+    model = peft.get_peft_model(plain(), config).eval()
+    used: list[torch.Tensor] = []
+    einsum = torch.einsum
+
+    def watched(equation, *operands):
+        if equation == "e,eio->io":
+            used.append(operands[0].double())
+        return einsum(equation, *operands)
+
+    monkeypatch.setattr(torch, "einsum", watched)
+    ids, mask = padded([[5, 6, 7], [9]])
+    with torch.no_grad(), record(model, 2) as recording:
+        recording.label([1, 0])
+        model(input_ids=ids, attention_mask=mask)
+    assert recording.layers[0] == "model.layers.0.self_attn.q_proj.lily_router.default"
+    counts = recording.counts()
+    assert len(used) == len(recording.layers) == 2
+    for layer, shares in enumerate(used):
+        mass = counts.mass[layer].sum(0)
+        torch.testing.assert_close(mass, torch.outer(torch.tensor([1.0, 3.0]).double(), shares),
+                                   rtol=1e-5, atol=1e-5)  # fmt: skip
+    assert any("mean of its router" in note for note in recording.header().notes)
+
+
+class MixLoraSparseMoe(nn.Module):
+    """Stands in for the class of that name of the package ``mixlora``: experts of one MLP."""
+
+    def __init__(self, base: nn.Module, noise: float = 0.0) -> None:
+        super().__init__()
+        self.base_layer_, self.gate_ = base, torch.randn(4, 8)
+        self.num_experts_, self.topk_, self.jitter_noise_ = 4, 2, noise
+        self.dtype_ = torch.float32
+        self.used: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def forward(self, hidden_states):
+        logits = nn.functional.linear(hidden_states.flatten(0, 1), self.gate_)
+        share, chosen = logits.softmax(1).topk(2)
+        self.used.append((chosen, share / share.sum(1, keepdim=True)))
+        return self.base_layer_.down(hidden_states)
+
+
+class Feed(nn.Module):
+    """A feed-forward layer whose forward MixLoRA replaces, as it does."""
+
+    def __init__(self, noise: float = 0.0) -> None:
+        super().__init__()
+        self.down = nn.Linear(8, 8)
+        moe = MixLoraSparseMoe(self, noise)
+        self.mixlora_moes = {"default": moe}
+        self.forward = moe.forward
+
+
+def test_mixlora_is_recorded_where_it_replaced_a_layer() -> None:
+    layer = Feed()
+    mass, _ = masses(layer)
+    _, mask = padded([[5, 6, 7], [9]])
+    chosen, share = layer.mixlora_moes["default"].used[0]
+    table = torch.zeros(len(chosen), 4).scatter(1, chosen, share)
+    expected = table[mask.flatten() > 0].sum(0).double()
+    torch.testing.assert_close(mass, expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(TraceError, match="multiplies its inputs by noise before it chooses"):
+        record(Around(Feed(noise=0.1)))
+
+
+def test_adapters_whose_gates_choose_nothing_are_refused_with_the_reason() -> None:
+    peft = pytest.importorskip("peft", reason=NEEDED)
+    config = peft.VBLoRAConfig(r=2, num_vectors=8, vector_length=4, target_modules=["q_proj"])
+    with pytest.raises(TraceError, match="by parameters, the same for every input"):
+        record(peft.get_peft_model(plain(), config))
+    config = peft.AdaptionPromptConfig(adapter_len=2, adapter_layers=1, task_type="CAUSAL_LM")
+    with pytest.raises(TraceError, match="one gate, a parameter"):
+        record(peft.get_peft_model(plain(), config))
+
+
+TUNERS = {
+    **dict.fromkeys(("poly", "xlora", "lily", "arrow.py"), "read"),
+    **dict.fromkeys(("vblora", "adaption_prompt", "shadow", "monteclora.py"), "refused"),
+    "lora": "Arrow and MonteCLoRA, whose own files stand here, and LoRA on experts of the model",
+    "tuners_utils.py": "names of parameters only",
+    "supertuning": "chooses parameters before it trains",
+}
+
+
+def test_every_tuner_of_peft_that_speaks_of_routers_is_known() -> None:
+    peft = pytest.importorskip("peft", reason=NEEDED)
+    speaks = re.compile(r"router|softmax|mixture|gating|gate_|topk|experts", re.IGNORECASE)
+    found = set()
+    for path in (root := Path(peft.__file__).parent / "tuners").rglob("*.py"):
+        if speaks.search(path.read_text(encoding="utf-8")):
+            found.add(path.relative_to(root).parts[0])
+            found |= {path.name} & TUNERS.keys()
+    assert found <= TUNERS.keys()
 
 
 def test_another_class_of_the_same_name_is_not_read() -> None:

@@ -79,5 +79,16 @@ def test_a_program_without_end_is_stopped():
 
 
 def test_a_key_that_is_no_number_and_a_list_as_key_are_damage_not_crashes():
-    with pytest.raises(TypeError):
+    with pytest.raises(PickleError, match="names no expert"):
         read_pickle(b"\x80\x02}]]s.")
+
+
+NESTED = b"K\x01\x85q\x00" + b"".join(b"h%c\x86q%c" % (n, n + 1) for n in range(60))
+SAME_HASH = b"\x8a\x0c" + ((2**61 - 1) << 30).to_bytes(12, "little")  # as all its multiples
+
+
+@pytest.mark.parametrize("key", [NESTED, SAME_HASH], ids=["nested tuples", "beyond all experts"])
+@pytest.mark.parametrize(("start", "end"), [(b"}", b"K\x05s"), (b"}(", b"K\x05u")])
+def test_a_key_that_takes_long_to_hash_is_refused(key, start, end):
+    with pytest.raises(PickleError, match="names no expert"):
+        read_pickle(b"\x80\x02" + start + key + end + b".")

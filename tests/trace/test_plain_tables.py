@@ -231,7 +231,15 @@ def test_bytes_after_an_array_are_damage(tmp_path):
 def test_a_huge_number_of_modules_is_refused_before_memory_is_taken(tmp_path):
     (tmp_path / "a.csv").write_text("layer,expert,count\n0,32766,5\n")
     with pytest.raises(TraceError, match=r"would take 8\.0 GiB, more than 4"):
+        run(tmp_path / "a.csv", modules=32767)
+
+
+@pytest.mark.parametrize("text", ["layer,expert,count\n0,4096,5\n", "layer,chosen\n0,4096\n"])
+def test_one_wrong_number_does_not_make_a_model_of_thousands_of_modules(tmp_path, text):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(TraceError, match="say it with --modules 4097"):
         run(tmp_path / "a.csv")
+    run(tmp_path / "a.csv", modules=4097)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1 / 3, 100])

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from modeval.errors import TraceError
+from modeval.report.brief import brief
+from modeval.report.scorecard_views import entries
 from modeval.score.traces import Reading, score_trace
 from modeval.trace.counts import gather, load_counts
 from modeval.trace.files import open_trace, read_columns
@@ -206,3 +208,31 @@ def test_a_score_says_the_warnings_of_its_recording(tmp_path):
     card = score_trace(header, groups, Reading(source="a.trace", name="a"))
     assert card.models[0].warnings == header.warnings
     assert card.notes[0].startswith("a: warning, warm-up: 80 % of the rows of layers.0 are one")
+    (view,) = entries([card], [""])
+    assert ", doubtful (warm-up): " in brief(view).sentence
+
+
+def test_a_score_of_nothing_recorded_is_refused_with_the_warning(tmp_path):
+    reply = {"choices": [{"routed_experts": np.zeros((20, 2, 1), int).tolist()}]}
+    (tmp_path / "replies.jsonl").write_text(json.dumps(reply) + "\n")
+    import_source([tmp_path / "replies.jsonl"], tmp_path / "a.trace")
+    with pytest.raises(TraceError, match="the engine recorded nothing"):
+        score_trace(*gather(tmp_path / "a.trace"), Reading(source="a.trace", name="a"))
+
+
+def test_rows_without_a_module_are_told_where_they_come_in_and_in_the_verdict(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [row[: rng.integers(0, 3)].tolist() for row in draw(rng, 400)]
+    (tmp_path / "log.jsonl").write_text(
+        "".join(json.dumps({"layer": 0, "chosen": row, "document": i}) + "\n"
+                for i, row in enumerate(rows))
+    )  # fmt: skip
+    found = import_source([tmp_path / "log.jsonl"], tmp_path / "a.trace")
+    empty, taken = sum(not row for row in rows), sum(map(len, rows))
+    (note,) = (note for note in found.header.notes if "chose no module" in note)
+    assert f"({empty} of 400)" in note
+    assert note.endswith(f"a row chose {taken / 400:.3g}.")
+    card = score_trace(*gather(tmp_path / "a.trace"), Reading(source="a.trace", name="a"))
+    (view,) = entries([card], [""])
+    share = f"{100 * (1 - taken / 800):.0f}"
+    assert f" {share} % of the choices went to no expert." in brief(view).sentence

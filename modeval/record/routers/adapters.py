@@ -12,6 +12,10 @@ ArrowLoraLinearLayer   a token                             adapters, by likeness
   (peft)
 BertFusion (adapters)  a token                             adapters, by attention of AdapterFusion
 lora_route (HydraLoRA) a token                             the B matrices of one LoRA layer
+lily_router (peft)     a token, with the mean share of     the B matrices that layers share
+                       all tokens of its call
+MixLoraSparseMoe       a token                             the LoRA experts of a feed-forward layer
+  (mixlora)
 =====================  ==================================  =========================================
 """
 
@@ -46,6 +50,9 @@ def _finder(name: str, module: nn.Module) -> Finder | None:
     found = FINDERS.get(type(module).__name__)
     if found is not None and all(hasattr(module, part) for part in found[1]):
         return found[0]
+    for part, finder in BY_PART.items():
+        if hasattr(module, part):
+            return finder
     last = name.rpartition(".")[2]
     return _hydra if last == "lora_route" and isinstance(module, nn.Linear) else None
 
@@ -170,10 +177,103 @@ def _soft(router: Router, output: Tensor) -> Choice:
     return dense(output.float().softmax(-1))
 
 
+def _lily(name: str, module: Any, named: Mapping[str, nn.Module]) -> Iterator[Router]:
+    del named
+    for adapter in sorted({*module.active_adapters} & {*module.lily_router}):
+        router = module.lily_router[adapter]
+        wide = int(router.out_features)
+        if wide > 1:
+            yield Router(
+                name=f"{name}.lily_router.{adapter}",
+                module=router,
+                parent=module,
+                modules=wide,
+                choices=wide,
+                read=_mean_share,
+                note=LILY,
+            )
+
+
+def _mean_share(router: Router, output: Tensor) -> Choice:
+    """Read the logits of Lily ``(B, T, matrices)``: all tokens of a call get the mean share."""
+    del router
+    shares = output.float().softmax(-1)
+    return dense(shares.flatten(0, -2).mean(0).expand(shares.shape))
+
+
+def _mixlora(name: str, module: Any, named: Mapping[str, nn.Module]) -> Iterator[Router]:
+    """Find a layer of experts: itself, or the feed-forward layer whose forward it replaced."""
+    del named
+    moe = _experts_of(module)
+    if moe is None:
+        return
+    if moe.jitter_noise_ > 0:
+        raise TraceError(
+            f"{name} (MixLoRA) multiplies its inputs by noise before it chooses (jitter_noise_ = "
+            f"{moe.jitter_noise_:g}), so that its choice cannot be worked out beside it. Set "
+            "jitter_noise_ to 0 while it is recorded."
+        )
+    yield Router(
+        name=name,
+        module=module,
+        parent=module,
+        modules=moe.num_experts_,
+        choices=moe.topk_,
+        read=_largest,
+        where="arguments",
+    )
+
+
+def _experts_of(module: Any) -> Any:
+    """Return the MixLoRA layer that a module runs; None where adapters lie there, switched off."""
+    runs = getattr(module.forward, "__self__", None)
+    if runs is None:  # some library put itself around
+        (runs,) = getattr(module, "mixlora_moes", {"": module}).values()
+    return runs if hasattr(runs, "gate_") else None
+
+
+def _largest(router: Router, given: Any) -> Choice:
+    """Read the inputs ``(B, T, d)`` of a MixLoRA layer: the K largest shares of its gate."""
+    arguments, by_name = given
+    moe = _experts_of(router.module)
+    inputs = arguments[0] if arguments else by_name["hidden_states"]
+    tokens = inputs.reshape(-1, inputs.shape[-1]).to(moe.dtype_)
+    share, chosen = (tokens @ moe.gate_.T).softmax(-1, dtype=moe.dtype_).topk(moe.topk_, dim=-1)
+    return Choice(chosen, share, moe.num_experts_)
+
+
+LILY = (
+    "Lily mixes by the mean of its router over all tokens of a call, padding too: each token is "
+    "recorded with that mean. To tell labels apart, give the model one sample a call."
+)
+NO_CHOICE = {
+    "vblora_logits_A": "VB-LoRA chooses vectors by parameters, the same for every input",
+    "lora_monteclora_sampler": "MonteCLoRA draws its mixture at random, whatever the input",
+    "adaption_gate": "adaption prompts have one gate, a parameter",
+    "shadow_update_gate": "ShadowPEFT gates how much of a state is kept, and chooses no module",
+}
+"""Adapters with gates that are no routing: an attribute that tells them, and why."""
+
+
+def no_choice(named: Mapping[str, nn.Module]) -> str:
+    """Say why adapters of this model have nothing to record; empty where there are none such."""
+    return next(
+        (
+            f"{why}: there is no routing in it. "
+            for part, why in NO_CHOICE.items()
+            if any(hasattr(module, part) for module in named.values())
+        ),
+        "",
+    )
+
+
+BY_PART: dict[str, Finder] = {"lily_router": _lily, "mixlora_moes": _mixlora}
+"""An attribute that tells a class whose name is that of many."""
 FINDERS: dict[str, tuple[Finder, tuple[str, ...]]] = {
     "PolyRouter": (_poly, ("n_splits", "n_skills")),
     "XLoraClassifier": (_xlora, ("n_layers", "n_classes", "config")),
     "ArrowLoraLinearLayer": (_arrow, ("task_adapter_names", "top_k", "temperature")),
+    "MixLoraSparseMoe": (_mixlora, ("gate_", "topk_", "num_experts_", "jitter_noise_")),
     "BertFusion": (_fusion, ("config", "dense_size", "T", "dropout")),
 }
 """Classes by name, with the attributes that tell them from others of that name."""

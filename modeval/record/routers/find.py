@@ -19,7 +19,7 @@ from typing import Any, Literal
 from torch import nn
 
 from modeval.errors import TraceError
-from modeval.record.routers.adapters import find_adapters
+from modeval.record.routers.adapters import find_adapters, no_choice
 from modeval.record.routers.readers import (
     CHOICE_NAMES,
     READERS,
@@ -99,9 +99,9 @@ def find_routers(
     routers.sort(key=lambda router: order[id(router.module)])
     if not routers:
         raise TraceError(
-            f"{type(model).__name__} has no router that modeval knows. Name them: "
-            "modeval.record(model, routers={'layers.*.gate': lambda output: output[2]}), with a "
-            "function that takes the chosen modules from a router's output. "
+            f"{type(model).__name__} has no router that modeval knows. {no_choice(named)}"
+            "Name them: modeval.record(model, routers={'layers.*.gate': lambda output: "
+            "output[2]}), with a function that takes the chosen modules from a router's output. "
             f"{_likely(named)}"
         )
     return FoundRouters(tuple(routers), _without_router(named, routers))

@@ -69,6 +69,7 @@ class Router:
         capacity: whether choices are those before or after tokens were dropped.
         row: whether one row of its output is a token or a whole sample; either, where a function of
             the user reads it.
+        note: what whoever reads its counts must know.
         doubt: why its experts may compute something else than it chose, so that the tokens they
             are given are looked at; empty where there is no such doubt.
         split: a block around it that sends it a part of the tokens only: those whose type in the
@@ -86,6 +87,7 @@ class Router:
     told: bool = False
     capacity: Literal["before", "after"] = "before"
     row: Literal["token", "sample", "either"] = "token"
+    note: str = ""
     doubt: str = ""
     split: tuple[nn.Module, bool] | None = None
 
@@ -261,6 +263,7 @@ class RouterReader:
         modules: attribute (dotted) that holds M.
         choices: K when no attribute tells it.
         capacity: whether choices are those before or after tokens were dropped.
+        note: what whoever reads its counts must know.
         doubt: why its experts may compute something else than it chose.
     """
 

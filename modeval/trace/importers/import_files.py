@@ -27,6 +27,7 @@ from modeval.trace.trace import (
     TraceChunk,
     TraceHeader,
     WeightScale,
+    check_guess,
     make_chunk,
 )
 
@@ -216,6 +217,7 @@ def _suspected(
             header = header.noted(f"Left out: {int(rows[kind].sum())} rows of each layer: {kind}.")
         else:
             header = header.noted(f"Nothing was left out as {kind}: there is none.")
+    header = header.noted(*filter(None, [watch.unrouted()]))
     kept = tuple(each for each in warnings if each.kind not in survey.left_out)
     doubtful = header.padding == "excluded" and any(each.kind == "padding" for each in kept)
     return replace(header, padding="unknown" if doubtful else header.padding).warned(*kept)
@@ -357,6 +359,7 @@ def make_header(
     modules = options.modules
     if modules is None:
         modules = max(survey.layers[name].largest for name in names) + 1
+        check_guess(modules, "chosen")
         survey.note(
             f"The number of modules, {modules}, was taken from the largest that was chosen; "
             "modules that were never chosen are missed. Say it with --modules N."

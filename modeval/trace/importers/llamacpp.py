@@ -44,7 +44,7 @@ def refuse_legacy(path: Path, _options: Options, _note: Note) -> NoReturn:
         path,
         "",
         "is an importance matrix of the old form, which holds no counts of experts",
-        "Make it again with llama-imatrix --output-format gguf",
+        "Make it again with llama-imatrix --output-format gguf.",
     )
 
 

@@ -23,6 +23,7 @@ from modeval.trace.importers.reading import (
 PUBLISHED_LAYERS = (0, 7, 15)
 LARGEST_PICKLE = 1 << 24
 LARGEST_COUNT = 1 << 62
+MOST_COUNTERS, MOST_EXPERTS = 1024, (1 << 15) - 1
 
 
 def read_jsonl(path: Path, _options: Options, _note: Note) -> Iterator[Rows]:
@@ -44,6 +45,10 @@ def read_counts(path: Path, options: Options, note: Note) -> Iterator[Counts]:
     counters = _unpickle(path)
     if not isinstance(counters, list) or not all(isinstance(item, dict) for item in counters):
         refuse(path, "", "is no list of counters")
+    if len(counters) > MOST_COUNTERS:
+        refuse(
+            path, "", f"has {len(counters)} counters: expected one a layer, {MOST_COUNTERS} at most"
+        )
     layers = PUBLISHED_LAYERS if len(counters) == len(PUBLISHED_LAYERS) else range(len(counters))
     if len(counters) == len(PUBLISHED_LAYERS):
         note("The three counters were taken for layers 0, 7 and 15, as OLMoE publishes them.")
@@ -56,7 +61,7 @@ def read_counts(path: Path, options: Options, note: Note) -> Iterator[Counts]:
 def _selections(counter: dict[Any, Any], path: Path, place: str) -> NDArray[np.float64]:
     for expert, count in counter.items():
         numbers = type(expert) is int and type(count) is int
-        if not numbers or not 0 <= expert < 1 << 15 or not 0 <= count < LARGEST_COUNT:
+        if not numbers or not 0 <= expert < MOST_EXPERTS or not 0 <= count < LARGEST_COUNT:
             what = f"{brief(expert)}: {brief(count)}"
             refuse(path, place, f"counts {what}, which is no expert and its count")
     selections = np.zeros(max(counter, default=-1) + 1)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 MOST_STEPS = 2_000_000
+LARGEST_KEY = 1 << 32
 NUMBER_TYPES = frozenset(f"{kind}{size}" for kind in "iuf" for size in (1, 2, 4, 8))
 COUNTER, DTYPE = ("collections", "Counter"), ("numpy", "dtype")
 SCALARS = (("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar"))
@@ -101,7 +102,14 @@ def _tuple_of(size: int) -> Callable[[_Machine, Any], None]:
 
 
 def _pairs(items: list[Any]) -> dict[Any, Any]:
-    return dict(zip(items[::2], items[1::2], strict=True))
+    return {_key(key): value for key, value in zip(items[::2], items[1::2], strict=True)}
+
+
+def _key(key: Any) -> Any:
+    """Return a key that is hashed at once: nested tuples, or numbers of one hash, take years."""
+    if type(key) is str or (type(key) is int and -LARGEST_KEY < key < LARGEST_KEY):
+        return key
+    raise PickleError(f"a key of a kind that names no expert ({type(key).__name__})")
 
 
 def _append(machine: _Machine, _: Any) -> None:
@@ -116,7 +124,7 @@ def _appends(machine: _Machine, _: Any) -> None:
 
 def _set_item(machine: _Machine, _: Any) -> None:
     value, key = machine.stack.pop(), machine.stack.pop()
-    _of_type(machine.stack[-1], dict)[key] = value
+    _of_type(machine.stack[-1], dict)[_key(key)] = value
 
 
 def _set_items(machine: _Machine, _: Any) -> None:

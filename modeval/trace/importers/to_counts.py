@@ -10,7 +10,7 @@ from modeval.counting.units import Units, unique_units
 from modeval.errors import TraceError
 from modeval.trace.fold import BLOCKS, LayerGroup, document_block
 from modeval.trace.importers.format import Counts, Format, Options, layer_name, natural
-from modeval.trace.trace import Source, TraceHeader, check_size
+from modeval.trace.trace import Source, TraceHeader, check_guess, check_size
 from modeval.types import RoutingCounts
 
 PARTS = ("mass", "selections", "samples", "entropy", "selection_entropy")
@@ -80,6 +80,7 @@ def _modules(
         return options.modules, notes
     if file_format.sized and len(sizes) == 1:
         return max(sizes), notes
+    check_guess(max(sizes), "counted")
     said = f"The number of modules, {max(sizes)}, was taken from the largest that was counted; "
     return max(*sizes, 1), (*notes, said + "say it with --modules N if there are more.")
 
@@ -170,11 +171,10 @@ def _parts(piece: Counts, choices: int | None, modules: int) -> dict[str, Tensor
 
 def _coactivation(selections: Tensor, choices: int | None) -> Tensor:
     """Return each module's own choices; of pairs nothing is known, unless a token has only one."""
-    own = torch.diag_embed(selections.sum((1, 2)))
-    if choices == 1:
-        return own
-    pairs = ~torch.eye(own.shape[-1], dtype=torch.bool)
-    return own.masked_fill(pairs, torch.nan)
+    own = selections.sum((1, 2))
+    pairs = own.new_full((*own.shape, own.shape[-1]), 0.0 if choices == 1 else torch.nan)
+    pairs.diagonal(dim1=-2, dim2=-1).copy_(own)
+    return pairs
 
 
 def _padded(row: Tensor, modules: int) -> Tensor:
