@@ -1,13 +1,11 @@
 """From the scorecards of a sweep's cohorts to one."""
 
-import contextlib
-import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from modeval.errors import RunError
 from modeval.score.scorecard import Scorecard, together
-from modeval.score.stored.files import read_scorecard
+from modeval.score.stored.files import read_scorecard, without_collection
 from modeval.sweep.plan import Sweep, state_of
 
 
@@ -42,24 +40,12 @@ def collect(sweep: Sweep) -> Collected:
         for cohort in sweep.cohorts
         if not sweep.card(cohort).is_file()
     )
-    with _without_collection():
+    with without_collection():
         card = together([read_scorecard(sweep.card(cohort)) for cohort in done])
     if missing:
         note = f"{len(missing)} of {len(sweep.cohorts)} cohorts of the sweep are not done"
         card = replace(card, notes=(f"{note}: {_shortened(missing)}", *card.notes))
     return Collected(card, missing)
-
-
-@contextlib.contextmanager
-def _without_collection() -> Iterator[None]:
-    """Keep Python from looking for cycles among a million objects that are all kept anyway."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def _shortened(names: Sequence[str], most: int = 5) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import math
 import re
 import sys
 import warnings
@@ -14,7 +15,8 @@ from scipy.stats import binomtest
 
 from modeval.errors import DependencyError, ScorecardError, SpecError
 from modeval.report import routing_views, scorecard_views, table_formats
-from modeval.report.paper import course, rules, winners
+from modeval.report.paper import charts, course, rules, winners
+from modeval.report.paper.charts import Chart, Line, Point
 from modeval.report.paper.winners import wilson
 from modeval.report.paper_figures import (
     COLOURS,
@@ -332,8 +334,12 @@ def grid():
     return entries(together(made))
 
 
+def _spaced(title):
+    return title.replace("\N{NO-BREAK SPACE}", " ")
+
+
 def shares(grid, title):
-    [found] = [each for each in winners.charts(grid, Style()) if each.title == title]
+    [found] = [each for each in winners.charts(grid, Style()) if _spaced(each.title) == title]
     return {line.name: line.points[0] for line in found.lines}
 
 
@@ -501,3 +507,16 @@ def test_a_notebook_shows_a_figure(paper):
 def test_a_score_that_is_none_of_collapse_is_sent_to_its_own_kind(paper):
     with pytest.raises(SpecError, match="plot specialisation --metric alignment_score"):
         draw("collapse", paper, Style(metrics=("alignment_score",)))
+
+
+def test_of_many_seeds_curves_show_the_middle_half():
+    pytest.importorskip("matplotlib")
+    steps = tuple(Point(x=step, value=1.0) for step in range(3))
+    seeds = tuple((number / 8, 1.0, math.nan if number else 2.0) for number in range(9))
+    figure = charts.draw(
+        [Chart(title="", x="steps", lines=(Line(name="a", points=steps, seeds=seeds),))], Style()
+    )
+    [band] = figure.axes[0].collections
+    heights = band.get_paths()[0].vertices
+    assert set(heights[heights[:, 0] == 0, 1]) >= {0.25, 0.75}
+    assert [text.get_text() for text in figure.legends[0].texts][1].startswith("middle half")

@@ -37,6 +37,8 @@ REFERENCES: dict[str, Any] = {
 """Lines that are no model's, and their dashes."""
 LABEL = 0.2
 """Inches that the name of a vertical axis takes from the title."""
+FEW_SEEDS = 8
+"""Seeds up to which each has a line of its own."""
 FEW_POINTS = 12
 """Points of a line up to which each is marked."""
 
@@ -250,17 +252,34 @@ def _draw_lines(axes: "Axes", chart: Chart, models: Sequence[str], keys: Keys) -
 
 def _draw_line(axes: "Axes", line: Line, look: dict[str, Any], keys: Keys) -> None:
     xs, ys = _places(line)
-    if len(line.seeds) > 1:
+    if len(line.seeds) > FEW_SEEDS:
+        seeds = [sorted(filter(math.isfinite, at)) for at in zip(*line.seeds, strict=True)]
+        low, high = ([_quantile(at, share) for at in seeds] for share in (0.25, 0.75))
+        band = axes.fill_between(xs, low, high, color=look["color"], alpha=0.2, lw=0)
+        keys[1]["middle half of the seeds (line: their mean)"] = band
+    elif len(line.seeds) > 1:
         for seed in line.seeds:
             thin = axes.plot(xs, seed, color=look["color"], alpha=0.3, lw=0.6)
         keys[1]["one seed (thick: their mean)"] = thin[0]
     if len(xs) > FEW_POINTS:
         look = look | {"marker": None}
-    keys[0][line.name] = axes.plot(xs, ys, **look)[0]
+    keys[0][line.name] = axes.plot(xs, ys, zorder=3, **look)[0]
     banded = [(p.x, p.low, p.high) for p in line.points if p.low is not None]
     if banded:
         places, lows, highs = zip(*banded, strict=True)
         axes.fill_between(places, lows, highs, color=look["color"], alpha=0.2, lw=0)
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    """Return a quantile of sorted values, between its neighbours.
+
+    >>> _quantile([1.0, 2.0, 3.0], 0.25)
+    1.5
+    """
+    place = share * (len(values) - 1)
+    below = int(place)
+    above = min(below + 1, len(values) - 1)
+    return values[below] + (values[above] - values[below]) * (place - below)
 
 
 def _places(line: Line) -> tuple[list[float], list[float]]:
@@ -278,7 +297,11 @@ def _limits(chart: Chart) -> tuple[float, float]:
     """Return the ends of a logarithmic axis: an interval that reaches to 0 leaves it below."""
     values = [point.value for line in chart.lines for point in line.points]
     values += [
-        number for line in chart.lines for seed in line.seeds for number in seed if number > 0
+        number
+        for line in chart.lines
+        for seed in (line.seeds if len(line.seeds) <= FEW_SEEDS else ())
+        for number in seed
+        if number > 0
     ]
     highs = [point.high for line in chart.lines for point in line.points if point.high is not None]
     lows = [point.low or 0.0 for line in chart.lines for point in line.points]
@@ -306,7 +329,7 @@ def _draw_bars(axes: "Axes", chart: Chart, models: Sequence[str], keys: Keys) ->
             )
         top = point.value if point.high is None else max(point.high, point.value)
         axes.annotate(
-            point.said,
+            point.said.replace(" of ", "/"),  # short enough to stand side by side
             (place, top),
             xytext=(0, 2),
             textcoords="offset points",

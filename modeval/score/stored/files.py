@@ -1,7 +1,10 @@
 """Scorecards on disk: JSON, written whole or not at all."""
 
+import contextlib
+import gc
 import json
 import stat
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from operator import attrgetter
 from pathlib import Path
@@ -119,6 +122,11 @@ def read_scorecard(path: Path) -> Scorecard:
             go together, or of a version that this modeval cannot read.
     """
     text = _text(path)
+    with without_collection():
+        return _parsed(text, path)
+
+
+def _parsed(text: str, path: Path) -> Scorecard:
     try:
         form = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
     except RecursionError:
@@ -133,6 +141,18 @@ def read_scorecard(path: Path) -> Scorecard:
     card = from_dict_form(form, where=str(path))
     check_scorecard(card, where=str(path))
     return card
+
+
+@contextlib.contextmanager
+def without_collection() -> Iterator[None]:
+    """Keep Python from looking for cycles among a million objects that are all kept anyway."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _text(path: Path) -> str:
