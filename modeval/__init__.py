@@ -98,7 +98,8 @@ class _Package(ModuleType):
         return found
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *__all__})
+        hidden = (name for name in super().__dir__() if name.startswith("__"))
+        return sorted({*hidden, *__all__})  # what is there to call, not what this file imports
 
 
 sys.modules[__name__].__class__ = _Package

@@ -9,12 +9,15 @@ link of Markdown. Each reader has its function here; nothing from outside is pri
     Markdown                    ``for_markdown(label)``
     GitHub annotations          ``for_github(message)``, ``for_github_property(title)``
     JSON                        the library that writes it, then ``for_json(text)``
-    HTML, XML                   the library that writes them; ``visible`` first
+    HTML, XML                   the library that writes them; ``visible`` first; a notebook's table:
+                                ``html_table(titles, rows)``
 
 The consoles of ``cli/output.py`` are a second net below: what slips through acts on no terminal.
 """
 
+import html
 import re
+from collections.abc import Iterable
 
 _BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 _ACTING = re.compile(rf"[\x00-\x1f\x7f-\x9f\u2028\u2029{_BIDI}\ud800-\udfff]")
@@ -38,6 +41,20 @@ def visible(text: str, *, lines: bool = False) -> str:
     """
     acting = _ACTING_BUT_LINES if lines else _ACTING
     return acting.sub(_escaped, text)
+
+
+def html_table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a table for a notebook; nothing in a cell acts.
+
+    >>> html_table(["a"], [["<b>"]])
+    '<table><thead><tr><th>a</th></tr></thead><tbody><tr><td>&lt;b&gt;</td></tr></tbody></table>'
+    """
+
+    def line(tag: str, cells: Iterable[str]) -> str:
+        return "".join(f"<{tag}>{html.escape(visible(cell))}</{tag}>" for cell in cells)
+
+    body = "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{line('th', titles)}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def for_rich(text: str, *, lines: bool = False) -> str:

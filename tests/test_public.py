@@ -37,6 +37,12 @@ def test_every_public_name_is_a_function_with_words_about_itself(name: str) -> N
     assert name in dir(modeval)
 
 
+def test_what_a_notebook_completes_is_what_there_is_to_call() -> None:
+    assert [name for name in dir(modeval) if not name.startswith("_")] == sorted(
+        {*FUNCTIONS, "Scorecard"}
+    )
+
+
 def test_importing_modeval_loads_nothing_heavy() -> None:
     heavy = "[name for name in ('torch', 'numpy', 'scipy') if name in sys.modules]"
     code = f"import sys, modeval; print({heavy})"

@@ -14,6 +14,7 @@ from modeval.score.chosen import distinct_title
 from modeval.score.comparison.differences import BLOCKS_FREEDOM, sampling_error, tasks_of
 from modeval.score.inference.seeds import seed_mean
 from modeval.score.scorecard import LEVEL, ModelRecord, Score, Scorecard, Seed
+from modeval.text import html_table, visible
 
 Outcome = Literal["pass", "fail", "inconclusive", "error"]
 IntervalOf = Literal["seeds", "documents", "samples"]
@@ -154,6 +155,17 @@ class GateResult:
     def count(self, outcome: Outcome) -> int:
         """Return how many verdicts are of that outcome."""
         return sum(verdict.outcome == outcome for verdict in self.verdicts)
+
+    def __repr__(self) -> str:
+        lines = (f"  {each.outcome} {each.requirement}: {each.where}" for each in self.verdicts)
+        return "\n".join((f"<GateResult: {self.outcome}>", *map(visible, lines)))
+
+    def _repr_html_(self) -> str:
+        """Return a table for a notebook."""
+        rows = [
+            (each.outcome, str(each.requirement), each.where, each.why) for each in self.verdicts
+        ]
+        return html_table(("Outcome", "Required", "Of", "Why"), rows)
 
 
 @dataclass(frozen=True, slots=True)

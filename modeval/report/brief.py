@@ -24,33 +24,34 @@ from modeval.report.words import (
 )
 from modeval.score.ablation import Ablation
 from modeval.score.chosen import layer_findings
+from modeval.score.frames import FOUND
 from modeval.score.scorecard import ModelRecord, Score
 
 MEANINGS = {
-    "specialist": ("Specialised", "each {rule} has {modules} of its own"),
+    "specialist": (FOUND["specialist"], "each {rule} has {modules} of its own"),
     "partial": (
-        "Partly specialised",
+        FOUND["partial"],
         "the {rule} decides in part which {modules} are used, but {rules} share them",
     ),
     "faint": (
-        "Hardly specialised",
+        FOUND["faint"],
         "which {modules} are used depends on the {rule} more than chance would, but very little",
     ),
     "unproven": (
-        "Not proven",
+        FOUND["unproven"],
         "{modules} seem to follow the {rule}, but no more than when labels are permuted",
     ),
     "untested": (
-        "Not tested",
+        FOUND["untested"],
         "{modules} seem to follow the {rule}, but nothing tells what chance would do",
     ),
     "blind": (
-        "Not specialised",
+        FOUND["blind"],
         "routing does not follow the {rule}; the work is shared out over many {modules}",
     ),
-    "collapsed": ("Collapsed", "few {modules} do nearly all the work, whatever the {rule}"),
+    "collapsed": (FOUND["collapsed"], "few {modules} do nearly all the work, whatever the {rule}"),
     "unlabelled": (
-        "Load is even",
+        FOUND["unlabelled"],
         "many {modules} share the work; without labels no more can be told",
     ),
 }

@@ -139,6 +139,7 @@ def _environment() -> "Environment":
     )
     environment.filters["picture"] = Markup
     environment.filters["whole"] = whole
+    environment.filters["short"] = "{:.6g}".format
     environment.filters["commands"] = _commands
     return environment
 

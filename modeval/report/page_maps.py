@@ -14,6 +14,8 @@ from modeval.report.words import number
 WIDTH = 340.0
 MANY_LAYERS = 24
 RULE_LETTERS = 20
+FEW_CELLS = 64
+"""Cells up to which each is an element of its own, which says its share when pointed at."""
 MANY_CELLS = 400
 SMALL_CELL, LARGE_CELL = 3.0, 28.0
 OUTLINED_CELL = 6.0
@@ -86,24 +88,27 @@ def heat_map(  # noqa: PLR0917 - what, how and its names
         if len(rule) > RULE_LETTERS:
             svg.add(own, "title", rule)
     if cell >= OUTLINED_CELL:
-        for row, column in enumerate(largest.tolist()):
-            if shares.matrix[row, column] * modules >= CLEARLY:
-                _outline(chart, left + cell * column, top + tall * row, cell, tall)
+        corners = [
+            (left + cell * column, top + tall * row)
+            for row, column in enumerate(largest.tolist())
+            if shares.matrix[row, column] * modules >= CLEARLY
+        ]
+        _outline(chart, corners, cell, tall)
     _column_names(chart, shares, box, module)
     return svg.text_of(chart)
 
 
-def _outline(chart: svg.Element, x: float, y: float, width: float, height: float) -> None:
-    for style, inset in (("pair under", 0.75), ("pair", 0.75)):
-        svg.add(
-            chart,
-            "rect",
-            style=style,
-            x=x + inset,
-            y=y + inset,
-            width=width - 2 * inset,
-            height=height - 2 * inset,
-        )
+def _outline(
+    chart: svg.Element, corners: Sequence[tuple[float, float]], width: float, height: float
+) -> None:
+    inset = 0.75
+    across, down = (svg.coordinate(side - 2 * inset) for side in (width, height))
+    drawn = "".join(
+        f"M{svg.coordinate(x + inset)} {svg.coordinate(y + inset)}h{across}v{down}h-{across}z"
+        for x, y in corners
+    )
+    for style in ("pair under", "pair") if drawn else ():
+        svg.add(chart, "path", style=style, d=drawn)
 
 
 def _cells(
@@ -114,11 +119,14 @@ def _cells(
     *,
     pixels: bool = False,
 ) -> None:
-    """Draw cells one by one with their numbers where they are few, else as one image."""
+    """Draw cells one by one with their numbers where they are few, else as one image.
+
+    Between the two, numbers stand on the image: a page of many models stays small.
+    """
     left, top, cell, tall = box
     rows, columns = matrix.shape
     painted = paint(matrix, most)
-    if pixels or rows * columns > MANY_CELLS:
+    if pixels or rows * columns > FEW_CELLS:
         svg.add(
             chart,
             "image",
@@ -130,6 +138,8 @@ def _cells(
             preserveAspectRatio="none",
             href=svg.png(painted),
         )
+        if not pixels and rows * columns <= MANY_CELLS and _roomy(cell, tall):
+            _numbers(chart, matrix, painted, box)
         return
     for row, column in itertools.product(range(rows), range(columns)):
         x, y = left + cell * column, top + tall * row
@@ -140,10 +150,39 @@ def _cells(
         own = svg.add(chart, "rect", style="cell", x=x, y=y, fill=fill, tip=tip)
         own.set("width", svg.coordinate(cell))
         own.set("height", svg.coordinate(tall))
-        if cell >= 24 and tall >= 18:  # noqa: PLR2004 - room for three characters
+        if _roomy(cell, tall):
             style = "in-dark" if _luminance(red, green, blue) < 0.179 else "in-light"  # noqa: PLR2004
             text = f"{100 * share:.0f}"
             svg.label(chart, x + cell / 2, y + tall / 2 + 4, text, style=style, anchor="middle")
+
+
+def _roomy(cell: float, tall: float) -> bool:
+    """Tell whether a cell has room for three characters."""
+    return cell >= 24 and tall >= 18  # noqa: PLR2004
+
+
+def _numbers(
+    chart: svg.Element,
+    matrix: Floats,
+    painted: NDArray[np.uint8],
+    box: tuple[float, float, float, float],
+) -> None:
+    """Write the numbers of cells, those on dark and those on light ones each in one group."""
+    left, top, cell, tall = box
+    groups = {
+        style: svg.add(chart, "g", style=style, text_anchor="middle")
+        for style in ("in-dark", "in-light")
+    }
+    for row, column in itertools.product(*map(range, matrix.shape)):
+        red, green, blue = (int(part) for part in painted[row, column])
+        style = "in-dark" if _luminance(red, green, blue) < 0.179 else "in-light"  # noqa: PLR2004
+        svg.add(
+            groups[style],
+            "text",
+            f"{100 * float(matrix[row, column]):.0f}",
+            x=left + cell * (column + 0.5),
+            y=top + tall * (row + 0.5) + 4,
+        )
 
 
 def _luminance(red: int, green: int, blue: int) -> float:

@@ -9,7 +9,7 @@ from modeval.metrics.table import shown_in
 from modeval.report import causes, page_charts, page_maps, routing_views, scorecard_views, tables
 from modeval.report.scorecard_views import ModelView, TaskGroup
 from modeval.report.tables import Table
-from modeval.report.words import count, is_trace, metric_title, title_for, vocabulary
+from modeval.report.words import MODULES, count, is_trace, metric_title, title_for, vocabulary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -430,8 +430,10 @@ def terms(found: Sequence[ModelView]) -> list[tuple[str, str]]:
     occurring = {
         term for views in found for row in routing_views.budgets(views) for term in row.terms
     }
+    spoken = {vocabulary(view.record) for view in found}
+    known = spoken.pop() if len(spoken) == 1 else MODULES
     return [
-        (term.replace("_", "-"), text)
+        (term.replace("_", "-"), known.spoken(text))
         for term, text in page_charts.TERM_TITLES.items()
         if term in occurring
     ]

@@ -5,12 +5,11 @@ import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from modeval.errors import ScorecardError
 from modeval.metrics.table import metric_of
-from modeval.text import visible
+from modeval.text import html_table
 
 if TYPE_CHECKING:
     from modeval.score.scorecard import Score, Scorecard
@@ -56,6 +55,19 @@ def to_frame(card: "Scorecard") -> Any:
             "to_csv needs nothing."
         ) from None
     return DataFrame(rows(card))
+
+
+FOUND = {
+    "specialist": "Specialised",
+    "partial": "Partly specialised",
+    "faint": "Hardly specialised",
+    "unproven": "Not proven",
+    "untested": "Not tested",
+    "blind": "Not specialised",
+    "collapsed": "Collapsed",
+    "unlabelled": "Load is even",
+}
+"""What findings are called for people."""
 
 
 def to_csv(card: "Scorecard") -> str:
@@ -104,20 +116,14 @@ def to_html(card: "Scorecard") -> str:
     for finding in card.findings:
         words[finding.model][str(finding.word)] += 1
     found = [
-        ", ".join(f"{word} {times}" for word, times in words[model.id].most_common())
+        ", ".join(f"{FOUND[word]}: {times}" for word, times in words[model.id].most_common())
         for model in card.models
     ]
-    lines = [["Model", "Findings", *map(_title, names)]]
-    lines += [
+    lines = (
         [title, said, *cells]
         for (title, *cells), said in zip(_lines(card, names), found, strict=True)
-    ]
-    head, *body = (
-        "".join(f"<{tag}>{escape(visible(cell))}</{tag}>" for cell in line)
-        for tag, line in zip(["th", *["td"] * len(card.models)], lines, strict=True)
     )
-    whole = "".join(f"<tr>{line}</tr>" for line in body)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{whole}</tbody></table>"
+    return html_table(["Model", "Findings", *map(_title, names)], lines)
 
 
 def _names(card: "Scorecard", metrics: Sequence[str]) -> list[str]:

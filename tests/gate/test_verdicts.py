@@ -753,3 +753,11 @@ def test_several_scorecards_are_checked_one_after_the_other():
 def test_a_scorecard_without_layers_names_is_still_read():
     card = Scorecard(models=COHORT.models, scores=COHORT.scores)
     assert outcome(card, min=["layers.0.alignment_score=0.5"]) == "pass"
+
+
+def test_a_notebook_shows_a_verdict_as_a_table_and_a_console_in_lines():
+    policy = from_table({"max": {"collapse_worst": 0.3}}, "gate.toml")
+    result = gate([("card.json", cohort_card({"collapse_worst": [0.1, 0.2]}))], policy)
+    assert repr(result).splitlines()[0] == f"<GateResult: {result.outcome}>"
+    assert "<td>collapse_worst &lt;= 0.3</td>" in result._repr_html_()
+    assert len(repr(result)) < 200

@@ -133,3 +133,20 @@ def test_the_json_form_says_the_headline_and_what_each_difference_is_worth():
     assert form["headline"].startswith("Collapsed in 3 of 3 layers")
     worth = {row["metric"]: row["contrasts"][1]["worth"] for row in form["rows"] if row["over"]}
     assert worth["alignment_score"] == "skewed"
+
+
+def test_a_notebook_shows_a_comparison_as_a_table_and_a_console_in_lines():
+    comparison, _ = lineage_of(["faint"] * 3, ["partial"] * 3)
+    assert "before.json, after.json" in repr(comparison)
+    assert len(repr(comparison)) < 200
+    text = comparison._repr_html_()
+    assert "<th>before.json</th><th>after.json</th><th>Difference</th>" in text
+    assert "<td>Alignment score, mean</td>" in text
+
+
+def test_who_compared_is_not_told_to_compare():
+    _, lineage = lineage_of(["faint"] * 3, ["faint"] * 3)
+    found = change(lineage, summary_rows(lineage, METRICS))
+    assert found.advice
+    assert not any("modeval compare" in text for text in found.advice)
+    assert found.told.startswith("The expert now tells ")

@@ -12,6 +12,7 @@ from modeval.report.paper.style import Style, legend, panels, told_apart
 from modeval.report.routing_views import BUDGET, UNDIVIDED
 from modeval.report.scorecard_views import ModelView, TaskGroup
 from modeval.report.tables import Cell, Table, filled, value, words
+from modeval.report.words import MODULES, Vocabulary, vocabulary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,8 +44,10 @@ def budget(entries: Sequence[ModelView], style: Style) -> "Figure":
     bar = 0.17 if longest <= FEW_BARS else 0.075
     figure, grid = panels(len(stacks), 1, style, 0.5 + bar * longest)
     handles: dict[str, Any] = {}
+    spoken = {vocabulary(view.record) for view in entries}
+    known = spoken.pop() if len(spoken) == 1 else MODULES
     for panel, (title, rows) in zip(grid.flat, stacks, strict=True):
-        _stack(panel, rows, handles)
+        _stack(panel, rows, handles, known)
         if title in layered:
             panel.set_ylabel("layer")
         if len(stacks) > 1:
@@ -105,13 +108,18 @@ def _stacks(group: TaskGroup, title: str) -> Iterator[tuple[str, list[routing_vi
             yield view.name, rows
 
 
-def _stack(panel: "Axes", rows: Sequence[routing_views.Budget], handles: dict[str, Any]) -> None:
+def _stack(
+    panel: "Axes",
+    rows: Sequence[routing_views.Budget],
+    handles: dict[str, Any],
+    known: Vocabulary,
+) -> None:
     start = np.zeros(len(rows))
     for term in (*BUDGET, UNDIVIDED):
         if not any(term in row.terms for row in rows):
             continue
         parts = np.array([row.terms.get(term, 0.0) / row.total for row in rows])
-        handles[TERM_TITLES[term]] = panel.barh(
+        handles[known.spoken(TERM_TITLES[term])] = panel.barh(
             range(len(rows)),
             parts,
             left=start,

@@ -6,8 +6,8 @@ from dataclasses import replace
 from modeval.errors import ScorecardError
 from modeval.report.causes import Falling, falling
 from modeval.report.paper.charts import Chart, Line, Point
-from modeval.report.paper.style import Style
-from modeval.report.scorecard_views import ModelView
+from modeval.report.paper.style import Style, told_apart
+from modeval.report.scorecard_views import ModelView, groups
 
 BY_USE, RANDOM = "least used first", "random orders"
 
@@ -19,7 +19,8 @@ def charts(entries: Sequence[ModelView], style: Style) -> list[Chart]:
         ScorecardError: there is none.
     """
     found = [(view, falling(view, style.layer)) for view in entries]
-    made = [_chart(view, curves) for view, curves in found if curves is not None]
+    of = titles(entries)
+    made = [_chart(of[view.anchor], curves) for view, curves in found if curves is not None]
     if not made:
         where = "" if style.layer is None else f" of layer {style.layer}"
         raise ScorecardError(
@@ -29,12 +30,24 @@ def charts(entries: Sequence[ModelView], style: Style) -> list[Chart]:
     return [made[0], *(replace(chart, y="") for chart in made[1:])]
 
 
-def _chart(view: ModelView, curves: Falling) -> Chart:
+def titles(entries: Sequence[ModelView]) -> dict[str, str]:
+    """Return what to call each model, by its anchor: with its task where there are several."""
+    found = groups(entries)
+    if len(found) == 1:
+        return {view.anchor: view.name for view in entries}
+    return {
+        view.anchor: f"{view.name}, {task}"
+        for group, task in zip(found, told_apart(found), strict=True)
+        for view in group.entries
+    }
+
+
+def _chart(title: str, curves: Falling) -> Chart:
     by_use = zip(curves.share.tolist(), curves.by_use.tolist(), strict=True)
     columns = (curves.share, curves.random, curves.low, curves.high)
     random = zip(*(column.tolist() for column in columns), strict=True)
     return Chart(
-        title=view.name,
+        title=title,
         x="share removed",
         y="loss",
         lines=(

@@ -15,7 +15,7 @@ from modeval.errors import DependencyError, ScorecardError, SpecError
 from modeval.report import scorecard_views
 from modeval.report.scorecard_views import ModelView, TaskGroup
 from modeval.report.svg import shorten
-from modeval.report.words import metric_title
+from modeval.report.words import title_for
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -205,7 +205,7 @@ def name_panel(
     scores = [scorecard_views.overall(view, metric) for view in entries]
     better = next((score.better for score in scores if score), None)
     arrow = {"lower": "\N{NO-BREAK SPACE}↓", "higher": "\N{NO-BREAK SPACE}↑", None: ""}[better]
-    panel.set_title(wrapped(f"{metric_title(metric)}{arrow}", width), loc="left")
+    panel.set_title(wrapped(f"{title_for(entries[0].record, metric)}{arrow}", width), loc="left")
 
 
 def in_letters(name: str) -> str:

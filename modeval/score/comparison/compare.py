@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from modeval.score.comparison.courses import CourseChange, alike, course_change, course_of
 from modeval.score.comparison.differences import Difference, differences, separate
 from modeval.score.comparison.partners import partner
+from modeval.score.comparison.shown import notebook_table
 from modeval.score.pairing import best_sum, paired, sum_of
 from modeval.score.scorecard import Activation, ModelRecord, Over, Score, Scorecard, Seed
+from modeval.text import visible
 
 Reading = Literal["better", "worse", "changed", "unclear", "same"]
 Pairing = Literal["seeds", "means", "samples"]
@@ -200,6 +202,17 @@ class Comparison:
     lineages: tuple[Lineage, ...]
     notes: tuple[str, ...]
     level: float
+
+    def __repr__(self) -> str:
+        lines = (
+            f"  {lineage.columns[0].model.title}: {', '.join(c.label for c in lineage.columns)}"
+            for lineage in self.lineages
+        )
+        return "\n".join((f"<Comparison at {self.level:.0%}>", *map(visible, lines)))
+
+    def _repr_html_(self) -> str:
+        """Return tables for a notebook: scores that sum models up, the last less the first."""
+        return "".join(notebook_table(lineage) for lineage in self.lineages)
 
 
 def compare(cards: Sequence[tuple[str, Scorecard]]) -> Comparison:
