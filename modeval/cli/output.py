@@ -45,36 +45,9 @@ _busy: "list[Console]" = []
 
 def progress_bar(*, quiet: bool = False) -> "Progress":
     """Return a progress bar on standard error, with a free text beside the time left."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from modeval.cli.bar import bar_on
 
-    class Bar(Progress):
-        """A progress bar that what is printed meanwhile goes through."""
-
-        def start(self) -> None:
-            if not self.disable and self.console not in _busy:
-                _busy.append(self.console)
-            super().start()
-
-        def stop(self) -> None:
-            super().stop()
-            if self.console in _busy:
-                _busy.remove(self.console)
-
-    return Bar(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeRemainingColumn(),
-        console=stderr(),
-        disable=quiet,
-    )
+    return bar_on(stderr(), _busy, quiet=quiet)
 
 
 # --- files ---------------------------------------------------------------------------------------

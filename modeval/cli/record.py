@@ -149,7 +149,6 @@ class _Progress:
 
     def advance(self, tokens: int, rate: float) -> None:
         """Show that so many tokens are done."""
-        self._bar.start()
         self._bar.update(self._task, completed=tokens, note=f"{rate:,.0f} tokens/s")
 
     def tell(self, text: str) -> None:

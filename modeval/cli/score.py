@@ -332,7 +332,6 @@ class _Progress:
 
     def _show(self, what: str, done: int, every: int | None, note: str) -> None:
         if self._task is None:
-            self._bar.start()
             self._task = self._bar.add_task(what, total=every, note=note)
         self._bar.update(self._task, completed=done, note=note)
 

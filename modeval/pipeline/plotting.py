@@ -120,6 +120,11 @@ def _read(kind: str, sources: Sources, models: Sequence[str]) -> _Drawn:
 
 def unknown_kind(kind: str) -> str:
     """Say that there is no such figure."""
+    if Path(kind).exists():
+        return (
+            f"{kind}: the kind of the figure comes first: modeval plot KIND {kind} --out "
+            f"figure.pdf. There are {', '.join(EVERY)}."
+        )
     near = get_close_matches(kind.lower(), EVERY, n=1)
     known = f"Expected one of {', '.join(EVERY)}."
     return f"{kind}: there is no such figure. {f'Did you mean {near[0]}?' if near else known}"

@@ -136,3 +136,34 @@ def test_a_package_that_a_light_installation_leaves_out_is_named_without_a_trace
     shown = " ".join(capsys.readouterr().err.split())
     assert "pip install torch" in shown
     assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["score", "nothing"],
+        ["structure", "nothing"],
+        ["train", "--out", "x", "--model", "moduler"],
+    ],
+)
+def test_an_error_is_all_that_is_said_when_nothing_was_begun(words, monkeypatch, capsys, tmp_path):
+    """No empty line and no bar at zero stands before it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["modeval", *words])
+    with pytest.raises(SystemExit) as ended:
+        program.run()
+    said = capsys.readouterr()
+    assert ended.value.code == 2
+    assert said.err.startswith("error: ")
+    assert said.out == ""
+
+
+def test_a_file_in_the_place_of_the_kind_of_a_figure_is_named(tmp_path):
+    from modeval.pipeline.plotting import unknown_kind  # noqa: PLC0415 - loads figures
+
+    card = tmp_path / "four.json"
+    card.touch()
+    assert f"the kind of the figure comes first: modeval plot KIND {card}" in unknown_kind(
+        str(card)
+    )
+    assert unknown_kind("colapse") == "colapse: there is no such figure. Did you mean collapse?"
