@@ -1,4 +1,4 @@
-"""The README's table of systems is what was measured, and its numbers are what systems are."""
+"""The table of systems is what was measured, and its numbers are what systems are."""
 
 import importlib.util
 import json
@@ -25,9 +25,10 @@ def script() -> Any:
     return module
 
 
-def test_the_table_of_the_manual_is_made_from_what_was_measured(script: Any, readme: str) -> None:
-    assert script.with_table(readme, ROWS) == readme
-    assert readme.count("| `gt-modular`") == 2
+def test_the_table_beside_the_numbers_is_made_from_them(script: Any) -> None:
+    page = (ROOT / "fixtures/systems/README.md").read_text(encoding="utf-8")
+    assert script.with_table(page, ROWS) == page
+    assert page.count("| `gt-modular`") == 1
 
 
 def test_every_row_is_a_system_and_nearly_every_system_has_a_row() -> None:
