@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from modeval.cli import complete
+from modeval.cli import complete, reading
 from modeval.cli.options import with_examples
 from modeval.cli.output import check_target, deliver, progress_bar, stdout, tell_written
 from modeval.errors import SpecError
@@ -19,25 +19,19 @@ EXAMPLES = """
   Which modules does each label need? Each is removed alone:
   [cyan]modeval ablate ./model --data texts.jsonl --label domain --alone[/]
 
+  A check that as much can go as before, by a score that beats random keep-sets:
+  [cyan]modeval ablate ./model --data texts.jsonl --label domain --json removal.json[/]
+  [cyan]modeval gate removal.json --max safe_share=0.75 --significant keep_75_by_reap[/]
+
   A long run, that goes on where it was cut off, with lists of what to keep for an engine:
   [cyan]modeval ablate ./model --data texts.jsonl --label domain --max-tokens 200000 --out big[/]
 """
 
 
 def ablate_command(
-    model: Annotated[
-        str, typer.Argument(help="Folder of a Hugging Face model, or its id on the hub.")
-    ],
+    model: reading.Model,
     *,
-    data: Annotated[
-        list[str],
-        typer.Option(
-            "--data",
-            "-d",
-            help="JSON lines, Parquet, a text file, a folder (name of the folder = label) or the "
-            "name of a data set. May be given several times.",
-        ),
-    ],
+    data: reading.Data,
     keep: Annotated[
         str, typer.Option(help="Shares of the modules of each layer to keep; '' for none.")
     ] = "0.75,0.5,0.25",
@@ -78,38 +72,19 @@ def ablate_command(
         typer.Option("--json", metavar="FILE", help="Write a scorecard, for gate and report."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws the random sets.")] = 0,
-    text: Annotated[str, typer.Option(help="Column of the text.")] = "text",
-    label: Annotated[
-        str, typer.Option(help="Column of the label; '' takes the name of each file.")
-    ] = "label",
-    split: Annotated[str, typer.Option(help="Split of a data set by name.")] = "train",
+    text: reading.TextColumn = "text",
+    label: reading.LabelColumn = "label",
+    split: reading.Split = "train",
     max_tokens: Annotated[int, typer.Option(min=2, help="Read so many tokens.")] = 20_000,
-    length: Annotated[int, typer.Option(min=2, help="Tokens kept of each document.")] = 512,
-    batch_tokens: Annotated[
-        int, typer.Option(min=2, help="Tokens of a batch, padding included: bounds the memory.")
-    ] = 4096,
-    routers: Annotated[
-        list[str] | None,
-        typer.Option(help="Names of the routers, as layers.*.gate, when they are not found."),
-    ] = None,
-    dtype: Annotated[
-        str,
-        typer.Option(
-            help="auto (32 bits on a CPU), float32, bfloat16 or float16.",
-            autocompletion=complete.types,
-        ),
-    ] = "auto",
-    device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=complete.devices)
-    ] = "auto",
-    device_map: Annotated[
-        str | None, typer.Option(help="Spread the model over devices, as auto.")
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="Commit or tag on the hub.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the code that comes with the model.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")] = False,
+    length: reading.Length = 512,
+    batch_tokens: reading.BatchTokens = 4096,
+    routers: reading.Routers = None,
+    dtype: reading.Dtype = "auto",
+    device: reading.Device = "auto",
+    device_map: reading.DeviceMap = None,
+    revision: reading.Revision = None,
+    trust_remote_code: reading.TrustRemoteCode = False,
+    quiet: reading.Quiet = False,
 ) -> None:
     """Remove modules of a mixture-of-experts model: which matter for what, and how many can go?
 

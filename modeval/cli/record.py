@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
-from modeval.cli import complete
+from modeval.cli import reading
 from modeval.cli.options import with_examples
 from modeval.cli.output import stderr
 
@@ -27,54 +27,31 @@ EXAMPLES = """
 
 
 def record_command(
-    model: Annotated[
-        str, typer.Argument(help="Folder of a Hugging Face model, or its id on the hub.")
-    ],
+    model: reading.Model,
     *,
-    data: Annotated[
-        list[str],
-        typer.Option(
-            "--data",
-            "-d",
-            help="JSON lines, Parquet, a text file, a folder (name of the folder = label) or the "
-            "name of a data set. May be given several times.",
-        ),
-    ],
+    data: reading.Data,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write, NAME.trace.")],
-    text: Annotated[str, typer.Option(help="Column of the text.")] = "text",
-    label: Annotated[
-        str, typer.Option(help="Column of the label; '' takes the name of each file.")
-    ] = "label",
-    split: Annotated[str, typer.Option(help="Split of a data set by name.")] = "train",
+    text: reading.TextColumn = "text",
+    label: reading.LabelColumn = "label",
+    split: reading.Split = "train",
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Stop after so many tokens.")
     ] = None,
     max_documents: Annotated[
         int, typer.Option(min=1, help="Read at most so many documents.")
     ] = 100_000,
-    length: Annotated[int, typer.Option(help="Tokens kept of each document.")] = 512,
-    batch_tokens: Annotated[int, typer.Option(help="Tokens of a batch, padding included.")] = 4096,
+    length: reading.Length = 512,
+    batch_tokens: reading.BatchTokens = 4096,
     generate: Annotated[
         int, typer.Option(help="Also let the model write so many tokens after each document.")
     ] = 0,
-    routers: Annotated[
-        list[str] | None,
-        typer.Option(help="Names of the routers, as layers.*.gate, when they are not found."),
-    ] = None,
-    dtype: Annotated[
-        str, typer.Option(help="auto, float32, bfloat16 or float16.", autocompletion=complete.types)
-    ] = "auto",
-    device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=complete.devices)
-    ] = "auto",
-    device_map: Annotated[
-        str | None, typer.Option(help="Spread the model over devices, as auto.")
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="Commit or tag on the hub.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the code that comes with the model.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")] = False,
+    routers: reading.Routers = None,
+    dtype: reading.Dtype = "auto",
+    device: reading.Device = "auto",
+    device_map: reading.DeviceMap = None,
+    revision: reading.Revision = None,
+    trust_remote_code: reading.TrustRemoteCode = False,
+    quiet: reading.Quiet = False,
 ) -> None:
     """Record which experts a model uses for labelled text, as a trace that can be scored.
 

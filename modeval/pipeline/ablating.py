@@ -11,8 +11,8 @@ from modeval.ablate.sets import LEAST_RANDOM
 from modeval.atomic import reported, write_text
 from modeval.errors import CheckpointError, DataError, SpecError, nearest
 from modeval.pipeline.machine import choose_device
-from modeval.record.corpus import label_names, read_documents, token_batches
-from modeval.record.hugging_face import Loaded, load
+from modeval.record.corpus import label_names, read_documents
+from modeval.record.hugging_face import Loaded, batches_of, load
 from modeval.score.ablation import Ablation
 from modeval.score.stored.files import scorecard_text
 
@@ -103,15 +103,7 @@ def ablate(
     _check_causal(loaded, str(model))
     labels = label_names(documents)
     batches = list(
-        token_batches(
-            documents,
-            loaded.tokenize,
-            labels=labels,
-            length=length,
-            tokens=batch_tokens,
-            max_tokens=max_tokens,
-            pad=loaded.pad,
-        )
+        batches_of(loaded, documents, length=length, tokens=batch_tokens, max_tokens=max_tokens)
     )
     found = ablate_model(
         loaded.model,

@@ -157,6 +157,37 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
+def batches_of(
+    loaded: Loaded,
+    documents: Sequence[Document],
+    *,
+    length: int,
+    tokens: int,
+    max_tokens: int | None,
+    left: bool = False,
+) -> Iterator[TokenBatch]:
+    """Return the batches of texts that a model is run on.
+
+    Args:
+        loaded: the model, with its tokenizer.
+        documents: texts with labels.
+        length: tokens kept of each document.
+        tokens: tokens of a batch, padding included.
+        max_tokens: tokens to stop after.
+        left: whether padding comes first, as for models that write on.
+    """
+    return token_batches(
+        documents,
+        loaded.tokenize,
+        labels=label_names(documents),
+        length=length,
+        tokens=tokens,
+        max_tokens=max_tokens,
+        pad=loaded.pad,
+        left=left,
+    )
+
+
 def record_documents(
     loaded: Loaded,
     documents: Sequence[Document],
@@ -187,15 +218,9 @@ def record_documents(
         DataError: there is no text.
     """
     labels = label_names(documents)
-    batches = token_batches(
-        documents,
-        loaded.tokenize,
-        labels=labels,
-        length=length,
-        tokens=batch_tokens,
-        max_tokens=max_tokens,
-        pad=loaded.pad,
-        left=generate > 0 and not loaded.seq2seq,
+    left = generate > 0 and not loaded.seq2seq
+    batches = batches_of(
+        loaded, documents, length=length, tokens=batch_tokens, max_tokens=max_tokens, left=left
     )
     tokens, start = 0, time.perf_counter()
     recording = record(

@@ -19,7 +19,7 @@ from modeval.evaluate.structure import redundancy as alike
 from modeval.evaluate.structure.chain import chain_of, lesioned
 from modeval.evaluate.structure.clusters import clusterability, normalised_cut
 from modeval.evaluate.structure.lesions import combined_p, lesion_test
-from modeval.evaluate.structure.masks import learned_masks
+from modeval.evaluate.structure.masks import chance_of_overlap, learned_masks, overlap_of
 from modeval.evaluate.structure.monolithic import monolithic_chain
 from modeval.evaluate.structure.redundancy import against_untrained, redundancy
 from modeval.nn import create
@@ -188,6 +188,17 @@ def test_rules_that_use_other_halves_keep_other_weights() -> None:
     assert found.p_apart <= 0.05
     for name, value in network.state_dict().items():
         assert torch.equal(before[name], value)
+
+
+def test_p_values_of_masks_that_know_nothing_of_each_other_are_uniform() -> None:
+    generator, hits = draws(), torch.zeros(2)
+    for _ in range(60):
+        kept = [[torch.rand(size, generator=generator) < 0.4 for size in (40, 24)] for _ in "abc"]
+        flat = torch.stack([torch.cat(mask) for mask in kept])
+        overlap = float(overlap_of(flat)[[0, 0, 1], [1, 2, 2]].mean())
+        hits += torch.tensor(chance_of_overlap(kept, overlap, generator)) <= 0.2
+    assert int(hits.min()) >= 4  # 12 expected; less, or more than 21, once in two hundred
+    assert int(hits.max()) <= 21
 
 
 # --- redundancy ----------------------------------------------------------------------------------

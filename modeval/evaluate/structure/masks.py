@@ -92,7 +92,7 @@ def learned_masks(
     both = density[:, None] * density
     chance = both / (density[:, None] + density - both).clamp(min=1e-12)
     overlap = overlap_of(flat)
-    shared, apart = _tested(masks, float(_mean_pair(overlap)), generator)
+    shared, apart = chance_of_overlap(masks, float(_mean_pair(overlap)), generator)
     return Masks(
         density=density,
         loss=torch.tensor([loss for _, loss in found], dtype=torch.float64),
@@ -208,7 +208,7 @@ def _sampled(logit: Tensor, generator: torch.Generator) -> Tensor:
     return hard + soft - soft.detach()
 
 
-def _tested(
+def chance_of_overlap(
     masks: list[list[Tensor]], observed: float, generator: torch.Generator
 ) -> tuple[float, float]:
     """Return how often permuted masks overlap as much, and as little."""
