@@ -102,7 +102,17 @@ Whatever is not here is refused, so that no kernel ever trains another model tha
 new choice on any axis is therefore trained eagerly until somebody writes its kernel and its line.
 """
 
-_CHOSEN, _TABLE, _RULE, _MODULE = range(4)  # enum Routing
+BODIES: dict[type, frozenset[tuple[str, ...]]] = {
+    MLPNetwork: frozenset({_MLP}),
+    AttentionNetwork: frozenset({_ATTENTION}),
+    RecurrentNetwork: frozenset({_NO_BIAS}),
+}
+"""What the kernels compute of each family where weights are given: the parameters without a router.
+
+Whatever router gives them; it is no part of what a kernel computes.
+"""
+
+_CHOSEN, _TABLE, _RULE, _MODULE, _GIVEN = range(5)  # enum Routing
 
 _Pointers = ctypes.c_void_p * 32
 
@@ -125,7 +135,10 @@ class _Step(ctypes.Structure):
         *((name, _Pointers) for name in ("parameters", "means", "squares", "gradients")),
         *(
             (name, ctypes.c_void_p)
-            for name in ("table", "chosen", "inputs", "rule", "target", "loss", "workspace")
+            for name in (
+                *("table", "chosen", "inputs", "rule", "target", "loss"),
+                *("given", "d_given", "cost", "workspace"),
+            )
         ),
     )
 
@@ -159,18 +172,32 @@ def source_of(name: str) -> str:
 class Fused:
     """Steps of a cohort through the kernel of its family.
 
+    Args:
+        network: trained in place.
+        objective: what the losses are.
+        clip: largest norm of the gradient of a seed; 0 for none.
+        given: whether routing weights come from outside, with each call; else the kernel computes
+            them as well.
+
     Raises:
         KernelError: when the network is not one that the kernels know, or there is no kernel.
     """
 
-    def __init__(self, network: Network, objective: Objective, *, clip: float = 0.0) -> None:
-        require_computed(network)
+    def __init__(
+        self, network: Network, objective: Objective, *, clip: float = 0.0, given: bool = False
+    ) -> None:
+        (require_body if given else require_computed)(network)
         family = FAMILIES[type(network)]
         self._named = dict(network.named_parameters())
+        if given:
+            self._named = _without_router(self._named)
         self._order = family.parameters
         self._library = load(family.source)
-        self._routing, self._table, self._chosen = _routing(
-            cast("Scorer", network.scorer), network.rules, network.module_count
+        nothing = torch.empty(0), torch.empty(0, dtype=torch.int64)
+        self._routing, self._table, self._chosen = (
+            (_GIVEN, *nothing)
+            if given
+            else _routing(cast("Scorer", network.scorer), network.rules, network.module_count)
         )
         self._sizes: dict[str, int | float] = {
             **family.sizes(network),
@@ -205,6 +232,27 @@ class Fused:
         """Return losses and gradients (clipped), in the order of the network's parameters."""
         made = [torch.empty_like(value) for value in self._named.values()]
         return self._call(batch, gradients=self._pointers(made)), made
+
+    def gradients_given(
+        self, batch: Batch, weight: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor]:
+        """Return what comes of routing weights ``(S, N, M)``, or with T, that are given.
+
+        Returns:
+            The loss of each seed, that of each sample (or position), the gradients of all
+            parameters but the router's by their names, and that of the weights.
+        """
+        made = {name: torch.empty_like(value) for name, value in self._named.items()}
+        weight, back = weight.contiguous(), torch.empty(weight.shape)
+        cost = torch.empty(batch.rule.shape)
+        loss = self._call(
+            batch,
+            gradients=self._pointers(made.values()),
+            given=weight.data_ptr(),
+            d_given=back.data_ptr(),
+            cost=cost.data_ptr(),
+        )
+        return loss, cost, made, back
 
     def _pointers(self, tensors: Iterable[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
         places = dict(zip(self._named, tensors, strict=True))
@@ -382,6 +430,36 @@ def require_computed(network: Network) -> None:
         raise KernelError("the fused kernels compute in float32 only")
 
 
+def require_body(network: Network) -> None:
+    """Refuse a network unless the kernels compute all of it but its router.
+
+    Raises:
+        KernelError: names the first thing that the kernels do not know.
+    """
+    if type(network) not in FAMILIES:
+        raise KernelError(f"the fused kernels do not know the network {_called(network)}")
+    own = cast("LayeredNetwork", network)
+    if own.aggregation != "outputs":
+        raise KernelError(f"the fused kernels do not know the aggregation {own.aggregation}")
+    if own.layer_count > 1:
+        raise KernelError(f"the fused kernels compute one modular layer, not {own.layer_count}")
+    if own.module_count == 1:
+        raise KernelError("the fused kernels take no weights for a single module")
+    _require_plain_parts(own, router=False)
+    body = _without_router(dict(network.named_parameters()))
+    if tuple(body) not in BODIES[type(network)]:
+        raise KernelError("the fused kernels do not know the parameters beside the router")
+    _require_shapes(network, FAMILIES[type(network)], body)
+    if any(value.device.type != "cpu" for value in network.parameters()):
+        raise KernelError("the fused kernels are for processors only")
+    if any(value.dtype != torch.float32 for value in network.parameters()):
+        raise KernelError("the fused kernels compute in float32 only")
+
+
+def _without_router(named: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    return {name: value for name, value in named.items() if not name.startswith("scorer.")}
+
+
 def _require_choices(network: LayeredNetwork) -> tuple[type, type, Gate, Aggregation]:
     """Refuse a choice that no kernel computes, or not with the others; return all of them."""
     own = (type(network), type(network.scorer), network.gating, network.aggregation)
@@ -394,19 +472,26 @@ def _require_choices(network: LayeredNetwork) -> tuple[type, type, Gate, Aggrega
     return own
 
 
-def _require_plain_parts(network: LayeredNetwork) -> None:
-    """Refuse parts of other types, and anything hung on a part that changes what it computes."""
+def _require_plain_parts(network: LayeredNetwork, *, router: bool = True) -> None:
+    """Refuse parts of other types, and anything hung on a part that changes what it computes.
+
+    Without ``router`` its parts may be anything: they are computed as they are.
+    """
     for name, part in network.named_modules():
+        if not router and name.partition(".")[0] == "scorer":
+            continue
         known = part is network or part is network.scorer or type(part) in _PARTS
         if not known:
             raise KernelError(f"the fused kernels do not know the part {name}, {_called(part)}")
         hooks = (part._forward_hooks, part._forward_pre_hooks)  # noqa: SLF001 - torch has no reader
         if any(hooks) or "forward" in vars(part):
             raise KernelError(f"the fused kernels do not call what is hooked to {name or 'it'}")
-    buffers = {name for name, _ in network.named_buffers()}
+    buffers = {
+        name for name, _ in network.named_buffers() if router or not name.startswith("scorer.")
+    }
     if odd := buffers - {"scorer.table"}:
         raise KernelError(f"the fused kernels do not know the buffer {min(odd)}")
-    table = getattr(network.scorer, "table", None)
+    table = getattr(network.scorer, "table", None) if router else None
     if table is not None and table.shape != (network.rules, network.module_count):
         raise KernelError(f"the fused kernels do not know a table of shape {tuple(table.shape)}")
 

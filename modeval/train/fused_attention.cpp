@@ -67,6 +67,7 @@ struct Attention : Parameters<PARAMETERS> {
     // of the group, samples last
     float *lanes, *d_lanes, *shares, *d_shares, *found_lanes;
     std::vector<int32_t> rules;
+    int64_t row_at = 0;  // first row of the group, of all rows of all seeds
 
     Attention(const ModevalStep& s, float* memory)
         : Parameters(s, {(s.features + s.rules) * s.encoder, s.encoder, s.encoder * s.encoder,
@@ -111,6 +112,7 @@ struct Attention : Parameters<PARAMETERS> {
 
     bool weighted() const { return M > 1; }
     bool own_logits() const { return step.routing == Routing::module; }
+    bool given() const { return step.routing == Routing::given; }
     bool chosen() const { return weighted() && step.routing == Routing::chosen; }
     RuleScorer scorer() const {
         return {parameter[TABLE_HIDDEN], parameter[TABLE_HIDDEN_BIAS], parameter[TABLE_READOUT],
@@ -123,7 +125,7 @@ struct Attention : Parameters<PARAMETERS> {
         float total = 0;
         for (int64_t first = 0; first < N; first += LANES) {
             const int64_t samples = N - first < LANES ? N - first : LANES, rows = samples * T;
-            const int64_t at = (seed * N + first) * T;
+            const int64_t at = row_at = (seed * N + first) * T;
             for (int64_t n = 0; n < rows; ++n) rules[n] = static_cast<int32_t>(step.rule[at + n]);
             forward(step.inputs + at * F, rows);
             total += loss(step.target + at, rows);
@@ -197,6 +199,8 @@ struct Attention : Parameters<PARAMETERS> {
         if (weighted()) {
             if (own_logits())
                 own_weights(rows, M, H, hidden, parameter[SCORER], parameter[SCORER_BIAS], weight);
+            else if (given())
+                std::memcpy(weight, step.given + row_at * M, rows * M * sizeof(float));
             else
                 for (int64_t n = 0; n < rows; ++n)
                     std::memcpy(weight + n * M, table + rules[n] * M, M * sizeof(float));
@@ -354,7 +358,9 @@ struct Attention : Parameters<PARAMETERS> {
         for (int64_t n = 0; n < rows; ++n) {
             const float prediction = dot(E, decoded + n * E, row) + parameter[DECODER_READOUT_BIAS][0];
             float back;
-            total += loss_of(prediction, target[n], step.classification, back);
+            const float own = loss_of(prediction, target[n], step.classification, back);
+            total += own;
+            if (step.cost) step.cost[row_at + n] = own;
             back *= share;
             gradient[DECODER_READOUT_BIAS][0] += back;
             for (int64_t e = 0; e < E; ++e) {
@@ -405,6 +411,8 @@ struct Attention : Parameters<PARAMETERS> {
             if (own_logits())
                 own_weights_back(rows, M, H, hidden, parameter[SCORER], weight, d_weight,
                                  gradient[SCORER], gradient[SCORER_BIAS], d_hidden);
+            else if (given())
+                std::memcpy(step.d_given + row_at * M, d_weight, rows * M * sizeof(float));
             else
                 for (int64_t n = 0; n < rows; ++n)
                     add_rows(1, M, d_weight + n * M, d_table + rules[n] * M);

@@ -28,6 +28,9 @@ extern "C" struct ModevalStep {
     const int64_t* rule;    // (S, N) or (S, N, T)
     const float* target;    // (S, N, D) or (S, N, T, D)
     float* loss;            // (S,)
+    const float* given;     // (S, N, M) or (S, N, T, M) weights of Routing::given
+    float* d_given;         // where to write the gradient of those
+    float* cost;            // (S, N) or (S, N, T): where to write the loss of each; null: nowhere
     float* workspace;       // threads x modeval_workspace()
 };
 
@@ -419,8 +422,9 @@ inline float dot(int64_t count, const float* a, const float* b) {
 
 // How the weights of modules arise. `chosen`: given, one module for each rule; `table`: given, any
 // weights for each rule; `rule`: softmax of a linear map of the rule's encoding; `module`: softmax
-// of the modules' own logits.
-enum Routing : int64_t { chosen = 0, table = 1, rule = 2, module = 3 };
+// of the modules' own logits; `given`: weights for each row that come from outside, where the
+// gradient of the loss by them goes back to.
+enum Routing : int64_t { chosen = 0, table = 1, rule = 2, module = 3, given = 4 };
 
 // hidden (N, M, H) -> weight (N, M): softmax of each module's own logit.
 void own_weights(int64_t samples, int64_t modules, int64_t units, const float* hidden,

@@ -38,6 +38,7 @@ struct MLP : Parameters<PARAMETERS> {
     // pieces of the encoder: rows are pieces, (2, E + 1, C) for the two numbers
     float *slopes, *intercepts, *sums, *sums_times_x, *corners;
     std::vector<int32_t> rules, first_of_module, order, piece;
+    int64_t now = 0;  // seed
 
     MLP(const ModevalStep& s, float* memory)
         : Parameters(s, {s.encoder, s.encoder, s.encoder * s.encoder, s.encoder,
@@ -77,8 +78,11 @@ struct MLP : Parameters<PARAMETERS> {
 
     bool weighted() const { return !sparse && M > 1; }
     bool own_logits() const { return step.routing == Routing::module; }
+    bool given() const { return step.routing == Routing::given; }
+    bool by_sample() const { return own_logits() || given(); }
 
     void run(int64_t seed) {
+        now = seed;
         begin(seed);
         read(seed);
         merge();
@@ -132,7 +136,7 @@ struct MLP : Parameters<PARAMETERS> {
         product(C, E, W, plain(parameter[EXPERT_READOUT], W), parameter[DECODER_HIDDEN], E, readout, E);
         product(M, E, W, plain(parameter[EXPERT_READOUT_BIAS], W), parameter[DECODER_HIDDEN], E,
                 readout_bias, E);
-        if (own_logits()) return;
+        if (by_sample()) return;
         std::memset(weights_of_rule, 0, R * M * sizeof(float));
         if (step.routing == Routing::table)
             std::memcpy(weights_of_rule, step.table, R * M * sizeof(float));
@@ -256,7 +260,7 @@ struct MLP : Parameters<PARAMETERS> {
         });
         Ending ending{Start::rows, start, rules.data(), E, true};
         if (weighted()) weigh();
-        if (own_logits()) {
+        if (by_sample()) {
             product(N, E, M, plain(weight, M), readout_bias, E, mixed, E,
                     {Start::row, parameter[DECODER_HIDDEN_BIAS]});
             ending = {Start::add, nullptr, nullptr, 0, true};
@@ -274,6 +278,8 @@ struct MLP : Parameters<PARAMETERS> {
     void weigh() {
         if (own_logits()) {
             own_weights(N, M, H, hidden, parameter[SCORER], parameter[SCORER_BIAS], weight);
+        } else if (given()) {
+            std::memcpy(weight, step.given + now * N * M, N * M * sizeof(float));
         } else {
             for (int64_t n = 0; n < N; ++n)
                 std::memcpy(weight + n * M, weights_of_rule + rules[n] * M, M * sizeof(float));
@@ -289,7 +295,9 @@ struct MLP : Parameters<PARAMETERS> {
         for (int64_t n = 0; n < N; ++n) {
             const float prediction = dot(E, mixed + n * E, row) + parameter[DECODER_READOUT_BIAS][0];
             float back;
-            total += loss_of(prediction, goal[n], step.classification, back);
+            const float own = loss_of(prediction, goal[n], step.classification, back);
+            total += own;
+            if (step.cost) step.cost[now * N + n] = own;  // routing is given: samples keep their places
             back *= share;
             gradient[DECODER_READOUT_BIAS][0] += back;
             for (int64_t e = 0; e < E; ++e) {
@@ -348,7 +356,7 @@ struct MLP : Parameters<PARAMETERS> {
 
     // From the gradient of weighted hidden units (in d_hidden) to that of hidden units and weights.
     void weigh_back() {
-        if (own_logits()) {
+        if (by_sample()) {
             product_over_samples(M, E, N, weight, M, d_mixed, E, d_readout_bias, E);
             transpose(M, E, readout_bias, turned);
             product(N, M, E, plain(d_mixed, E), turned, M, d_weight, M);
@@ -364,9 +372,10 @@ struct MLP : Parameters<PARAMETERS> {
         if (!weighted()) return;
         for (int64_t i = 0; i < N * M; ++i)
             d_weight[i] += dot(H, d_hidden + i * H, hidden + i * H);
-        if (!own_logits())
+        if (!by_sample())
             for (int64_t n = 0; n < N; ++n)
                 add_rows(1, M, d_weight + n * M, d_weights_of_rule + rules[n] * M);
+        if (given()) std::memcpy(step.d_given + now * N * M, d_weight, N * M * sizeof(float));
         for (int64_t i = 0; i < N * M; ++i)
             for (int64_t h = 0; h < H; ++h) d_hidden[i * H + h] *= weight[i];
         if (!own_logits()) return;

@@ -65,6 +65,7 @@ struct Recurrent : Parameters<PARAMETERS> {
     float *x, *goal, *units, *d_units, *seen, *d_seen, *from_input, *from_state, *gates, *bent;
     float *weight, *d_weight, *after, *cell, *d_after, *d_cell, *decoded, *d_decoded, *predicted;
     std::vector<int32_t> rules, next, sample;
+    std::vector<int64_t> origin;    // of each row, among all rows of all seeds
     std::vector<int64_t> begin_of;  // (Q, T): first row of a kind at a position; then the end
 
     Recurrent(const ModevalStep& s, float* memory)
@@ -81,7 +82,7 @@ struct Recurrent : Parameters<PARAMETERS> {
           group(std::clamp<int64_t>(GROUP_BYTES / (T * G * 8) / 12 * 12,
                                     own_logits() ? FEWEST_OF_OWN : FEWEST,
                                     Q > 1 ? MOST_CHOSEN : MOST)),
-          most(group * T), arena{memory}, rules(most), next(most), sample(most), begin_of(Q * T + 1) {
+          most(group * T), arena{memory}, rules(most), next(most), sample(most), origin(most), begin_of(Q * T + 1) {
         for (int p = 0; p < PARAMETERS; ++p) gradient[p] = arena.take(sizes[p]);
         rule_rows = arena.take(R * E), d_rule_rows = arena.take(R * E);
         bank = d_bank = arena.take(X * W);  // the bank itself is read from its panels
@@ -109,7 +110,8 @@ struct Recurrent : Parameters<PARAMETERS> {
     }
 
     bool weighted() const { return K > 1; }
-    bool learned() const { return step.routing == Routing::rule || own_logits(); }
+    bool learned() const { return step.routing == Routing::rule || own_logits() || given(); }
+    bool given() const { return step.routing == Routing::given; }
     bool own_logits() const { return step.routing == Routing::module; }
     RuleScorer scorer() const {
         return {parameter[TABLE_HIDDEN], parameter[TABLE_HIDDEN_BIAS], parameter[TABLE_READOUT],
@@ -234,6 +236,8 @@ struct Recurrent : Parameters<PARAMETERS> {
                 std::memcpy(goal + to * O, step.target + from * O, O * sizeof(float));
                 rules[to] = static_cast<int32_t>(step.rule[from]);
                 sample[to] = static_cast<int32_t>(b);
+                origin[to] = from;
+                if (given()) std::memcpy(weight + to * M, step.given + from * M, M * sizeof(float));
                 if (t) {
                     next[before] = static_cast<int32_t>(to);
                 } else {
@@ -271,7 +275,7 @@ struct Recurrent : Parameters<PARAMETERS> {
             product(last - first, G, D, t ? H : 0, {rows.data + D, X, 1}, Packed{bank_panels, X},
                     from_state + first * L, L);
             logit(first, last - first);
-        } else if (weighted()) {
+        } else if (weighted() && !given()) {
             for (int64_t n = first; n < last; ++n)
                 std::memcpy(weight + n * M, table + rules[n] * M, M * sizeof(float));
         }
@@ -329,10 +333,16 @@ struct Recurrent : Parameters<PARAMETERS> {
     float loss(int64_t rows) {
         const float share = 1.0f / static_cast<float>(N * T * O);
         float total = 0;
-        for (int64_t i = 0; i < rows * O; ++i) {
-            float back;
-            total += loss_of(predicted[i], goal[i], step.classification, back);
-            predicted[i] = back * share;
+        for (int64_t n = 0; n < rows; ++n) {
+            float row = 0;
+            for (int64_t i = n * O; i < (n + 1) * O; ++i) {
+                float back;
+                const float own = loss_of(predicted[i], goal[i], step.classification, back);
+                total += own;
+                row += own;
+                predicted[i] = back * share;
+            }
+            if (step.cost) step.cost[origin[n]] = row / static_cast<float>(O);
         }
         return total;
     }
@@ -410,6 +420,8 @@ struct Recurrent : Parameters<PARAMETERS> {
         }
         if (own_logits())
             softmax_rows_back(1, M, weight + n * M, d_weight);
+        else if (given())
+            std::memcpy(step.d_given + origin[n] * M, d_weight, M * sizeof(float));
         else
             add_rows(1, M, d_weight, d_table + rules[n] * M);
     }

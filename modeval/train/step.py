@@ -18,7 +18,7 @@ the definition.
 import functools
 import importlib.util
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from modeval.errors import RunError
 from modeval.nn import Network
+from modeval.nn.network import Route
 from modeval.nn.own.network import OwnNetwork
 from modeval.nn.recurrent import RecurrentNetwork
 from modeval.spec import Engine, Objective, Phase
@@ -35,6 +36,9 @@ from modeval.train.goal import allowed, each_loss, route_of, sought
 from modeval.train.graphed import Graphed, Recorder, cuda_recorder
 from modeval.train.learners import factors, learning, moving
 from modeval.train.optimisers import adam, adam_of_parts, sgd, uphill
+from modeval.train.slices import Slice, side_by_side, slices_of
+from modeval.train.remedies import terms
+from modeval.train.routed import RoutedKernel
 from modeval.train.teachers import teacher_of
 from modeval.types import Batch, Noise
 
@@ -90,6 +94,8 @@ class Stepper:
         self.engine: str
         self.engine, self.engine_note = "eager", ""
         self._fused: Fused | None = None
+        self._routed: RoutedKernel | None = None
+        self._slices: tuple[Slice, ...] | None = None  # not known yet
         self._compiled: Callable[..., Tensor] | None = None
         on_processor = self.count.device.type == "cpu"
         self._graphed: Graphed | None = None
@@ -170,15 +176,19 @@ class Stepper:
             return self._eager(batch, learning_rate, noise)
 
     def _take_fused(self, *, required: bool) -> None:
+        """Let a kernel do whole steps; else all but the router, which PyTorch computes then."""
         try:
             _require_plain_phase(self)
             self._fused = Fused(self.network, self.objective, clip=self.clip)
         except KernelError as error:
-            if required:
-                raise RunError(f"engine = fused: {error}. Use --engine auto.") from None
-            self.engine_note = self.network.note or str(error)
-        else:
-            self.engine = "fused"
+            try:
+                self._routed = RoutedKernel(self.network, self.objective)
+            except KernelError:  # the first reason says more
+                if required:
+                    raise RunError(f"engine = fused: {error}. Use --engine auto.") from None
+                self.engine_note = self.network.note or str(error)
+                return
+        self.engine = "fused"
 
     def _try_compiled(
         self,
@@ -274,6 +284,12 @@ class Stepper:
         route = route_of(self.network, self.phase, batch)
         if self.teacher is not None:
             route = self.teacher.route(batch, noise)
+        if self._routed is not None:
+            return self._slope_by_kernel(self._routed, batch, noise, route)
+        if self._slices is None:
+            self._slices = () if self.teacher is not None else slices_of(self.network, batch, noise)
+        if self._slices:
+            return self._slope_by_slices(self._slices, batch, noise)
         output = self.network(batch.inputs, batch.rule, noise=noise, route=route)
         total, loss = sought(self.network, self.objective, self.phase, output, batch)
         learn: Callable[[], None] = _nothing
@@ -281,12 +297,42 @@ class Stepper:
             cost = each_loss(output.prediction, batch.target, self.objective).detach().mean(-1)
             total = total + self.teacher.term(output, cost).sum()
             learn = functools.partial(self.teacher.learn, output, cost, noise)
-        # the fused optimiser reads memory in order, whatever the strides say
-        gradients = [
-            gradient.contiguous()
-            for gradient in torch.autograd.grad(total, self.parameters, materialize_grads=True)
-        ]
+        gradients = _gradients_of(total, self.parameters)
         return allowed(gradients, self.masks, self.clip), loss.detach(), learn
+
+    def _slope_by_slices(
+        self, parts: tuple[Slice, ...], batch: Batch, noise: Noise | None
+    ) -> tuple[list[Tensor], Tensor, Callable[[], None]]:
+        """Return the same, some seeds after the others."""
+        gradients = [torch.empty_like(parameter) for parameter in self.parameters]
+
+        def work(part: Slice) -> Tensor:
+            own = part.of_batch(batch)
+            route = route_of(part.network, self.phase, own)
+            output = part.network(own.inputs, own.rule, noise=part.of_noise(noise), route=route)
+            total, loss = sought(part.network, self.objective, self.phase, output, own)
+            named = dict(part.network.named_parameters())
+            found = _gradients_of(total, [named[name] for name in self.names])
+            for gradient, slope in zip(gradients, found, strict=True):
+                gradient[part.first : part.last] = slope
+            return loss.detach()
+
+        losses = side_by_side(work, parts)
+        return allowed(gradients, self.masks, self.clip), torch.cat(losses), _nothing
+
+    def _slope_by_kernel(
+        self, kernel: RoutedKernel, batch: Batch, noise: Noise | None, route: Route | None
+    ) -> tuple[list[Tensor], Tensor, Callable[[], None]]:
+        """Return the same, of modules that a kernel computes and a router that PyTorch does."""
+        slope = kernel.slope(batch, noise, route)
+        added = [*terms(self.network, slope.output.routed, batch.rule, self.phase.remedies)]
+        learn: Callable[[], None] = _nothing
+        if self.teacher is not None:
+            added.append(self.teacher.term(slope.output, slope.cost).sum())
+            learn = functools.partial(self.teacher.learn, slope.output, slope.cost, noise)
+        more = torch.stack(added).sum() if added else None
+        gradients = slope.of(self.names, self.parameters, more)
+        return allowed(gradients, self.masks, self.clip), slope.loss, learn
 
 
 def _check_engine(stepper: Stepper, engine: Engine) -> None:
@@ -300,6 +346,14 @@ def _check_engine(stepper: Stepper, engine: Engine) -> None:
         raise RunError(
             f"engine = compiled: only Adam is compiled, not {optimiser.kind}. Use --engine auto."
         )
+
+
+def _gradients_of(total: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Return gradients; the fused optimiser reads memory in order, whatever the strides say."""
+    return [
+        gradient.contiguous()
+        for gradient in torch.autograd.grad(total, parameters, materialize_grads=True)
+    ]
 
 
 def _nothing() -> None:

@@ -176,7 +176,8 @@ def test_a_remedy_moves_what_it_names(kind: str) -> None:
     ],
 )
 def test_no_kernel_is_taken_for_a_phase_that_it_does_not_do(phase: Phase) -> None:
-    stepper = Stepper(create(DATA, MODEL, (0,)), "regression", phase=phase)
+    model = ModelSpec(scorer="module", encoder=4, width=8)
+    stepper = Stepper(create(DATA, model, (0,)), "regression", phase=phase)
     assert stepper.engine == "eager"
     assert "fused kernels" in stepper.engine_note
 

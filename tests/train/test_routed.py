@@ -1,0 +1,160 @@
+"""A kernel below any router, and cohorts in parts: the steps of the whole network, only faster."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from modeval.errors import RunError
+from modeval.nn import create
+from modeval.spec import DataSpec, ModelSpec, Phase, Rate, RunSpec, from_dict
+from modeval.spec.systems import named
+from modeval.train import slices
+from modeval.train.step import Stepper
+from modeval.train.stream import Stream, batches, uniform_numbers
+from modeval.types import Noise
+
+DATA = {
+    "binary": {"rules": 4},
+    "sets": {"task": "sets", "rules": 4, "length": 4},
+    "series": {"task": "series", "rules": 4, "length": 4, "dimension": 5},
+}
+SEEDS = ((0, 1), (0, 2), (0, 3))
+CPU = torch.device("cpu")
+
+
+def run_of(name: str, task: str) -> RunSpec:
+    model, train = named(name, {"encoder": 8, "width": 24}, {"steps": 20, "batch": 16})
+    return from_dict(RunSpec, {"data": DATA[task], "model": model, "train": train})
+
+
+def trained(run: RunSpec) -> tuple[Stepper, Any, Any]:
+    network = create(run.data, run.model, [seed for _, seed in SEEDS])
+    phase = run.train.stretches[0][2]
+    stepper = Stepper(network, "regression", engine="eager", clip=1.0, phase=phase)
+    stream = Stream(run.data, SEEDS, 16, CPU)
+    chance = uniform_numbers(stream, network.chance) if network.chance >= 0 else None
+    losses = []
+    for number, batch in zip(range(2), batches(stream), strict=False):
+        progress = torch.tensor(number / 4)
+        noise = None if chance is None else Noise(next(chance), progress)
+        losses.append(stepper.step(batch, torch.tensor(1e-2), noise))
+    return stepper, torch.stack(losses), dict(network.named_parameters())
+
+
+# --- a kernel below any router -------------------------------------------------------------------
+
+ROUTERS = (
+    "top-k", "hierarchical", "noisy-top-k", "switch", "expert-choice", "base", "sinkhorn",
+    "gumbel", "epsilon-greedy", "routing-network", "pathnet", "threshold", "global-weights",
+)  # fmt: skip
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("task", DATA)
+@pytest.mark.parametrize("name", ROUTERS)
+def test_a_kernel_below_a_router_gives_the_gradients_of_autograd(name: str, task: str) -> None:
+    run = run_of(name, task)
+    assert_same_slopes(run, run.train.stretches[0][2])
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize(
+    "phase", [Phase(learns=("experts.*",)), Phase(rates=(Rate(parameters="*", factor=0.5),))]
+)
+def test_what_a_phase_asks_for_goes_with_a_kernel_below_the_router(phase: Phase) -> None:
+    assert_same_slopes(run_of("modular-op", "binary"), phase)
+
+
+def assert_same_slopes(run: RunSpec, phase: Phase) -> None:
+    """Check the gradients of a step against those of autograd, where parameters are no start."""
+    found = {}
+    stream = Stream(run.data, SEEDS, 16, CPU)
+    batch = next(batches(stream))
+    for engine in ("eager", "auto"):
+        network = create(run.data, run.model, [seed for _, seed in SEEDS])
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():  # routers may begin with all modules alike
+            for parameter in network.parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        stepper = Stepper(network, "regression", engine=engine, clip=1.0, phase=phase)
+        noise = None
+        if network.chance >= 0:
+            noise = Noise(next(uniform_numbers(stream, network.chance)), torch.tensor(0.2))
+        gradients, loss, _ = stepper._slope(batch, noise)
+        found[stepper.engine] = [loss, *gradients]
+    for one, other in zip(found["fused"], found["eager"], strict=True):
+        scale = float(other.abs().max())
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3 * scale + 1e-6)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"scorer": "shared", "gating": "top-k"},
+        {"scorer": "both", "layers": 2},
+        {"scorer": "both", "computation": "low-rank"},
+        {"scorer": "both", "aggregation": "parameters"},
+    ],
+)
+def test_no_kernel_is_taken_for_modules_that_it_does_not_compute(choices: dict[str, Any]) -> None:
+    model = from_dict(ModelSpec, {"encoder": 8, "width": 24, **choices})
+    network = create(DataSpec(rules=4), model, (1,))
+    assert Stepper(network, "regression").engine == "eager"
+    with pytest.raises(RunError, match="Use --engine auto"):
+        Stepper(network, "regression", engine="fused")
+
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        ("polytropon", "series"),
+        ("sparse-diff-per-rule", "series"),
+        ("diff-pruning-per-rule", "binary"),
+        ("joined-prefixes", "sets"),
+        ("layer-hypernetwork", "binary"),
+    ],
+)
+def test_a_cohort_in_parts_takes_the_steps_of_the_whole(
+    name: str, task: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(name, task)
+    monkeypatch.setattr(slices, "CACHED", 2**40)
+    whole, expected, right = trained(run)
+    monkeypatch.setattr(slices, "CACHED", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        stepper, seen, moved = trained(run)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert (whole._slices, len(stepper._slices or ())) == ((), len(SEEDS))
+    torch.testing.assert_close(seen, expected)
+    for key, value in moved.items():
+        torch.testing.assert_close(value, right[key], rtol=1e-3, atol=1e-4)
+
+
+def test_parts_are_as_large_as_the_cache_allows_and_share_all_parameters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = run_of("smear", "binary")
+    network = create(run.data, run.model, range(7))
+    stream = Stream(run.data, tuple((0, seed) for seed in range(7)), 16, CPU)
+    batch = next(batches(stream))
+    assert slices.slices_of(network, batch, None) == ()
+    one = slices._kept_bytes(slices._slice(network, 0, 1), batch, None)
+    monkeypatch.setattr(slices, "CACHED", 3 * one)
+    cut = slices.slices_of(network, batch, None)
+    assert [(part.first, part.last) for part in cut] == [(0, 2), (2, 4), (4, 7)]
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1)
+    for part in cut:
+        for name, value in part.network.named_parameters():
+            assert torch.equal(value, network.get_parameter(name)[part.first : part.last])
