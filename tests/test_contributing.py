@@ -60,7 +60,7 @@ def test_the_gating_of_the_example_is_a_gating(examples: Any) -> None:
     network = create(DataSpec(rules=3), ModelSpec(scorer="rule", encoder=4, width=6), (0, 1))
     network.gating = gating
     stepper = Stepper(network, "regression")
-    assert stepper.engine_note == "the fused kernels do not know the gating rectified"
+    assert (stepper.engine, stepper.engine_note) == ("fused", "")
     source = batches(Stream(DataSpec(rules=3), ((0, 0), (0, 1)), 8, torch.device("cpu")))
     assert stepper.step(next(source), torch.tensor(1e-3)).isfinite().all()
 
