@@ -36,9 +36,9 @@ from modeval.train.goal import allowed, each_loss, route_of, sought
 from modeval.train.graphed import Graphed, Recorder, cuda_recorder
 from modeval.train.learners import factors, learning, moving
 from modeval.train.optimisers import adam, adam_of_parts, sgd, uphill
-from modeval.train.slices import Slice, side_by_side, slices_of
 from modeval.train.remedies import terms
 from modeval.train.routed import RoutedKernel
+from modeval.train.slices import Slice, side_by_side, slices_of
 from modeval.train.teachers import teacher_of
 from modeval.types import Batch, Noise
 
