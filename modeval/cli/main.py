@@ -14,6 +14,7 @@ from modeval.cli.demo import demo_command
 from modeval.cli.exits import Exit
 from modeval.cli.flags import SettingsCommand
 from modeval.cli.gate import gate_command
+from modeval.cli.heartbeat import heartbeat
 from modeval.cli.import_trace import import_command
 from modeval.cli.log import log_command
 from modeval.cli.manual.docs import docs_command
@@ -97,7 +98,8 @@ def run() -> None:
 
     fit_streams()
     try:
-        app()
+        with heartbeat(sys.argv[1:]):
+            app()
     except ModevalError as error:
         _refuse(str(error))
     except ModuleNotFoundError as error:

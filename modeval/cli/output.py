@@ -43,6 +43,11 @@ _busy: "list[Console]" = []
 """Consoles of the progress bars that are drawn."""
 
 
+def is_busy() -> bool:
+    """Tell whether a progress bar is drawn."""
+    return bool(_busy)
+
+
 def progress_bar(*, quiet: bool = False) -> "Progress":
     """Return a progress bar on standard error, with a free text beside the time left."""
     from modeval.cli.bar import bar_on

@@ -11,6 +11,7 @@ from modeval.cli import complete
 from modeval.cli.options import with_examples
 from modeval.cli.output import STDOUT, check_target, deliver, stdout, tell_written
 from modeval.errors import ScorecardError, SpecError
+from modeval.pace import tell
 
 if TYPE_CHECKING:
     from modeval.report.page_tokens import TokenFigure
@@ -134,7 +135,9 @@ def read_cards(paths: Sequence[Path]) -> "list[Scorecard]":
                 f"{path} is a folder, and what is shown is a scorecard. Make one with: "
                 f"modeval score {path} --json scorecard.json"
             )
-    return [read_scorecard(path) for path in paths]
+    cards = [read_scorecard(path) for path in paths]
+    tell("laying out the report", 0)
+    return cards
 
 
 def choose(

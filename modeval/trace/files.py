@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from modeval import atomic
 from modeval.errors import DependencyError, TraceError
+from modeval.pace import tell
 from modeval.trace.trace import (
     DTYPES,
     TraceChunk,
@@ -190,6 +191,7 @@ def read_trace(
 
 def chunks(trace: Trace, *, rows: int = ROWS_PER_GROUP) -> Iterator[TraceChunk]:
     """Iterate over an open trace; the rows are checked against its header."""
+    done = 0
     for part in trace.parts:
         for columns in _read_part(part, trace.header.columns, rows):
             chunk = TraceChunk(**columns)
@@ -198,6 +200,8 @@ def chunks(trace: Trace, *, rows: int = ROWS_PER_GROUP) -> Iterator[TraceChunk]:
             except TraceError as error:
                 raise TraceError(f"{part.path}: {error}") from None
             yield chunk
+            done += len(chunk.layer)
+            tell(f"reading rows of {trace.path.name}", done, trace.rows)
 
 
 def read_columns(
@@ -213,8 +217,12 @@ def read_columns(
             raise TraceError(
                 f"{trace.path} has no column {name!r}: it has {', '.join(trace.header.columns)}."
             )
+    done = 0
     for part in trace.parts:
-        yield from _read_part(part, columns, rows)
+        for some in _read_part(part, columns, rows):
+            yield some
+            done += len(some[columns[0]]) if columns else 0
+            tell(f"reading rows of {trace.path.name}", done, trace.rows)
 
 
 def concatenate(parts: Sequence[TraceChunk]) -> TraceChunk:

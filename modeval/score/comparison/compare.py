@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from modeval.pace import tell
 from modeval.score.comparison.courses import CourseChange, alike, course_change, course_of
 from modeval.score.comparison.differences import Difference, differences, separate
 from modeval.score.comparison.partners import partner
@@ -477,7 +478,8 @@ def _agreements(first: Column, later: Column, index: int) -> Iterable[Agreement]
     """Match the modules of two columns, layer by layer, where their rules are the same."""
     one, two = (_activations(column) for column in (first, later))
     layers = dict.fromkeys(layer for layer, _ in one)
-    for layer in layers:
+    for number, layer in enumerate(layers):
+        tell("matching modules of layers", number, len(layers))
         pairs = [
             (mine, two[layer, seed])
             for (its, seed), mine in one.items()

@@ -12,6 +12,7 @@ from typing import Any
 
 from modeval import atomic
 from modeval.errors import ScorecardError
+from modeval.pace import tell
 from modeval.score.scorecard import Score, Scorecard, to_dict_form
 from modeval.score.stored.checks import check_scorecard
 from modeval.score.stored.reading import from_dict_form
@@ -122,6 +123,7 @@ def read_scorecard(path: Path) -> Scorecard:
             go together, or of a version that this modeval cannot read.
     """
     text = _text(path)
+    tell(f"reading {path.name}, {len(text) / 1e6:,.0f} MB", 0)
     with without_collection():
         return _parsed(text, path)
 

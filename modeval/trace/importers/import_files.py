@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from modeval import atomic
 from modeval.errors import TraceError
+from modeval.pace import tell
 from modeval.trace.counts import SUFFIX, UNWRITTEN, save_counts
 from modeval.trace.files import TraceWriter, check_new
 from modeval.trace.importers.format import Counts, Facts, Format, Options, Rows, layer_name, natural
@@ -235,6 +236,7 @@ def _pieces(
                     survey.facts = _united(survey.facts, piece, path)
                     continue
                 number += len(piece.chosen) if isinstance(piece, Rows) else 1
+                tell(f"reading {path.name}, rows or counts", number)
                 yield path, piece
         except TraceError as error:
             if not options.allow_partial:

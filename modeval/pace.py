@@ -1,0 +1,35 @@
+"""How far long work has come: told by whatever does it, heard by whoever shows it.
+
+Functions of the library that a user calls take ``watch=``. This is for what lies deep below them,
+such as reading a large file: a command line says it on standard error, and everyone else hears
+nothing of it.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Hearer = Callable[[str, float, float | None], None]
+"""Is told what is done now, how much of it is done, and of how much, where that is known."""
+
+_hearers: list[Hearer] = []
+
+
+@contextmanager
+def heard_by(hearer: Hearer) -> Iterator[None]:
+    """Have somebody told for a while.
+
+    >>> with heard_by(print):
+    ...     tell("reading", 3, 7)
+    reading 3 7
+    """
+    _hearers.append(hearer)
+    try:
+        yield
+    finally:
+        _hearers.remove(hearer)
+
+
+def tell(what: str, done: float, every: float | None = None) -> None:
+    """Tell how far something has come; costs next to nothing where nobody listens."""
+    for hearer in _hearers:
+        hearer(what, done, every)

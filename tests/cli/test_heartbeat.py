@@ -1,0 +1,58 @@
+"""Whatever takes long says what it is at, on standard error; what is quick says nothing."""
+
+import time
+
+import pytest
+from gate_cards import cohort_card
+
+from modeval.cli.heartbeat import heartbeat
+from modeval.pace import heard_by, tell
+from modeval.score.comparison.compare import compare
+from modeval.score.stored.files import read_scorecard, write_scorecard
+
+
+def test_what_takes_long_says_how_far_it_is_and_how_long_it_will_take(capsys):
+    with heartbeat([], first=0.02):
+        tell("reading big.trace", 0, 400)
+        time.sleep(0.01)
+        tell("reading big.trace", 100, 400)
+        time.sleep(0.1)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("reading big.trace, 100 of 400, about 1 s left (0 s so far)")
+
+
+def test_pauses_grow_so_that_a_log_stays_short(capsys):
+    with heartbeat([], first=0.01):
+        tell("reading", 1)
+        time.sleep(0.3)
+    assert 2 <= len(capsys.readouterr().err.splitlines()) <= 6
+
+
+@pytest.mark.parametrize("arguments", [["--quiet"], ["report", "-q"]])
+def test_quiet_is_quiet(capsys, arguments):
+    with heartbeat(arguments, first=0.005):
+        tell("reading", 1)
+        time.sleep(0.05)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_quick_says_nothing(capsys):
+    with heartbeat([]):
+        tell("reading", 1)
+    assert capsys.readouterr().err == ""
+
+
+def test_an_error_ends_it():
+    with pytest.raises(ValueError, match="so"), heartbeat([], first=0.005):
+        raise ValueError("so")
+
+
+def test_large_scorecards_and_comparisons_tell(tmp_path):
+    card, heard = cohort_card({"alignment_score": [0.5, 0.6]}), []
+    write_scorecard(tmp_path / "card.json", card)
+    with heard_by(lambda *told: heard.append(told)):
+        compare([("one", read_scorecard(tmp_path / "card.json")), ("two", card)])
+    assert heard[0][0].startswith("reading card.json")
+    tell("nobody", 1)
+    assert all(what != "nobody" for what, *_ in heard)
