@@ -68,14 +68,13 @@ def entries(cards: Sequence[Scorecard], sources: Sequence[str]) -> list[ModelVie
         for card, source in zip(cards, sources, strict=True)
         for record in card.models
     ]
+    keys = [(view.name, _key(view.record)) for _, view in found]
+    alike: dict[tuple[str, str], list[tuple[str, ModelView]]] = {}
+    for key, each in zip(keys, found, strict=True):
+        alike.setdefault(key, []).append(each)
     named: list[ModelView] = []
-    for number, (source, view) in enumerate(found, start=1):
-        twins = [
-            other
-            for other in found
-            if other[1].name == view.name and _key(other[1].record) == _key(view.record)
-        ]
-        name = view.name
+    for number, ((source, view), key) in enumerate(zip(found, keys, strict=True), start=1):
+        twins, name = alike[key], view.name
         if len(twins) > 1:
             name += f" · {_difference(source, view.record, twins)}"
         named.append(replace(view, name=name, anchor=f"model-{number}"))
