@@ -87,7 +87,8 @@ demo_command.__doc__ = with_examples(demo_command, EXAMPLES)
 def show_survey(out: Path, *, quiet: bool) -> None:
     """Measure the claims of the survey one by one, then print claim, effect and verdict of each."""
     from modeval.cli.output import progress_bar
-    from modeval.pipeline.survey import CLAIMS, Found
+    from modeval.pipeline.laboratory import Found
+    from modeval.pipeline.survey import CLAIMS
     from modeval.pipeline.survey import survey as measure
     from modeval.score.stored.files import write_text
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from modeval.pipeline.survey import CLAIMS, Claim, Found, judged, survey
+from modeval.pipeline.laboratory import Claim, Found, judged
+from modeval.pipeline.survey import CLAIMS, survey
 
 
 @pytest.mark.slow

@@ -146,6 +146,44 @@ def test_naive_training_forgets_rules_that_conflict_and_replay_forgets_less(tmp_
     assert forgotten["rehearsal"] < forgotten["sequential"] / 2
 
 
+@pytest.mark.parametrize("regime", ["post-hoc", "joint-then-post-hoc", "fusion"])
+def test_what_comes_later_leaves_what_was_there_as_it_was(tmp_path: Path, regime: str) -> None:
+    spec = spec_of(regime, steps=60, rules=4, model={"width": 24})
+    last = trained(spec, tmp_path / "run")
+    network = files.read_network(tmp_path / "run", "phase-1")
+    learned = spec.phases[1].learns[0]
+    for name, value in network.named_parameters():
+        assert torch.equal(last[name], value) or name in names_of(network, learned), name
+    if regime != "fusion":  # its routers mix all modules for all rules
+        first, end = (answers(tmp_path / "run", each, 0) for each in ("phase-1", "last"))
+        assert torch.equal(first, end)
+        before, after = rule_losses(tmp_path / "run")
+        assert bool((after[:, 2:].mean(1) < before[:, 2:].mean(1)).all())
+
+
+def test_a_winning_ticket_trains_to_the_dense_loss_and_a_random_one_of_its_size_does_not(
+    tmp_path: Path,
+) -> None:
+    loss = {}
+    for ticket in ("winning", "random"):
+        spec = spec_of(
+            "lottery", rules=2, seeds=5, steps=750, validate_every=750,
+            model={"width": 24, "encoder": 8}, settings={"rounds": 2, "ticket": ticket},
+        )  # fmt: skip
+        trained(spec, tmp_path / ticket)
+        told = [entry["validation_loss"] for entry in records.read_log(tmp_path / ticket)]
+        loss["dense"], loss[ticket] = torch.tensor(told[0]), torch.tensor(told[-1])
+
+    def ends(values: torch.Tensor) -> tuple[float, float]:
+        half = 2.776 * float(values.std()) / 5**0.5  # of Student's t for 5 seeds
+        return float(values.mean()) - half, float(values.mean()) + half
+
+    low, _ = ends(loss["random"] - loss["winning"])
+    _, high = ends(loss["winning"] - loss["dense"])
+    assert low > 0.2
+    assert high < 0.1
+
+
 def test_a_buffer_holds_so_many_samples_of_earlier_rules_and_no_others() -> None:
     stream = Stream(
         DataSpec(rules=4), ((0, 0), (1, 5)), 32, CPU, 1, rules=(3,), replay=0.5, earlier=(0, 2),

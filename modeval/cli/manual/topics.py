@@ -34,6 +34,7 @@ WRITTEN = (
     "traces",
     "ablate",
     "reference",
+    "regimes",
     "own",
     "python",
     "exit-codes",
