@@ -146,6 +146,10 @@ def lines(found: "RunStructure") -> list[str]:
             f"  seed {task}/{model}: normalised cut into {parts.count} parts {parts.cut:.3f}, {z} "
             f"weights (p {parts.p_value:.3g})"
         )
+        if all(len({*layer}) == 1 for layer in parts.labels[1:-1]):
+            told.append(
+                "    parts are whole layers, so lesions of them cannot differ from random ones"
+            )
         if each.lesions is not None:
             most = float(each.lesions.coherence.mean())
             chance = float(each.lesions.coherence_chance.mean())
