@@ -8,6 +8,7 @@ from modeval.gate.claims import Item, claims
 from modeval.gate.limits import MANY
 from modeval.gate.missing import missing_from
 from modeval.gate.policy import On
+from modeval.gate.policy_check import sizes_of
 from modeval.gate.verdicts import (
     SIZE,
     Asked,
@@ -56,6 +57,10 @@ def against_baseline(asked: Asked, items: Sequence[Item]) -> list[Verdict]:
     }
     compared = [_compare(asked, item, others.get(item.key)) for item in items]
     changes = asked.requirement.comparison == "max_change"
+    idle = "" if changes else _idle(asked, [each for each in compared if not isinstance(each, str)])
+    if idle:
+        advice = "Allow a smaller drop, or give the number itself a limit: --min or --max."
+        return [verdict_of(asked, item, "error", idle, advice) for item in items]
     margin = asked.requirement.limit or 0.0
     tests = holm_adjusted(
         [
@@ -139,6 +144,25 @@ def _compare(asked: Asked, item: Item, other: Item | None) -> "_Compared | str":
         new_score=score,
         old_score=other.score,
         unlike=fair.unlike,
+    )
+
+
+def _idle(asked: Asked, compared: Sequence[_Compared]) -> str:
+    """Say that no drop from this baseline can be so large; empty where one can be."""
+    row, margin = metric_of(asked.requirement.metric), asked.requirement.limit or 0.0
+    if row is None or not compared or asked.requirement.scope.axis:
+        return ""
+    ends = [row.bounds(*size, asked.model.prior) for size in sizes_of(asked.model)]
+    if not ends:
+        return ""
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    up = row.better == "higher"
+    if any((each.old - low if up else high - each.old) > margin for each in compared):
+        return ""
+    best = (max if up else min)(each.old for each in compared)
+    return (
+        f"the baseline has {figure(best)} and the worst there is is {figure(low if up else high)}, "
+        f"so a drop of {margin:g} can never be exceeded"
     )
 
 

@@ -130,7 +130,7 @@ def _check_range(requirement: Requirement, cards: Sequence[Scorecard]) -> None:
         for card in cards
         for model in card.models
         if is_named(requirement.model, model)
-        for rules, modules in _sizes(model)
+        for rules, modules in sizes_of(model)
     ]
     if not ends:
         return
@@ -150,7 +150,7 @@ def _check_range(requirement: Requirement, cards: Sequence[Scorecard]) -> None:
     )
 
 
-def _sizes(model: ModelRecord) -> list[tuple[int, int]]:
+def sizes_of(model: ModelRecord) -> list[tuple[int, int]]:
     """Return numbers of rules and modules of each layer that routes."""
     rules = len(model.rules) or model.data.get("rules")
     modules = [count for count in model.layer_modules or (model.modules,) if count > 1]
@@ -166,7 +166,7 @@ def _check_chance(requirement: Requirement, cards: Sequence[Scorecard]) -> None:
         for card in cards
         for model in card.models
         if is_named(requirement.model, model)
-        for size in _sizes(model)
+        for size in sizes_of(model)
     }
     levels = [(metric.chance(*size), metric.ideal(*size)) for size in sizes]
     if levels and all(chance is not None and chance == ideal for chance, ideal in levels):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modeval.metrics.table import METRICS, metric_of, shown_in
+from modeval.score.inference.seeds import unseen_share
 from modeval.score.scorecard import ModelRecord, Score, Scorecard
 
 SAMPLES_PER_CELL = 50
@@ -274,10 +275,20 @@ def _samples(card: Scorecard, record: ModelRecord) -> str:
 def _intervals(card: Scorecard, record: ModelRecord) -> str:
     level = f"{card.level:.0%}".replace("%", " %")
     if is_trace(record):
-        return f"{level}, documents resampled (tokens of one document depend on each other)"
+        return (
+            f"{level}, around the corrected value: every document is left out once (tokens of one "
+            "document depend on each other)"
+        )
     if len(record.members) == 1:
         return "none: one seed"
-    return f"{level} bootstrap, task seeds and model seeds resampled apart"
+    tasks = len({member.seed[0] for member in record.members if member.seed is not None})
+    if tasks < 2:  # noqa: PLR2004 - one task says nothing of others
+        return f"{level}, Student's t over seeds of one task: about that task alone"
+    unseen = f"{100 * unseen_share(tasks):.0f} %"
+    return (
+        f"{level}, Student's t over the means of {tasks} tasks: about tasks like these; a kind of "
+        f"task that none of them is may be up to {unseen} of all"
+    )
 
 
 def _of_run(record: ModelRecord) -> list[tuple[str, str]]:

@@ -103,7 +103,8 @@ def sample_layers(trace: Trace, layers: tuple[int, ...]) -> dict[int, Sampled]:
 
 def _sampled(pieces: list[dict[str, np.ndarray]], modules: int, choices: int) -> Sampled:
     joined = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-    order = np.lexsort((joined.get("position", joined["document"]), joined["document"]))
+    document = _by_content(joined)
+    order = np.lexsort((joined.get("position", document), document))
 
     def column(name: str) -> Tensor:
         return torch.from_numpy(joined[name][order].astype(np.int64))
@@ -111,12 +112,37 @@ def _sampled(pieces: list[dict[str, np.ndarray]], modules: int, choices: int) ->
     logits = joined.get("logits")
     whole = logits is not None and logits.shape[1] == modules
     return Sampled(
-        document=column("document"),
+        document=torch.from_numpy(document[order]),
         label=column("label"),
         chosen=column("chosen")[:, : choices or None],
         token=column("token") if "token" in joined else None,
         logits=torch.from_numpy(logits[order]) if whole and logits is not None else None,
     )
+
+
+def _by_content(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Number documents in the order of what they hold, so that no order of files shows."""
+    _, document = np.unique(columns["document"], return_inverse=True)
+    document = document.reshape(-1)
+    state = np.zeros(len(document), dtype=np.uint64)
+    for name in ("position", "label", "token"):
+        if name in columns:
+            state = _stirred(state + columns[name].astype(np.int64).astype(np.uint64))
+    for chosen in columns["chosen"].T:
+        state = _stirred(state + chosen.astype(np.int64).astype(np.uint64))
+    content = np.zeros(int(document.max(initial=-1)) + 1, dtype=np.uint64)
+    np.add.at(content, document, state)
+    place = np.empty(len(content), dtype=np.int64)
+    place[np.argsort(content, kind="stable")] = np.arange(len(content))
+    found: np.ndarray = place[document]
+    return found
+
+
+def _stirred(state: np.ndarray) -> np.ndarray:
+    """Return well mixed bits of each number (the finaliser of SplitMix64)."""
+    state = (state + np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed: np.ndarray = (state ^ (state >> np.uint64(31))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(29))
 
 
 def token_scores(

@@ -82,7 +82,9 @@ def seed_mean(
     so it is that of a level (1 + 4 level) / 5, and its end on the side of the longer tail lies
     ``1 + 1.25 g / sqrt(n)`` times as far, g the skewness of the numbers.
     A rare kind of task that was not drawn cannot be covered by anything: where one task in five
-    is of another kind, .8^5 = .33 of all sets of five tasks hold none of it.
+    is of another kind, .8^5 = .33 of all sets of five tasks hold none of it, and intervals over
+    five held the mean over all in .68. The claim is about tasks like those drawn, and
+    :func:`unseen_share` tells what else there may be.
 
     Args:
         values: one finite number for each seed.
@@ -115,6 +117,18 @@ def seed_mean(
     return replace(known, low=low, high=high, error=error, freedom=freedom)
 
 
+def unseen_share(tasks: int, *, level: float = LEVEL) -> float:
+    """Return how many of all tasks may be of a kind that none of those drawn is.
+
+    ``1 - (1 - level)^(1 / T)``: a kind that is more frequent would be among T tasks with the
+    promised probability.
+
+    >>> [round(unseen_share(tasks), 2) for tasks in (2, 5, 10, 25)]
+    [0.78, 0.45, 0.26, 0.11]
+    """
+    return float(1 - (1 - level) ** (1 / tasks))
+
+
 def seed_difference(
     new: Sequence[float],
     old: Sequence[float],
@@ -126,7 +140,10 @@ def seed_difference(
     """Return how much larger the new values are than the old ones of the same seeds.
 
     Pairs share their task and model seed; one mean difference for each task (with one task, one
-    for each pair), and Student's t of those as in :func:`seed_mean`.
+    for each pair), and Student's t of those as in :func:`seed_mean`. Five pairs whose
+    differences have a standard deviation of s show a drop of 0.1, tested at 5 %, in .98 of all
+    cases where s is .05, in .92 at .06, .83 at .07 (models that vary by .05 each, trained apart)
+    and .58 at .1; ten pairs still in .90 at .1. That is all that so few can tell.
 
     Args:
         new: one finite number for each seed.

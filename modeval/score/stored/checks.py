@@ -71,8 +71,9 @@ def check_scorecard(card: Scorecard, *, where: str) -> None:
 
 
 def _check_head(card: Scorecard) -> None:
-    if card.dataset is not None and not isinstance(card.dataset.get("digest"), str):
-        raise FaultError("dataset has no digest")
+    for name in ("folder", "digest"):
+        if card.dataset is not None and not isinstance(card.dataset.get(name), str):
+            raise FaultError(f"dataset has no {name}")
     if not math.isclose(card.level, LEVEL):
         raise FaultError(f"level is {card.level:g}, where intervals are of {LEVEL:g}")
     if card.precision is not None and card.precision <= 0:
@@ -111,7 +112,8 @@ def _words(key: object) -> str:
 
 
 def _known(model: ModelRecord) -> Known:
-    for fault in (*_size_faults(model), *_member_faults(model.members)):
+    faults = (*_size_faults(model), *_member_faults(model.members), *_recording_faults(model))
+    for fault in faults:
         raise FaultError(f"model {model.id}: {fault}")
     told = model.data.get("rules")
     rules = len(model.rules) or (told if isinstance(told, int) and told > 0 else 0)
@@ -130,6 +132,24 @@ def _size_faults(model: ModelRecord) -> Iterator[str]:
     for name, given in (("layers", model.layers), ("rules", model.rules)):
         if len({*given}) < len(given):
             yield f"a name is twice in {name}"
+
+
+def _recording_faults(model: ModelRecord) -> Iterator[str]:
+    """Yield what a trace says of its recording that cannot be, or not of so many layers."""
+    if model.origin != "trace":
+        return
+    layers = max(len(model.layers), 1)
+    for name in ("choices", "layer_numbers"):
+        told = model.model.get(name)
+        if isinstance(told, list | tuple) and len(told) != layers:
+            yield f"it has {layers} layers, but {name} of {len(told)}"
+    complete = model.data.get("complete", True)
+    if not isinstance(complete, bool):
+        yield f"complete is {complete!r}, expected true or false"
+    for name in ("documents", "tokens", "rows"):
+        count = model.data.get(name)
+        if count is not None and (type(count) is not int or count < 1):
+            yield f"its number of {name} is {count!r}"
 
 
 def _member_faults(members: Sequence[Member]) -> Iterator[str]:

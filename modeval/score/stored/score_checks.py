@@ -15,6 +15,9 @@ from modeval.score.scorecard import ModelRecord, Score, Seed
 CLOSE = 1e-6
 """How far numbers that are made of others may lie from them: rounding, and no more."""
 
+LEAST_P = 1e-8
+"""So many permutations that nobody waits for them."""
+
 
 class FaultError(Exception):
     """Something that cannot be; the text says where and what."""
@@ -115,6 +118,7 @@ def _faults(score: Score, known: Known | None, models: Mapping[str, Known]) -> I
     yield from _test_faults(score)
     if score.seeds < 0 or (score.samples or 0) < 0:
         yield "a number of seeds or samples is below 0"
+    yield from _amount_faults(score, metric, known)
     yield from _bounds_faults(score, metric, known)
 
 
@@ -164,13 +168,24 @@ def _interval_faults(score: Score) -> Iterator[str]:
 def _test_faults(score: Score) -> Iterator[str]:
     plain, adjusted = score.p_value, score.p_adjusted
     for p_value in (plain, adjusted):
-        if p_value is not None and not 0 < p_value <= 1:
+        if p_value is not None and not LEAST_P <= p_value <= 1:
             yield f"p is {p_value:g}, and no test gives that"
     if plain is not None and adjusted is not None and adjusted < plain * (1 - CLOSE):
         yield "its corrected p is smaller than the plain one"
     low, high = score.null_low, score.null_high
     if low is not None and high is not None and low > high:
         yield "the ends of what permuted labels give are exchanged"
+
+
+def _amount_faults(score: Score, metric: Metric, known: Known) -> Iterator[str]:
+    """Yield values of samples that are too few to give any."""
+    if score.value is None:
+        return
+    if metric.labels and not known.rules and known.model.origin == "trace":
+        yield "it needs labels, and the model has none"
+    least = max(known.rules, 1) if metric.labels else 1
+    if score.samples is not None and score.samples < least:
+        yield f"it has a value, and {score.samples} samples where {least} are the least"
 
 
 def _bounds_faults(score: Score, metric: Metric, known: Known) -> Iterator[str]:
