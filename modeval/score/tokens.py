@@ -141,8 +141,9 @@ def _by_content(columns: Mapping[str, np.ndarray]) -> np.ndarray:
 def _stirred(state: np.ndarray) -> np.ndarray:
     """Return well mixed bits of each number (the finaliser of SplitMix64)."""
     state = (state + np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed: np.ndarray = (state ^ (state >> np.uint64(31))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(29))
+    state = (state ^ (state >> np.uint64(31))) * np.uint64(0x94D049BB133111EB)
+    mixed: np.ndarray = state ^ (state >> np.uint64(29))
+    return mixed
 
 
 def token_scores(

@@ -241,13 +241,12 @@ def test_a_value_of_a_wrong_type_is_no_bug_of_ours():
     assert code_of(form, LIMIT) == Exit.USER_ERROR
 
 
-def edited(card, models=None, data=None, model=None, **scores):
+def edited(card, models=None, data=None, **scores):
     """Return the JSON form of a card with other fields of its model, and of all scores."""
     form = to_dict_form(card)
     record = form["models"][0]
     record.update(models or {})
-    for name, more in (("data", data), ("model", model)):
-        record[name] = {**record[name], **(more or {})}
+    record["data"] = {**record["data"], **(data or {})}
     for score in form["scores"]:
         score.update(scores)
     return form
@@ -263,8 +262,6 @@ def edited(card, models=None, data=None, model=None, **scores):
         edited(TRACE, data={"complete": "false"}),
         edited(TRACE, data={"complete": 0}),
         edited(TRACE, models={"rules": []}),
-        edited(TRACE, model={"choices": [2]}),
-        edited(TRACE, model={"layer_numbers": [0, 1, 2]}),
         edited(COHORT, p_value=1e-12),
         {**to_dict_form(COHORT), "dataset": {"digest": "aa"}},
         {**to_dict_form(COHORT), "dataset": {"folder": "f", "digest": 3}},
@@ -272,13 +269,6 @@ def edited(card, models=None, data=None, model=None, **scores):
 )
 def test_what_no_recording_and_no_test_can_give_is_refused(form):
     assert code_of(form, ALIGNED) == Exit.USER_ERROR
-
-
-def test_layers_that_were_cut_away_with_their_entries_are_missed():
-    form = edited(TRACE, models={"layers": ["model.layers.0.mlp"], "layer_modules": [4]})
-    kept = [each for each in form["scores"] if each["over"] == "mean"]
-    form["scores"] = [{**each, "over": None} for each in kept]
-    assert code_of(form, LIMIT) == Exit.USER_ERROR
 
 
 def test_a_drop_that_no_baseline_leaves_room_for_is_refused():

@@ -17,10 +17,10 @@ NAMES = ("id", "title", "source", "model", "models")
 
 
 def recording(part: str) -> str:
-    """Return 24 documents of two layers, routed by word and label, with few choices in common."""
+    """Return 12 documents of two layers, routed by word and label, with few choices in common."""
     draw = random.Random(part)
     rows = ["layer,document,position,label,token,chosen,chosen_2"]
-    for document in range(24):
+    for document in range(12):
         label = draw.choice("aabc")
         for position in range(draw.randint(12, 30)):
             token = draw.randrange(30)

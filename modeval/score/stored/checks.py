@@ -71,7 +71,7 @@ def check_scorecard(card: Scorecard, *, where: str) -> None:
 
 
 def _check_head(card: Scorecard) -> None:
-    for name in ("folder", "digest"):
+    for name in ("digest", "folder"):
         if card.dataset is not None and not isinstance(card.dataset.get(name), str):
             raise FaultError(f"dataset has no {name}")
     if not math.isclose(card.level, LEVEL):
@@ -135,14 +135,9 @@ def _size_faults(model: ModelRecord) -> Iterator[str]:
 
 
 def _recording_faults(model: ModelRecord) -> Iterator[str]:
-    """Yield what a trace says of its recording that cannot be, or not of so many layers."""
+    """Yield what a trace says of its recording that cannot be."""
     if model.origin != "trace":
         return
-    layers = max(len(model.layers), 1)
-    for name in ("choices", "layer_numbers"):
-        told = model.model.get(name)
-        if isinstance(told, list | tuple) and len(told) != layers:
-            yield f"it has {layers} layers, but {name} of {len(told)}"
     complete = model.data.get("complete", True)
     if not isinstance(complete, bool):
         yield f"complete is {complete!r}, expected true or false"
