@@ -162,7 +162,7 @@ def test_what_was_measured_names_the_circumstances():
     assert facts["Chosen per token"] == "2"
     assert facts["What counts as routing"] == "routing weights"
     assert facts["Prior of the domains"].startswith("uniform")
-    assert facts["Intervals"].startswith("95 %, documents resampled")
+    assert facts["Intervals"].startswith("95 %, around the corrected value")
     facts = dict(words.measured(*only(cards.cohort(failed=1))))
     assert facts["Seeds"] == "4 seeds, 1 of them failed"
     assert facts["Samples"] == "27,000 samples over 3 seeds for the routing scores"
