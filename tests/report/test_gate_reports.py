@@ -76,7 +76,12 @@ def test_each_format_is_as_its_gold_file_says(name):
     path = GOLD / name
     if os.environ.get("UPDATE_GOLD"):
         path.write_text(text, encoding="utf-8")
-    assert text == path.read_text(encoding="utf-8")
+    assert seven_digits(text) == seven_digits(path.read_text(encoding="utf-8"))
+
+
+def seven_digits(text):
+    """Return a text whose long numbers have seven digits: quantiles differ by release of SciPy."""
+    return re.sub(r"\d+\.\d{7,}(e-?\d+)?", lambda number: f"{float(number[0]):.7g}", text)
 
 
 @pytest.mark.parametrize("name", FORMATS)
