@@ -262,6 +262,7 @@ def edited(card, models=None, data=None, **scores):
         edited(TRACE, data={"complete": "false"}),
         edited(TRACE, data={"complete": 0}),
         edited(TRACE, models={"rules": []}),
+        edited(TRACE, models={"model": {"layer_numbers": [*range(7)]}}),  # layers were cut away
         edited(COHORT, p_value=1e-12),
         {**to_dict_form(COHORT), "dataset": {"digest": "aa"}},
         {**to_dict_form(COHORT), "dataset": {"folder": "f", "digest": 3}},

@@ -313,7 +313,10 @@ def test_a_hundred_thousand_scores_are_read_in_seconds(path):
     layers = 20_000
     card = trace_card({"alignment_score": [0.0]})
     model = replace(
-        card.models[0], layers=tuple(map(str, range(layers))), layer_modules=(4,) * layers
+        card.models[0],
+        layers=tuple(map(str, range(layers))),
+        layer_modules=(4,) * layers,
+        model=card.models[0].model | {"choices": [2] * layers, "layer_numbers": [*range(layers)]},
     )
     form = form_of(replace(card, models=(model,), scores=card.scores[:1]))
     [score] = form["scores"]

@@ -8,7 +8,7 @@ not an error here: the gate judges it.
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from importlib.metadata import version
 
 from modeval.errors import ScorecardError, nearest
@@ -145,6 +145,10 @@ def _recording_faults(model: ModelRecord) -> Iterator[str]:
         count = model.data.get(name)
         if count is not None and (type(count) is not int or count < 1):
             yield f"its number of {name} is {count!r}"
+    for name in ("choices", "layer_numbers"):
+        told = model.model.get(name)
+        if isinstance(told, Sized) and len(told) != len(model.layers):
+            yield f"it has {len(model.layers)} layers, but {name} of {len(told)}"
 
 
 def _member_faults(members: Sequence[Member]) -> Iterator[str]:
