@@ -76,6 +76,12 @@ class Units:
         """Return how many copies of documents were found, which count as one with the first."""
         return int((self.copies - self.documents).sum())
 
+    @property
+    def grouped(self) -> int:
+        """Return how many documents share a unit with others: copies among them do not show."""
+        alone = self.cluster.bincount()[self.cluster] == 1  # else stretches of one document
+        return int(self.documents[(self.documents > 1) & alone].sum())
+
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors by name."""
         return {name: getattr(self, name) for name in (*BY_UNIT, *ABOUT_UNIT)}

@@ -96,6 +96,12 @@ def clean(
     copies = max(0 if group.units is None else group.units.repeated for group in known)
     if copies:
         report.notes.append(f"{copies} documents are copies of others, and count as one with them.")
+    grouped = max(0 if group.units is None else group.units.grouped for group in known)
+    if grouped:
+        report.notes.append(
+            f"{grouped:,} documents are counted in groups, more than memory holds apart: copies "
+            "among them are not recognised, and count as often as they are there."
+        )
     documents = all(group.units is not None for group in known)
     routing = Routing(
         groups=tuple(known),

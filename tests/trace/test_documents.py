@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from modeval.counting.units import Units
+from modeval.score.clean import clean
+from modeval.trace import documents, fold
 from modeval.trace.convert import merge
 from modeval.trace.counts import load_counts, save_counts
 from modeval.trace.files import TraceWriter
@@ -110,6 +113,21 @@ def test_copies_of_a_document_count_once_and_are_told(tmp_path: Path, *, tokens:
         assert first.repeated == 0
         assert second.repeated == 9
         assert_same(first, replace(second, copies=first.copies))
+
+
+def test_copies_that_share_a_unit_with_others_are_said_not_to_be_recognised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "x.trace", header_of(), rows_of([[0] * 9, [1] * 8, [2] * 7] * 10))
+
+    def said() -> str:
+        options: dict[str, Any] = {"view": "assignment", "prior": "uniform", "only": (0, 1)}
+        return " ".join(clean(header_of(), fold_groups(path), **options).notes)
+
+    assert "in groups" not in said()
+    for module in (documents, fold):
+        monkeypatch.setattr(module, "LIMIT", 15 * sum(MODULES))
+    assert "30 documents are counted in groups" in said()
 
 
 def test_short_and_undecided_documents_are_no_copies_because_they_look_alike(
