@@ -9,7 +9,7 @@ from torch import Tensor
 
 from modeval.score.inference.documents import estimate
 from modeval.score.inference.estimate import Estimate
-from modeval.score.inference.resampling import Tail, p_value, percentile_interval
+from modeval.score.inference.resampling import Tail, middle, p_value
 from modeval.score.measure import Measured
 
 Reduce = Callable[[Float64[Tensor, "*batch layers"]], Float64[Tensor, "*batch"]]
@@ -83,12 +83,12 @@ def permuted(
     observed = reduce(measured.value[index]).mean(-1)
     if not bool(torch.isfinite(draws).all()):
         return None
-    interval = percentile_interval(draws)
+    low, high = middle(draws)
     tail: Tail = "greater" if better == "higher" else "less"
     return Null(
         mean=float(draws.mean()),
-        low=float(interval.low),
-        high=float(interval.high),
+        low=float(low),
+        high=float(high),
         p_value=float(p_value(observed, draws, tail=tail)),
     )
 

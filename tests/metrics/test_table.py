@@ -186,11 +186,12 @@ def test_the_table_loads_no_torch():
 
 def test_benchmarks_print_ratios(capsys):
     bench_metrics_command(
-        layers=2, rules=3, modules=4, blocks=4, draws=5, tokens=1000, as_json=True
+        layers=2, rules=3, modules=4, documents=12, permutations=19, tokens=1000, as_json=True
     )
     result = json.loads(capsys.readouterr().out)
     assert result["folding"]["ratio"] > 0
-    assert result["static_metrics"]["draws"] == 5
+    assert result["static_metrics"]["permutations"] == 19
+    assert result["static_metrics"]["seconds_with_inference"] > 0
 
 
 @pytest.mark.slow

@@ -1,8 +1,9 @@
-"""``modeval bench metrics``: static metrics with intervals, and the folding of a stream."""
+"""``modeval bench metrics``: scoring a trace that is folded, and the folding of a stream."""
 
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -15,15 +16,17 @@ def bench_metrics_command(
     layers: Annotated[int, typer.Option(help="Layers.")] = 48,
     rules: Annotated[int, typer.Option(help="Rules.")] = 16,
     modules: Annotated[int, typer.Option(help="Modules.")] = 128,
-    blocks: Annotated[int, typer.Option(help="Replicate blocks.")] = 64,
-    draws: Annotated[int, typer.Option(help="Bootstrap draws.")] = 1000,
+    documents: Annotated[int, typer.Option(help="Documents.")] = 512,
+    permutations: Annotated[
+        int | None, typer.Option(help="Permutations of labels; absent: as many as score takes.")
+    ] = None,
     tokens: Annotated[int, typer.Option(help="Tokens of the stream that is folded.")] = 1_000_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Time all static metrics with a bootstrap, and folding against a memory copy."""
+    """Time all static metrics with intervals and tests, and folding against a memory copy."""
     let_threads_sleep()
     result = {
-        "static_metrics": bench_static(layers, rules, modules, blocks, draws),
+        "static_metrics": bench_static(layers, rules, modules, documents, permutations),
         "folding": bench_folding(tokens),
     }
     if as_json:
@@ -32,29 +35,36 @@ def bench_metrics_command(
     _print(result)
 
 
-def bench_static(layers: int, rules: int, modules: int, blocks: int, draws: int) -> dict[str, Any]:
-    """Time all static metrics of random counts with a bootstrap over blocks."""
+def bench_static(
+    layers: int, rules: int, modules: int, documents: int, permutations: int | None = None
+) -> dict[str, Any]:
+    """Time all static metrics of random documents: once, and as they are scored.
+
+    Scoring leaves each document out for the intervals and permutes labels for the tests.
+    """
     import torch
 
     from modeval.metrics import STATIC_METRICS, measure
-    from modeval.score.inference.resampling import bootstrap_blocks
+    from modeval.score.inference.permutation import permutations_for
+    from modeval.score.measure import measure_routing
 
     generator = torch.Generator().manual_seed(0)
-    counts = _random_counts(layers, rules, modules, blocks, generator)
-    once = _seconds(lambda: measure(counts))
-    intervals = _seconds(
-        lambda: bootstrap_blocks(counts, measure, generator=generator, draws=draws), repeats=1
+    permutations = permutations or permutations_for(layers)
+    routing = _random_routing(layers, rules, modules, documents, generator)
+    once = _seconds(lambda: measure(routing.groups[0].counts))
+    scored = _seconds(
+        lambda: measure_routing(routing, generator=generator, permutations=permutations), repeats=1
     )
     return {
         "metrics": len(STATIC_METRICS),
         "layers": layers,
         "rules": rules,
         "modules": modules,
-        "blocks": blocks,
-        "draws": draws,
+        "documents": documents,
+        "permutations": permutations,
         "threads": torch.get_num_threads(),
         "seconds_once": once,
-        "seconds_with_intervals": intervals,
+        "seconds_with_inference": scored,
     }
 
 
@@ -89,22 +99,27 @@ def bench_folding(
     }
 
 
-def _random_counts(layers: int, rules: int, modules: int, blocks: int, generator: Any) -> Any:
+def _random_routing(layers: int, rules: int, modules: int, documents: int, generator: Any) -> Any:
+    """Return documents of 1000 tokens each, every one with a taste of its own."""
     import torch
 
-    from modeval.types import RoutingCounts
+    from modeval.counting.units import document_units
+    from modeval.metrics import STATIC_METRICS
+    from modeval.score.routing import LayerStack, Routing
 
-    shape = (layers, blocks, rules, modules)
-    share = torch.rand(shape, generator=generator, dtype=torch.float64).pow(8)
-    mass = 1000 * share / share.sum(-1, keepdim=True)
-    samples = mass.sum(-1)
-    return RoutingCounts(
-        mass=mass,
-        selections=mass.round(),
-        samples=samples,
-        entropy=samples / 2,
-        selection_entropy=torch.zeros_like(samples),
-        coactivation=torch.zeros(layers, modules, modules, dtype=torch.float64),
+    shape = (1, layers, documents, modules)
+    taste = torch.rand(shape, generator=generator, dtype=torch.float64).pow(8)
+    mass = 1000 * taste / taste.sum(-1, keepdim=True)
+    label = torch.arange(documents) % rules
+    plain = document_units(mass, label, selections=mass.round())
+    units = replace(
+        plain, entropy=plain.samples / 2, selection_entropy=torch.zeros_like(plain.samples)
+    )
+    stack = LayerStack(
+        layers=tuple(range(layers)), counts=units.counts(), choices=(0,) * layers, units=units
+    )
+    return Routing(
+        groups=(stack,), rules=rules, evidence="documents", metrics=tuple(STATIC_METRICS)
     )
 
 
@@ -137,9 +152,9 @@ def _print(result: dict[str, Any]) -> None:
         f"{static['seconds_once']:.3f} s",
     )
     table.add_row(
-        f"the same with {static['draws']} bootstrap draws of {static['blocks']} blocks, "
-        f"{static['threads']} threads",
-        f"{static['seconds_with_intervals']:.2f} s",
+        f"the same as scored: each of {static['documents']} documents left out, "
+        f"{static['permutations']:,} permutations, {static['threads']} threads",
+        f"{static['seconds_with_inference']:.2f} s",
     )
     table.add_row(
         f"folding top-{folding['choices']} of {folding['modules']}, {folding['tokens']:,} tokens, "
