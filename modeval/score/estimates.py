@@ -8,8 +8,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from modeval.score.inference.documents import estimate
+from modeval.score.inference.draws import Tail, middle, p_value
 from modeval.score.inference.estimate import Estimate
-from modeval.score.inference.resampling import Tail, middle, p_value
 from modeval.score.measure import Measured
 
 Reduce = Callable[[Float64[Tensor, "*batch layers"]], Float64[Tensor, "*batch"]]

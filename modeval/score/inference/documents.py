@@ -15,9 +15,9 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from modeval.counting.units import BY_UNIT, WIDE, Units, coarser
+from modeval.score.inference.draws import side_by_side
 from modeval.score.inference.estimate import LEVEL, Estimate
 from modeval.score.inference.picked import cross_fitted, dead_ends
-from modeval.score.inference.resampling import side_by_side
 from modeval.types import Prior, RoutingCounts, View
 
 MOST_GROUPS = 512

@@ -16,8 +16,8 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from modeval.counting.units import Units, coarser
+from modeval.score.inference.draws import p_value, side_by_side
 from modeval.score.inference.lengths import Lengths
-from modeval.score.inference.resampling import p_value, side_by_side
 from modeval.types import Prior, View
 
 PERMUTATIONS = 999

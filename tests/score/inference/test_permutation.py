@@ -13,6 +13,7 @@ from modeval.counting.units import Units, coarser, document_units
 from modeval.metrics.alignment import alignment_distance, alignment_score
 from modeval.metrics.information import entropies
 from modeval.metrics.matching import match
+from modeval.score.inference.draws import p_value
 from modeval.score.inference.lengths import scatter
 from modeval.score.inference.permutation import (
     drawn_labels,
@@ -20,7 +21,6 @@ from modeval.score.inference.permutation import (
     permute_labels,
     untestable,
 )
-from modeval.score.inference.resampling import p_value
 from modeval.types import Prior
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from modeval.errors import TraceError
+from modeval.score.inference.draws import middle, p_value
 from modeval.score.inference.multiple import holm
-from modeval.score.inference.resampling import middle, p_value
 
 
 def generator(seed=0):
