@@ -7,7 +7,7 @@ the position itself, through an MLP of its own. The rest is as in the MLP family
 Source: Mittal, Bengio & Lajoie 2022 (arXiv 2206.02713), section 4 and appendix.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -29,6 +29,7 @@ from modeval.nn.layer import (
 )
 from modeval.nn.linear import StackedLinear, StackedMLP, bias_of, per_rule, with_bias
 from modeval.nn.network import Output, Route
+from modeval.nn.prefixes import Prefixes, PromptTokens
 from modeval.nn.scorers import Seen, not_seen, weigh
 from modeval.types import Noise
 
@@ -47,7 +48,7 @@ class AttentionNetwork(LayeredNetwork):
         heads: int,
         head: int,
         attending: int | None = None,
-        prefixes: "Prefixes | None" = None,
+        prefixes: Prefixes | PromptTokens | None = None,
         experts: Experts,
         choices: Choices,
         layers: tuple[ModularLayer, ...] = (),
@@ -163,84 +164,12 @@ class AttentionNetwork(LayeredNetwork):
             found = found.transpose(2, 3).reshape(seeds, samples * positions, self.attending, -1)
             position = position.view(seeds, samples * positions, self.attending, self.head)
             return torch.cat((found, position), -1).transpose(1, 2)
-        total = logits.logsumexp(-1)
+        before, total = self.prefixes.before(self.projections), logits.logsumexp(-1)
         if beside is None:
-            found = self.prefixes.found(query, total, found)  # (S, M, N, A, T, D)
+            found = before.found(query, total, found)  # (S, M, N, A, T, D)
         else:
             shares = beside.view(seeds, samples, positions, -1)
-            found = self.prefixes.together(query, total, found, shares)
+            found = before.together(query, total, found, shares)
         found = found.transpose(3, 4).flatten(2, 3).flatten(3)
         position = position.view(seeds, 1, samples * positions, self.head)
         return torch.cat((found, position.expand(-1, found.shape[1], -1, -1)), -1)
-
-
-class Prefixes(nn.Module):
-    """Keys and values of each module that stand before those of the positions.
-
-    The softmax over both is formed in two parts, so that what the positions say is computed once:
-    ``(1 - g) attn(x) + g attn(P_m)`` with ``g = sigmoid(logsumexp(q P_m) - logsumexp(q x))``.
-    """
-
-    def __init__(self, seeds: int, modules: int, heads: int, length: int, head: int) -> None:
-        super().__init__()
-        shape = (seeds, modules, heads, length, head)
-        self.key = nn.Parameter(torch.zeros(shape))
-        self.value = nn.Parameter(torch.zeros(shape))
-
-    def draw(self, generators: Sequence[torch.Generator]) -> None:
-        """Start both within ±1, as the inputs are about as large."""
-        for parameter in (self.key, self.value):
-            for member, generator in zip(parameter, generators, strict=True):
-                member.uniform_(-1, 1, generator=generator)
-
-    def found(
-        self,
-        query: Float[Tensor, "seeds n heads t head"],
-        total: Float[Tensor, "seeds n heads t"],
-        alone: Float[Tensor, "seeds n heads t head"],
-    ) -> Float[Tensor, "seeds modules n heads t head"]:
-        """Return what each module finds.
-
-        Args:
-            query: of each position.
-            total: log of the summed weights of the positions.
-            alone: what the positions say by themselves.
-        """
-        own, size = self._own(query)
-        share = (size - total.unsqueeze(1)).sigmoid().unsqueeze(-1)
-        mixed: Tensor = (1 - share) * alone.unsqueeze(1) + share * own
-        return mixed
-
-    def together(
-        self,
-        query: Float[Tensor, "seeds n heads t head"],
-        total: Float[Tensor, "seeds n heads t"],
-        alone: Float[Tensor, "seeds n heads t head"],
-        beside: Float[Tensor, "seeds n t modules"],
-    ) -> Float[Tensor, "seeds one n heads t head"]:
-        """Return what is found behind the prefixes of several modules, side by side.
-
-        Each key of module m counts ``beside_m`` times; 0 is as if the prefix were not there.
-        """
-        own, size = self._own(query)
-        often = beside.permute(0, 3, 1, 2).unsqueeze(3)  # (S, M, N, 1, T)
-        largest = torch.maximum(size.amax(1), total).detach()
-        each = often * (size - largest.unsqueeze(1)).exp()
-        rest = (total - largest).exp()
-        summed = rest.unsqueeze(-1) * alone + (each.unsqueeze(-1) * own).sum(1)
-        mixed: Tensor = summed / (rest + each.sum(1)).unsqueeze(-1)
-        return mixed.unsqueeze(1)
-
-    def _own(self, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what each prefix alone says, and the log of its summed weights.
-
-        Samples and positions lie along one axis in the products: many small ones are slow.
-        """
-        where = (query.shape[1], query.shape[3])
-        flat = query.transpose(1, 2).flatten(2, 3)  # (S, A, N T, D)
-        key, value = self.key.transpose(1, 2), self.value.transpose(1, 2)  # (S, A, M, P, D)
-        logits = flat @ key.flatten(2, 3).mT * query.shape[-1] ** -0.5
-        logits = logits.unflatten(-1, key.shape[2:4]).transpose(2, 3)  # (S, A, M, N T, P)
-        own = (logits.softmax(-1) @ value).unflatten(3, where)
-        size = logits.logsumexp(-1).unflatten(3, where)
-        return own.permute(0, 2, 3, 1, 4, 5), size.permute(0, 2, 3, 1, 4)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from modeval.nn.aggregation import Value
-from modeval.nn.attention import AttentionNetwork, Prefixes
+from modeval.nn.attention import AttentionNetwork
 from modeval.nn.bank import Bank, Experts, gates_bank, mlp_bank
 from modeval.nn.columns import Stitch, StitchScorer
 from modeval.nn.composed import ComposedNetwork
@@ -19,6 +19,7 @@ from modeval.nn.mlp import MLPNetwork
 from modeval.nn.network import Network
 from modeval.nn.own.network import own_network
 from modeval.nn.own.scorer import OwnScorer
+from modeval.nn.prefixes import Prefixes, PromptTokens
 from modeval.nn.recurrent import RecurrentNetwork
 from modeval.nn.scorers import (
     AttentionScorer,
@@ -41,7 +42,7 @@ from modeval.nn.scorers import (
 )
 from modeval.spec import DataSpec, ModelSpec, attention_heads, check_pair, module_count
 from modeval.spec.checks import check
-from modeval.spec.computing.sharing import Prefix
+from modeval.spec.computing import sharing
 from modeval.spec.gatings import Fixed
 from modeval.spec.layouts import layout, skills_of_rules, told_rows
 from modeval.spec.model import GIVEN, attending
@@ -319,9 +320,11 @@ def _attention(data: DataSpec, model: ModelSpec, seeds: int) -> Network:
         head_width(data, model),
         attention_heads(data, model),
     )
-    prefixes = None
-    if isinstance(model.computation, Prefix):
+    prefixes: Prefixes | PromptTokens | None = None
+    if isinstance(model.computation, sharing.Prefix):
         prefixes = Prefixes(seeds, modules, heads, model.computation.length, head)
+    elif isinstance(model.computation, sharing.PromptTokens):
+        prefixes = PromptTokens(seeds, modules, model.computation.length, model.encoder, head)
     widths = (head * (heads + 1), hidden_width(data, model), model.encoder)
     experts = _experts(model, seeds, modules, widths)
     at = _place(

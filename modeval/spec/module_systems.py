@@ -260,6 +260,16 @@ MODULE_SYSTEMS: tuple[System, ...] = (
         tasks=("sets",),
     ),
     System(
+        name="prompt-tokens-per-rule",
+        title="Prompt tokens per rule",
+        what="Each rule has learned tokens among the positions that one attention reads.",
+        formula="attn([P_c, x]),  keys and values of P_c those that the trunk makes of it",
+        source="Lester et al. 2021 (prompt tuning, arXiv 2104.08691)",
+        expect="Routing is given, so its scores are perfect; a token serves all heads at once.",
+        choices={"scorer": "oracle", "computation": {"kind": "prompt-tokens"}},
+        tasks=("sets",),
+    ),
+    System(
         name="hard-sharing",
         title="Hard parameter sharing",
         what="One trunk, and a readout of each rule: multi-task learning as of old.",

@@ -68,6 +68,8 @@ CHECKS: Mapping[str, str] = {
     "parallel-adapter-per-rule": "nn/test_adapters.py::test_a_bottleneck_is_that_of_adapters",
     "prefix-per-rule": "nn/test_sharing.py::"
     "test_a_prefix_is_keys_and_values_before_those_of_the_positions",
+    "prompt-tokens-per-rule": "nn/test_sharing.py::"
+    "test_prompt_tokens_are_one_longer_sequence_for_one_network",
     "hard-sharing": "nn/test_sharing.py::test_heads_are_all_that_hard_sharing_gives_a_module",
     "soft-sharing": "nn/test_sharing.py::"
     "test_the_penalty_of_soft_sharing_is_the_squared_distance_of_all_pairs",

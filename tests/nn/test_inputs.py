@@ -68,7 +68,8 @@ def test_prefixes_side_by_side_are_one_longer_sequence() -> None:
     logits = (query @ key.mT) * head**-0.5
     alone = logits.softmax(-1) @ value
     beside = torch.tensor([1.0, 1.0, 0.0]).double().expand(2, 5, 4, 3)
-    found = prefixes.together(query, logits.logsumexp(-1), alone, beside).squeeze(1)
+    before = prefixes.before(network.projections)
+    found = before.together(query, logits.logsumexp(-1), alone, beside).squeeze(1)
     for seed in range(2):
         both = [  # the keys, then the values, of the two that are there
             parameter[seed, :2].transpose(0, 1).flatten(1, 2).expand(5, -1, -1, -1)

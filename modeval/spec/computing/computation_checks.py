@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from modeval.spec.checks import check
 from modeval.spec.computing.computations import Adapter, Full, Prompt
-from modeval.spec.computing.sharing import Head, Prefix, Tied
+from modeval.spec.computing.sharing import BeforePositions, Head, Tied
 from modeval.spec.continual import Columns
 from modeval.spec.gatings import Linear
 
@@ -37,8 +37,8 @@ def check_computation(model: "ModelSpec") -> None:
         "of others, which are not there when parameters are mixed. Use --aggregation outputs.",
     )
     check(
-        model.aggregation != "parameters" or not isinstance(computation, Prefix),
-        'aggregation = "parameters" with computation = "prefix": a mixture of keys does not find '
+        model.aggregation != "parameters" or not isinstance(computation, BeforePositions),
+        f'aggregation = "parameters" with computation = "{kind}": a mixture of keys does not find '
         "the mixture of what they find. Use --aggregation outputs.",
     )
     check(
@@ -47,12 +47,12 @@ def check_computation(model: "ModelSpec") -> None:
         "routing for all needs none. Drop --level, or use --scorer table.",
     )
     check(
-        model.layers == 1 or not isinstance(computation, Head | Prefix),
+        model.layers == 1 or not isinstance(computation, Head | BeforePositions),
         f'computation = "{kind}" with layers = {model.layers}: '
         + (
             "hard sharing has modules in the last layer alone."
             if isinstance(computation, Head)
-            else "layers after the first attend to nothing, so no prefix can stand before it."
+            else "layers after the first attend to nothing, so nothing can stand before it."
         )
         + " Drop --layers.",
     )
@@ -63,7 +63,7 @@ def check_inputs(model: "ModelSpec") -> None:
     if model.aggregation != "inputs":
         return
     check(
-        isinstance(model.computation, Prompt | Prefix),
+        isinstance(model.computation, Prompt | BeforePositions),
         f'aggregation = "inputs" with computation = "{model.computation.kind}": only prompts and '
         "prefixes stand before an input. Use --computation prompt, or --aggregation parameters.",
     )
@@ -141,9 +141,9 @@ def check_computation_on(data: "DataSpec", model: "ModelSpec") -> None:
         "divide it.",
     )
     check(
-        data.task == "sets" or not isinstance(computation, Prefix),
-        f'computation = "prefix" with task = "{data.task}": a prefix stands before the keys and '
-        "values of attention, and only sets attend. Use --computation prompt, or --task sets.",
+        data.task == "sets" or not isinstance(computation, BeforePositions),
+        f'computation = "{computation.kind}" with task = "{data.task}": it stands before the keys '
+        "and values of attention, and only sets attend. Use --computation prompt, or --task sets.",
     )
     before = model.aggregation in ("parameters", "inputs")
     check(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from modeval.spec.checks import check_positive
 from modeval.spec.computing.compute import Layer, Own, Owned, beside, rectifier
 from modeval.spec.computing.masks import DiffPruning, Magnitude, Masked, SparseDiff, Supermask
-from modeval.spec.computing.sharing import Head, Prefix, Tied
+from modeval.spec.computing.sharing import Head, Prefix, PromptTokens, Tied
 from modeval.spec.continual import Columns, Packed
 
 if TYPE_CHECKING:
@@ -275,6 +275,7 @@ Computation = (
     | Head
     | Tied
     | Prefix
+    | PromptTokens
     | Columns
     | Packed
 )

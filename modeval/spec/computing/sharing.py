@@ -1,6 +1,7 @@
 """Computations that share all but a part, or nothing but what the loss draws together.
 
-Heads on one trunk, prefixes of one attention, and nets of their own that are held near each other.
+Heads on one trunk, prefixes and prompts of one attention, and nets of their own that are held near
+each other.
 """
 
 from dataclasses import dataclass
@@ -103,3 +104,35 @@ class Prefix:
 
     def __post_init__(self) -> None:
         check_positive(self, "length")
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """One network, and learned positions of each module before those of the input: ``[P_m, x]``.
+
+    They are encodings, of which the trunk makes keys and values as of those of ``x``. Each position
+    of the input finds them beside the others; they themselves give no output. A token is one vector
+    for all heads, where a prefix has a key and a value for each.
+
+    Attributes:
+        length: tokens of each module.
+
+    Source: Lester et al. 2021 (prompt tuning, arXiv 2104.08691), section 2.
+    """
+
+    shares: ClassVar[bool] = True
+    trained: ClassVar[bool] = True
+    cells: ClassVar[bool] = False
+    attends: ClassVar[bool] = True
+    kind: Literal["prompt-tokens"] = "prompt-tokens"
+    length: int = 4
+    rectified = rectifier
+    made = as_given
+    own = nothing
+
+    def __post_init__(self) -> None:
+        check_positive(self, "length")
+
+
+BeforePositions = Prefix | PromptTokens
+"""Computations that stand before the positions of attention."""
