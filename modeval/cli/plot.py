@@ -7,11 +7,13 @@ import typer
 
 from modeval.cli import complete
 from modeval.cli.options import with_examples
-from modeval.cli.output import check_target, deliver, tell_written
+from modeval.cli.output import check_target, deliver, stderr, tell_written
 from modeval.cli.report import check_output
 from modeval.errors import SpecError
 
 WIDTHS = (1.0, 20.0)
+PAGE = 10.0
+"""Inches: the height of the text of a page."""
 TABLES = {"csv": "csv", "tex": "latex", "md": "md", "json": "json"}
 """Suffixes of tables, and their formats."""
 
@@ -132,14 +134,23 @@ def plot_command(
     check_target(out, flag="--out", example=f"{kind}.pdf")
     asked: dict[str, Any] = {"models": model or (), "metrics": metric or (), "layer": layer}
     content: str | bytes
+    height = 0.0
     if suffix in TABLES:
         from modeval.report import table_formats
 
         content = table_formats.FORMATS[TABLES[suffix]](plot_numbers(kind, paths, **asked))
     else:
-        content = save(plot(kind, paths, width=inches, title=title, **asked), suffix, dpi=dpi)
+        figure = plot(kind, paths, width=inches, title=title, **asked)
+        height = figure.get_figheight()
+        content = save(figure, suffix, dpi=dpi)
     if deliver(out, content, flag="--out") and not quiet:
         tell_written(out)
+        if height > PAGE:
+            stderr().print(
+                f"It is {height:.0f} inches high, more than a page. Draw less of it with "
+                "--metric, --model, or wider with --width double.",
+                markup=False,
+            )
 
 
 plot_command.__doc__ = with_examples(plot_command, EXAMPLES)

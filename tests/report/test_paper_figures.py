@@ -11,12 +11,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import report_cards as cards
+from matplotlib.collections import PolyCollection
 from scipy.stats import binomtest
 
 from modeval.errors import DependencyError, ScorecardError, SpecError
 from modeval.report import routing_views, scorecard_views, table_formats
 from modeval.report.paper import charts, course, rules, winners
 from modeval.report.paper.charts import Chart, Line, Point
+from modeval.report.paper.style import told_apart
 from modeval.report.paper.winners import wilson
 from modeval.report.paper_figures import (
     COLOURS,
@@ -344,14 +346,14 @@ def shares(grid, title):
 
 
 def test_winners_are_counted_by_task_and_setting(grid):
-    found = shares(grid, "In distribution, best of 3\nregression")
+    found = shares(grid, "In distribution, of 3 models\nregression")
     assert {name: point.said for name, point in found.items() if point.said} == {
         "Monolithic": "2 of 6",  # two tasks of two rules
         "Modular": "0 of 6",
         "GT-Modular": "4 of 6",
     }
     assert found["GT-Modular"].low == pytest.approx(wilson(4, 6)[0])
-    pair = shares(grid, "In distribution, best of 2\nclassification")
+    pair = shares(grid, "In distribution, of 2 models\nclassification")
     assert [pair[name].said for name in ("Monolithic", "Modular")] == ["0 of 6", "6 of 6"]
 
 
@@ -376,7 +378,7 @@ def test_a_tie_is_shared(grid):
         )))
         for entry in grid
     ]  # fmt: skip
-    found = shares(tied, "In distribution, best of 3\nregression")
+    found = shares(tied, "In distribution, of 3 models\nregression")
     assert [point.value for point in found.values()] == pytest.approx([1 / 3] * 4)
 
 
@@ -520,3 +522,44 @@ def test_of_many_seeds_curves_show_the_middle_half():
     heights = band.get_paths()[0].vertices
     assert set(heights[heights[:, 0] == 0, 1]) >= {0.25, 0.75}
     assert [text.get_text() for text in figure.legends[0].texts][1].startswith("middle half")
+
+
+def test_tasks_of_two_objectives_have_names_of_their_own(grid):
+    found = told_apart(scorecard_views.groups(grid))
+    assert len(set(found)) == len(found) == 6
+    assert "2 rules · classification" in found
+
+
+def test_a_layer_without_an_interval_interrupts_the_band(deep):
+    [view] = deep
+    known = [s for s in view.card.scores if s.metric == "collapse_worst" and s.layer is not None]
+    missing = {s.layer for s in known if s.low is None}
+    assert missing
+    figure = draw("layers", deep, Style(metrics=("collapse_worst",)))
+    bands = [part for part in figure.axes[0].collections if isinstance(part, PolyCollection)]
+    covered = [path.vertices for band in bands for path in band.get_paths()]
+    assert covered
+    for layer in missing:
+        assert not any(xy[:, 0].min() < layer < xy[:, 0].max() for xy in covered)
+
+
+def test_an_interval_that_reaches_below_a_logarithmic_axis_ends_at_its_floor():
+    points = (
+        Point(x=2, value=0.1, low=-0.1, high=0.3),
+        Point(x=4, value=0.1, low=0.09, high=0.11),
+    )
+    chart = Chart(title="a", x="rules", scale="both", lines=(Line(name="b", points=points),))
+    [axes] = charts.draw([chart], Style()).axes
+    floor, _ = axes.get_ylim()
+    [band] = (part for part in axes.collections if part.get_paths())
+    assert band.get_paths()[0].vertices[:, 1].min() == pytest.approx(floor)
+
+
+def test_courses_and_removals_name_their_task_and_random_orders_their_band(paper):
+    for kind in ("course", "removal"):
+        figure = draw(kind, paper, Style())
+        named = [axes.get_title(loc="left") for axes in figure.axes if axes.axison]
+        assert len(set(named)) == len(named), kind
+        assert named[0].splitlines()[-1].endswith("2 rules"), kind
+    said = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert any("of random orders" in text for text in said)

@@ -91,6 +91,7 @@ class Chart:
         lines: the models.
         scale: of the axes: ``rules`` doubles to the right, ``loss`` is logarithmic
             upwards, ``both`` are both.
+        band: what the ends of its points are, for the key; empty where lines say it (``of``).
     """
 
     title: str
@@ -99,6 +100,7 @@ class Chart:
     y: str = ""
     form: Literal["lines", "bars"] = "lines"
     scale: Literal["plain", "rules", "loss", "both"] = "plain"
+    band: str = ""
 
 
 def by_paper(names: Sequence[str]) -> list[str]:
@@ -200,10 +202,13 @@ def draw(charts: Sequence[Chart], style: Style, **options: Any) -> "Figure":
     width = style.width / min(len(charts), columns(style))
     lines: dict[str, Any] = {}
     bands: dict[str, Any] = {}
-    for axes, chart in zip(places, charts, strict=True):
+    one_scale = len({chart.y for chart in charts}) == 1
+    for place, (axes, chart) in enumerate(zip(places, charts, strict=True)):
         keys = (lines, bands)
         (_draw_bars if chart.form == "bars" else _draw_lines)(axes, chart, models, keys)
         axes.set_title(wrapped(chart.title, width - (LABEL if chart.y else 0.0)), loc="left")
+        if one_scale and place % columns(style):
+            axes.set_ylabel("")  # its row names the axis at its start
     order = [name for name in names if name in lines]
     legend(figure, {name: lines[name] for name in order} | bands, style, spare)
     return figure
@@ -223,19 +228,22 @@ def _draw_lines(axes: "Axes", chart: Chart, models: Sequence[str], keys: Keys) -
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 - an extra
 
     handles, bands = keys
+    logarithmic = chart.scale in ("loss", "both") and _all_positive(chart)
+    floor = _limits(chart)[0] if logarithmic else -math.inf
     for line in chart.lines:
         if line.name in REFERENCES:
             xs, ys = _places(line)
-            dashes = REFERENCES[line.name]
-            handles[line.name] = axes.plot(xs, ys, color="k", lw=0.9, linestyle=dashes)[0]
+            look = {"color": "k", "lw": 0.9, "linestyle": REFERENCES[line.name]}
+            # above the models: a model may lie exactly on a level of chance
+            handles[line.name] = axes.plot(xs, ys, zorder=3.5, **look)[0]
         else:
-            _draw_line(axes, line, _look(line.name, models), keys)
+            _draw_line(axes, line, _look(line.name, models), keys, floor)
     if chart.scale in ("rules", "both"):
         places = sorted({point.x for line in chart.lines for point in line.points})
         axes.set_xscale("log", base=2)
         axes.set_xticks(places, [f"{place:g}" for place in places])
         axes.minorticks_off()
-    if chart.scale in ("loss", "both") and _all_positive(chart):
+    if logarithmic:
         axes.set_yscale("log")
         axes.set_ylim(*_limits(chart))
         plain_ticks(axes, "y")
@@ -244,13 +252,16 @@ def _draw_lines(axes: "Axes", chart: Chart, models: Sequence[str], keys: Keys) -
     axes.set_xlabel(chart.x)
     if chart.y:
         axes.set_ylabel(chart.y)
+    if chart.band and any(p.low is not None for line in chart.lines for p in line.points):
+        bands[chart.band] = axes.fill_between([], [], color="#BBBBBB", lw=0)
     if any(line.of for line in chart.lines):
         several = {line.of for line in chart.lines if line.of}
         over = several.pop() if len(several) == 1 else "seeds"
         bands[f"95 % interval over {over}"] = axes.fill_between([], [], color="#BBBBBB", lw=0)
 
 
-def _draw_line(axes: "Axes", line: Line, look: dict[str, Any], keys: Keys) -> None:
+def _draw_line(axes: "Axes", line: Line, look: dict[str, Any], keys: Keys, floor: float) -> None:
+    """Draw a model; a band that reaches below the axis ends at its floor: a logarithm has no 0."""
     xs, ys = _places(line)
     if len(line.seeds) > FEW_SEEDS:
         seeds = [sorted(filter(math.isfinite, at)) for at in zip(*line.seeds, strict=True)]
@@ -267,7 +278,8 @@ def _draw_line(axes: "Axes", line: Line, look: dict[str, Any], keys: Keys) -> No
     banded = [(p.x, p.low, p.high) for p in line.points if p.low is not None]
     if banded:
         places, lows, highs = zip(*banded, strict=True)
-        axes.fill_between(places, lows, highs, color=look["color"], alpha=0.2, lw=0)
+        shown = [max(low, floor) for low in lows]
+        axes.fill_between(places, shown, highs, color=look["color"], alpha=0.2, lw=0)
 
 
 def _quantile(values: Sequence[float], share: float) -> float:
@@ -312,7 +324,8 @@ def _look(name: str, models: Sequence[str]) -> dict[str, Any]:
     """Return the look of a model: the paper's have theirs in all figures, others what is left."""
     titles = list(MODEL_TITLES.values())
     others = [other for other in models if other not in titles]
-    place = titles.index(name) if name in titles else len(titles) + others.index(name)
+    taken = len(titles) if len(others) < len(models) else 0
+    place = titles.index(name) if name in titles else taken + others.index(name)
     return line_style(place)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from modeval.errors import ScorecardError
 from modeval.report import routing_views
 from modeval.report.paper.charts import Chart, Line, Point
+from modeval.report.paper.removal import in_order, titles
 from modeval.report.paper.style import Style
 from modeval.report.scorecard_views import ModelView
 from modeval.score.comparison.courses import course_of
@@ -18,7 +19,12 @@ def charts(entries: Sequence[ModelView], style: Style) -> list[Chart]:
         ScorecardError: there is none.
     """
     del style
-    made = [_chart(view, course) for view in entries if (course := mean_course(view)) is not None]
+    of = titles(entries)
+    made = [
+        _chart(view, of[view.anchor], course)
+        for view in in_order(entries)
+        if (course := mean_course(view)) is not None
+    ]
     if not made:
         raise ScorecardError(
             "No model of these scorecards was trained in several phases. Train one: modeval train "
@@ -32,10 +38,10 @@ def mean_course(view: ModelView) -> PhaseLosses | None:
     return course_of(view.card, view.record)
 
 
-def _chart(view: ModelView, course: PhaseLosses) -> Chart:
+def _chart(view: ModelView, title: str, course: PhaseLosses) -> Chart:
     names = routing_views.rule_names(view.record, len(course.matrix[0]))
     return Chart(
-        title=view.name,
+        title=title,
         x="phases done",
         y="loss",
         lines=tuple(

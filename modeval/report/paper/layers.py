@@ -1,5 +1,6 @@
 """Scores by layer, with the band of permuted labels."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -80,13 +81,18 @@ def _layer_line(
         ("", _labelled("95 % interval", name, models), {"color": look["color"], "alpha": 0.25}),
     ):
         low, high = (f"{field}_{end}".lstrip("_") for end in ("low", "high"))
-        kept = [s for s in known if getattr(s, low) is not None and getattr(s, high) is not None]
-        if kept:
-            handles[label] = panel.fill_between(
-                [s.layer or 0 for s in kept],
-                [getattr(s, low) for s in kept],
-                [getattr(s, high) for s in kept],
-                **({"lw": 0} | style),
+        lows, highs = ([_or_nan(getattr(s, end)) for s in known] for end in (low, high))
+        if not all(map(math.isnan, (*lows, *highs))):
+            # a layer without an interval interrupts the band
+            handles[label] = panel.fill_between(xs, lows, highs, **({"lw": 0} | style))
+            alone = [place for place in range(len(xs)) if _stands_alone(lows, place)]
+            panel.vlines(
+                [xs[place] for place in alone],
+                [lows[place] for place in alone],
+                [highs[place] for place in alone],
+                color=look["color"] if not field else "#999999",
+                alpha=0.45,
+                lw=2,
             )
     chances = [(s.layer or 0, s.chance) for s in known if s.chance is not None]
     if chances:
@@ -96,6 +102,16 @@ def _layer_line(
         )[0]
     values = [score.value or 0.0 for score in known]
     handles[name] = panel.plot(xs, values, **(look | {"marker": marker, "markersize": 2.5}))[0]
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _stands_alone(lows: Sequence[float], place: int) -> bool:
+    """Tell whether an interval has no neighbour that a band could reach to."""
+    beside = (*lows[max(place - 1, 0) : place], *lows[place + 1 : place + 2])
+    return not math.isnan(lows[place]) and all(map(math.isnan, beside))
 
 
 def _labelled(what: str, name: str, models: int) -> str:

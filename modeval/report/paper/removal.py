@@ -1,7 +1,6 @@
 """What can go: the loss while modules are removed, the least used first and at random."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from modeval.errors import ScorecardError
 from modeval.report.causes import Falling, falling
@@ -18,7 +17,7 @@ def charts(entries: Sequence[ModelView], style: Style) -> list[Chart]:
     Raises:
         ScorecardError: there is none.
     """
-    found = [(view, falling(view, style.layer)) for view in entries]
+    found = [(view, falling(view, style.layer)) for view in in_order(entries)]
     of = titles(entries)
     made = [_chart(of[view.anchor], curves) for view, curves in found if curves is not None]
     if not made:
@@ -27,7 +26,12 @@ def charts(entries: Sequence[ModelView], style: Style) -> list[Chart]:
             f"No modules{where} were switched off in these scorecards. Score again: modeval score "
             "RUN --interventions --json scorecard.json"
         )
-    return [made[0], *(replace(chart, y="") for chart in made[1:])]
+    return made
+
+
+def in_order(entries: Sequence[ModelView]) -> list[ModelView]:
+    """Return models task by task, those of the paper in its order."""
+    return [view for group in groups(entries) for view in group.entries]
 
 
 def titles(entries: Sequence[ModelView]) -> dict[str, str]:
@@ -36,7 +40,7 @@ def titles(entries: Sequence[ModelView]) -> dict[str, str]:
     if len(found) == 1:
         return {view.anchor: view.name for view in entries}
     return {
-        view.anchor: f"{view.name}, {task}"
+        view.anchor: f"{view.name}\n{task}"
         for group, task in zip(found, told_apart(found), strict=True)
         for view in group.entries
     }
@@ -50,6 +54,7 @@ def _chart(title: str, curves: Falling) -> Chart:
         title=title,
         x="share removed",
         y="loss",
+        band="middle 95\N{NO-BREAK SPACE}% of random orders",
         lines=(
             Line(name=BY_USE, points=tuple(Point(x=x, value=value) for x, value in by_use)),
             Line(

@@ -123,7 +123,7 @@ def _beyond_chance(family: Family, metric: str) -> list[Chart]:
         ),
     )
     references = [level, Line(name="hashed routing", points=tuple(hashed))] if hashed else [level]
-    return [_chart(family, metric, [*drawn, *references], lines, y="less uniform routing")]
+    return [_chart(family, metric, [*drawn, *references], lines, y="minus uniform routing")]
 
 
 def _chart(family: Family, metric: str, drawn: Sequence[Line], lines: Lines, y: str = "") -> Chart:

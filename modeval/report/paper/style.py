@@ -229,7 +229,9 @@ def told_apart(groups: Sequence[TaskGroup]) -> list[str]:
     short = [short_task(group) for group in groups]
     if len(set(short)) == len(short):
         return short
-    return [" · ".join(group.title.split(" · ")[:2]) for group in groups]
+    parts = [group.title.split(" · ") for group in groups]
+    shared = set.intersection(*map(set, parts)) - {first for first, *_ in parts}
+    return [" · ".join(part for part in named if part not in shared) for named in parts]
 
 
 def plain_ticks(panel: "Axes", axis: Literal["x", "y"]) -> None:

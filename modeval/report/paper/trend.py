@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 LIMIT = "limit"
 """Name of the line of what was asked for."""
+BETTER = {"max": "\N{NO-BREAK SPACE}↓", "min": "\N{NO-BREAK SPACE}↑"}
+"""Which way is better, by what was asked for."""
 
 
 def charts(runs: Sequence[Run], style: Style) -> list[Chart]:
@@ -75,8 +77,14 @@ def _chart(runs: Sequence[Run], place: Place) -> Chart:
     unique = {point.x: point for point in limits}
     if unique:
         lines.append(Line(name=LIMIT, points=tuple(unique.values())))
-    title = metric_title(place[0]) + (f", {place[1]}" if place[1] else "")
-    return Chart(title=title, x="runs of the gate", lines=tuple(lines))
+    sides = {
+        kept.comparison for run in runs for kept in run.values if _place(kept) == place
+    } & BETTER.keys()
+    arrow = BETTER[sides.pop()] if len(sides) == 1 else ""
+    title = metric_title(place[0]) + arrow + (f", {place[1]}" if place[1] else "")
+    return Chart(
+        title=title, x="runs of the gate", lines=tuple(lines), band="95\N{NO-BREAK SPACE}% interval"
+    )
 
 
 def _points(runs: Sequence[Run], place: Place, model: str) -> Iterator[Point]:

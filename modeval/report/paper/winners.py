@@ -147,7 +147,7 @@ def _chart(
     ]
     even = Line(name="an even share", points=(Point(x=0, value=1 / len(rivals)),))
     where = LOSSES[side].title.removeprefix("Loss ").capitalize()
-    said = f"{where}, best\N{NO-BREAK SPACE}of\N{NO-BREAK SPACE}{len(rivals)}"
+    said = f"{where}, of\N{NO-BREAK SPACE}{len(rivals)}\N{NO-BREAK SPACE}models"
     yield Chart(
         title=f"{said}\n{title}" if title else said,
         x="Model",
