@@ -157,9 +157,16 @@ def _commands(text: str) -> "Markup":
 
     parts = COMMAND.split(text)
     return Markup("").join(
-        Markup("<code>{}</code>").format(part) if index % 2 else escape(part)
+        Markup("<code>{}</code>").format(_whole_words(part)) if index % 2 else escape(part)
         for index, part in enumerate(parts)
     )
+
+
+def _whole_words(command: str) -> "Markup":
+    """Keep the words of a command whole: a browser breaks lines within ``--resume``, too."""
+    from markupsafe import Markup  # noqa: PLC0415 - there is no page without it
+
+    return Markup(" ").join(Markup("<span>{}</span>").format(word) for word in command.split(" "))
 
 
 def _template_text(name: str) -> str:

@@ -85,15 +85,10 @@ def _layer_line(
         if not all(map(math.isnan, (*lows, *highs))):
             # a layer without an interval interrupts the band
             handles[label] = panel.fill_between(xs, lows, highs, **({"lw": 0} | style))
-            alone = [place for place in range(len(xs)) if _stands_alone(lows, place)]
-            panel.vlines(
-                [xs[place] for place in alone],
-                [lows[place] for place in alone],
-                [highs[place] for place in alone],
-                color=look["color"] if not field else "#999999",
-                alpha=0.45,
-                lw=2,
-            )
+            color = style.get("color", look["color"])
+            for at in range(len(xs)):
+                if _stands_alone(lows, at):
+                    panel.vlines(xs[at], lows[at], highs[at], color=color, alpha=0.45, lw=2)
     chances = [(s.layer or 0, s.chance) for s in known if s.chance is not None]
     if chances:
         there, levels = zip(*chances, strict=True)
