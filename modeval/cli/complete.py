@@ -131,6 +131,49 @@ def models(incomplete: str) -> list[str]:
     return _begin(dict.fromkeys(found), incomplete)
 
 
+def axes(incomplete: str) -> list[str]:
+    """Complete the last of the axes of an array; each stands once."""
+    from modeval.trace.importers.arrays import AXES
+
+    said = incomplete.split(",")[:-1]
+    return several(one_of(*(axis for axis in AXES if axis not in said)))(incomplete)
+
+
+def row_kinds(incomplete: str) -> list[str]:
+    """Complete the last of the kinds of rows that can be left out, in one word each."""
+    from modeval.trace.suspicions import ROW_KINDS
+
+    return several(one_of(*(kind.replace(" ", "-") for kind in ROW_KINDS)))(incomplete)
+
+
+MANY = 200
+"""Modules of all layers beyond which layers are offered first, and then the modules of one."""
+
+
+def modules(incomplete: str) -> list[str]:
+    """Complete LAYER:MODULE by the traces that stand on the command line."""
+    from modeval.errors import ModevalError
+    from modeval.trace.trace import header_from_json
+
+    found: list[str] = []
+    for word in _line():
+        path = Path(word) / "header.json"
+        try:
+            header = header_from_json(path.read_text(encoding="utf-8"), word)
+        except (ModevalError, OSError, ValueError):
+            continue
+        layers = [(str(number), count) for number, count in enumerate(header.modules)]
+        if ":" not in incomplete and sum(header.modules) > MANY:
+            found += [f"{layer}:" for layer, _ in layers]
+            continue
+        named = [*layers, *zip(header.layers, header.modules, strict=True)]
+        begun, colon, _ = incomplete.rpartition(":")
+        for layer, count in named if colon else layers:
+            if not colon or layer == begun:
+                found += [f"{layer}:{module}" for module in range(count)]
+    return _begin(dict.fromkeys(found), incomplete)
+
+
 def _line() -> list[str]:
     """Return the words of the line that is being typed, as the shell tells them."""
     told = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS", "")

@@ -107,6 +107,7 @@ def import_command(
         typer.Option(
             metavar="AXIS,...",
             help="Axes of a bare array in order, of label, layer, expert, document, token, choice.",
+            autocompletion=complete.axes,
             rich_help_panel=MEANING,
         ),
     ] = None,
@@ -116,6 +117,7 @@ def import_command(
             metavar="KIND,...",
             help="Leave out rows of these kinds of warnings: warm-up, padding, repeated rows, "
             "repeated ranks.",
+            autocompletion=complete.row_kinds,
             rich_help_panel=MEANING,
         ),
     ] = None,
@@ -162,7 +164,7 @@ def import_command(
         model=model,
         columns=_read_columns(columns),
         axes=_parts(axes),
-        leave_out=frozenset(_parts(leave_out)),
+        leave_out=_kinds(leave_out),
         allow_partial=allow_partial,
         shard=read_shard(shard),
     )
@@ -191,6 +193,18 @@ def _list_formats() -> None:
 
 def _parts(text: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip()) if text else ()
+
+
+def _kinds(text: str | None) -> frozenset[str]:
+    """Return kinds of warnings; a hyphen may stand for the space, which a shell would quote.
+
+    >>> sorted(_kinds("repeated-rows, warm-up"))
+    ['repeated rows', 'warm-up']
+    """
+    from modeval.trace.suspicions import ROW_KINDS
+
+    known = {kind.replace(" ", "-"): kind for kind in ROW_KINDS}
+    return frozenset(known.get(part, part) for part in _parts(text))
 
 
 def _read_columns(text: str | None) -> dict[str, str]:

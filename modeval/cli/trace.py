@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from modeval.cli import complete
 from modeval.cli.output import stderr, stdout
 from modeval.text import for_rich, visible
 
@@ -73,7 +74,9 @@ def show_command(
     module: Annotated[
         list[str],
         typer.Option(
-            metavar="LAYER:MODULE", help="Number (or name) of a layer, and of a module. Repeatable."
+            metavar="LAYER:MODULE",
+            help="Number (or name) of a layer, and of a module. Repeatable.",
+            autocompletion=complete.modules,
         ),
     ],
     contexts: Annotated[int, typer.Option(min=0, help="Tokens to show of each label.")] = 5,

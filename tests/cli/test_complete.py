@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from modeval.cli.main import app
 from modeval.score.stored.files import scorecard_text
+from modeval.trace.trace import TraceHeader
 
 ROOT: Any = typer.main.get_command(app)
 
@@ -75,6 +76,8 @@ def offered(words: list[str], incomplete: str) -> list[str]:
         (["score", "--device"], "cu", "cuda"),
         (["import", "--from"], "vl", "vllm"),
         (["import", "--label-from"], "fo", "folder"),
+        (["import", "--axes"], "layer,tok", "layer,token"),
+        (["import", "--leave-out"], "padding,repeated-ra", "padding,repeated-ranks"),
         (["record", "--dtype"], "b", "bfloat16"),
         (["record", "--device"], "cu", "cuda"),
         (["log", "--to"], "ten", "tensorboard"),
@@ -103,6 +106,22 @@ def test_models_of_the_scorecards_on_the_line_are_offered(tmp_path: Path) -> Non
     for command in ("gate", "compare", "report"):
         assert offered([command, str(path), "--model"], known[:3]) == [known]
     assert offered(["gate", str(tmp_path / "absent.json"), "--model"], "") == []
+
+
+def test_modules_of_the_traces_on_the_line_are_offered(tmp_path: Path) -> None:
+    def told(layers: int, modules: int, incomplete: str) -> list[str]:
+        header = TraceHeader(
+            layers=tuple(f"mlp.{layer}" for layer in range(layers)),
+            modules=(modules,) * layers,
+            choices=(1,) * layers,
+        )
+        (tmp_path / "header.json").write_text(header.to_json(), encoding="utf-8")
+        return offered(["trace", "show", str(tmp_path), "--module"], incomplete)
+
+    assert told(2, 2, "") == ["0:0", "0:1", "1:0", "1:1"]
+    assert told(2, 2, "mlp.1:") == ["mlp.1:0", "mlp.1:1"]
+    assert told(12, 64, "1") == ["1:", "10:", "11:"]
+    assert told(12, 64, "11:6") == ["11:6", "11:60", "11:61", "11:62", "11:63"]
 
 
 def test_options_that_list_their_choices_complete_them() -> None:
