@@ -2,17 +2,22 @@
 
 import io
 import re
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import report_cards as cards
 from rich.console import Console
+from typer.testing import CliRunner
 
+from modeval.cli.main import app
 from modeval.report.terminal.grid import Column, Grid, Prose
 from modeval.report.terminal.scores import render
 from modeval.report.words import span
 
 NUMBERS = tuple(f"0.{place}23" for place in range(1, 9))
 WIDTHS = (40, 60, 80, 120)
+OLD_CARD = Path(__file__).parents[2] / "fixtures" / "version-0.1" / "scorecard.json"
 
 
 def shown(*parts, width):
@@ -54,6 +59,22 @@ def test_a_paragraph_is_broken_in_no_number_and_keeps_its_letters():
         for whole in ("3.8 %", "[3.2 %, 4.5 %]", "4 (25 %)", "7 (25 %)"):
             assert sum(whole in line for line in lines) == 1, (width, lines)
         assert " ".join(line.strip() for line in lines) == said
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_findings_of_the_paper_lose_no_word_at_any_width(width):
+    def told(columns):
+        args = ["findings", str(OLD_CARD)]
+        done = CliRunner().invoke(app, args, env={"COLUMNS": str(columns)})
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    text = told(width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    letters = Counter("".join(text.split()))
+    whole = Counter("".join(told(300).replace("The paper says", "").split()))
+    assert not {letter for letter in "0123456789[]" if letters[letter] != whole[letter]}
 
 
 CARDS = {"trace": cards.trace(), "cohort": cards.paper(), "deep": cards.trace(layers=30)}

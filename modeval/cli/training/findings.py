@@ -11,9 +11,13 @@ from modeval.cli.options import with_examples
 from modeval.cli.output import deliver, stdout
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from modeval.report.paper.deciding import PaperFinding
 
 STYLES = {"holds": "green", "does not hold": "red", "cannot be told": "dim", "reported": ""}
+TABLE = 72
+"""Columns of a terminal below which findings stand as paragraphs."""
 
 EXAMPLES = """
 [bold]Examples[/]
@@ -50,22 +54,51 @@ def findings_command(
 
 
 def _print(findings: "list[PaperFinding]") -> None:
+    console = stdout()
+    if console.width < TABLE:
+        _print_below(console, findings)
+        return
     from rich.table import Table
 
-    table = Table("", "The paper says", "Measured", "Here", box=None, pad_edge=False)
+    table = Table("", box=None, pad_edge=False)
+    for heading in ("The paper says", "Measured", "Here"):
+        table.add_column(heading, overflow="fold")
     for finding in findings:
-        number = "" if finding.value is None else f"{finding.value:.3f}"
-        if finding.low is not None and finding.high is not None:
-            number += f" [{finding.low:.3f}, {finding.high:.3f}]"
         style = STYLES[finding.verdict] or "none"
-        word = finding.verdict if finding.role == "finding" else finding.role
+        number = _number(finding)
         table.add_row(
             finding.name,
             finding.statement,
             f"{finding.measured}{_limits(finding)}",
-            f"[{style}]{word}[/]\n{number}\n[dim]{finding.why}[/]".replace("\n\n", "\n"),
+            f"[{style}]{_word(finding)}[/]\n{number}\n[dim]{finding.why}[/]".replace("\n\n", "\n"),
         )
-    stdout().print(table)
+    console.print(table)
+
+
+def _print_below(console: "Console", findings: "list[PaperFinding]") -> None:
+    """Print each finding as paragraphs: columns side by side would be too narrow for words."""
+    from modeval.report.terminal.grid import Prose
+
+    for finding in findings:
+        name, word = f"{finding.name} ", f"   {_word(finding)}"
+        here = ", ".join(filter(None, (_number(finding), finding.why)))
+        style = STYLES[finding.verdict] or "none"
+        console.print(Prose(f"{name}{finding.statement}", head=len(name), indent="   "))
+        said = f"{word}: {here}" if here else word
+        console.print(Prose(said, head=len(word), style=style, indent="   "))
+        measured = f"   {finding.measured}{_limits(finding)}"
+        console.print(Prose(measured, indent="   ", dim=True))
+
+
+def _word(finding: "PaperFinding") -> str:
+    return finding.verdict if finding.role == "finding" else finding.role
+
+
+def _number(finding: "PaperFinding") -> str:
+    number = "" if finding.value is None else f"{finding.value:.3f}"
+    if finding.low is not None and finding.high is not None:
+        number += f" [{finding.low:.3f}, {finding.high:.3f}]"
+    return number
 
 
 def _limits(finding: "PaperFinding") -> str:
