@@ -33,7 +33,7 @@ from modeval.spec.computing.weights import (
     straight_through,
 )
 from modeval.spec.own import OwnGating
-from modeval.spec.taught import BalancedTopK, Evolved, Reinforce
+from modeval.spec.taught import BalancedTopK, Evolved, QLearning, Reinforce
 from modeval.spec.unsettled import Unsettled
 
 if TYPE_CHECKING:  # settings are read where torch is not yet loaded; tensors bring their methods
@@ -560,6 +560,7 @@ Gating = (
     | Sinkhorn
     | Base
     | Reinforce
+    | QLearning
     | Evolved
     | BalancedTopK
     | Unsettled

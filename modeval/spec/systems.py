@@ -188,6 +188,15 @@ SYSTEMS: tuple[System, ...] = (
         choices={"scorer": "rule", "gating": {"kind": "reinforce"}},
     ),
     System(
+        name="q-learning",
+        title="Q-learning of routes",
+        what="A router foretells what each module earns for the rule, and takes the best.",
+        formula="m = argmax_m Q_cm,  router (Q_cm - R)^2 / 2,  R = -loss or the next max Q",
+        source="Rosenbaum et al. 2018 (Routing Networks, arXiv 1711.01239); Watkins & Dayan 1992",
+        expect="Hard, so softness and hard gap are 0; the first good module may keep a rule.",
+        choices={"scorer": "rule", "gating": {"kind": "q-learning"}},
+    ),
+    System(
         name="pathnet",
         title="PathNet",
         what="Paths of a module for each rule and layer compete; losers copy winners and mutate.",

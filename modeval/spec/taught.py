@@ -62,6 +62,53 @@ class Reinforce:
 
 
 @dataclass(frozen=True, slots=True)
+class QLearning:
+    """Take the module with the largest value ``Q = l``, which the router learns to foretell.
+
+    In training a share epsilon of the samples take a random module. Rewards are minus the loss, and
+    come after the last decision: the Q of what was chosen there is drawn to the reward, that of an
+    earlier decision to the largest Q of the next one. No gradient passes through the choice.
+
+    Attributes:
+        epsilon: share of random choices at the beginning of training.
+        end: share at its end; it falls evenly.
+
+    Source: Rosenbaum et al. 2018 (Routing Networks, arXiv 1711.01239), section 4, with one value
+    for each module and no discount; Watkins & Dayan 1992.
+
+    >>> import torch
+    >>> QLearning()(torch.tensor([[[-0.3, -0.1, -0.2]]])).tolist()
+    [[[0.0, 1.0, 0.0]]]
+    """
+
+    logits: ClassVar[int] = 1
+    chance: ClassVar[int] = 2
+    batchwise: ClassVar[bool] = False
+    sparse: ClassVar[bool] = True
+    kind: Literal["q-learning"] = "q-learning"
+    epsilon: float = 0.3
+    end: float = 0.0
+
+    @property
+    def anneals(self) -> bool:
+        """Whether a step depends on how many there are in all."""
+        return self.epsilon != self.end
+
+    def __post_init__(self) -> None:
+        for name in ("epsilon", "end"):
+            value = getattr(self, name)
+            check(0 <= value <= 1, f"{name} = {value}: expected a share from 0 to 1.")
+
+    def __call__(self, logits: "Tensor", noise: "Noise | None" = None) -> "Tensor":
+        """Return the best module, in training now and then a random one."""
+        if noise is None:
+            return largest(logits)
+        coin, other = noise.uniform.chunk(2, -1)
+        share = self.epsilon + (self.end - self.epsilon) * noise.progress
+        return largest(other).where(coin[..., :1] < share, largest(logits))
+
+
+@dataclass(frozen=True, slots=True)
 class Evolved:
     """Route each rule along a path that evolves: a module for each rule and layer.
 

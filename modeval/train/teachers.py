@@ -23,7 +23,7 @@ from modeval.nn.linear import per_rule
 from modeval.nn.network import Network, Output, Route
 from modeval.nn.recurrent import RecurrentNetwork
 from modeval.nn.scorers import BiasedScorer, FreeScorer
-from modeval.spec.taught import BalancedTopK, Evolved, Reinforce
+from modeval.spec.taught import BalancedTopK, Evolved, QLearning, Reinforce
 from modeval.types import Batch, Noise
 
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
@@ -111,6 +111,49 @@ class Rewarded:
         sent = [output.routed[layer].weight.flatten(1, -2).mean(1) for layer in self.layers]
         self.usage.lerp_(torch.stack(sent, 1), new)
         self.seen.lerp_(torch.ones_like(self.seen), new)
+
+
+class Valued:
+    """Teaches a router to foretell what choices are worth (Q-learning).
+
+    The term is ``mean over decisions of (Q_a - target)^2 / 2``, the target being what is known
+    after the decision: minus the cost, where nothing follows; the largest Q of the next decision,
+    where one does. What follows the last layer is nothing, or where positions hand on a state, the
+    first layer at the next position, whose largest Q comes on top of minus the cost of this one.
+    """
+
+    def __init__(self, network: LayeredNetwork, gating: QLearning) -> None:
+        del gating
+        self.hands_on = isinstance(network, RecurrentNetwork)
+        self.layers = network.deciding
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """Return nothing: values are the network's."""
+        return {}
+
+    def route(self, batch: Batch, noise: Noise | None) -> Route | None:
+        """Leave the choice to the gating."""
+        del batch, noise
+        return None
+
+    def term(self, output: Output, cost: Tensor) -> Float[Tensor, " seeds"]:
+        """Return the squared error of the values of what was chosen."""
+        every = [output.routed[layer] for layer in self.layers]
+        best = [routed.logits.detach().amax(-1) for routed in every]
+        after = -cost.detach()
+        if self.hands_on:
+            after = after + F.pad(best[0][:, :, 1:], (0, 1))
+        total = cost.new_zeros(len(cost))
+        for routed, target in zip(every, [*best[1:], after], strict=True):
+            chosen = routed.weight.argmax(-1, keepdim=True)
+            value = routed.logits.gather(-1, chosen).squeeze(-1)
+            total = total + 0.5 * (value - target).square().flatten(1).mean(1)
+        return total
+
+    def learn(self, output: Output, cost: Tensor, noise: Noise | None) -> None:
+        """Remember nothing beside the values."""
+        del output, cost, noise
 
 
 class Bred:
@@ -324,6 +367,7 @@ def teacher_of(
 
 TEACHERS: dict[type, Callable[..., Teacher]] = {
     Reinforce: Rewarded,
+    QLearning: Valued,
     Evolved: Bred,
     BalancedTopK: Evened,
 }

@@ -42,6 +42,7 @@ CHECKS: Mapping[str, str] = {
     "epsilon-greedy": "nn/test_systems.py::test_epsilon_is_the_share_of_random_choices",
     "routing-network": "train/test_teachers.py::"
     "test_the_expected_gradient_of_a_router_is_that_of_the_expected_loss",
+    "q-learning": "train/test_teachers.py::test_values_are_what_modules_earn",
     "pathnet": "train/test_teachers.py::"
     "test_the_loser_becomes_a_mutated_copy_of_the_winner_and_routing_follows_the_winner",
     "threshold": "nn/test_systems.py::test_threshold_routes_to_none_one_or_all",

@@ -46,7 +46,8 @@ def trained(run: RunSpec) -> tuple[Stepper, Any, Any]:
 
 ROUTERS = (
     "top-k", "hierarchical", "noisy-top-k", "switch", "expert-choice", "base", "sinkhorn",
-    "gumbel", "epsilon-greedy", "routing-network", "pathnet", "threshold", "global-weights",
+    "gumbel", "epsilon-greedy", "routing-network", "q-learning", "pathnet", "threshold",
+    "global-weights",
 )  # fmt: skip
 
 

@@ -11,15 +11,15 @@ from modeval.errors import RunError
 from modeval.nn import Network, create
 from modeval.nn.layer import LayeredNetwork
 from modeval.spec import DataSpec, ModelSpec, Phase
-from modeval.spec.taught import BalancedTopK, Evolved, Reinforce
+from modeval.spec.taught import BalancedTopK, Evolved, QLearning, Reinforce
 from modeval.train.step import Stepper
 from modeval.train.stream import Stream, batches, uniform_numbers
-from modeval.train.teachers import Bred, Rewarded, mutated, teacher_of, winning_modules
+from modeval.train.teachers import Bred, Rewarded, Valued, mutated, teacher_of, winning_modules
 from modeval.types import Batch, Noise
 
 CPU = torch.device("cpu")
-Taught = Reinforce | Evolved | BalancedTopK
-TAUGHT = (Reinforce(collaboration=0.5), Evolved(trial=2), BalancedTopK(k=1))
+Taught = Reinforce | QLearning | Evolved | BalancedTopK
+TAUGHT = (Reinforce(collaboration=0.5), QLearning(), Evolved(trial=2), BalancedTopK(k=1))
 SMALL: dict[str, Any] = {"encoder": 6, "width": 12}
 DATA = {
     "binary": DataSpec(rules=2),
@@ -109,9 +109,10 @@ def test_choices_are_drawn_by_the_policy() -> None:
     torch.testing.assert_close(drawn[0], logits[0, 0].softmax(-1), rtol=0, atol=0.02)
 
 
-def test_a_policy_learns_which_module_is_right() -> None:
+@pytest.mark.parametrize("gating", [Reinforce(), QLearning(end=0.3)], ids=lambda each: each.kind)
+def test_a_router_learns_which_module_is_right(gating: Taught) -> None:
     """Modules that are what the rules need, in place: the router finds each rule its own."""
-    network = cohort("binary", Reinforce(), (0, 1))
+    network = cohort("binary", gating, (0, 1))
     oracle = create(DATA["binary"], ModelSpec(scorer="oracle", **SMALL), (0, 1))
     train(oracle, 300, batch=64)
     network.load_state_dict(oracle.state_dict(), strict=False)
@@ -134,6 +135,62 @@ def test_the_collaboration_reward_makes_rules_share_a_popular_module() -> None:
 
     assert modules_in_use(10.0) == 1
     assert modules_in_use(0.0) > 1
+
+
+# --- by value ------------------------------------------------------------------------------------
+
+
+def test_values_are_what_modules_earn() -> None:
+    """Modules that stay as they are: the value of each for a rule becomes minus its mean loss."""
+    network = cohort("binary", QLearning(epsilon=1.0, end=1.0), (0, 1), scorer="table", modules=3)
+    with torch.no_grad():
+        network.experts.readout.bias[:, 1, ::2] += 50.0
+    stepper = Stepper(network, "regression", phase=Phase(learns=("scorer.*",)))
+    stream = Stream(DATA["binary"], ((0, 0), (1, 1)), 128, CPU)
+    source = zip(batches(stream), uniform_numbers(stream, network.chance), strict=False)
+    for step, (batch, uniform) in enumerate(itertools.islice(source, 200)):
+        rate = torch.tensor(1e-1 if step < 80 else 1e-2)
+        stepper.step(batch, rate, Noise(uniform, torch.tensor(0.0)))
+    batch = next(batches(Stream(DATA["binary"], ((0, 0), (1, 1)), 4096, CPU, 9)))
+    one_hot = torch.nn.functional.one_hot(batch.rule, 2).float()
+    earned = []
+    for module in range(3):
+        only = torch.eye(3)[module]
+        output = network(batch.inputs, batch.rule, route=lambda w, _, o=only: o.expand_as(w))
+        cost = (output.prediction - batch.target).abs().mean(-1, keepdim=True)
+        earned.append(-(cost * one_hot).sum(1) / one_hot.sum(1))
+    expected = torch.stack(earned, -1).detach()  # (S, R, M)
+    assert float((expected[..., 1] - expected[..., 0]).abs().min()) > 0.5
+    torch.testing.assert_close(network.scorer.logit.detach(), expected, rtol=0.05, atol=0.1)
+
+
+@pytest.mark.parametrize("task", DATA)
+def test_a_value_is_drawn_to_the_best_of_the_next_decision(task: str) -> None:
+    """Decisions of one sample in their order: layers, and where a state is handed on, positions."""
+    network = cohort(task, QLearning(), modules=2, layers=2)
+    batch, shape = one_sample(task)
+    output = network(batch.inputs, batch.rule)
+    cost = (output.prediction - batch.target).abs().mean(-1).detach()
+    values = [each.logits.detach().view(-1, 2) for each in output.routed]  # (T, M) of each layer
+    positions = len(batch.rule.flatten())
+    expected = 0.0
+    for position in range(positions):
+        first, second = (value[position] for value in values)
+        after = -float(cost.flatten()[position])
+        if task == "series" and position + 1 < positions:
+            after += float(values[0][position + 1].max())
+        for value, target in ((first, float(second.max())), (second, after)):
+            expected += 0.5 * (float(value.max()) - target) ** 2 / positions
+    term = Valued(network, network.gating).term(output, cost)
+    torch.testing.assert_close(term.detach(), torch.tensor([expected]))
+    assert shape == batch.rule.shape
+
+
+def test_a_share_epsilon_takes_a_random_module() -> None:
+    logits = torch.tensor([0.0, 1.0, -1.0]).expand(1, 20_000, 3)
+    uniform = torch.rand(1, 20_000, 6, generator=torch.Generator().manual_seed(0))
+    drawn = QLearning(epsilon=0.6)(logits, Noise(uniform, torch.tensor(0.5))).mean(1)
+    torch.testing.assert_close(drawn[0], torch.tensor([0.1, 0.8, 0.1]), rtol=0, atol=0.02)
 
 
 # --- by breeding ---------------------------------------------------------------------------------
@@ -240,9 +297,9 @@ def test_a_seed_is_taught_alike_alone_and_in_a_cohort(
         torch.testing.assert_close(value[:1], alone.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("gating", [Reinforce(), Evolved()])
+@pytest.mark.parametrize("gating", [Reinforce(), QLearning(), Evolved()])
 @pytest.mark.parametrize("engine", ["graphed", "compiled"])
-def test_engines_that_teach_nothing_refuse(gating: Reinforce | Evolved, engine: Any) -> None:
+def test_engines_that_teach_nothing_refuse(gating: Taught, engine: Any) -> None:
     network = cohort("binary", gating)
     with pytest.raises(RunError, match="Use --engine auto"):
         Stepper(network, "regression", engine=engine)
@@ -287,8 +344,8 @@ def test_a_bias_mends_collapse_that_a_biased_start_provokes() -> None:
 # --- all -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("gating", [Reinforce(), Evolved()])
-def test_given_routing_is_what_routes_whoever_teaches(gating: Reinforce | Evolved) -> None:
+@pytest.mark.parametrize("gating", [Reinforce(), QLearning(), Evolved()])
+def test_given_routing_is_what_routes_whoever_teaches(gating: Taught) -> None:
     """Modules of rules that are not drawn stay, and the router learns nothing from it."""
     network = cohort("binary", gating)
     start = {name: value.detach().clone() for name, value in network.named_parameters()}
