@@ -99,6 +99,14 @@ def guess_axes(array: NDArray[Any], path: Path) -> tuple[str, ...]:
         refuse(path, "", f"holds {array.dtype} of shape {array.shape}", _asking(array))
     if not np.isfinite(array).all():
         refuse(path, "", "holds a value that is not finite")
+    if array.shape[1] > 2 and array.max() <= 1 and _holds_bits(array):  # noqa: PLR2004
+        refuse(
+            path,
+            "",
+            f"{array.shape} holds only 0 and 1: a mask of tokens and experts, or ids of two",
+            "Of a mask save the places, by mask.nonzero(), as layer,chosen; of ids say --axes "
+            "token,choice",
+        )
     if _may_be_ids(array):
         if len(array) > FEWEST_TOKENS:
             return ("token", "choice")
@@ -112,6 +120,11 @@ def guess_axes(array: NDArray[Any], path: Path) -> tuple[str, ...]:
             f"Score such a matrix as it is: modeval score {path}. Else say --axes layer,expert",
         )
     return ("layer", "expert")
+
+
+def _holds_bits(array: NDArray[Any]) -> bool:
+    """Return whether all numbers are 0 and 1, and both are there."""
+    return bool(((array == 0) | (array == 1)).all() and array.any() and not array.all())
 
 
 def _may_be_ids(array: NDArray[Any]) -> bool:
@@ -156,10 +169,8 @@ def _pieces(  # noqa: PLR0917
 ) -> Iterator[Piece]:
     strange = [axis for axis in axes if axis not in AXES]
     if strange or len(axes) != array.ndim or len(set(axes)) != len(axes):
-        refuse(
-            path, "", f"has the shape {array.shape}: --axes {','.join(axes)} is no name for each",
-            _asking(array),
-        )  # fmt: skip
+        wrong = f", and --axes {','.join(axes)} is no name for each" if axes else ""
+        refuse(path, "", f"has the shape {array.shape}{wrong}", _asking(array))
     if "token" in axes:
         yield from _rows(array, axes, path, options, note, layer)
     elif "expert" in axes and "choice" not in axes:

@@ -114,7 +114,9 @@ def with_nested(record: Mapping[str, Any], wanted: Iterable[str]) -> Mapping[str
 def missing_columns(names: Sequence[str], columns: MatchedColumns, wanted: Sequence[str]) -> str:
     """Return what to say of a table that lacks columns, with the line to type."""
     lacking = [name for name in wanted if name not in columns.names]
-    spare = [*columns.others, *("NAME" for _ in lacking)]
+    if not lacking:
+        return f"has all columns that it needs: {brief_names(names)}"
+    spare = columns.others if len(columns.others) == len(lacking) else ["NAME"] * len(lacking)
     said = ",".join(f"{ours}={theirs}" for ours, theirs in zip(lacking, spare, strict=False))
     quoted = f'"{said}"' if " " in said else said
     return (
@@ -134,9 +136,16 @@ def cell_numbers(text: str, kind: type[int] | type[float], path: Path, place: st
     if not _NUMBERS.fullmatch(text):
         refuse(path, place, f"holds {brief(text)} where numbers stand")
     try:
-        return [kind(part) for part in _SPLIT.split(text) if part]
-    except ValueError:
+        return [_number(part, kind) for part in _SPLIT.split(text) if part]
+    except (ValueError, OverflowError):
         refuse(path, place, f"holds {brief(text)} where numbers stand")
+
+
+def _number(text: str, kind: type[int] | type[float]) -> int | float:
+    """Return a number; whole ones may be written as tables with gaps have them: ``3.0``."""
+    if kind is int and "." in text and float(text).is_integer():
+        return int(float(text))
+    return kind(text)
 
 
 def spread(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -164,13 +173,20 @@ class Numbering:
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
+        self._numbered = False
 
     def __call__(self, value: Any, path: Path, place: str) -> int:
         """Return the number of a document; numbers stay as they are."""
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-        if not isinstance(value, str):
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        number = isinstance(value, int) and not isinstance(value, bool)
+        if number and not self._numbers:
+            self._numbered = True
+            return int(value)
+        if not number and not isinstance(value, str):
             refuse(path, place, f"document is {brief(value)}: expected a number or a name")
+        if number or self._numbered:
+            refuse(path, place, f"document is {brief(value)}: some have numbers and others names")
         return self._numbers.setdefault(value, len(self._numbers))
 
 

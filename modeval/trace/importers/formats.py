@@ -1,6 +1,5 @@
 """The table of foreign formats, and which of them a file is."""
 
-import contextlib
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from modeval.errors import TraceError, nearest
 from modeval.text import brief, visible
+from modeval.trace.files import import_arrow
 from modeval.trace.importers import (
     arrays,
     colibri,
@@ -35,7 +35,7 @@ from modeval.trace.importers.columns import (
     missing_columns,
 )
 from modeval.trace.importers.format import Format
-from modeval.trace.importers.reading import head, table_lines
+from modeval.trace.importers.reading import head, read_bytes, table_lines
 
 # In the order in which they are tried: the more a format says of itself, the earlier it stands.
 _ALL = (
@@ -115,13 +115,21 @@ def _unknown(paths: Sequence[Path]) -> str:
     path = paths[0]
     start = head(path)
     more = f" and {len(paths) - 1} other files" if len(paths) > 1 else ""
-    if not start:
-        return f"{path} is empty or cannot be read{more}: give the file that holds the routing."
+    if not start.strip():
+        return f"{path} {_why_empty(path)}{more}: give the file that holds the routing."
     text = start.decode("utf-8", "replace")
     binary = b"\0" in start or text.count("\ufffd") > len(text) // 10
     first = next((line for line in text.splitlines() if line.strip()), "")
     shown = f"it begins with {brief(start[:40])}" if binary else f"its first line is {_cut(first)}"
     return f"No known format fits {path}{more}: {shown}. {_near(path, start)}"
+
+
+def _why_empty(path: Path) -> str:
+    """Return why nothing can be read of a file."""
+    try:
+        return "holds nothing but blank lines" if read_bytes(path) else "is empty"
+    except TraceError as error:
+        return str(error).removeprefix(f"{path}: ").rstrip(".")
 
 
 def _cut(line: str) -> str:
@@ -134,9 +142,14 @@ def _near(path: Path, start: bytes) -> str:
     if start.lstrip()[:1] in (b"{", b"["):
         return _near_json(start)
     names: list[str] = []
+    if start.startswith(b"PAR1"):
+        return _near_parquet(path)
     if b"\0" not in start:
-        with contextlib.suppress(TraceError):
+        try:
             names = list(next(iter(table_lines(path, start)), ("", {}))[1])
+        except TraceError as error:
+            if "," in start.decode("utf-8", "replace").splitlines()[0]:
+                return f"{str(error).removeprefix(f'{path}, ')} {PLAIN_WAY}."
     known = match_columns(names, ROW_NAMES | COUNT_NAMES, {}).names
     if len(names) > 1 and (known or any(name.lower() in COURSE for name in names)):
         return _near_table(names)
@@ -150,6 +163,17 @@ def _near(path: Path, start: bytes) -> str:
     return f"{which}{PLAIN_WAY}; modeval import --list shows all formats."
 
 
+def _near_parquet(path: Path) -> str:
+    """Return what the columns of a Parquet file lack, or why there are none."""
+    arrow = import_arrow()
+    try:
+        names = arrow.parquet.read_schema(path).names
+    except (arrow.ArrowException, OSError, ValueError) as error:
+        return f"It is damaged Parquet ({brief(str(error), 200)})."
+    rows = match_columns(names, ROW_NAMES, {})
+    return f"Nearest: parquet. It {missing_columns(names, rows, ('layer', 'chosen'))}. {PLAIN_WAY}."
+
+
 def _near_table(names: list[str]) -> str:
     rows, counts = match_columns(names, ROW_NAMES, {}), match_columns(names, COUNT_NAMES, {})
     if any(name.strip().lower() in COURSE for name in names) and "chosen" not in rows.names:
@@ -161,6 +185,8 @@ def _near_table(names: list[str]) -> str:
     if of_counts and "chosen" not in rows.names | {"": ""}:
         lacking = missing_columns(names, counts, ("layer", "expert", "count"))
         return f"Nearest: counts-csv. It {lacking}"
+    if {"layer", "chosen"} <= rows.names.keys():
+        return f"Its columns are those of rows: read it with --from csv. {PLAIN_WAY}."
     return f"Nearest: csv. It {missing_columns(names, rows, ('layer', 'chosen'))}. {PLAIN_WAY}."
 
 
@@ -196,6 +222,12 @@ def source_files(sources: Sequence[Path]) -> list[Path]:
             files += sorted(path for path in inside if path.is_file())
         else:
             files.append(source)
+    for path in files:
+        if not path.is_file():
+            raise TraceError(
+                f"{path} is a pipe or a device, and what is imported is read more than once: write "
+                "it into a file first."
+            )
     if not files:
         raise TraceError(f"{', '.join(map(str, sources))}: the folder has no files to import.")
     return files

@@ -7,6 +7,7 @@ names of the same are known (:mod:`.columns`), further columns are passed over, 
 modules is a token that none took. ``modeval trace convert`` writes the same.
 """
 
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -49,6 +50,7 @@ PHASE_WORDS = {
     **dict.fromkeys(("decoding", "generation", "generate"), "decode"),
     **dict.fromkeys(("training",), "train"),
 }
+WHOLE = re.compile(r"-?[0-9]{1,18}(\.0*)?")
 Record = tuple[str, Mapping[str, Any]]
 FACTS = {"modules": ("num_experts", "n_experts", "num_modules"), "choices": ("top_k", "topk")}
 
@@ -104,11 +106,14 @@ def read_parquet(path: Path, options: Options, note: Note) -> Iterator[Piece]:
         row = 0
         try:
             with arrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+                names = file.schema_arrow.names
+                if len(set(names)) < len(names):
+                    refuse(path, "", f"names a column twice: {brief_names(names)}")
                 for batch in file.iter_batches(batch_size=BATCH):
                     for record in batch.to_pylist():
                         yield (
                             f"row {row}",
-                            {key: value for key, value in record.items() if value is not None},
+                            record,
                         )
                         row += 1
         except (arrow.ArrowException, OSError, ValueError, OverflowError) as error:
@@ -171,7 +176,14 @@ def _renamed(
                 refuse(path, place, missing_columns(keys, columns, ("layer", "chosen")))
             _passed_over(path, columns.others, note)
             known[keys] = columns.names
-        yield place, {ours: record[name] for ours, name in known[keys].items()}
+        yield (
+            place,
+            {
+                ours: record[name]
+                for ours, name in known[keys].items()
+                if record[name] is not None or ours in {"layer", "chosen"}  # null is unknown
+            },
+        )
 
 
 def _passed_over(path: Path, others: tuple[str, ...], note: Note) -> None:
@@ -187,8 +199,8 @@ def _from_text(record: Mapping[str, Any], path: Path, place: str) -> dict[str, A
         if name in row:
             row[name] = cell_numbers(row[name], kind, path, place)
     for name in ("layer", "document", *INTEGER):
-        if name in row and row[name].lstrip("-").isdecimal() and len(row[name]) < 20:  # noqa: PLR2004
-            row[name] = int(row[name])
+        if name in row and WHOLE.fullmatch(row[name]):
+            row[name] = int(row[name].split(".")[0])
     return row
 
 
@@ -197,7 +209,11 @@ def _checked(
 ) -> dict[str, Any]:
     row = dict(record)
     row.setdefault("chosen", [])
+    if isinstance(row["chosen"], str):
+        row["chosen"] = cell_numbers(row["chosen"], int, path, place)
     layer, chosen = row.get("layer"), row["chosen"]
+    if isinstance(layer, float) and layer.is_integer():
+        row["layer"] = layer = int(layer)
     if isinstance(chosen, int) and not isinstance(chosen, bool):
         row["chosen"] = chosen = [chosen]  # a single choice, as logs of top-1 routing have it
     if isinstance(row.get("weight"), int | float) and not isinstance(row["weight"], bool):
@@ -311,14 +327,16 @@ def _rows_of_arrays(arrays: Mapping[str, NDArray[Any]], path: Path) -> Iterator[
         weight = numbers(weight, 2, path, "array weight", "weight")
         if weight.shape != chosen.shape:
             refuse(path, "array weight", f"has weights {weight.shape} for choices {chosen.shape}")
-    layer = arrays["layer"]
+    layer = _decoded(arrays["layer"], "layer", path)
     names = layer.dtype.kind == "U"
     singles = {
-        name: integers(_numbered(arrays[name], name), 1, path, f"array {name}", name)
+        name: integers(_numbered(arrays[name], name, path), 1, path, f"array {name}", name)
         for name in ("document", *INTEGER, "phase")
         if name in arrays
     }
-    label = [str(text) or None for text in arrays["label"]] if "label" in arrays else None
+    if "phase" in singles and not (singles["phase"] < len(PHASES)).all():
+        refuse(path, "array phase", f"holds {singles['phase'].max()}: expected {_phases()}")
+    label = _labels_of(arrays["label"], path) if "label" in arrays else None
     for kind in np.unique(layer) if names else [None]:
         rows = layer == kind if names else slice(None)
         yield Rows(
@@ -330,8 +348,35 @@ def _rows_of_arrays(arrays: Mapping[str, NDArray[Any]], path: Path) -> Iterator[
         )
 
 
-def _numbered(array: NDArray[Any], name: str) -> NDArray[Any]:
-    """Return documents that have names as numbers, in order of their first row."""
+def _phases() -> str:
+    return ", ".join(f"{number} ({name})" for number, name in enumerate(PHASES))
+
+
+def _labels_of(array: NDArray[Any], path: Path) -> list[str | None]:
+    """Return labels as text, as other forms have them; what is empty or NaN is none."""
+    text = _decoded(array, "label", path)
+    if text.ndim != 1 or text.dtype.kind not in "Uiuf":
+        refuse(
+            path, "array label", f"is {text.dtype} of shape {text.shape}: expected text of a row"
+        )
+    return [None if value != value else _label(value, path, "array label")  # noqa: PLR0124 - NaN
+            for value in text.tolist()]  # fmt: skip
+
+
+def _decoded(array: NDArray[Any], name: str, path: Path) -> NDArray[Any]:
+    """Return text of bytes as text."""
+    try:
+        return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+    except UnicodeDecodeError as error:
+        refuse(path, f"array {name}", f"holds bytes that are not UTF-8 ({error.reason})")
+
+
+def _numbered(array: NDArray[Any], name: str, path: Path) -> NDArray[Any]:
+    """Return documents that have names as numbers, in order of their first row; phases likewise."""
+    if name == "phase" and array.dtype.kind in "US":
+        words = _decoded(array, name, path).ravel().tolist()
+        known = {word: _phase(word, path, "array phase") for word in dict.fromkeys(words)}
+        return np.array([known[word] for word in words], dtype=np.int64)
     if name != "document" or array.dtype.kind not in "US":
         return array
     _, first, inverse = np.unique(array, return_index=True, return_inverse=True)

@@ -9,6 +9,7 @@ import json
 import re
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from io import BufferedIOBase
 from pathlib import Path
@@ -24,6 +25,10 @@ from modeval.trace.importers.format import DECODE, PREFILL, Counts, Options, Row
 HEAD_BYTES = 1 << 16
 LONGEST_LINE = 1 << 26
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+LARGEST_UTF_16 = 1 << 28
+PACKED = {b"(\xb5/\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
+KINDS = {"b": "true or false", "f": "decimal numbers", "U": "text", "S": "text", "M": "dates"}
 LARGEST_WHOLE = 1 << 31
 
 
@@ -38,7 +43,7 @@ def head(path: Path) -> bytes:
     try:
         with _open(path) as file:
             return file.read(HEAD_BYTES).removeprefix(BYTE_ORDER_MARK)
-    except (OSError, EOFError, zlib.error):
+    except (OSError, EOFError, zlib.error, TraceError):
         return b""
 
 
@@ -85,7 +90,8 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
 def table_lines(path: Path, start: bytes | None = None) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the rows of a CSV file by column, each with its place, under a line of names.
 
-    Cells are separated by commas, semicolons or tabs, whichever the line of names has most of.
+    Cells are separated by commas, semicolons, tabs or bars, whichever the line of names has most
+    of. A column without a name, as an index is saved, is called ``unnamed 0`` by its place.
     Lines that begin with ``#`` are passed over. A file without rows yields nothing.
 
     Args:
@@ -97,10 +103,11 @@ def table_lines(path: Path, start: bytes | None = None) -> Iterator[tuple[str, d
     place, first = next(rows, ("line 1", ""))
     if not first:
         return
-    separator = max(",;\t", key=first.count)
+    separator = max(",;\t|", key=first.count)
     names = [name.strip() for name in _cells(first, separator, path, place)]
-    if len(set(names)) != len(names):
-        refuse(path, place, f"names a column twice: {brief(first)}")
+    names = [name or f"unnamed {number}" for number, name in enumerate(names)]
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        refuse(path, place, f"names the column {brief(twice[0])} twice", "Keep one of them.")
     if start is not None:
         yield place, dict.fromkeys(names, "")
         return
@@ -121,20 +128,28 @@ def _cells(text: str, separator: str, path: Path, place: str) -> list[str]:
     try:
         return next(csv.reader(io.StringIO(text), strict=True, delimiter=separator))
     except (csv.Error, StopIteration) as error:
+        if "\r" in text:
+            refuse(
+                path, place, "has lines that end as those of old Macs do", "Save it anew as CSV."
+            )
         refuse(path, place, f"is no CSV ({error})")
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the objects of a JSONL file, each with its place."""
     for place, text in lines(path):
-        yield place, as_object(parse_json(text, path, place), path, place)
+        try:
+            value = parse_json(text, path, place)
+        except TraceError as error:
+            raise TraceError(f"{error} Each line must be one JSON object.") from None
+        yield place, as_object(value, path, place)
 
 
 def parse_json(text: str | bytes, path: Path, place: str = "") -> Any:
     """Read JSON; the constants NaN and Infinity are none."""
     try:
         data = text.removeprefix(BYTE_ORDER_MARK) if isinstance(text, bytes) else text
-        return json.loads(data, parse_constant=_no_constant)
+        return json.loads(data, parse_constant=_no_constant, object_pairs_hook=_named_once)
     except (ValueError, RecursionError) as error:
         refuse(path, place, f"is not JSON ({error})")
 
@@ -183,12 +198,10 @@ def integers(value: Any, axes: int, path: Path, place: str, what: str) -> NDArra
         refuse(path, place, f"{what} is ragged or no list of numbers")
     if array.size == 0 and array.ndim <= axes:
         return np.zeros((0,) * axes, dtype=np.int64)
+    if array.dtype.kind == "f" and array.ndim == axes and _is_whole(array):
+        array = array.astype(np.int64)  # as tables with gaps save them: 3.0
     if array.dtype.kind not in "iu" or array.ndim != axes:
-        refuse(
-            path,
-            place,
-            f"{what} is {array.dtype} with {array.ndim} axes: expected integers with {axes}",
-        )
+        refuse(path, place, f"{what} holds {_kind(array)}: expected integers {_in_axes(axes)}")
     if array.dtype == np.uint64 and array.max() > np.iinfo(np.int64).max:
         refuse(path, place, f"{what} holds {array.max()}, which is too large")
     return array.astype(np.int64, copy=False)
@@ -201,14 +214,31 @@ def numbers(value: Any, axes: int, path: Path, place: str, what: str) -> NDArray
     except (ValueError, TypeError, OverflowError):
         refuse(path, place, f"{what} is ragged or no list of numbers")
     if array.dtype.kind not in "iuf" or array.ndim != axes:
-        refuse(
-            path,
-            place,
-            f"{what} is {array.dtype} with {array.ndim} axes: expected numbers with {axes}",
-        )
+        refuse(path, place, f"{what} holds {_kind(array)}: expected numbers {_in_axes(axes)}")
     if not np.isfinite(array).all():
         refuse(path, place, f"{what} holds a value that is not finite")
     return array.astype(np.float64, copy=False)
+
+
+def _is_whole(array: NDArray[Any]) -> bool:
+    return bool((np.abs(array) < 2.0**53).all() and (array == np.round(array)).all())
+
+
+def _kind(array: NDArray[Any]) -> str:
+    """Say what an array holds: ``text in 1 axis``, ``decimal numbers such as 2.5 in 2 axes``."""
+    kind = KINDS.get(array.dtype.kind, "numbers" if array.dtype.kind in "iu" else None)
+    if kind is None:
+        kind = f"values of several kinds, or too large ({array.dtype})"
+    first = None
+    if array.dtype.kind == "f":
+        parts = array[~np.isfinite(array) | (array != np.round(array))]
+        first = parts[0] if parts.size else None
+    such = "" if first is None else f" such as {first:g}"
+    return f"{kind}{such} {_in_axes(array.ndim)}"
+
+
+def _in_axes(number: int) -> str:
+    return f"in {number} {'axis' if number == 1 else 'axes'}"
 
 
 def tallies(value: Any, axes: int, path: Path, place: str, what: str) -> NDArray[np.float64]:
@@ -231,6 +261,9 @@ def load_torch(path: Path) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        if wanted := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            reason = f"asks for {wanted[1]}: expected tensors, lists and dictionaries alone"
+            refuse(path, "", reason, "Save those, by torch.save.")
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         unsafe = " ".join(
             line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "global" in line
@@ -288,7 +321,41 @@ def sparse_counts(
 
 
 def _open(path: Path) -> BufferedIOBase:
-    return gzip.GzipFile(path) if path.name.endswith(".gz") else path.open("rb")
+    """Open a file; what is packed by gzip, whatever its name, or is UTF-16, is read as UTF-8."""
+    file = path.open("rb")
+    start = file.peek(8)[:8]
+    if start.startswith(UTF_16):
+        return _from_utf_16(path, file)
+    for mark, packer in PACKED.items():
+        if start.startswith(mark):
+            file.close()
+            refuse(path, "", f"is packed by {packer}", "Unpack it first, or pack it by gzip.")
+    if start.startswith(b"\x1f\x8b") or path.name.endswith(".gz"):
+        file.close()
+        return gzip.GzipFile(path)
+    return file
+
+
+def _from_utf_16(path: Path, file: BufferedIOBase) -> BufferedIOBase:
+    """Return the text of a file of UTF-16, as spreadsheets and shells of Windows save it."""
+    with file:
+        data = file.read(LARGEST_UTF_16 + 1)
+    if len(data) > LARGEST_UTF_16:
+        refuse(path, "", "is UTF-16 and larger than 256 MiB", "Save it as UTF-8.")
+    try:
+        return io.BytesIO(data.decode("utf-16").encode())
+    except UnicodeError as error:
+        refuse(path, "", f"is no whole text of UTF-16 ({error})", "Save it as UTF-8.")
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, whose keys must differ: of two of one name the last would win."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"an object has the key {brief(twice)} twice")
+    return found
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -325,8 +392,11 @@ def array_of(value: Any) -> Any:
     """Return a tensor as an array; other values, and types that arrays lack, as they come."""
     if not hasattr(value, "detach"):
         return value
+    if value.device.type == "meta":
+        raise TraceError("A tensor without numbers (of the device meta) was given: save real ones.")
     plain = value.detach().cpu()
-    return (plain.float() if plain.is_floating_point() else plain).numpy()
+    plain = plain.to_dense() if "sparse" in str(plain.layout) else plain
+    return (plain.float() if plain.is_floating_point() else plain).resolve_conj().numpy()
 
 
 def torch_holds(path: Path, start: bytes, *names: bytes) -> bool:
