@@ -56,6 +56,9 @@ def whole_file(
 ) -> Iterator[Path]:
     """Give the name of a file to write, which takes the place of ``path`` when all went well.
 
+    A link stays, and what it leads to is replaced. Into a device or a pipe the content is written
+    when all went well: nothing but files may be replaced.
+
     Args:
         path: the file.
         fault: what is raised when it cannot be written.
@@ -65,6 +68,11 @@ def whole_file(
         ModevalError: of the class that ``fault`` names.
     """
     with reported(path, fault, also=also):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            with _for_device(path) as temporary:
+                yield temporary
+            return
+        path = path.resolve(strict=path.exists()) if path.is_symlink() else path
         sweep(path)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
         temporary = Path(name)
@@ -78,6 +86,18 @@ def whole_file(
         finally:
             temporary.unlink(missing_ok=True)
             os.close(handle)
+
+
+@contextlib.contextmanager
+def _for_device(path: Path) -> Iterator[Path]:
+    """Give the name of a file whose content goes into a device, or a pipe that somebody reads."""
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        handle = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+        os.set_blocking(handle, True)  # it was opened so as not to wait for a reader
+        with temporary.open("rb") as source, os.fdopen(handle, "wb") as target:
+            shutil.copyfileobj(source, target)
 
 
 def write_bytes(path: Path, content: bytes, fault: Fault) -> None:
@@ -143,7 +163,7 @@ def reported(
     Raises:
         ModevalError: of the class that ``fault`` names.
     """
-    caught: tuple[type[Exception], ...] = (OSError, *also)
+    caught: tuple[type[Exception], ...] = (OSError, UnicodeEncodeError, *also)
     try:
         yield
     except caught as error:
@@ -158,6 +178,8 @@ def reason(error: BaseException) -> str:
     """
     if getattr(error, "errno", None) in FULL or "No space left" in str(error):
         return "the disk is full"
+    if isinstance(error, UnicodeEncodeError):
+        return "its name is no text"
     said = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return str(said).splitlines()[0].rstrip(".").lower()
 
@@ -168,8 +190,11 @@ def check_writable(path: Path, fault: Fault) -> None:
     Raises:
         ModevalError: of the class that ``fault`` names.
     """
-    with reported(path, fault), tempfile.TemporaryFile(dir=path.parent):
-        pass
+    with reported(path, fault):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            return
+        with tempfile.TemporaryFile(dir=path.resolve().parent):
+            pass
 
 
 @contextlib.contextmanager

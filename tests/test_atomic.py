@@ -1,5 +1,6 @@
 """Files and folders appear whole or not at all; what dead writers leave is swept."""
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -86,6 +87,36 @@ def test_what_dead_writers_left_is_swept_and_the_work_of_living_ones_stays(tmp_p
     with atomic.locked(tmp_path / ".a.living.partial"):
         atomic.write_text(tmp_path / "a", "y", FAULT)
     assert names(tmp_path) == [".a.living.partial", ".a.x.txt", ".b.dead.partial", "a"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes and links are made otherwise there")
+def test_a_pipe_and_a_link_stay_what_they_are_and_are_written_through(tmp_path: Path):
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    with pytest.raises(RunError, match="Cannot write"):
+        atomic.write_text(pipe, "nobody reads it", FAULT)
+    with subprocess.Popen([sys.executable, "-c", f"print(open({str(pipe)!r}).read())"],
+                          stdout=subprocess.PIPE, text=True) as reader:  # fmt: skip
+        while True:
+            with contextlib.suppress(RunError):  # it has not begun to read
+                atomic.write_text(pipe, "words", FAULT)
+                break
+        assert reader.communicate(timeout=20)[0].strip() == "words"
+    assert pipe.is_fifo()
+    (tmp_path / "folder").mkdir()
+    link.symlink_to("folder/a.txt")
+    for text in ("one", "two"):
+        atomic.write_text(link, text, FAULT)
+        assert (tmp_path / "folder" / "a.txt").read_text() == text
+    assert link.is_symlink()
+    assert names(tmp_path) == ["folder", "link", "pipe"]
+    atomic.check_writable(Path(os.devnull), FAULT)
+
+
+def test_a_name_that_no_file_may_have_is_refused_in_one_sentence(tmp_path: Path):
+    for name in ("\udcff" if os.name == "nt" else "x" * 5_000, "a/" * 3_000):
+        with pytest.raises(RunError, match="Cannot write"):
+            atomic.write_text(tmp_path / name, "words", FAULT)
 
 
 def test_a_lock_dies_with_its_process(tmp_path: Path):

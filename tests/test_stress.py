@@ -27,7 +27,7 @@ def script() -> Any:
 @pytest.mark.slow
 def test_kills_lose_nothing_but_time(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(script.loop, "VALIDATION_SAMPLES", 64)
-    tally = script.kill_all(6, seed=1)
+    tally = script.kill_all(6, seed=1, names=script.WRITERS[:-1])  # a recording takes seconds
     assert tally.faults == []
     assert tally.outcomes["kills"] >= 6
 

@@ -8,6 +8,7 @@ import codecs
 import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import IO, Any, TextIO, cast
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -86,6 +87,10 @@ def fit_streams() -> None:
     computed may be lost because a bar or an arrow cannot be drawn.
     """
     codecs.register_error("modeval", _stand_in)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed before the start
+            nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - to the end
+            setattr(sys, name, nowhere)
     for stream in (sys.stdout, sys.stderr):
         change: Any = getattr(stream, "reconfigure", None)
         if change is not None:

@@ -1,5 +1,6 @@
 """The program: register the commands, run one, choose the exit code."""
 
+import errno
 import sys
 import traceback
 from importlib.metadata import version
@@ -7,6 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from modeval.atomic import reason
 from modeval.cli.ablate import ablate_command
 from modeval.cli.bench.app import bench
 from modeval.cli.compare import compare_command
@@ -33,7 +35,13 @@ from modeval.cli.training.sweep import sweep
 from modeval.cli.training.systems import systems_command
 from modeval.cli.training.train import train_command
 from modeval.errors import ModevalError
-from modeval.text import for_rich
+from modeval.text import brief, for_rich
+
+OF_THE_SYSTEM = {
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENXIO),
+}
+"""Faults of files that are the user's system's, whatever was read or written."""
 
 LEFT_OUT = {
     "torch": "torch",
@@ -109,6 +117,11 @@ def run() -> None:
             f"This takes {error.name}, which an installation for gates and reports leaves out. "
             f"Install it with: pip install {LEFT_OUT[error.name]}"
         )
+    except OSError as error:
+        if error.errno not in OF_THE_SYSTEM or error.filename is None:
+            _report()
+        name = brief(str(error.filename), 200)
+        _refuse(f"{name}: {reason(error)}. Give a path that can be read or written.")
     except Exception:  # noqa: BLE001 - the last line of defence; the code tells it from a user's error
         _report()
 

@@ -97,6 +97,25 @@ def test_a_users_error_is_one_paragraph_and_code_two(monkeypatch, capsys):
     assert shown == "error: rules = [0]: expected more.\n"
 
 
+@pytest.mark.parametrize("words", ["score {}", "report {}", "import {} --out x", "gate {}"])
+def test_a_path_that_the_system_refuses_is_a_users_error(words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["modeval", *words.format("x" * 5_000).split()])
+    with pytest.raises(SystemExit) as stopped:
+        program.run()
+    assert stopped.value.code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "file name too long" in said
+    assert "Traceback" not in said
+
+
+def test_a_program_without_standard_output_runs(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "argv", ["modeval", "metrics"])
+    with pytest.raises(SystemExit) as stopped:
+        program.run()
+    assert stopped.value.code == 0
+
+
 def test_a_bug_shows_its_traceback_and_code_four(monkeypatch, capsys):
     code, shown = exit_code_of(monkeypatch, capsys, ZeroDivisionError("ours"))
     assert code == 4

@@ -174,7 +174,7 @@ WRONG: dict[str, tuple[Callable[[Path], None], Callable[[Path], object], str]] =
     "megatron: fractions": (
         megatron_trace,
         lambda folder: edit(folder / "router_trace_rank1.jsonl", 0, top_indices=[[0.5, 1], [1, 2]]),
-        "line 1: top_indices is float64",
+        "line 1: top_indices holds decimal numbers such as 0.5",
     ),
     "megatron: booleans": (
         megatron_trace,
@@ -196,7 +196,7 @@ WRONG: dict[str, tuple[Callable[[Path], None], Callable[[Path], object], str]] =
         lambda folder: edit(
             folder / "replies.jsonl", 0, choices=[{"routed_experts": packed(CHOSEN[0])}]
         ),
-        "choice 0: routed_experts is int64 with 2 axes: expected integers with 3",
+        "choice 0: routed_experts holds numbers in 2 axes: expected integers in 3 axes",
     ),
     "vllm: nothing was returned": (
         vllm,
