@@ -46,6 +46,7 @@ EXAMPLES = """
   [cyan]rules[/]     scores against the number of rules
   [cyan]experts[/]   which experts get most of each label
   [cyan]load[/]      the share of each expert
+  [cyan]course[/]    losses by phase and rule, of models trained in phases
 """
 
 

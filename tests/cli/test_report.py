@@ -260,6 +260,9 @@ def test_scorecards_are_shown_without_torch(arguments, card, monkeypatch):
 
 def test_what_is_printed_while_a_bar_is_drawn_goes_through_it():
     with output.progress_bar() as bar:
+        task = bar.add_task("Work", total=2, note="")
+        assert output.stderr() is not bar.console  # not drawn before something is done
+        bar.advance(task)
         assert output.stderr() is bar.console
     assert output.stderr() is not bar.console
 

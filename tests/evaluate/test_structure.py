@@ -412,6 +412,6 @@ def test_the_command_tells_of_each_seed_and_writes_all_numbers(tmp_path) -> None
     assert len(form["dense"]) == 2
     parts = run.invoke(app, ["structure", str(tmp_path / "parts")])
     assert parts.exit_code == 0, parts.output
-    assert parts.output.count("functional distance") == 2
+    assert parts.output.count("functional distance (0") == 2
     found = structure_of_run(tmp_path / "dense", permutations=19)
     assert json.loads(json.dumps(found.to_dict())) == form

@@ -65,8 +65,8 @@ CHECKS: Mapping[str, str] = {
     "rescaled-per-rule": "nn/test_peft.py::test_a_module_that_rescales_is_an_ia3_of_peft",
     "prompt-per-rule": "nn/test_systems.py::"
     "test_a_module_on_a_trunk_computes_what_its_definition_says",
-    "adapter-per-rule": "nn/test_adapters.py::test_a_bottleneck_is_that_of_adapters",
-    "parallel-adapter-per-rule": "nn/test_adapters.py::test_a_bottleneck_is_that_of_adapters",
+    "adapter-per-rule": "nn/test_adapters_library.py::test_a_bottleneck_is_that_of_adapters",
+    "parallel-adapter-per-rule": "nn/test_adapters_library.py::test_a_bottleneck_is_that_of_adapters",
     "prefix-per-rule": "nn/test_sharing.py::"
     "test_a_prefix_is_keys_and_values_before_those_of_the_positions",
     "prompt-tokens-per-rule": "nn/test_sharing.py::"
@@ -88,7 +88,7 @@ CHECKS: Mapping[str, str] = {
     "progressive": "train/test_regimes.py::test_what_protects_modules_forgets_nothing_to_the_bit",
     "packnet": "train/test_regimes.py::"
     "test_claims_of_rules_are_disjoint_and_contain_the_earlier_ones",
-    "adapter-fusion": "nn/test_adapters.py::test_fusion_is_that_of_adapters",
+    "adapter-fusion": "nn/test_adapters_library.py::test_fusion_is_that_of_adapters",
 }
 """The check of each system."""
 
