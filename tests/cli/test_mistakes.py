@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,65 @@ def test_a_mistake_ends_in_what_to_type(here: Path, line: str, said: str) -> Non
     assert said in text
     assert "Traceback" not in text
     assert sorted(path.name for path in here.iterdir()) == ["four.json", "tiny.json"]
+
+
+@pytest.fixture
+def used(here: Path) -> Path:
+    """Return where a folder holds a file of the user's, texts lie in one, and a model in one."""
+    for name, content in (
+        ("full/a.txt", "mine"),
+        ("texts/d.jsonl", '{"text": "a", "domain": "b"}\n'),
+        ("model/config.json", "{}"),
+    ):
+        (here / name).parent.mkdir()
+        (here / name).write_text(content, encoding="utf-8")
+    return here
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("record model -d texts --label domain --out full", "give another name with --out"),
+        ("record texts -d model --label domain --out x", "modeval record model --data TEXTS"),
+        ("record model -d texts --label domian --out x", "has no 'domian': it has text, domain"),
+        ("train --out full --steps 1", "Choose another --out, or empty it first"),
+        ("generate full --samples 4", "full"),
+        ("sweep plan demo --out full", "Choose another --out"),
+        ("score model", "modeval record MODEL --data FILE"),
+    ],
+)
+def test_a_used_folder_or_a_mistaken_record_leaves_all_as_it_was(
+    used: Path, line: str, said: str
+) -> None:
+    def there() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in used.rglob("*") if path.is_file()}
+
+    before = there()
+    code, text = typed(line)
+    assert code == 2, text
+    assert said in text
+    assert there() == before
+    assert not (used / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("package", "line", "extra"),
+    [
+        ("matplotlib", "plot collapse four.json --out a.png", "report"),
+        ("jinja2", "report four.json --html a.html", "report"),
+        ("pyarrow", "record model -d texts --label domain --out x", "arrow"),
+    ],
+)
+def test_a_missing_extra_is_a_line_to_paste(
+    used: Path, monkeypatch: pytest.MonkeyPatch, package: str, line: str, extra: str
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    code, text = typed(line)
+    assert code == 2, text
+    assert f'pip install "modeval-cli[{extra}]"' in text
+    assert not list(used.glob("a.*"))
 
 
 def test_bars_and_words_share_one_console_while_a_bar_is_drawn() -> None:
