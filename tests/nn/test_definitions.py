@@ -66,7 +66,8 @@ CHECKS: Mapping[str, str] = {
     "prompt-per-rule": "nn/test_systems.py::"
     "test_a_module_on_a_trunk_computes_what_its_definition_says",
     "adapter-per-rule": "nn/test_adapters_library.py::test_a_bottleneck_is_that_of_adapters",
-    "parallel-adapter-per-rule": "nn/test_adapters_library.py::test_a_bottleneck_is_that_of_adapters",
+    "parallel-adapter-per-rule": "nn/test_adapters_library.py::"
+    "test_a_bottleneck_is_that_of_adapters",
     "prefix-per-rule": "nn/test_sharing.py::"
     "test_a_prefix_is_keys_and_values_before_those_of_the_positions",
     "prompt-tokens-per-rule": "nn/test_sharing.py::"
