@@ -101,6 +101,26 @@ def test_what_an_odd_table_means_is_read(tmp_path: Path, name: str) -> None:
     assert sorted(zip(*columns, strict=True)) == sorted(zip(LAYER, CHOSEN, DOCUMENT, strict=True))
 
 
+def test_numbers_from_one_are_noticed_and_not_guessed(tmp_path: Path) -> None:
+    rows = "layer,chosen\n0,1 2\n0,2 3\n1,3 1\n"
+    counts = "layer,expert,count\n0,1,5\n0,2,7\n1,1,3\n1,2,4\n"
+    for name, text in (("rows", rows), ("counts", counts)):
+        for start, noticed in ((1, True), (0, False)):
+            (tmp_path / "a.csv").write_text(
+                text if start else text.replace(",1,", ",0,").replace(",1 2", ",0 2")
+            )
+            header = import_source([tmp_path / "a.csv"], tmp_path / f"{name}{start}.trace").header
+            assert any("numbered from 1" in note for note in header.notes) == noticed
+
+
+def test_a_point_in_a_count_is_that_of_decimals_and_said(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("layer;expert;count\n0.0;0.0;1.234\n0.0;1;20.0\n")
+    header, groups = load_counts(import_source([tmp_path / "a.csv"], tmp_path / "x").path)
+    assert header.layers == ("layers.0",)
+    assert groups[0].counts.selections.flatten().tolist() == pytest.approx([1.234, 20])
+    assert any("not of thousands" in note for note in header.notes)
+
+
 def test_labels_and_phases_of_an_npz_may_be_bytes_numbers_and_words(tmp_path: Path) -> None:
     for label, expected in ((["a", "b"], ("a", "b")), ([1.0, np.nan], ("1",))):
         array = np.array(label * 2)
@@ -164,6 +184,11 @@ REFUSED = {
     "gzip that was cut": (file("a.csv.gz", gzip.compress(PLAIN.encode())[:-20]), "end-of-stream"),
     "half a text of UTF-16": (file("a.csv", PLAIN.encode("utf-16")[:-1]), "no whole text of UTF"),
     "blank lines": (file("a.csv", b"\n \n"), "holds nothing but blank lines"),
+    "names and no rows": (file("a.csv", b"layer,chosen\n"), "The files have no rows"),
+    "a comma of thousands": (
+        file("a.csv", b'layer,expert,count\n0,0,"1,234"\n'),
+        "Write thousands without a comma",
+    ),
     "lines of old Macs": (file("a.csv", PLAIN.replace("\n", "\r").encode()), "lines that end as"),
     "rows under another name": (file("a.log", PLAIN.encode()), "read it with --from csv"),
     "a table of a column for each expert": (

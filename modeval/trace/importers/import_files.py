@@ -19,7 +19,7 @@ from modeval.trace.counts import SUFFIX, UNWRITTEN, save_counts
 from modeval.trace.files import TraceWriter, check_new
 from modeval.trace.importers.format import Counts, Facts, Format, Options, Rows, layer_name, natural
 from modeval.trace.importers.formats import detect, find_format, matching, source_files
-from modeval.trace.importers.to_counts import tally
+from modeval.trace.importers.to_counts import FROM_ONE, tally
 from modeval.trace.suspicions import ROW_KINDS, RowWatch, of_counts
 from modeval.trace.trace import (
     PHASES,
@@ -57,6 +57,7 @@ class ImportedLayer:
     """What the first pass found of a layer."""
 
     largest: int = -1
+    least: int = np.iinfo(np.int16).max
     choices: int = 0
     rows: int = 0
     routed: int = 0
@@ -141,6 +142,8 @@ def _import_rows(
     for path, piece in _pieces(file_format, files, options, survey):
         _look(survey, _rows_only(piece, path), path, options, file_format)
     options = _informed(options, survey.facts)
+    if options.modules is None and all(layer.least > 0 for layer in survey.layers.values()):
+        survey.note(FROM_ONE)
     dense = _check_layers(survey, file_format, options)
     header = make_header(file_format, options, survey, dense)
     header = _suspected(header, survey, dense, options)
@@ -283,6 +286,8 @@ def _look(
     for name, where in _layers_of(rows, path):
         layer = survey.layers.setdefault(name, ImportedLayer())
         layer.largest = max(layer.largest, int(chosen[where].max(initial=-1)))
+        least = chosen[where].min(initial=layer.least, where=chosen[where] >= 0)
+        layer.least = min(layer.least, int(least))
         layer.choices = max(layer.choices, int(count[where].max(initial=0)))
         layer.rows += len(count[where])
         layer.routed += int((count[where] > 0).sum())
@@ -357,6 +362,8 @@ def make_header(
                 f"All choices of all {len(survey.layers)} layers are module 0, several times a "
                 "row: the engine recorded nothing. Have it record again."
             )
+        if not survey.layers:
+            raise TraceError("The files have no rows: give those that hold the routing.")
         raise TraceError("There is no routing in the files: every layer is dense or empty.")
     modules = options.modules
     if modules is None:

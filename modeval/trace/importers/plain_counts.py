@@ -61,7 +61,7 @@ def read_csv(path: Path, options: Options, note: Note) -> Iterator[Piece]:
         held = {ours: row[name] for ours, name in columns.names.items()}
         if not any(held.values()):
             continue
-        expert = module_number(held["expert"], path, place)
+        expert = module_number(_without_point(held["expert"]), path, place)
         label = held.get("label") or None
         number = -1 if not held.get("document") else document(held["document"], path, place)
         phases.add(held.get("phase", ""))
@@ -72,7 +72,16 @@ def read_csv(path: Path, options: Options, note: Note) -> Iterator[Piece]:
         counts[expert] = counts.get(expert, 0.0) + _count(held["count"], path, place)
     if phases - {""}:
         yield Facts(phase=_phase(phases, path))
+    _say_of_parts(cells, path, note)
     yield from _pieces(cells, options)
+
+
+def _say_of_parts(cells: Cells, path: Path, note: Note) -> None:
+    if not all(count.is_integer() for row in cells.values() for count in row.values()):
+        note(
+            f"{path.name} has counts that are no whole numbers: a point was read as that of "
+            "decimals, not of thousands."
+        )
 
 
 def read_json(path: Path, options: Options, _note: Note) -> Iterator[Counts]:
@@ -132,15 +141,22 @@ def _layer(text: str, path: Path, place: str) -> str | int:
     """Return the number of a layer, or its name."""
     if not text:
         refuse(path, place, "names no layer")
-    match = LAYER.fullmatch(text)
+    match = LAYER.fullmatch(_without_point(text))
     return layer_name(int(match[1])) if match else text
+
+
+def _without_point(text: str) -> str:
+    """Return a whole number as it is written without a point, as tables with gaps have it: 3.0."""
+    whole, _, rest = text.partition(".")
+    return whole if whole.isdecimal() and not rest.strip("0") else text
 
 
 def _count(text: str, path: Path, place: str) -> float:
     try:
         count = float(text)
     except ValueError:
-        refuse(path, place, f"count is {brief(text)}: expected a number")
+        advice = "Write thousands without a comma, and decimals with a point." * ("," in text)
+        refuse(path, place, f"count is {brief(text)}: expected a number", advice)
     if not 0 <= count < float("inf"):
         refuse(path, place, f"count is {count}: expected 0 or more")
     return count

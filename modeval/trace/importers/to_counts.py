@@ -13,6 +13,10 @@ from modeval.trace.importers.format import Counts, Format, Options, layer_name, 
 from modeval.trace.trace import Source, TraceHeader, check_guess, check_size
 from modeval.types import RoutingCounts
 
+FROM_ONE = (
+    "Module 0 is chosen nowhere. If modules are numbered from 1 in the files, take 1 from each "
+    "number: else module 0 counts as dead."
+)
 PARTS = ("mass", "selections", "samples", "entropy", "selection_entropy")
 
 
@@ -82,7 +86,9 @@ def _modules(
         return max(sizes), notes
     check_guess(max(sizes), "counted")
     said = f"The number of modules, {max(sizes)}, was taken from the largest that was counted; "
-    return max(*sizes, 1), (*notes, said + "say it with --modules N if there are more.")
+    notes = (*notes, said + "say it with --modules N if there are more.")
+    from_one = max(sizes) > 1 and not any(piece.selections[:1].any() for piece in counts)
+    return max(*sizes, 1), (*notes, FROM_ONE) if from_one else notes
 
 
 def _sum(
