@@ -32,7 +32,8 @@ EXAMPLES = """
   [cyan]course[/]          loss on each rule after each phase of training
   [cyan]layers[/]          scores by layer, with the band of permuted labels
   [cyan]budget[/]          where the routing entropy goes, as stacked bars
-  [cyan]curves[/]          validation loss against steps, seeds as thin lines
+  [cyan]curves[/]          validation loss, or a score of routing, against steps, seeds as thin
+                  lines
   [cyan]trend[/]           values over runs of the gate, from its --history
 
 [bold]Examples[/]
@@ -48,6 +49,7 @@ EXAMPLES = """
 
   Training curves, from run folders or folders above them:
   [cyan]modeval plot curves runs/four --out curves.svg[/]
+  [cyan]modeval plot curves runs/four --metric collapse_worst --metric churn --out routing.svg[/]
 
   From commit to commit, what the gate judged:
   [cyan]modeval plot trend history.jsonl --out trend.svg[/]

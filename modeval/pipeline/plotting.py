@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modeval.errors import RunError, ScorecardError, SpecError, nearest
+from modeval.metrics.table import metric_of
 from modeval.report import paper_figures
+from modeval.report.paper.curves import LOSS
 from modeval.report.paper_figures import KINDS, Curves, Style
 from modeval.report.scorecard_views import ModelView, entries
 from modeval.report.tables import Table
@@ -64,7 +66,7 @@ def plot(
     'Figure'
     """
     style = Style(width=width, title=title, metrics=tuple(metrics), layer=layer)
-    found = _read(kind, sources, models)
+    found = _read(kind, sources, models, metrics)
     if kind == TREND:
         return paper_figures.draw_trend(found.runs, style)
     figure: Figure = (
@@ -88,7 +90,7 @@ def plot_numbers(
     They are made from the same numbers as the figure, in its order.
     """
     style = Style(metrics=tuple(metrics), layer=layer)
-    found = _read(kind, sources, models)
+    found = _read(kind, sources, models, metrics)
     if kind == CURVES:
         return paper_figures.curve_numbers(found.curves)
     if kind == TREND:
@@ -105,13 +107,13 @@ class _Drawn:
     runs: list[Run] = field(default_factory=list)
 
 
-def _read(kind: str, sources: Sources, models: Sequence[str]) -> _Drawn:
+def _read(kind: str, sources: Sources, models: Sequence[str], metrics: Sequence[str]) -> _Drawn:
     if kind not in EVERY:
         raise SpecError(unknown_kind(kind))
     several: list[Any] = [sources] if isinstance(sources, str | Path | Scorecard) else [*sources]
     if kind == CURVES:
         runs = [Path(source) for source in several]
-        return _Drawn(curves=chosen_curves(read_curves(runs), models))
+        return _Drawn(curves=chosen_curves(read_curves(runs, metrics), models))
     if kind == TREND:
         return _Drawn(runs=chosen_runs([Path(source) for source in several], models))
     named = [_named(source, number) for number, source in enumerate(several)]
@@ -196,34 +198,64 @@ def _known_patterns(models: Sequence[str], names: Sequence[str]) -> list[str]:
     return [pattern.lower() for pattern in models]
 
 
-def read_curves(paths: Sequence[Path]) -> list[Curves]:
-    """Read the logs of runs at or below folders."""
-    import numpy as np  # noqa: PLC0415 - with the figures alone
+def read_curves(paths: Sequence[Path], metrics: Sequence[str] = ()) -> list[Curves]:
+    """Read the logs of runs at or below folders.
 
-    from modeval.spec import MODEL_TITLES, title_of  # noqa: PLC0415
+    Args:
+        paths: the folders.
+        metrics: what to read: ``validation_loss`` when empty, or scores of routing.
+
+    Raises:
+        RunError: a folder holds no run.
+        SpecError: no validation tells a metric.
+    """
+    from modeval.spec import MODEL_TITLES, title_of  # noqa: PLC0415 - with the figures alone
 
     folders = dict.fromkeys(run for path in paths for run in _runs(path))
     specs = {folder: read_run(folder) for folder in folders}
+    logs = {folder: read_log(folder) for folder in folders}
+    asked = _known_curves([*dict.fromkeys(metrics)] or [LOSS], [*logs.values()])
     sizes = {(spec.model.encoder, spec.model.width) for spec in specs.values()}
     order = list(MODEL_TITLES.values())
     found = []
     for folder, spec in specs.items():
-        log = read_log(folder)
-        values = [
-            [np.nan if loss is None else loss for loss in item["validation_loss"]] for item in log
-        ]
         size = f", {spec.model.encoder}x{spec.model.width}" if len(sizes) > 1 else ""
         task = (spec.data.task, spec.data.objective, size, spec.data.rules)
         title = title_of(spec.model)
-        curves = Curves(
-            name=title,
-            task=f"{spec.data.rules} rules, {spec.data.task}, {spec.data.objective}{size}",
-            steps=np.array([item["step"] for item in log], dtype=np.float64),
-            values=np.array(values, dtype=np.float64).reshape(len(log), -1).T,
-        )
+        named = f"{spec.data.rules} rules, {spec.data.task}, {spec.data.objective}{size}"
         rank = order.index(title) if title in order else len(order)
-        found.append((task, rank, title, curves))
-    return [curves for *_, curves in sorted(found, key=lambda each: each[:3])]
+        for number, metric in enumerate(asked):
+            told = [entry for entry in logs[folder] if metric in entry]
+            if told or metric == LOSS:  # what has no routing has no curve of it
+                curves = _curves(told, metric, name=title, task=named)
+                found.append((number, task, rank, title, curves))
+    return [curves for *_, curves in sorted(found, key=lambda each: each[:4])]
+
+
+def _curves(log: Sequence[dict[str, Any]], metric: str, *, name: str, task: str) -> Curves:
+    import numpy as np  # noqa: PLC0415 - with the figures alone
+
+    values = [[np.nan if value is None else value for value in entry[metric]] for entry in log]
+    return Curves(
+        name=name,
+        task=task,
+        steps=np.array([entry["step"] for entry in log], dtype=np.float64),
+        values=np.array(values, dtype=np.float64).reshape(len(log), -1).T,
+        metric=metric,
+    )
+
+
+def _known_curves(asked: list[str], logs: Sequence[Sequence[dict[str, Any]]]) -> list[str]:
+    """Return what is asked for; refuse what no validation tells."""
+    told = dict.fromkeys(name for log in logs for entry in log for name in entry)
+    known = [name for name in told if name == LOSS or metric_of(name) is not None]
+    for name in asked:
+        if known and name not in known:
+            raise SpecError(
+                f"--metric {name}: the logs of these runs do not tell it{nearest(name, known)}. "
+                f"Name one of {', '.join(known)}."
+            )
+    return asked
 
 
 def _runs(path: Path) -> list[Path]:

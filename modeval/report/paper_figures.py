@@ -224,7 +224,7 @@ KINDS = {
     "budget": Kind("where the routing entropy goes, as stacked bars", budget.budget, budget.tables),
 }
 """Figures of scorecards; curves, of run folders, are :func:`draw_curves`."""
-CURVES = "validation loss against steps, seeds as thin lines"
+CURVES = "validation loss, or a score of routing, against steps, seeds as thin lines"
 """The line of the help for curves."""
 TREND = "values over runs of the gate, from its --history"
 """The line of the help for trends."""

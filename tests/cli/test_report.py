@@ -167,6 +167,26 @@ def test_curves_are_read_from_logs(tmp_path):
     run("plot", "curves", tmp_path / "runs", "--out", tmp_path / "a.pdf", "--quiet")
 
 
+def test_curves_of_routing_scores_are_drawn_where_a_run_has_them(tmp_path):
+    for name, scores in (("routed", {"collapse_worst": [0.25]}), ("dense", {})):
+        write_run(tmp_path / "runs" / name, [0.5, 0.2])
+        log = tmp_path / "runs" / name / records.LOG
+        entries = [json.loads(line) | scores for line in log.read_text().splitlines()]
+        entries[-1] |= {"churn": [0.75]} if scores else {}
+        log.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+    collapse, churn = plotting.read_curves([tmp_path / "runs"], ["collapse_worst", "churn"])
+    assert (collapse.metric, collapse.values.tolist()) == ("collapse_worst", [[0.25, 0.25]])
+    assert (churn.steps.tolist(), churn.values.tolist()) == ([2.0], [[0.75]])
+    out = tmp_path / "a.csv"
+    asked = ("plot", "curves", tmp_path / "runs", "--metric", "collapse_worst")
+    run(*asked, "--metric", "validation_loss", "--out", out, "--quiet")
+    assert "Collapse (worst)" in out.read_text()
+    run(*asked, "--metric", "churn", "--out", tmp_path / "a.svg", "--quiet")
+    assert "Router churn" in (tmp_path / "a.svg").read_text()
+    with pytest.raises(ModevalError, match=r"do not tell it.* Name one of .*collapse_worst"):
+        run("plot", "curves", tmp_path / "runs", "--metric", "alignment_score", "--out", out)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
