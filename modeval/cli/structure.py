@@ -1,4 +1,4 @@
-"""``modeval structure``: do networks fall into parts, and are modules copies of each other?"""
+"""``modeval structure``: do networks fall into parts, are modules copies, are seeds connected?"""
 
 import json
 from collections.abc import Iterator
@@ -26,6 +26,10 @@ EXAMPLES = """
 
   A modular network: are modules copies of each other, more than untrained ones?
   [cyan]modeval structure runs/four/modular[/]
+
+  Two starts of each task: are they connected by a line of low loss, once units are matched?
+  [cyan]modeval train --out runs/pairs --model monolithic --task-seeds 3 --model-seeds 2[/]
+  [cyan]modeval structure runs/pairs[/]
 """
 LIKENESS = {
     "distance": "functional distance (0 copies, 1 unrelated)",
@@ -66,7 +70,8 @@ def structure_command(
     Dense (Monolithic): spectral clusters of the weights against weights that are shuffled within
     each layer; lesions of the clusters against random parts with as many units. Units are hidden
     units, channels of attention's queries, keys and values, and cells of recurrent networks.
-    Modular: outputs and weights of modules against untrained networks.
+    Modular: outputs and weights of modules against untrained networks. Seeds of one task, in
+    pairs: how far the loss rises on the line between them, before and after units are matched.
     """
     from modeval.pipeline.structure import structure_of_run
 
@@ -107,6 +112,7 @@ SURE = 0.05
 
 def _findings(found: "RunStructure") -> Iterator[str]:
     """Say in how many seeds there is structure, of what was looked at."""
+    from modeval.pipeline.connections import CONNECTED
     from modeval.report.words import count
 
     of = f"of {count(len(found.seeds), 'seed')} (p <= {SURE:g})"
@@ -123,6 +129,16 @@ def _findings(found: "RunStructure") -> Iterator[str]:
         yield (
             f"A part works for one rule, more than random parts of its size would, in {ruled} {of}."
         )
+    if found.connections:
+        pairs = count(len(found.connections), "pair")
+        rises = ((each.barrier, each.matched, each.limit) for each in found.connections)
+        as_is, matched = (
+            sum(side) for side in zip(*((b <= at, m <= at) for b, m, at in rises), strict=True)
+        )
+        yield (
+            f"A line of low loss connects seeds of one task in {as_is} of {pairs} as they are, in "
+            f"{matched} once units are matched (the loss rises by up to {CONNECTED:.0%} of it)."
+        )
 
 
 def lines(found: "RunStructure") -> list[str]:
@@ -130,6 +146,12 @@ def lines(found: "RunStructure") -> list[str]:
     from modeval.report.words import count
 
     told = [f"{found.title}: {count(len(found.seeds), 'seed')}", *_findings(found)]
+    told += [
+        f"  seeds {each.one[0]}/{each.one[1]} and {each.two[0]}/{each.two[1]}: on the line between "
+        f"them the loss rises by {each.barrier:.3g}, by {each.matched:.3g} once units are matched "
+        f"(connected: up to {each.limit:.2g}; loss {each.loss:.3g})"
+        for each in found.connections
+    ]
     for name, held in found.modules.items():
         untrained = f"untrained {float(held.untrained.mean()):.3f}"
         for (task, model), value, p_value in zip(

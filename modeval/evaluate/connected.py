@@ -65,10 +65,16 @@ def connection(
     )
 
 
+def matchable(network: Network) -> bool:
+    """Tell whether modules have all of their parameters for themselves, so that units match."""
+    return isinstance(dict(network.named_modules()).get("experts"), StackedMLP)
+
+
 def matched(network: Network, one: Parameters, two: Parameters) -> Parameters:
     """Return the parameters of ``two`` with the hidden units of each MLP in the order of ``one``.
 
-    What they compute stays the same. Widths between linear layers are left alone.
+    What they compute stays the same. Widths between linear layers are left alone, and modules keep
+    their numbers: two networks whose modules do each other's work are not made alike.
 
     Raises:
         RunError: the network has modules around a trunk, whose units are no one's own.
@@ -76,7 +82,7 @@ def matched(network: Network, one: Parameters, two: Parameters) -> Parameters:
     found = dict(two)
     scorer = next((n for n, part in network.named_modules() if isinstance(part, ModuleScorer)), "")
     names = [name for name, part in network.named_modules() if isinstance(part, StackedMLP)]
-    if not any(name == "experts" for name in names):
+    if not matchable(network):
         raise RunError(
             "Units are matched between networks whose modules have all of their parameters for "
             "themselves (computation full, tasks binary and sets)."

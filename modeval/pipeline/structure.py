@@ -20,7 +20,8 @@ from modeval.evaluate.structure.masks import Masks, learned_masks
 from modeval.evaluate.structure.monolithic import monolithic_chain
 from modeval.evaluate.structure.redundancy import Held, against_untrained
 from modeval.evaluate.subject import Subject
-from modeval.spec import Selection
+from modeval.pipeline.connections import SeedConnection, connections
+from modeval.spec import DataSpec, Selection
 from modeval.types import Batch
 
 SAMPLES = 2_048
@@ -69,12 +70,15 @@ class RunStructure:
         seeds: task and model seed of each usable member.
         dense: of each seed, where the model is Monolithic.
         modules: how alike modules are, by measure; empty for one module.
+        connections: what lies between seeds of one task, in pairs; empty where a task has one seed,
+            or units cannot be matched.
     """
 
     title: str
     seeds: tuple[tuple[int, int], ...]
     dense: tuple[Structure, ...] = ()
     modules: dict[str, Held]
+    connections: tuple[SeedConnection, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as lists and numbers."""
@@ -83,6 +87,7 @@ class RunStructure:
             "seeds": [{"task": task, "model": model} for task, model in self.seeds],
             "dense": [each.to_dict() for each in self.dense],
             "modules": {name: _plain(held) for name, held in self.modules.items()},
+            "connections": [each.to_dict() for each in self.connections],
         }
 
 
@@ -153,6 +158,8 @@ def structure_of_run(
 ) -> RunStructure:
     """Tell the structure of each seed of a run: parts of Monolithic, likeness of modules of others.
 
+    And of seeds of one task whether a line of low loss connects them.
+
     Args:
         folder: of ``modeval train``.
         selection: checkpoint.
@@ -171,6 +178,9 @@ def structure_of_run(
     if not usable or subject.network is None:
         raise SpecError(f"{folder}: no seed can be used: {subject.faults[0]}. Train again.")
     known = {"title": subject.title, "seeds": tuple(subject.seeds[index] for index in usable)}
+    between = connections(
+        subject, usable, _batch(subject, _samples_of(subject.data, COMPARED), seed)
+    )
     if subject.network.module_count > 1:
         held = against_untrained(
             subject.data, subject.model, subject.network, _batch(subject, COMPARED, seed)
@@ -178,10 +188,8 @@ def structure_of_run(
         kept = {name: _of_seeds(each, usable) for name, each in held.items()}
         if watch is not None:
             watch(len(usable), len(usable))
-        return RunStructure(modules=kept, **known)  # type: ignore[arg-type]
-    # positions of one sample see the same inputs, so that there are as many of them in all
-    positions = 1 if subject.data.task == "binary" else subject.data.length
-    batch = _batch(subject, max(SAMPLES // positions, FEWEST), seed)
+        return RunStructure(modules=kept, connections=between, **known)  # type: ignore[arg-type]
+    batch = _batch(subject, _samples_of(subject.data, SAMPLES), seed)
     found = []
     for done, index in enumerate(usable):
         if watch is not None:
@@ -204,7 +212,7 @@ def structure_of_run(
         )
     if watch is not None:
         watch(len(usable), len(usable))
-    return RunStructure(dense=tuple(found), modules={}, **known)  # type: ignore[arg-type]
+    return RunStructure(dense=tuple(found), modules={}, connections=between, **known)  # type: ignore[arg-type]
 
 
 def _structure(
@@ -256,6 +264,11 @@ def _samples(
     if bool((counts == 0).any()):
         raise SpecError(f"Rule {int(counts.argmin())} has no samples: number rules from 0 on.")
     return inputs, target, rule
+
+
+def _samples_of(data: DataSpec, wanted: int) -> int:
+    """Return how many samples to draw: of sequences fewer, as each has many positions."""
+    return max(wanted // (1 if data.task == "binary" else data.length), FEWEST)
 
 
 def _batch(subject: Subject, samples: int, seed: int) -> Batch:
