@@ -78,14 +78,16 @@ def find_metric(name: str) -> "Metric":
     import difflib
 
     from modeval.errors import SpecError
-    from modeval.metrics import METRICS
+    from modeval.metrics import LOSSES, METRICS
+    from modeval.metrics.table import metric_of
 
     key = name.replace("-", "_").lower()
-    if key not in METRICS:
-        near = difflib.get_close_matches(key, METRICS, n=1)
+    found = metric_of(key)
+    if found is None:
+        near = difflib.get_close_matches(key, [*METRICS, *LOSSES], n=1)
         advice = f"Did you mean {near[0]}?" if near else "List them with: modeval metrics"
         raise SpecError(f"{name}: there is no such metric. {advice}")
-    return METRICS[key]
+    return found
 
 
 def describe(metric: "Metric") -> dict[str, Any]:

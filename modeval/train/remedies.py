@@ -82,12 +82,16 @@ def information(
 
     It optimises what the inverse mutual information measures: a control that shows how much of the
     loss follows when a score is trained for.
+
+    It gets stuck where rules share a module for good: with shares that are all but 0 or 1 its
+    gradient is gone, however large the coefficient, which only gets it there sooner. Of three rules
+    two then share, and the score stays at 0.42. ``importance`` beside it makes that rarer.
     """
     weight = shares(routed.weight.flatten(1, -2))
     one_hot = F.one_hot(rule.flatten(1), rules).to(weight.dtype)
     joint = one_hot.mT @ weight / weight.shape[1]
     outer = joint.sum(-1, keepdim=True) * joint.sum(-2, keepdim=True)
-    return -(torch.xlogy(joint, joint) - torch.xlogy(joint, outer)).sum((-2, -1))
+    return -(joint * (_log(joint) - _log(outer))).sum((-2, -1))
 
 
 def reuse(
@@ -121,9 +125,15 @@ def diversity(
     """
     del rule, rules
     weight = shares(routed.weight.flatten(1, -2))
-    of_samples: Tensor = torch.special.entr(weight).sum(-1).mean(1)
-    of_all: Tensor = torch.special.entr(weight.mean(1)).sum(-1)
+    every = weight.mean(1)
+    of_samples: Tensor = -(weight * _log(weight)).sum(-1).mean(1)
+    of_all: Tensor = -(every * _log(every)).sum(-1)
     return of_samples - of_all
+
+
+def _log(shares_: Tensor) -> Tensor:
+    """Return logarithms that are finite, as are their gradients: shares may be exactly 0."""
+    return shares_.clamp(min=torch.finfo(shares_.dtype).tiny).log()
 
 
 def collaboration(

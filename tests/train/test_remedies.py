@@ -63,6 +63,16 @@ def test_remedies_are_what_their_formulas_say(
     assert float(REMEDIES[kind](routed(logits), rule, 3)) == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize("kind", [*REMEDIES])
+@pytest.mark.parametrize("logits", [10 * SURE, UNSURE, 10 * ONE], ids=["sure", "unsure", "one"])
+def test_shares_of_exactly_0_leave_gradients_finite(kind: RemedyName, logits: Tensor) -> None:
+    given = logits.clone().requires_grad_()
+    if kind != "logits":
+        assert (given.softmax(-1) == 0).any() == (logits is not UNSURE)
+    [gradient] = torch.autograd.grad(REMEDIES[kind](routed(given), IN_TURN, 3).sum(), given)
+    assert bool(gradient.isfinite().all())
+
+
 def test_orthogonality_is_1_for_copies_and_0_for_modules_in_other_directions() -> None:
     network = create(DataSpec(rules=2), ModelSpec(scorer="oracle", encoder=6, width=12), (0, 1))
     own = {name: p for name, p in network.named_parameters() if name.startswith("experts.")}
@@ -149,6 +159,15 @@ def test_training_for_information_moves_its_score_and_necessity_tells_what_came_
     assert float(asked.min()) < 0.01
     assert float(asked.mean()) < float(plain.mean()) - 0.3
     assert float(needed[1]) > float(needed[0])
+
+
+def test_importance_keeps_training_for_information_from_getting_stuck() -> None:
+    information = Remedy(kind="information", coefficient=3.0)
+    for more, stuck in (((), True), ((Remedy(kind="importance", coefficient=3.0),), False)):
+        score = inverse_mutual_information(joint(trained("modular-op", 300, information, *more)))
+        assert bool((score < 0.01).all()) is not stuck
+        if stuck:  # two of three rules share a module: 1 - H(1/3, 2/3) / log 3
+            assert float(score.max()) == pytest.approx(0.4206, abs=0.01)
 
 
 def test_training_for_orthogonality_sets_modules_apart() -> None:
