@@ -14,7 +14,7 @@ from modeval.errors import ScorecardError, SpecError
 from modeval.pace import tell
 
 if TYPE_CHECKING:
-    from modeval.report.page_tokens import TokenFigure
+    from modeval.report.page.tokens import TokenFigure
     from modeval.report.scorecard_views import ModelView
     from modeval.score.scorecard import Scorecard
 

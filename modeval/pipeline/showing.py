@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from modeval.errors import CheckpointError
-from modeval.report.page_tokens import TokenFigure, token_figures
+from modeval.report.page.tokens import TokenFigure, token_figures
 from modeval.report.terminal.contexts import numbers
 from modeval.trace.contexts import Taken, parse_module, taken
 from modeval.trace.files import open_trace

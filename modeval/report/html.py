@@ -9,11 +9,12 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from modeval.errors import DependencyError, ScorecardError
-from modeval.report import page_courses, page_panels, scorecard_views, tables
+from modeval.report import scorecard_views, tables
 from modeval.report.brief import GRAVE, Brief, brief, own_shares, tastes_in_words
 from modeval.report.changes import READINGS, Change, change, reading
-from modeval.report.page_panels import Figure, Numbers
-from modeval.report.page_tokens import TokenFigure
+from modeval.report.page import courses, panels
+from modeval.report.page.panels import Figure, Numbers
+from modeval.report.page.tokens import TokenFigure
 from modeval.report.scorecard_views import ModelView, TaskGroup
 from modeval.report.tables import Table
 from modeval.report.terminal.comparison import compared
@@ -70,7 +71,7 @@ def render(
     Args:
         cards: scorecards.
         sources: what to call each of them, such as the name of its file.
-        tokens: documents token by token, from :func:`modeval.report.page_tokens.token_figures`.
+        tokens: documents token by token, from :func:`modeval.report.page.tokens.token_figures`.
 
     Raises:
         DependencyError: jinja2 is not installed.
@@ -106,16 +107,16 @@ def render(
         "chance": _chance(cards, known),
         "words": known,
         "levels": _levels(cards),
-        "rules": page_panels.against_rules(grouped, numbers),
-        "scores": [page_panels.scores(group, numbers) for group in grouped],
-        "courses": [panel for group in grouped for panel in page_courses.courses(group, numbers)],
-        "layers": [page_panels.layers(view, numbers) for view in views if view.layered],
-        "maps": [panel for group in grouped for panel in page_panels.maps(group, numbers)],
+        "rules": panels.against_rules(grouped, numbers),
+        "scores": [panels.scores(group, numbers) for group in grouped],
+        "courses": [panel for group in grouped for panel in courses.courses(group, numbers)],
+        "layers": [panels.layers(view, numbers) for view in views if view.layered],
+        "maps": [panel for group in grouped for panel in panels.maps(group, numbers)],
         "tokens": tokens,
-        "loads": [panel for group in grouped for panel in page_panels.loads(group, numbers)],
-        "together": [panel for view in views for panel in page_panels.together(view, numbers)],
-        "budgets": [panel for group in grouped for panel in page_panels.budgets(group, numbers)],
-        "terms": page_panels.terms(views),
+        "loads": [panel for group in grouped for panel in panels.loads(group, numbers)],
+        "together": [panel for view in views for panel in panels.together(view, numbers)],
+        "budgets": [panel for group in grouped for panel in panels.budgets(group, numbers)],
+        "terms": panels.terms(views),
         "meaning": tables.meaning_table(scorecard_views.metrics_of(views)),
         "members": _members(views),
         "notes": list(dict.fromkeys(note for card in cards for note in card.notes)),
@@ -222,7 +223,7 @@ def _brief(group: TaskGroup, numbers: Numbers, *, compared: bool) -> First:
         models=tuple(found),
         advised=advised[0][0].name if advised and len(ranked) > 1 else "",
         advice=advised[0][1].advice if advised else (),
-        picture=page_panels.first_picture(group, numbers),
+        picture=panels.first_picture(group, numbers),
     )
 
 

@@ -19,7 +19,8 @@ import report_cards as cards
 from scipy.optimize import linear_sum_assignment
 
 from modeval.errors import DependencyError, ScorecardError
-from modeval.report import html, page_charts, page_maps, routing_views, scorecard_views, svg
+from modeval.report import html, routing_views, scorecard_views, svg
+from modeval.report.page import charts, heatmaps
 from modeval.report.words import cautions
 from modeval.score.scorecard import Scorecard
 
@@ -333,7 +334,7 @@ def test_the_budget_sums_to_log_m():
         assert set(row.terms) == set(routing_views.BUDGET)
         assert sum(row.terms.values()) == pytest.approx(row.total)
         assert row.total == pytest.approx(np.log(8))
-    picture = page_charts.budget_chart(rows, "Budget", "name")
+    picture = charts.budget_chart(rows, "Budget", "name")
     bars = re.findall(r'class="term [^"]+" x="([\d.]+)" y="([\d.]+)" width="([\d.]+)"', picture)
     ends = Counter()
     for _, y, width in bars:
@@ -371,7 +372,7 @@ def test_the_layers_shown_are_the_lowest_the_median_and_the_highest():
 def test_numbers_in_cells_can_be_read_on_their_colour():
     entry = entry_of(cards.cohort(rules=8, modules=8))
     found = routing_views.mean_map(entry.card.activations)
-    picture = page_maps.heat_map(found, [str(n) for n in range(8)], 1.0, "A", "name")
+    picture = heatmaps.heat_map(found, [str(n) for n in range(8)], 1.0, "A", "name")
     cells = re.findall(r'fill="#([0-9a-f]{6})".*?class="in-(dark|light)"', picture)
     assert len(cells) == 64
     for colour, kind in cells:
@@ -379,11 +380,11 @@ def test_numbers_in_cells_can_be_read_on_their_colour():
 
 
 def test_a_scale_holds_its_values_and_writes_round_ticks():
-    axis = page_charts.scale([0.03, 0.41], 0, 100)
+    axis = charts.scale([0.03, 0.41], 0, 100)
     assert axis.low <= 0.03
     assert axis.high >= 0.41
-    assert [page_charts.tick_text(tick, axis.ticks) for tick in axis.ticks][:2] == ["0.0", "0.2"]
-    assert page_charts.scale([0.0, 0.0], 0, 100)(0.0) == 0
+    assert [charts.tick_text(tick, axis.ticks) for tick in axis.ticks][:2] == ["0.0", "0.2"]
+    assert charts.scale([0.0, 0.0], 0, 100)(0.0) == 0
 
 
 def test_the_picture_of_pixels_is_the_matrix():

@@ -5,7 +5,7 @@ import re
 import report_cards as cards
 
 from modeval.report.html import render
-from modeval.report.page_tokens import hue, token_figures
+from modeval.report.page.tokens import hue, token_figures
 from modeval.trace.passages import Passage
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from modeval.metrics.table import shown_in
-from modeval.report import causes, page_charts, page_maps, routing_views, scorecard_views, tables
+from modeval.report import causes, routing_views, scorecard_views, tables
+from modeval.report.page import charts, heatmaps
 from modeval.report.scorecard_views import ModelView, TaskGroup
 from modeval.report.tables import Table
 from modeval.report.words import MODULES, count, is_trace, metric_title, title_for, vocabulary
@@ -86,7 +87,7 @@ def scores(group: TaskGroup, number: Numbers) -> tuple[Panel, Table, list[Table]
             figures.append(
                 Figure(
                     title=title_for(group.entries[0].record, metric),
-                    picture=page_charts.strip_chart(group.entries, metric, number()),
+                    picture=charts.strip_chart(group.entries, metric, number()),
                     remark=tables.ARROWS[known[0].better],
                 )
             )
@@ -113,7 +114,7 @@ def layers(view: ModelView, number: Numbers) -> Panel:
             figures.append(
                 Figure(
                     title=title_for(view.record, metric),
-                    picture=page_charts.layer_chart(known, labels, metric, number()),
+                    picture=charts.layer_chart(known, labels, metric, number()),
                     remark=tables.ARROWS[known[0].better],
                 )
             )
@@ -139,7 +140,7 @@ def against_rules(grouped: Sequence[TaskGroup], number: Numbers) -> list[Panel]:
             lines = scorecard_views.against_rules(entries, metric)
             order = list(dict.fromkeys(view.name for view in entries))
             if metric in shown_in("table") and any(len(line) > 1 for line in lines.values()):
-                picture = page_charts.rules_chart(lines, metric, order, number())
+                picture = charts.rules_chart(lines, metric, order, number())
                 table = tables.rules_table(entries, metric)
                 figures.append(Figure(title=metric_title(metric), picture=picture, table=table))
         if figures:
@@ -169,7 +170,7 @@ def first_picture(group: TaskGroup, number: Numbers) -> Figure | None:
         return None
     return Figure(
         title=metric_title(metric),
-        picture=page_charts.strip_chart(group.entries, metric, number()),
+        picture=charts.strip_chart(group.entries, metric, number()),
         remark="seeds or layers as dots, mean and interval, dashed what chance gives",
     )
 
@@ -184,7 +185,7 @@ def _telling_map(view: ModelView, place: int | None, number: Numbers) -> Figure 
     rules = routing_views.rule_names(view.record, len(shares.matrix))
     where = "" if place is None else f", layer {names[place]}"
     title = f"{words.modules.capitalize()} of each {words.rule}{where}"
-    picture = page_maps.heat_map(shares, rules, most, title, number(), words.module)
+    picture = heatmaps.heat_map(shares, rules, most, title, number(), words.module)
     tastes = tables.tastes_table(view, words)
     text = f"Numbers are percent of a {words.rule}; outlined is the {words.module} with most of it."
     return Figure(title=title, picture=picture, text=text, wide=True, table=tastes)
@@ -221,7 +222,7 @@ def _single_maps(title: str, entries: Sequence[ModelView], number: Numbers) -> P
     most, clipped = _brightest(entries)
     sizes = {view.record.modules for view in entries}
     uniform = sizes.pop() if len(sizes) == 1 else None
-    key = page_maps.colour_key(most, uniform, number(), clipped=clipped)
+    key = heatmaps.colour_key(most, uniform, number(), clipped=clipped)
     first, rest = [], []
     for view in entries:
         matrices = routing_views.activations(view)
@@ -291,7 +292,7 @@ def _layered_maps(view: ModelView, number: Numbers) -> Panel:
         folded=tuple(folded),
         heading=_others(len(folded)),
         text=f"Layers are numbered by their place in {pattern}." if pattern else "",
-        key=page_maps.colour_key(
+        key=heatmaps.colour_key(
             most,
             view.record.modules,
             number(),
@@ -320,7 +321,7 @@ def _map_figure(
     named = f"{model_view.name}, {title}" if not title.startswith(model_view.name) else title
     return Figure(
         title=title,
-        picture=page_maps.heat_map(
+        picture=heatmaps.heat_map(
             view,
             rules,
             most,
@@ -341,7 +342,7 @@ def loads(group: TaskGroup, number: Numbers) -> list[Panel]:
     for view in group.entries:
         shares = routing_views.shares(view)
         if view.record.modules > 1 and shares.size:
-            picture = page_charts.load_chart(
+            picture = charts.load_chart(
                 shares, f"Load: {view.name}", number(), vocabulary(view.record).module
             )
             figures.append(Figure(title=view.name, picture=picture))
@@ -357,7 +358,7 @@ def _layered_loads(view: ModelView, number: Numbers) -> list[Panel]:
     figures = [
         Figure(
             title=f"Layer {labels[layer]}",
-            picture=page_charts.load_chart(
+            picture=charts.load_chart(
                 every[layer],
                 f"Load: {view.name}, layer {labels[layer]}",
                 number(),
@@ -369,7 +370,7 @@ def _layered_loads(view: ModelView, number: Numbers) -> list[Panel]:
         if every[layer].size
     ]
     if len(every) > len(told) and all(shares.size for shares in every):
-        picture = page_maps.load_map([shares[0] for shares in every], labels, number())
+        picture = heatmaps.load_map([shares[0] for shares in every], labels, number())
         figures.append(Figure(title="All layers", picture=picture, wide=True))
     return [Panel(title=view.name, figures=tuple(figures))] if figures else []
 
@@ -391,7 +392,7 @@ def together(view: ModelView, number: Numbers) -> list[Panel]:
         name = view.name if each.layer is None else f"Layer {short[each.layer]}"
         title = f"{name}, {scorecard_views.seed_name(each.seed)}" if each.seed else name
         full = title if each.layer is None else f"{view.name}, {title}"
-        picture = page_maps.together_map(
+        picture = heatmaps.together_map(
             routing_views.square(each),
             each.modules,
             most,
@@ -410,7 +411,7 @@ def together(view: ModelView, number: Numbers) -> list[Panel]:
             folded=tuple(folded),
             heading=_others(len(folded)),
             text=_together_words(view, max(len(each.modules) for each in coactivations)),
-            key=page_maps.colour_key(
+            key=heatmaps.colour_key(
                 most, None, number(), f"share of {vocabulary(view.record).a_module}'s choices"
             ),
         )
@@ -434,7 +435,7 @@ def terms(found: Sequence[ModelView]) -> list[tuple[str, str]]:
     known = spoken.pop() if len(spoken) == 1 else MODULES
     return [
         (term.replace("_", "-"), known.spoken(text))
-        for term, text in page_charts.TERM_TITLES.items()
+        for term, text in charts.TERM_TITLES.items()
         if term in occurring
     ]
 
@@ -454,10 +455,10 @@ def budgets(group: TaskGroup, number: Numbers) -> list[Panel]:
 def _budget_panel(
     rows: Sequence[routing_views.Budget], title: str, first: str, number: Numbers
 ) -> Panel:
-    terms = [term for term in page_charts.TERM_TITLES if any(term in row.terms for row in rows)]
+    terms = [term for term in charts.TERM_TITLES if any(term in row.terms for row in rows)]
     table = tables.filled(
         f"Entropy budget in nats: {title}",
-        (first, *(page_charts.TERM_TITLES[term] for term in terms), "log M"),
+        (first, *(charts.TERM_TITLES[term] for term in terms), "log M"),
         [
             (
                 tables.words(row.label),
@@ -467,7 +468,7 @@ def _budget_panel(
             for row in rows
         ],
     )
-    picture = page_charts.budget_chart(rows, f"Entropy budget: {title}", number())
+    picture = charts.budget_chart(rows, f"Entropy budget: {title}", number())
     undivided = (
         "These scorecards do not tell input distraction from softness."
         if routing_views.UNDIVIDED in terms

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from modeval.report import svg, tables
-from modeval.report.page_charts import SERIES, WIDTH, scale, tick_text
-from modeval.report.page_panels import Figure, Numbers, Panel
+from modeval.report.page.charts import SERIES, WIDTH, scale, tick_text
+from modeval.report.page.panels import Figure, Numbers, Panel
 from modeval.report.paper.course import mean_course
 from modeval.report.routing_views import rule_names
 from modeval.report.scorecard_views import ModelView, TaskGroup
