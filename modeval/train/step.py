@@ -259,23 +259,9 @@ class Stepper:
         self.count += 1
         with torch.no_grad():
             for factor in dict.fromkeys(self.factors):
-                self._move(gradients, learning_rate, factor)
+                _move(self, gradients, learning_rate, factor)
             learn()
         return loss
-
-    def _move(self, gradients: list[Tensor], learning_rate: Tensor, factor: float) -> None:
-        """Move the parameters whose rate is the run's times ``factor``."""
-        own = [index for index, each in enumerate(self.factors) if each == factor]
-        parameters, slopes, means, squares = (
-            [parts[index] for index in own]
-            for parts in (self.parameters, gradients, self.means, self.squares)
-        )
-        if isinstance(optimiser := self.phase.optimiser, SGD):
-            rate = learning_rate * factor
-            sgd(parameters, slopes, means, rate=rate, momentum=optimiser.momentum)
-        else:
-            rate = learning_rate if factor == 1 else learning_rate * factor
-            adam(parameters, slopes, means, squares, count=self.count, rate=rate)
 
     def _slope(
         self, batch: Batch, noise: Noise | None
@@ -285,11 +271,11 @@ class Stepper:
         if self.teacher is not None:
             route = self.teacher.route(batch, noise)
         if self._routed is not None:
-            return self._slope_by_kernel(self._routed, batch, noise, route)
+            return _slope_by_kernel(self, self._routed, batch, noise, route)
         if self._slices is None:
             self._slices = () if self.teacher is not None else slices_of(self.network, batch, noise)
         if self._slices:
-            return self._slope_by_slices(self._slices, batch, noise)
+            return _slope_by_slices(self, self._slices, batch, noise)
         output = self.network(batch.inputs, batch.rule, noise=noise, route=route)
         total, loss = sought(self.network, self.objective, self.phase, output, batch)
         learn: Callable[[], None] = _nothing
@@ -300,39 +286,56 @@ class Stepper:
         gradients = _gradients_of(total, self.parameters)
         return allowed(gradients, self.masks, self.clip), loss.detach(), learn
 
-    def _slope_by_slices(
-        self, parts: tuple[Slice, ...], batch: Batch, noise: Noise | None
-    ) -> tuple[list[Tensor], Tensor, Callable[[], None]]:
-        """Return the same, some seeds after the others."""
-        gradients = [torch.empty_like(parameter) for parameter in self.parameters]
 
-        def work(part: Slice) -> Tensor:
-            own = part.of_batch(batch)
-            route = route_of(part.network, self.phase, own)
-            output = part.network(own.inputs, own.rule, noise=part.of_noise(noise), route=route)
-            total, loss = sought(part.network, self.objective, self.phase, output, own)
-            named = dict(part.network.named_parameters())
-            found = _gradients_of(total, [named[name] for name in self.names])
-            for gradient, slope in zip(gradients, found, strict=True):
-                gradient[part.first : part.last] = slope
-            return loss.detach()
+def _move(stepper: Stepper, gradients: list[Tensor], learning_rate: Tensor, factor: float) -> None:
+    """Move the parameters whose rate is the run's times ``factor``."""
+    own = [index for index, each in enumerate(stepper.factors) if each == factor]
+    parameters, slopes, means, squares = (
+        [parts[index] for index in own]
+        for parts in (stepper.parameters, gradients, stepper.means, stepper.squares)
+    )
+    if isinstance(optimiser := stepper.phase.optimiser, SGD):
+        rate = learning_rate * factor
+        sgd(parameters, slopes, means, rate=rate, momentum=optimiser.momentum)
+    else:
+        rate = learning_rate if factor == 1 else learning_rate * factor
+        adam(parameters, slopes, means, squares, count=stepper.count, rate=rate)
 
-        losses = side_by_side(work, parts)
-        return allowed(gradients, self.masks, self.clip), torch.cat(losses), _nothing
 
-    def _slope_by_kernel(
-        self, kernel: RoutedKernel, batch: Batch, noise: Noise | None, route: Route | None
-    ) -> tuple[list[Tensor], Tensor, Callable[[], None]]:
-        """Return the same, of modules that a kernel computes and a router that PyTorch does."""
-        slope = kernel.slope(batch, noise, route)
-        added = [*terms(self.network, slope.output.routed, batch.rule, self.phase.remedies)]
-        learn: Callable[[], None] = _nothing
-        if self.teacher is not None:
-            added.append(self.teacher.term(slope.output, slope.cost).sum())
-            learn = functools.partial(self.teacher.learn, slope.output, slope.cost, noise)
-        more = torch.stack(added).sum() if added else None
-        gradients = slope.of(self.names, self.parameters, more)
-        return allowed(gradients, self.masks, self.clip), slope.loss, learn
+def _slope_by_slices(
+    stepper: Stepper, parts: tuple[Slice, ...], batch: Batch, noise: Noise | None
+) -> tuple[list[Tensor], Tensor, Callable[[], None]]:
+    """Return the same, some seeds after the others."""
+    gradients = [torch.empty_like(parameter) for parameter in stepper.parameters]
+
+    def work(part: Slice) -> Tensor:
+        own = part.of_batch(batch)
+        route = route_of(part.network, stepper.phase, own)
+        output = part.network(own.inputs, own.rule, noise=part.of_noise(noise), route=route)
+        total, loss = sought(part.network, stepper.objective, stepper.phase, output, own)
+        named = dict(part.network.named_parameters())
+        found = _gradients_of(total, [named[name] for name in stepper.names])
+        for gradient, slope in zip(gradients, found, strict=True):
+            gradient[part.first : part.last] = slope
+        return loss.detach()
+
+    losses = side_by_side(work, parts)
+    return allowed(gradients, stepper.masks, stepper.clip), torch.cat(losses), _nothing
+
+
+def _slope_by_kernel(
+    stepper: Stepper, kernel: RoutedKernel, batch: Batch, noise: Noise | None, route: Route | None
+) -> tuple[list[Tensor], Tensor, Callable[[], None]]:
+    """Return the same, of modules that a kernel computes and a router that PyTorch does."""
+    slope = kernel.slope(batch, noise, route)
+    added = [*terms(stepper.network, slope.output.routed, batch.rule, stepper.phase.remedies)]
+    learn: Callable[[], None] = _nothing
+    if stepper.teacher is not None:
+        added.append(stepper.teacher.term(slope.output, slope.cost).sum())
+        learn = functools.partial(stepper.teacher.learn, slope.output, slope.cost, noise)
+    more = torch.stack(added).sum() if added else None
+    gradients = slope.of(stepper.names, stepper.parameters, more)
+    return allowed(gradients, stepper.masks, stepper.clip), slope.loss, learn
 
 
 def _check_engine(stepper: Stepper, engine: Engine) -> None:
