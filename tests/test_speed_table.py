@@ -1,23 +1,17 @@
 """The README's table of speed is what was measured; which rows miss a goal is told rightly."""
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import load_script
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    path = ROOT / "fixtures/bench_here.py"
-    spec = importlib.util.spec_from_file_location("bench_here", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("bench_here")
 
 
 def test_the_table_of_the_manual_is_made_from_what_was_measured(script: Any, readme: str) -> None:

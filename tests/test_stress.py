@@ -1,27 +1,18 @@
 """Small versions of fixtures/try_to_break.py: kills lose nothing, damage causes no traceback."""
 
-import importlib.util
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import load_script
 
 pytest.importorskip("pyarrow", reason="traces are Parquet files")
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are forked")
 
-SCRIPT = Path(__file__).parents[1] / "fixtures" / "try_to_break.py"
-
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    described = importlib.util.spec_from_file_location("try_to_break", SCRIPT)
-    assert described is not None
-    assert described.loader is not None
-    module = importlib.util.module_from_spec(described)
-    sys.modules["try_to_break"] = module
-    described.loader.exec_module(module)
-    return module
+    return load_script("try_to_break")
 
 
 @pytest.mark.slow

@@ -1,11 +1,11 @@
 """The table of systems is what was measured, and its numbers are what systems are."""
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import load_script
 
 from modeval.spec.systems import BY_NAME
 
@@ -16,13 +16,7 @@ ROWS: dict[str, dict[str, Any]] = HELD["systems"]
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    path = ROOT / "fixtures/train_systems.py"
-    spec = importlib.util.spec_from_file_location("train_systems", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("train_systems")
 
 
 def test_the_table_beside_the_numbers_is_made_from_them(script: Any) -> None:

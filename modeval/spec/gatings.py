@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 from modeval.spec.checks import check, check_positive
 from modeval.spec.computing.weights import (
     assignment,
+    explored,
     keep_best,
     largest,
     open_interval,
@@ -386,12 +387,7 @@ class EpsilonGreedy:
     def __call__(self, logits: "Tensor", noise: "Noise | None" = None) -> "Tensor":
         """Return one module's softmax share and zeros."""
         soft = logits.softmax(-1)
-        chosen = largest(soft)
-        if noise is not None:
-            coin, other = noise.uniform.chunk(2, -1)
-            share = self.epsilon + (self.end - self.epsilon) * noise.progress
-            chosen = largest(other).where(coin[..., :1] < share, chosen)
-        return chosen * soft
+        return explored(largest(soft), noise, epsilon=self.epsilon, end=self.end) * soft
 
 
 # --- with an eye on the whole batch --------------------------------------------------------------

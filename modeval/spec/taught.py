@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from modeval.spec.checks import check, check_positive
-from modeval.spec.computing.weights import keep_best, largest, open_interval
+from modeval.spec.computing.weights import explored, keep_best, largest, open_interval
 
 if TYPE_CHECKING:  # settings are read where torch is not yet loaded; tensors bring their methods
     from torch import Tensor
@@ -101,11 +101,7 @@ class QLearning:
 
     def __call__(self, logits: "Tensor", noise: "Noise | None" = None) -> "Tensor":
         """Return the best module, in training now and then a random one."""
-        if noise is None:
-            return largest(logits)
-        coin, other = noise.uniform.chunk(2, -1)
-        share = self.epsilon + (self.end - self.epsilon) * noise.progress
-        return largest(other).where(coin[..., :1] < share, largest(logits))
+        return explored(largest(logits), noise, epsilon=self.epsilon, end=self.end)
 
 
 @dataclass(frozen=True, slots=True)

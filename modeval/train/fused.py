@@ -411,9 +411,7 @@ def require_computed(network: Network) -> None:
     Raises:
         KernelError: names the first thing that the kernels do not know.
     """
-    if type(network) not in FAMILIES:
-        raise KernelError(f"the fused kernels do not know the network {_called(network)}")
-    own = cast("LayeredNetwork", network)
+    own = _known(network)
     chosen = _require_choices(own)
     _require_plain_parts(own)
     named = dict(network.named_parameters())
@@ -424,10 +422,7 @@ def require_computed(network: Network) -> None:
     _require_shapes(network, FAMILIES[type(network)], named)
     if any(not value.requires_grad for value in named.values()):
         raise KernelError("the fused kernels train all parameters, and some are frozen")
-    if any(value.device.type != "cpu" for value in named.values()):
-        raise KernelError("the fused kernels are for processors only")
-    if any(value.dtype != torch.float32 for value in named.values()):
-        raise KernelError("the fused kernels compute in float32 only")
+    _require_storage(network)
 
 
 def require_body(network: Network) -> None:
@@ -436,9 +431,7 @@ def require_body(network: Network) -> None:
     Raises:
         KernelError: names the first thing that the kernels do not know.
     """
-    if type(network) not in FAMILIES:
-        raise KernelError(f"the fused kernels do not know the network {_called(network)}")
-    own = cast("LayeredNetwork", network)
+    own = _known(network)
     if own.aggregation != "outputs":
         raise KernelError(f"the fused kernels do not know the aggregation {own.aggregation}")
     if own.layer_count > 1:
@@ -450,6 +443,18 @@ def require_body(network: Network) -> None:
     if tuple(body) not in BODIES[type(network)]:
         raise KernelError("the fused kernels do not know the parameters beside the router")
     _require_shapes(network, FAMILIES[type(network)], body)
+    _require_storage(network)
+
+
+def _known(network: Network) -> LayeredNetwork:
+    """Return a network of a family that has kernels; refuse any other, subclasses too."""
+    if type(network) not in FAMILIES:
+        raise KernelError(f"the fused kernels do not know the network {_called(network)}")
+    return cast("LayeredNetwork", network)
+
+
+def _require_storage(network: Network) -> None:
+    """Refuse parameters that are elsewhere than on a processor, or of another type."""
     if any(value.device.type != "cpu" for value in network.parameters()):
         raise KernelError("the fused kernels are for processors only")
     if any(value.dtype != torch.float32 for value in network.parameters()):

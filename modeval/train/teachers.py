@@ -47,7 +47,21 @@ class Teacher(Protocol):
         """Learn from a step that is done."""
 
 
-class Rewarded:
+class _ChosenByGating:
+    """A teacher that leaves the choice to the gating."""
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """Return nothing, unless more is remembered than the network holds."""
+        return {}
+
+    def route(self, batch: Batch, noise: Noise | None) -> Route | None:
+        """Give no route."""
+        del batch, noise
+        return None
+
+
+class Rewarded(_ChosenByGating):
     """Teaches a policy by what came of its choices (REINFORCE).
 
     The term's gradient is ``mean over decisions of (C - b) d log p_a``, C being the cost that a
@@ -75,11 +89,6 @@ class Rewarded:
     def state(self) -> dict[str, Tensor]:
         """Return what was seen of late."""
         return {"mean": self.mean, "usage": self.usage, "seen": self.seen}
-
-    def route(self, batch: Batch, noise: Noise | None) -> Route | None:
-        """Leave the choice to the gating, which draws it."""
-        del batch, noise
-        return None
 
     def term(self, output: Output, cost: Tensor) -> Float[Tensor, " seeds"]:
         """Return the weighted log likelihood of the choices that were made."""
@@ -113,7 +122,7 @@ class Rewarded:
         self.seen.lerp_(torch.ones_like(self.seen), new)
 
 
-class Valued:
+class Valued(_ChosenByGating):
     """Teaches a router to foretell what choices are worth (Q-learning).
 
     The term is ``mean over decisions of (Q_a - target)^2 / 2``, the target being what is known
@@ -126,16 +135,6 @@ class Valued:
         del gating
         self.hands_on = isinstance(network, RecurrentNetwork)
         self.layers = network.deciding
-
-    @property
-    def state(self) -> dict[str, Tensor]:
-        """Return nothing: values are the network's."""
-        return {}
-
-    def route(self, batch: Batch, noise: Noise | None) -> Route | None:
-        """Leave the choice to the gating."""
-        del batch, noise
-        return None
 
     def term(self, output: Output, cost: Tensor) -> Float[Tensor, " seeds"]:
         """Return the squared error of the values of what was chosen."""
@@ -310,7 +309,7 @@ def _held_genes(network: LayeredNetwork, held: Mapping[str, Tensor]) -> Tensor |
     return torch.stack([(mark != 0).any(-1) for mark in marks], 1)
 
 
-class Evened:
+class Evened(_ChosenByGating):
     """Moves biases that only choosing reads towards even load: no gradient, no term of the loss.
 
     ``b_m += rate sign(mean load - load_m)``, the load of a module being how many samples of the
@@ -321,16 +320,6 @@ class Evened:
         self.rate, self.layers = gating.rate, network.deciding
         routers = [network.scorer, *(layer.scorer for layer in network.layers)]
         self.routers = [cast("BiasedScorer", routers[layer]) for layer in network.deciding]
-
-    @property
-    def state(self) -> dict[str, Tensor]:
-        """Return nothing: biases are the network's."""
-        return {}
-
-    def route(self, batch: Batch, noise: Noise | None) -> Route | None:
-        """Leave the choice to the gating."""
-        del batch, noise
-        return None
 
     def term(self, output: Output, cost: Tensor) -> Float[Tensor, " seeds"]:
         """Add nothing to the loss."""

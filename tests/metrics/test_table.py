@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from modeval.cli.bench.matching import bench_matching_command
-from modeval.cli.bench.metrics import bench_metrics_command
+from modeval.cli.bench.metrics import bench_metrics_command, random_routing
 from modeval.cli.manual.worked import EXAMPLE, VALUES
 from modeval.cli.metrics import describe, explain, find_metric, metrics_command
 from modeval.counting.count import count
 from modeval.errors import SpecError, TraceError
-from modeval.metrics import LOSSES, METRICS, metric_of, shown_in, uniform_joint
+from modeval.metrics import LOSSES, METRICS, STATIC_METRICS, metric_of, shown_in, uniform_joint
+from modeval.score.measure import measure_routing
 
 names = pytest.mark.parametrize("name", METRICS)
 
@@ -191,7 +192,17 @@ def test_benchmarks_print_ratios(capsys):
     result = json.loads(capsys.readouterr().out)
     assert result["folding"]["ratio"] > 0
     assert result["static_metrics"]["permutations"] == 19
-    assert result["static_metrics"]["seconds_with_inference"] > 0
+
+
+def test_the_benchmark_of_metrics_does_what_scoring_does():
+    routing = random_routing(2, 3, 4, 12, torch.Generator().manual_seed(0))
+    found = measure_routing(routing, generator=torch.Generator(), permutations=19)
+    assert set(found.metrics) >= set(STATIC_METRICS)
+    score = found.metrics["alignment_score"]
+    assert score.left is not None
+    assert score.left.left.shape == (12, 1, 2)  # without each document, one seed, two layers
+    assert score.null is not None
+    assert score.null.shape == (19, 1, 2)
 
 
 @pytest.mark.slow

@@ -1,22 +1,16 @@
 """A small version of fixtures/kill_a_sweep.py: killed workers lose nothing but time."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
+from scripts import load_script
 
-SCRIPT = Path(__file__).parents[2] / "fixtures" / "kill_a_sweep.py"
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="workers are forked")
 
 
 @pytest.fixture(scope="module")
 def script():
-    described = importlib.util.spec_from_file_location("kill_a_sweep", SCRIPT)
-    module = importlib.util.module_from_spec(described)
-    sys.modules["kill_a_sweep"] = module
-    described.loader.exec_module(module)
-    return module
+    return load_script("kill_a_sweep")
 
 
 @pytest.mark.slow

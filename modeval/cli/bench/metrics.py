@@ -50,7 +50,7 @@ def bench_static(
 
     generator = torch.Generator().manual_seed(0)
     permutations = permutations or permutations_for(layers)
-    routing = _random_routing(layers, rules, modules, documents, generator)
+    routing = random_routing(layers, rules, modules, documents, generator)
     once = _seconds(lambda: measure(routing.groups[0].counts))
     scored = _seconds(
         lambda: measure_routing(routing, generator=generator, permutations=permutations), repeats=1
@@ -99,7 +99,7 @@ def bench_folding(
     }
 
 
-def _random_routing(layers: int, rules: int, modules: int, documents: int, generator: Any) -> Any:
+def random_routing(layers: int, rules: int, modules: int, documents: int, generator: Any) -> Any:
     """Return documents of 1000 tokens each, every one with a taste of its own."""
     import torch
 

@@ -314,17 +314,7 @@ def load_map(shares: Sequence[Floats], labels: Sequence[str], name: str) -> str:
     )
     width, height = left + cell * most_modules + 4, top + tall * len(shares) + 34
     chart = svg.picture(max(width, 200), height, "Load of all layers", said, name)
-    svg.add(
-        chart,
-        "image",
-        style="pixels",
-        x=left,
-        y=top,
-        width=cell * most_modules,
-        height=tall * len(shares),
-        preserveAspectRatio="none",
-        href=svg.png(paint(loads, most)),
-    )
+    _cells(chart, loads, most, (left, top, cell, tall), pixels=True)
     every = max(1, math.ceil(12 / tall))
     for row in range(0, len(labels), every):
         words = svg.shorten(labels[row], 10)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # settings are read where torch is not yet loaded; tensors bring their methods
     from torch import Tensor
 
+    from modeval.types import Noise
+
 TINY = 1e-6
 """Uniform numbers are kept so far from 0 and 1 before their logarithm is taken."""
 
@@ -13,6 +15,22 @@ TINY = 1e-6
 def largest(values: "Tensor") -> "Tensor":
     """Return 1 at the largest of each row (the first of several) and 0 elsewhere."""
     return values.new_zeros(values.shape).scatter_(-1, values.argmax(-1, keepdim=True), 1.0)
+
+
+def explored(chosen: "Tensor", noise: "Noise | None", *, epsilon: float, end: float) -> "Tensor":
+    """Return a choice, in training now and then a random one: a share that falls evenly.
+
+    Args:
+        chosen: 1 at the module of each row.
+        noise: of the step, two numbers for each module; nothing at evaluation.
+        epsilon: share of random choices at the beginning of training.
+        end: share at its end.
+    """
+    if noise is None:
+        return chosen
+    coin, other = noise.uniform.chunk(2, -1)
+    share = epsilon + (end - epsilon) * noise.progress
+    return largest(other).where(coin[..., :1] < share, chosen)
 
 
 def straight_through(hard: "Tensor", soft: "Tensor") -> "Tensor":
