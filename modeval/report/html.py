@@ -21,8 +21,10 @@ from modeval.report.terminal.comparison import compared
 from modeval.report.words import (
     CHANCE,
     MODULES,
+    OWN_CHANCE,
     Vocabulary,
     cautions,
+    chance_name,
     count,
     is_trace,
     measured,
@@ -105,6 +107,7 @@ def render(
         "limits": _limits(views),
         "facts": [(group.title, _facts(group)) for group in grouped],
         "chance": _chance(cards, known),
+        "first_level": _first_level(cards),
         "words": known,
         "levels": _levels(cards),
         "rules": panels.against_rules(grouped, numbers),
@@ -315,13 +318,27 @@ def _levels(cards: Sequence[Scorecard]) -> str:
 
 
 def _chance(cards: Sequence[Scorecard], known: Vocabulary) -> dict[str, str]:
-    """Return what the levels of chance mean; those that no score has are empty."""
+    """Return what the levels of chance mean; those that no score has are absent."""
     scores = [score for card in cards for score in card.scores]
-    return {
+    levels = {
         name: known.spoken(text)
         for name, text in CHANCE.items()
         if any(getattr(score, name) is not None for score in scores)
     }
+    if _first_level(cards) == "chance":
+        levels["chance"] = known.spoken(OWN_CHANCE)
+    return levels
+
+
+def _first_level(cards: Sequence[Scorecard]) -> str:
+    """Return what the line of chance is called: by routing, if any score is of routing."""
+    names = {
+        chance_name(score.metric)
+        for card in cards
+        for score in card.scores
+        if score.chance is not None
+    }
+    return "chance" if names == {"chance"} else "uniform routing"
 
 
 def _members(views: Sequence[ModelView]) -> Table:

@@ -21,6 +21,7 @@ from modeval.report.scorecard_views import (
 )
 from modeval.report.words import (
     Vocabulary,
+    chance_name,
     interval,
     metric_title,
     number,
@@ -128,8 +129,9 @@ def _range(low: float | None, high: float | None) -> Cell:
 
 # --- scores --------------------------------------------------------------------------------------
 
+UNIFORM = "uniform routing"
 CHANCE_ROWS: dict[str, Callable[[Score], str]] = {
-    "uniform routing": lambda s: "" if s.chance is None else number(s.chance),
+    UNIFORM: lambda s: "" if s.chance is None else number(s.chance),
     "hashed routing": lambda s: "" if s.chance_hash is None else number(s.chance_hash),
     "permuted labels": lambda s: _range(s.null_low, s.null_high).text,
 }
@@ -137,7 +139,7 @@ SCORE_COLUMNS: dict[str, Callable[[Score], Cell]] = {
     "Value": lambda s: value(s.value) if s.value is not None else Cell("failed", None),
     "Interval": lambda s: _range(s.low, s.high),
     "Sampling error": lambda s: value(s.error),
-    "Uniform routing": lambda s: value(s.chance),
+    "Chance": lambda s: value(s.chance),
     "Hashed routing": lambda s: value(s.chance_hash),
     "Permuted labels": lambda s: _range(s.null_low, s.null_high),
     "p": lambda s: value(s.p_adjusted if s.p_adjusted is not None else s.p_value),
@@ -183,11 +185,20 @@ def glance_table(
     of_mean = ", mean of layers" if lowest else ""
     columns = list(zip(*(found for _, found in scores), strict=True))
     foot = [
-        (words(name + of_mean), *(words(_common(column, level)) for column in columns))
+        (
+            words(_level_name(name, metrics) + of_mean),
+            *(words(_common(column, level)) for column in columns),
+        )
         for name, level in CHANCE_ROWS.items()
         if any(_common(column, level) for column in columns)
     ]
     return Table(caption, ("Model", *titles), tuple(rows), tuple(foot))
+
+
+def _level_name(name: str, metrics: Sequence[str]) -> str:
+    """Return the name of a chance level: that of uniform routing only beside scores of routing."""
+    named = {chance_name(metric) for metric in metrics}
+    return "chance" if name == UNIFORM and UNIFORM not in named else name
 
 
 def _better(entries: Sequence[ModelView], metric: str) -> str | None:
@@ -372,4 +383,4 @@ def meaning_table(metrics: Iterable[str]) -> Table:
                 tuple(map(words, (metric.title, *parts, metric.chance.text, metric.source, name)))
             )
     titles = ("Score", "Question", "Formula", "Direction", "Range", "Ideal at M = R")
-    return filled("What the scores mean", (*titles, "Uniform routing", "Source", "Key"), rows)
+    return filled("What the scores mean", (*titles, "Chance", "Source", "Key"), rows)

@@ -30,6 +30,11 @@ CHANCE = {
     "documents, or blocks of samples (the middle 95 %)",
 }
 """What stands beside a score, by its field."""
+OWN_CHANCE = (
+    "chance: what the same score gives by accident, such as removing modules at random; what each "
+    "score means says how"
+)
+"""What stands beside a score of answers or of single tokens."""
 
 
 KINDS = {"ablation": "Modules removed", "agreement": "Two builds, token by token"}
@@ -168,13 +173,30 @@ def count(amount: int, noun: str) -> str:
     return f"{amount:,} {noun}" + "s" * (amount != 1)
 
 
+OF_ROUTING = {"joint", "counts", "sums", "table", "skills"}
+"""What scores need whose first chance level is that of uniform routing."""
+
+
+def chance_name(metric: str) -> str:
+    """Return what the first chance level of a score is: uniform routing, where routing is scored.
+
+    What is scored by answers or by single tokens has a chance of its own, such as keep-sets drawn
+    at random; the meaning of the score says which.
+
+    >>> chance_name("alignment_score"), chance_name("safe_share")
+    ('uniform routing', 'chance')
+    """
+    row = metric_of(metric)
+    return "uniform routing" if row is None or row.needs in OF_ROUTING else "chance"
+
+
 def beside_chance(score: Score) -> str:
     """Name the chance levels of a score; empty for losses."""
     parts = []
     if score.null_low is not None and score.null_high is not None:
         parts.append(f"permuted labels {span(score.null_low, score.null_high)}")
     if score.chance is not None:
-        parts.append(f"uniform routing {number(score.chance)}")
+        parts.append(f"{chance_name(score.metric)} {number(score.chance)}")
     if score.chance_hash is not None:
         parts.append(f"hashed routing {number(score.chance_hash)}")
     return ", ".join(parts)

@@ -180,6 +180,9 @@ def test_reports_of_an_ablation_say_what_can_go() -> None:
         text = told.replace("\N{NO-BREAK SPACE}", " ")
         assert "Keeping 75 % of the experts by routed is enough" in text
         assert "no token chose expert 1" in text
+        for said in ("uniform routing:", "> uniform routing<", "Uniform routing</th"):
+            assert said not in text, "its chance level is that of random keep-sets"
+    assert "removing experts at random" in text
 
 
 @pytest.mark.parametrize("layers", [1, 2])

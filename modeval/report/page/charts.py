@@ -15,7 +15,14 @@ from modeval.report import svg
 from modeval.report.routing_views import BUDGET, UNDIVIDED, Budget, Floats
 from modeval.report.scorecard_views import ModelView as Model
 from modeval.report.scorecard_views import dots, overall
-from modeval.report.words import beside_chance, interval, metric_title, number, title_for
+from modeval.report.words import (
+    beside_chance,
+    chance_name,
+    interval,
+    metric_title,
+    number,
+    title_for,
+)
 from modeval.score.scorecard import Score
 
 WIDTH = 340.0
@@ -221,7 +228,8 @@ def _chance_words(scores: Sequence[Score]) -> str:
     if lows and highs:
         return f"permuted labels give {number(min(lows))} to {number(max(highs))}"
     levels = [score.chance for score in scores if score.chance is not None]
-    return f"uniform routing gives {number(levels[0])}" if levels else "no chance level is known"
+    named = chance_name(scores[0].metric) if scores else ""
+    return f"{named} gives {number(levels[0])}" if levels else "no chance level is known"
 
 
 def _layer_ticks(
