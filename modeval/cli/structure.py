@@ -62,7 +62,7 @@ def structure_command(
             help="Checkpoint: last or best.", autocompletion=complete.one_of("last", "best")
         ),
     ] = "last",
-    seed: Annotated[int, typer.Option(help="Of samples and permutations.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of samples and permutations.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Tell structure without routing: clusters of dense networks, redundancy of modules.

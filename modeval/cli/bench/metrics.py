@@ -9,21 +9,27 @@ from typing import Annotated, Any
 import typer
 
 from modeval.cli.output import let_threads_sleep, stdout
+from modeval.spec.checks import check
 
 
 def bench_metrics_command(
     *,
-    layers: Annotated[int, typer.Option(help="Layers.")] = 48,
-    rules: Annotated[int, typer.Option(help="Rules.")] = 16,
-    modules: Annotated[int, typer.Option(help="Modules.")] = 128,
-    documents: Annotated[int, typer.Option(help="Documents.")] = 512,
+    layers: Annotated[int, typer.Option(min=1, help="Layers.")] = 48,
+    rules: Annotated[int, typer.Option(min=2, help="Rules.")] = 16,
+    modules: Annotated[int, typer.Option(min=2, help="Modules.")] = 128,
+    documents: Annotated[int, typer.Option(min=1, help="Documents.")] = 512,
     permutations: Annotated[
-        int | None, typer.Option(help="Permutations of labels; absent: as many as score takes.")
+        int | None,
+        typer.Option(min=1, help="Permutations of labels; as many as score takes."),
     ] = None,
-    tokens: Annotated[int, typer.Option(help="Tokens of the stream that is folded.")] = 1_000_000,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens that are folded.")] = 1_000_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Time all static metrics with intervals and tests, and folding against a memory copy."""
+    check(
+        documents >= 2 * rules,
+        f"--documents {documents}: {rules} rules need two each. Type --documents {2 * rules}.",
+    )
     let_threads_sleep()
     result = {
         "static_metrics": bench_static(layers, rules, modules, documents, permutations),

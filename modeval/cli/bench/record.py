@@ -11,22 +11,23 @@ import typer
 
 from modeval.cli import complete
 from modeval.cli.output import stdout
+from modeval.spec.checks import check
 
 WAYS = ("plain", "recorded", "router_logits")
 
 
 def bench_record_command(
     *,
-    layers: Annotated[int, typer.Option(help="Layers of the model.")] = 8,
-    hidden: Annotated[int, typer.Option(help="Hidden size.")] = 512,
-    modules: Annotated[int, typer.Option(help="Experts in each layer.")] = 16,
-    choices: Annotated[int, typer.Option(help="Experts chosen for each token.")] = 2,
-    batch: Annotated[int, typer.Option(help="Sequences in a batch.")] = 4,
-    length: Annotated[int, typer.Option(help="Tokens in a sequence.")] = 128,
-    passes: Annotated[int, typer.Option(help="Forward passes of a recording.")] = 8,
-    rounds: Annotated[int, typer.Option(help="How often each way is measured, in turn.")] = 9,
-    labels: Annotated[int, typer.Option(help="Labels that tokens are counted by.")] = 4,
-    threads: Annotated[int | None, typer.Option(help="Threads of PyTorch.")] = None,
+    layers: Annotated[int, typer.Option(min=1, help="Layers of the model.")] = 8,
+    hidden: Annotated[int, typer.Option(min=1, help="Hidden size.")] = 512,
+    modules: Annotated[int, typer.Option(min=1, help="Experts in each layer.")] = 16,
+    choices: Annotated[int, typer.Option(min=1, help="Experts chosen for each token.")] = 2,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences in a batch.")] = 4,
+    length: Annotated[int, typer.Option(min=1, help="Tokens in a sequence.")] = 128,
+    passes: Annotated[int, typer.Option(min=1, help="Forward passes of a recording.")] = 8,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each way takes its turn.")] = 9,
+    labels: Annotated[int, typer.Option(min=1, help="Labels that tokens are counted by.")] = 4,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of PyTorch.")] = None,
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda or cuda:N.", autocompletion=complete.devices)
     ] = "cpu",
@@ -39,6 +40,14 @@ def bench_record_command(
     the rounds. Beside the time on the clock stands that of the processor, which other programs
     disturb less.
     """
+    check(
+        choices <= modules,
+        f"--choices {choices}: there are {modules} modules. Type --choices {modules} or fewer.",
+    )
+    check(
+        hidden % (2 * max(hidden // 64, 1)) == 0,
+        f"--hidden {hidden}: heads are of 64. Type a multiple of 64, or an even number below.",
+    )
     result = bench_record(
         layers=layers,
         hidden=hidden,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modeval.cli.output import stdout
+from modeval.spec.checks import check
 
 if TYPE_CHECKING:
     from modeval.trace.files import Trace
@@ -17,17 +18,25 @@ if TYPE_CHECKING:
 
 def bench_trace_command(
     *,
-    rows: Annotated[int, typer.Option(help="Rows: tokens times layers.")] = 2_000_000,
-    layers: Annotated[int, typer.Option(help="Layers.")] = 16,
-    modules: Annotated[int, typer.Option(help="Modules.")] = 64,
-    choices: Annotated[int, typer.Option(help="Chosen modules.")] = 8,
-    labels: Annotated[int, typer.Option(help="Labels.")] = 5,
+    rows: Annotated[int, typer.Option(min=1, help="Rows: tokens times layers.")] = 2_000_000,
+    layers: Annotated[int, typer.Option(min=1, help="Layers.")] = 16,
+    modules: Annotated[int, typer.Option(min=1, help="Modules.")] = 64,
+    choices: Annotated[int, typer.Option(min=1, help="Chosen modules.")] = 8,
+    labels: Annotated[int, typer.Option(min=1, help="Labels.")] = 5,
     weights: Annotated[bool, typer.Option(help="Record weights.")] = True,
-    repeats: Annotated[int, typer.Option(help="Runs; the quickest counts.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs; the quickest counts.")] = 3,
     folder: Annotated[Path | None, typer.Option(help="Where to put the trace.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Time writing, scanning and folding of a made-up trace, in rows per second."""
+    check(
+        choices <= modules,
+        f"--choices {choices}: there are {modules} modules. Type --choices {modules} or fewer.",
+    )
+    check(
+        folder is None or folder.is_dir(),
+        f"--folder {folder}: no folder is there. Make it, or leave --folder out.",
+    )
     from modeval.trace.files import open_trace
 
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
