@@ -1,6 +1,7 @@
 """What a benchmark is asked for is checked before anything is measured."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from modeval.cli.bench.train import bench_train_command
 from modeval.cli.main import app
 from modeval.errors import SpecError
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., Any]] = {
     "metrics": bench_metrics_command,
     "record": bench_record_command,
     "trace": bench_trace_command,
