@@ -135,5 +135,15 @@ def brief(value: object, length: int = 60) -> str:
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
+def natural(name: str) -> list[tuple[int, int | str]]:
+    """Return a key that sorts layers.2 before layers.10.
+
+    >>> sorted(["layers.10", "layers.2"], key=natural)
+    ['layers.2', 'layers.10']
+    """
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
+
+
 def _escaped(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode("ascii")

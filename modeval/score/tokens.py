@@ -21,8 +21,8 @@ from modeval.metrics.tokens import (
     temporal_persistence,
     vocabulary_specialization,
 )
+from modeval.trace.documents import contents
 from modeval.trace.files import Trace, read_columns
-from modeval.trace.fold import document_block
 
 ENTRIES = 1 << 16
 """Choices of a layer that are looked at, about."""
@@ -79,17 +79,22 @@ class Sampled:
 def sample_layers(trace: Trace, layers: tuple[int, ...]) -> dict[int, Sampled]:
     """Return tokens of whole documents, the same documents in each layer.
 
-    Documents are taken by a hash of their number, so that no order decides.
+    Which documents follows from what they hold, so that no order of files and no numbers decide.
+    Of a document that is longer than all that is looked at only the beginning is.
     """
     header = trace.header
-    most = max(trace.rows * max(header.choices, default=1) // max(len(header.layers), 1), 1)
-    parts = max(-(-most // ENTRIES), 1)
     names = ["document", "position", "label", "layer", "chosen"]
     names += [name for name in ("token", "logits") if name in header.columns]
+    choices = max([1, *header.choices])
+    room = ENTRIES // choices
+    looked_at = None
+    if trace.rows * choices // max(len(header.layers), 1) > ENTRIES:
+        looked_at = _looked_at(trace, [*names[:5], *(["token"] if "token" in names else [])], room)
     found: dict[int, list[dict[str, np.ndarray]]] = {layer: [] for layer in layers}
-    for columns in read_columns(trace, [name for name in names if name in header.columns]):
-        document = torch.from_numpy(columns["document"].astype(np.int64))
-        kept = ((document_block(document, parts) == 0) & (document >= 0)).numpy()
+    for columns in read_columns(trace, names):
+        kept = columns["document"] >= 0
+        if looked_at is not None:
+            kept = np.isin(columns["document"], looked_at) & (columns["position"] < room)
         for layer in np.unique(columns["layer"][kept]):
             if int(layer) in found:
                 here = kept & (columns["layer"] == layer)
@@ -99,6 +104,14 @@ def sample_layers(trace: Trace, layers: tuple[int, ...]) -> dict[int, Sampled]:
         for layer, pieces in found.items()
         if pieces
     }
+
+
+def _looked_at(trace: Trace, names: Sequence[str], room: int) -> np.ndarray:
+    """Return the numbers of documents that have about so many tokens together, and one at least."""
+    every = contents(read_columns(trace, names))
+    order = np.argsort(every.total, kind="stable")
+    tokens = np.cumsum(every.rows[order]) / len(trace.header.layers)
+    return every.document[order[: int(np.searchsorted(tokens, room)) + 1]]
 
 
 def _sampled(pieces: list[dict[str, np.ndarray]], modules: int, choices: int) -> Sampled:

@@ -16,6 +16,7 @@ import torch
 from modeval import atomic
 from modeval.counting.units import merge_units
 from modeval.errors import TraceError
+from modeval.text import natural
 from modeval.trace.counts import UNWRITTEN, load_counts, save_counts
 from modeval.trace.files import (
     Trace,
@@ -244,13 +245,23 @@ def merged_header(held: Sequence[tuple[Path, TraceHeader]]) -> TraceHeader:
                 f"{other if first.labels else path} has no labels, and others have. Import it "
                 "again with --label, or merge it with its like."
             )
-    labels = dict.fromkeys(label for _, header in held for label in header.labels)
     phases = {header.phase for _, header in held}
     header = replace(
-        first, labels=tuple(labels), phase=first.phase if len(phases) == 1 else "mixed"
+        first, labels=_united(held), phase=first.phase if len(phases) == 1 else "mixed"
     )
     header = header.noted(*(note for _, each in held for note in each.notes))
     return header.warned(*(warning for _, each in held for warning in each.warnings))
+
+
+def _united(held: Sequence[tuple[Path, TraceHeader]]) -> tuple[str, ...]:
+    """Return the labels of all: where they differ in the order of an import, whatever came first.
+
+    Labels are numbered in this order, and permuted by number: no order of files may show in p.
+    """
+    orders = {header.labels for _, header in held}
+    if len(orders) == 1:
+        return orders.pop()
+    return tuple(sorted({label for labels in orders for label in labels}, key=natural))
 
 
 def _write_csv(trace: Trace, out: Path) -> None:

@@ -351,6 +351,54 @@ def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return state ^ (state >> np.uint64(31))
 
 
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Documents of a trace, labelled or not, by all that they hold.
+
+    Attributes:
+        document: ``(D,)`` their numbers.
+        total: ``(D,)`` digest of labels, tokens and choices at their positions: documents that
+            share it are the same to whoever looks at nothing else.
+        rows: ``(D,)`` rows of all layers.
+    """
+
+    document: Numbers
+    total: NDArray[np.uint64]
+    rows: Numbers
+
+
+def contents(columns_read: Iterable[dict[str, Any]]) -> Contents:
+    """Look at all that documents hold, in whatever order their rows stand.
+
+    Args:
+        columns_read: columns ``document``, ``position``, ``layer``, ``label``, ``chosen`` and,
+            where there is one, ``token``, again and again.
+    """
+    pieces: list[tuple[Numbers, NDArray[np.uint64], Numbers]] = []
+    for columns in columns_read:
+        document = columns["document"].astype(np.int64)
+        begin = np.append(0, np.flatnonzero(document[1:] != document[:-1]) + 1)[: len(document)]
+        if not len(begin):
+            continue
+        own = columns["label"].astype(np.uint64) * _ODD[3]
+        if "token" in columns:
+            own += _content(columns, by_tokens=True)
+        own = _mixed(own) + _content(columns, by_tokens=False)
+        for name, odd in (("position", _ODD[0]), ("layer", _ODD[1])):
+            own += columns[name].astype(np.uint64) * odd
+        lengths = np.diff(np.append(begin, len(document)))
+        pieces.append((document[begin], np.add.reduceat(_mixed(own), begin), lengths))
+    if not pieces:
+        return Contents(*(np.zeros(0, dtype=kind) for kind in (np.int64, np.uint64, np.int64)))
+    run, total, rows = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+    document, place = np.unique(run, return_inverse=True)
+    totals, counts = np.zeros(len(document), dtype=np.uint64), np.zeros_like(document)
+    np.add.at(totals, place.reshape(-1), total)
+    np.add.at(counts, place.reshape(-1), rows)
+    known = document >= 0
+    return Contents(document[known], totals[known], counts[known])
+
+
 def names(found: Plan, digests: Digests) -> Numbers:
     """Return a number from 0 for the document of each unit: a hash of what it holds.
 

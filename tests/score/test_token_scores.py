@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from modeval.score import tokens
 from modeval.score.stored.checks import check_scorecard
 from modeval.score.tokens import Sampled, words_of
 from modeval.score.traces import Reading, score_trace
+from modeval.trace.convert import merge
 from modeval.trace.counts import gather
 from modeval.trace.files import TraceWriter, open_trace
 from modeval.trace.trace import Source, TraceHeader, make_chunk
@@ -60,7 +62,8 @@ def test_words_that_are_of_one_label_each_tell_nothing_of_what_else_could() -> N
     assert found.all_vocabulary is None
 
 
-def write(path: Path, router: str) -> Path:
+def write(path: Path, router: str, *, order: np.ndarray | None = None) -> Path:
+    """Write a trace of two layers; documents stand in an order, and are numbered in it."""
     header = TraceHeader(
         layers=("first", "second"),
         modules=(MODULES,) * 2,
@@ -73,6 +76,10 @@ def write(path: Path, router: str) -> Path:
         token_ids=True,
     )
     parts = world(router)
+    if order is not None:
+        document = np.repeat(np.arange(len(order)), LENGTH)
+        rows = (order[:, None] * LENGTH + np.arange(LENGTH)).ravel()
+        parts = {name: part[rows] for name, part in parts.items()} | {"document": document}
     position = np.arange(len(parts["label"])) % LENGTH
     with TraceWriter(path, header) as writer:
         for layer in range(2):
@@ -104,3 +111,37 @@ def test_a_trace_with_tokens_says_what_words_neighbours_and_layers_tell(tmp_path
     assert whole is not None
     again = score_trace(header, groups, reading, permutations=99, trace=open_trace(path))
     assert again == card
+
+
+def test_which_documents_are_looked_at_follows_from_what_they_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another order, with other numbers, in one file or in two that are merged either way."""
+    monkeypatch.setattr(tokens, "ENTRIES", DOCUMENTS * LENGTH // 4)
+    order = np.random.default_rng(0).permutation(DOCUMENTS)
+    paths = [write(tmp_path / "plain.trace", "hash")]
+    paths += [write(tmp_path / "other.trace", "hash", order=order)]
+    halves = [
+        write(tmp_path / f"half{number}.trace", "hash", order=half)
+        for number, half in enumerate((order[:17], order[17:]))
+    ]
+    paths += [merge(halves, tmp_path / "one.trace").path]
+    paths += [merge(halves[::-1], tmp_path / "two.trace").path]
+    found = [tokens.sample_layers(open_trace(path), (0, 1)) for path in paths]
+    for layer in (0, 1):
+        first = found[0][layer]
+        assert 0.2 < len(first.label) / (DOCUMENTS * LENGTH) < 0.3
+        assert len(first.document.unique()) * LENGTH == len(first.label)
+        for other in found[1:]:
+            for name in ("document", "label", "chosen", "token"):
+                assert torch.equal(getattr(other[layer], name), getattr(first, name)), name
+
+
+def test_of_a_document_beyond_what_is_looked_at_the_beginning_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "ENTRIES", 20)
+    path = write(tmp_path / "a.trace", "hash")
+    found = tokens.sample_layers(open_trace(path), (0,))[0]
+    assert len(found.document) == 20
+    assert len(found.document.unique()) == 1

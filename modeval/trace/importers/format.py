@@ -1,6 +1,5 @@
 """What an importer gives, whatever it read: rows or counts, and what is known of their meaning."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,9 +159,3 @@ def layer_name(number: int) -> str:
     'layers.3'
     """
     return f"layers.{number}"
-
-
-def natural(name: str) -> list[tuple[int, int | str]]:
-    """Return a key that sorts layers.2 before layers.10."""
-    parts = re.split(r"(\d+)", name)
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]

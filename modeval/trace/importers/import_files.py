@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from modeval import atomic
 from modeval.errors import TraceError
 from modeval.pace import tell
+from modeval.text import natural
 from modeval.trace.counts import SUFFIX, UNWRITTEN, save_counts
 from modeval.trace.files import TraceWriter, check_new
-from modeval.trace.importers.format import Counts, Facts, Format, Options, Rows, layer_name, natural
+from modeval.trace.importers.format import Counts, Facts, Format, Options, Rows, layer_name
 from modeval.trace.importers.formats import detect, find_format, matching, source_files
 from modeval.trace.importers.to_counts import FROM_ONE, tally
 from modeval.trace.suspicions import ROW_KINDS, RowWatch, of_counts

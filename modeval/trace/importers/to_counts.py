@@ -8,8 +8,9 @@ from torch import Tensor
 
 from modeval.counting.units import Units, unique_units
 from modeval.errors import TraceError
+from modeval.text import natural
 from modeval.trace.fold import BLOCKS, LayerGroup, document_block
-from modeval.trace.importers.format import Counts, Format, Options, layer_name, natural
+from modeval.trace.importers.format import Counts, Format, Options, layer_name
 from modeval.trace.trace import Source, TraceHeader, check_guess, check_size
 from modeval.types import RoutingCounts
 
