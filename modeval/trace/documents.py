@@ -389,7 +389,8 @@ def contents(columns_read: Iterable[dict[str, Any]]) -> Contents:
         lengths = np.diff(np.append(begin, len(document)))
         pieces.append((document[begin], np.add.reduceat(_mixed(own), begin), lengths))
     if not pieces:
-        return Contents(*(np.zeros(0, dtype=kind) for kind in (np.int64, np.uint64, np.int64)))
+        none = np.zeros(0, dtype=np.int64)
+        return Contents(none, none.astype(np.uint64), none)
     run, total, rows = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
     document, place = np.unique(run, return_inverse=True)
     totals, counts = np.zeros(len(document), dtype=np.uint64), np.zeros_like(document)

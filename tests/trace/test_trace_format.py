@@ -292,9 +292,11 @@ def test_merging_unites_labels_and_keeps_documents_apart(tmp_path: Path) -> None
     merged = merge([first, second], tmp_path / "c.trace")
     rows = concatenate(list(chunks(merged)))
     left, right = make_rows(HEADER, 40), make_rows(other, 60, seed=1)
-    assert merged.header.labels == ("code", "prose", "maths")
-    assert_same(rows[:40], left)
-    np.testing.assert_array_equal(rows.label[40:], np.array([2, 0, -1])[right.label])
+    assert merged.header.labels == ("code", "maths", "prose")
+    assert merge([second, first], tmp_path / "d.trace").header.labels == merged.header.labels
+    numbers = np.array([0, 2, -1], dtype=np.int32)
+    assert_same(rows[:40], replace(left, label=numbers[left.label]))
+    np.testing.assert_array_equal(rows.label[40:], np.array([1, 0, -1])[right.label])
     known = right.document >= 0
     assert not set(rows.document[40:][known]) & set(left.document)
     assert (rows.document[40:][~known] == -1).all()
