@@ -18,7 +18,6 @@ Each is the function behind the command of that name, and is loaded when it is a
 
 import sys
 from importlib import import_module
-from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from modeval.score.scorecard import Scorecard as Scorecard
     from modeval.score.stored.files import read_scorecard as read_scorecard
 
-__version__ = version("modeval-cli")
+    __version__: str
 
 PUBLIC = {
     "Scorecard": "modeval.score.scorecard",
@@ -91,9 +90,14 @@ class _Package(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         """Load a public name when it is asked for: importing modeval loads nothing heavy."""
-        if name not in PUBLIC:
+        if name == "__version__":
+            from importlib.metadata import version  # noqa: PLC0415 - slow, and seldom asked for
+
+            found: Any = version("modeval-cli")
+        elif name in PUBLIC:
+            found = getattr(import_module(PUBLIC[name]), name)
+        else:
             raise AttributeError(f"module 'modeval' has no attribute {name!r}")
-        found = getattr(import_module(PUBLIC[name]), name)
         super().__setattr__(name, found)
         return found
 

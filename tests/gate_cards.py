@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from modeval.cli import main as program
+from modeval.cli.commands import COMMANDS
 from modeval.metrics import METRICS
 from modeval.score.scorecard import (
     Activation,
@@ -224,6 +224,5 @@ def trace_card(
 
 def examples(command: str) -> list[str]:
     """Return the examples of a command's help, without the name of the program."""
-    found = (each for each in program.app.registered_commands if each.name == command)
-    text = next(found).callback.__doc__ or ""
+    text = COMMANDS[command].load(command).callback.__doc__ or ""
     return re.findall(r"\[cyan\]modeval (.*?)\[/\]", text)

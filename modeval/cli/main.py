@@ -1,39 +1,17 @@
-"""The program: register the commands, run one, choose the exit code."""
+"""The program: run a command, choose the exit code."""
 
 import errno
 import sys
 import traceback
-from importlib.metadata import version
 from typing import Annotated, NoReturn
 
 import typer
 
 from modeval.atomic import reason
-from modeval.cli.ablate import ablate_command
-from modeval.cli.bench.app import bench
-from modeval.cli.compare import compare_command
-from modeval.cli.demo import demo_command
+from modeval.cli.commands import Program
 from modeval.cli.exits import Exit
-from modeval.cli.flags import SettingsCommand
-from modeval.cli.gate import gate_command
 from modeval.cli.heartbeat import heartbeat
-from modeval.cli.import_trace import import_command
-from modeval.cli.log import log_command
-from modeval.cli.manual.docs import docs_command
-from modeval.cli.manual.help import help_command
-from modeval.cli.metrics import metrics_command
 from modeval.cli.output import stderr
-from modeval.cli.plot import plot_command
-from modeval.cli.record import record_command
-from modeval.cli.report import report_command
-from modeval.cli.score import score_command
-from modeval.cli.structure import structure_command
-from modeval.cli.trace import trace
-from modeval.cli.training.findings import findings_command
-from modeval.cli.training.generate import generate_command
-from modeval.cli.training.sweep import sweep
-from modeval.cli.training.systems import systems_command
-from modeval.cli.training.train import train_command
 from modeval.errors import ModevalError
 from modeval.text import brief, for_rich
 
@@ -53,6 +31,7 @@ LEFT_OUT = {
 
 app = typer.Typer(
     name="modeval",
+    cls=Program,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -62,7 +41,9 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:  # noqa: FBT001 - Typer calls it so
     if asked:
-        typer.echo(f"modeval {version('modeval-cli')}")
+        from modeval import __version__
+
+        typer.echo(f"modeval {__version__}")
         raise typer.Exit
 
 
@@ -75,29 +56,6 @@ def main(
     ] = False,
 ) -> None:
     """Tell whether a model made of parts is really modular."""
-
-
-app.command("demo")(demo_command)
-app.command("generate", cls=SettingsCommand)(generate_command)
-app.command("train", cls=SettingsCommand)(train_command)
-app.add_typer(sweep, name="sweep")
-app.command("record")(record_command)
-app.command("import")(import_command)
-app.add_typer(trace, name="trace")
-app.command("score")(score_command)
-app.command("ablate")(ablate_command)
-app.command("structure")(structure_command)
-app.command("compare")(compare_command)
-app.command("gate")(gate_command)
-app.command("report")(report_command)
-app.command("plot")(plot_command)
-app.command("findings")(findings_command)
-app.command("log")(log_command)
-app.command("metrics")(metrics_command)
-app.command("systems")(systems_command)
-app.command("help")(help_command)
-app.command("docs")(docs_command)
-app.add_typer(bench, name="bench")
 
 
 def run() -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from modeval.errors import SpecError
-from modeval.spec import RunSpec, load_toml, without_unread
 
 
 def with_examples(command: Callable[..., None], examples: str) -> str:
@@ -19,6 +18,8 @@ def read_file(path: Path | None) -> dict[str, Any]:
     """Read a spec file, if there is one; that of a run folder may be of an earlier version."""
     if path is None:
         return {}
+    from modeval.spec import RunSpec, load_toml, without_unread
+
     values = load_toml(path)
     return without_unread(RunSpec, values) if (path.parent / "run.json").is_file() else values
 

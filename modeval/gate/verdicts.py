@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from scipy.special import stdtrit
-
 from modeval.gate.claims import Item
 from modeval.gate.policy import Policy, Requirement
 from modeval.metrics.profile_table import PROFILES
@@ -13,6 +11,7 @@ from modeval.metrics.table import metric_of
 from modeval.score.chosen import distinct_title
 from modeval.score.comparison.differences import BLOCKS_FREEDOM, sampling_error, tasks_of
 from modeval.score.inference.seeds import seed_mean
+from modeval.score.inference.student import plain_quantile
 from modeval.score.scorecard import LEVEL, ModelRecord, Score, Scorecard, Seed
 from modeval.text import html_table, visible
 
@@ -221,7 +220,10 @@ def interval_of(asked: Asked, item: Item) -> JudgedInterval:
     if len(item.singles) > 1:
         values = [value_of(each) for each in item.singles]
         estimate = seed_mean(
-            values, tasks_of(item.singles), sampling_error=sampling_error(item.singles)
+            values,
+            tasks_of(item.singles),
+            sampling_error=sampling_error(item.singles),
+            quantile=plain_quantile,
         )
         if estimate.low is None or estimate.high is None:
             return JudgedInterval(over="seeds", reason=estimate.reason)
@@ -237,7 +239,7 @@ def interval_of(asked: Asked, item: Item) -> JudgedInterval:
     error = sampling_error([score])
     if not error or score.value is None:
         return JudgedInterval()
-    reach = error * float(stdtrit(BLOCKS_FREEDOM, (1 + LEVEL) / 2))
+    reach = error * plain_quantile(BLOCKS_FREEDOM, (1 + LEVEL) / 2)
     return _within(
         JudgedInterval(score.value - reach, score.value + reach, "samples"), asked, score
     )

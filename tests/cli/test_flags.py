@@ -10,6 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from modeval.cli.commands import COMMANDS
 from modeval.cli.flags import Given, Section, SettingsCommand, joined, with_settings
 from modeval.cli.main import app
 from modeval.errors import SpecError
@@ -153,8 +154,7 @@ def test_every_setting_is_a_flag_with_help_in_its_group(name, kinds):
 def test_examples_can_be_pasted_from_eighty_columns(name):
     text = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "80"}).stdout
     examples = [line.strip() for line in text.splitlines() if line.startswith("   modeval ")]
-    documented = app.registered_commands
-    source = next(each.callback.__doc__ for each in documented if each.name == name)
+    source = COMMANDS[name].load(name).callback.__doc__
     assert examples
     for example in examples:
         assert f"[cyan]{example}[/]" in source

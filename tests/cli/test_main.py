@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from modeval import __version__
 from modeval.cli import main as program
+from modeval.cli.commands import COMMANDS as PROGRAM
 from modeval.errors import RunError
 
 COMMANDS = [
@@ -64,9 +65,14 @@ def test_each_command_stands_in_the_manual(command, readme, topics):
 
 
 def test_every_command_is_tested():
-    names = {command.name for command in program.app.registered_commands}
-    names |= {group.name for group in program.app.registered_groups}
-    assert names == {command[0] for command in COMMANDS}
+    assert {*PROGRAM} == {command[0] for command in COMMANDS}
+
+
+@pytest.mark.parametrize("name", PROGRAM)
+def test_the_list_of_commands_says_what_their_own_help_says(name):
+    command = PROGRAM[name].load(name)
+    assert command.name == name
+    assert (command.help or "").split("\n\n")[0] == PROGRAM[name].about
 
 
 def test_the_version_is_that_of_the_distribution():

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from modeval.errors import TraceError
 from modeval.metrics.agreement import (
@@ -24,6 +23,7 @@ from modeval.metrics.agreement import (
     agreement_shared,
     agreement_weights,
 )
+from modeval.score.inference import student
 from modeval.trace.files import Trace, open_trace, read_columns
 
 Columns = dict[str, NDArray[Any]]
@@ -499,5 +499,5 @@ def _share(totals: NDArray[Any], tokens: NDArray[Any]) -> Share:
     if error == 0 and value in (0.0, 1.0):
         unseen = 1 - ((1 - LEVEL) / 2) ** (1 / count)
         return Share(value, value - unseen if value else 0.0, value or unseen)
-    reach = error * float(stdtrit(count - 1, (1 + LEVEL) / 2))
+    reach = error * student.quantile(count - 1.0, (1 + LEVEL) / 2)
     return Share(value, max(value - reach, 0.0), min(value + reach, 1.0))

@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy.special import stdtr, stdtrit
-
+from modeval.score.inference import student
 from modeval.score.inference.seeds import (
     SeedEstimate,
     seed_contrast,
@@ -65,14 +64,14 @@ class Difference:
         """
         if not self.error or not self.freedom:
             return None
-        found = float(stdtr(self.freedom, (limit - self.value) / self.error))
+        found = student.below(self.freedom, (limit - self.value) / self.error)
         return max(found, sys.float_info.min)
 
     def reach(self, level: float) -> float | None:
         """Return how far the one-sided interval of that level reaches above the value."""
         if not self.error or not self.freedom:
             return None
-        return self.error * float(stdtrit(self.freedom, level))
+        return self.error * student.quantile(self.freedom, level)
 
 
 def differences(new: Sequence[Score], old: Sequence[Score], *, sign: int = 1) -> Difference:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modeval.score.scorecard import ModelRecord, Score, Scorecard
-from modeval.spec import recorded_differences, recorded_digests
 
 READ = ("prior", "view", "selection")
 TRACED = ("layers", "layer_modules", "rules")
@@ -66,6 +65,8 @@ def comparable(
         faults += _unlike_entries("data", model.data, other.data, TRACED_DATA)
         faults += _unlike_entries("model", model.model, other.model, TRACED_MODEL)
     elif not _same_digest(model, other):
+        from modeval.spec import recorded_differences  # noqa: PLC0415 - slow, and seldom needed
+
         faults += _unlike(
             recorded_differences((model.data, model.model), (other.data, other.model))
         )
@@ -84,6 +85,8 @@ def _same_digest(mine: ModelRecord, its: ModelRecord) -> bool:
     """Tell whether two models are of one task and one model, whichever version wrote them."""
     if mine.digest == its.digest or "trace" in (mine.origin, its.origin):
         return mine.digest == its.digest
+    from modeval.spec import recorded_differences, recorded_digests  # noqa: PLC0415 - slow likewise
+
     return not recorded_differences((mine.data, mine.model), (its.data, its.model)) and all(
         record.digest in recorded_digests(record.data, record.model) for record in (mine, its)
     )

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from modeval.errors import TraceError
 from modeval.metrics import saturation
 from modeval.score.comparison.compare import Saturation
+from modeval.score.inference import student
 from modeval.trace.files import Trace, open_trace, read_columns
 from modeval.trace.fold import BLOCKS, document_block
 
@@ -70,7 +70,7 @@ def _summed(
     if blocks > 1:
         residual = (shared - value * counted)[filled]
         error = math.sqrt(float((residual**2).sum()) * blocks / (blocks - 1)) / tokens
-        reach = error * float(stdtrit(blocks - 1, (1 + level) / 2))
+        reach = error * student.quantile(blocks - 1.0, (1 + level) / 2)
         low, high = max(value - reach, 0.0), min(value + reach, 1.0)
     chance = trace.header.choices[layer] / trace.header.modules[layer]
     return Saturation(

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy.special import stdtr
-
+from modeval.score.inference import student
 from modeval.score.inference.estimate import Estimate
 
 Answer = Literal["nothing", "something", "unproven"]
@@ -59,7 +58,7 @@ def equivalence(
     """
     below = None
     if estimate.error is not None and estimate.freedom is not None and estimate.error > 0:
-        below = float(stdtr(estimate.freedom, (estimate.value - margin) / estimate.error))
+        below = student.below(estimate.freedom, (estimate.value - margin) / estimate.error)
     sure = below is not None and below <= level
     seen = p_something is not None and p_something <= level
     if seen:

@@ -6,14 +6,14 @@ with one task each model seed does, and the claim is about that task alone.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr, stdtrit
 
+from modeval.score.inference import student
 from modeval.score.inference.estimate import LEVEL
 
 Scope = Literal["tasks", "one task", "one seed"]
@@ -64,7 +64,7 @@ class SeedEstimate:
         """
         if self.error is None or not self.freedom:
             return None
-        found = float(stdtr(self.freedom, (limit - self.value) / self.error))
+        found = student.below(self.freedom, (limit - self.value) / self.error)
         return max(found, float(np.finfo(float).tiny))
 
 
@@ -74,6 +74,7 @@ def seed_mean(
     *,
     sampling_error: float | None = None,
     level: float = LEVEL,
+    quantile: Callable[[float, float], float] = student.quantile,
 ) -> SeedEstimate:
     """Return the mean over seeds with its interval.
 
@@ -92,6 +93,7 @@ def seed_mean(
         sampling_error: standard error of the mean for what all seeds have in common (the samples
             on which they were scored), which no spread between them shows.
         level: promised coverage.
+        quantile: of Student's t, by degrees of freedom and probability.
 
     Returns:
         No interval with one seed, with two numbers that are equal or fewer than two, and where all
@@ -113,7 +115,8 @@ def seed_mean(
         return replace(known, reason=reason)
     own = spread / math.sqrt(len(numbers))
     error, freedom = _with_sampling(own, known.freedom, sampling_error)
-    low, high = _ends(numbers, error, freedom, level)
+    reach = error * quantile(freedom, 1 - WIDER * (1 - level) / 2)
+    low, high = _ends(numbers, reach)
     return replace(known, low=low, high=high, error=error, freedom=freedom)
 
 
@@ -203,7 +206,7 @@ def seed_contrast(
         reason = "a side has one value, or all are equal, so nothing tells how others would differ"
         return replace(known, reason=reason)
     error, freedom = _with_sampling(math.sqrt(variance), fewest - 1.0, sampling_error)
-    reach = error * float(stdtrit(freedom, 1 - WIDER * (1 - level) / 2))
+    reach = error * student.quantile(freedom, 1 - WIDER * (1 - level) / 2)
     return replace(known, low=value - reach, high=value + reach, error=error, freedom=freedom)
 
 
@@ -227,12 +230,9 @@ def _with_sampling(own: float, freedom: float, sampling: float | None) -> tuple[
     return whole, min(freedom * (whole / own) ** 4, MANY)
 
 
-def _ends(
-    numbers: NDArray[np.float64], error: float, freedom: float, level: float
-) -> tuple[float, float]:
+def _ends(numbers: NDArray[np.float64], reach: float) -> tuple[float, float]:
     centred = numbers - numbers.mean()
     skewness = float((centred**3).mean() / (centred**2).mean() ** 1.5)
-    reach = error * float(stdtrit(freedom, 1 - WIDER * (1 - level) / 2))
     stretch = SKEWED * skewness / math.sqrt(len(numbers))
     mean = float(numbers.mean())
     return mean - reach * (1 + max(-stretch, 0)), mean + reach * (1 + max(stretch, 0))
