@@ -333,7 +333,6 @@ def test_a_small_file_that_unpacks_to_a_huge_one_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("modeval.trace.importers.reading.LARGEST_WHOLE", 1000)
-    monkeypatch.setattr("modeval.trace.importers.plain.LARGEST_WHOLE", 1000)
     text = '{"executed_topk": 0, "filler": "' + " " * 5000 + '"}'
     (tmp_path / "trace.json.gz").write_bytes(gzip.compress(text.encode()))
     refuses(tmp_path / "trace.json.gz", tmp_path, "is larger than 2 GiB when unpacked")

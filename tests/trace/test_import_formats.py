@@ -400,6 +400,32 @@ def counts_csv(folder: Path) -> None:
     (folder / "census.csv").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(text).encode())
 
 
+def cells() -> dict[str, list[int]]:
+    """Return the columns of a long table of counts."""
+    layer, module = np.indices(COUNTS.shape).reshape(2, -1).tolist()
+    return {"layer": layer, "expert": module, "count": COUNTS.ravel().tolist()}
+
+
+def counts_jsonl(folder: Path) -> None:
+    rows = [dict(zip(cells(), row, strict=True)) for row in zip(*cells().values(), strict=True)]
+    first = {**rows[0], "domain": "code", "note": "the first"}
+    lines(folder / "x.jsonl", first, *(row | {"domain": "code"} for row in rows[1:]))
+
+
+def counts_parquet(folder: Path) -> None:
+    wide = {f"expert_{module}": COUNTS[:, module] for module in range(MODULES)}
+    parquet.write_table(pa.table({"layer": np.arange(LAYERS), **wide}), folder / "x.parquet")
+
+
+def counts_npz(folder: Path) -> None:
+    arrays: dict[str, Any] = {name: np.array(row) for name, row in cells().items()}
+    np.savez(folder / "x.npz", **arrays)
+
+
+def npz_arrays(folder: Path) -> None:
+    np.savez(folder / "x.npz", *COUNTS)
+
+
 def counts_json(folder: Path) -> None:
     table = {
         "code": {
@@ -473,6 +499,10 @@ TALLIES = [
     Case(plumb, "plumb", said="two choices"),
     Case(counts_csv, "counts-csv", labels=("code",), said="passed over: note"),
     Case(counts_json, "counts-json", labels=("code",)),
+    Case(counts_jsonl, "counts-jsonl", labels=("code",)),
+    Case(counts_parquet, "counts-parquet", said="each of these columns was taken for counts"),
+    Case(counts_npz, "counts-npz"),
+    Case(npz_arrays, "npz-arrays", said="each array was taken for a layer"),
     Case(vllm_eplb, "vllm-eplb", said="p2l_map"),
     Case(tensorrt_counts, "tensorrt-counts", known_choices=CHOICES, said="other files"),
     Case(reap, "reap", known_choices=CHOICES, said="calibration"),

@@ -1,4 +1,4 @@
-"""Bare arrays: NPY and PyTorch tensors, which say nothing of what their axes are.
+"""Bare arrays: NPY, NPZ and PyTorch tensors, which say nothing of what their axes are.
 
 What an array holds follows from its axes, which ``--axes`` names: with ``expert`` it holds counts
 (or, with ``token``, router logits, of which the K largest are the choices); with ``choice`` it
@@ -6,19 +6,33 @@ holds the ids of chosen experts. Where the user does not say, the numbers are lo
 they were taken for is the first note; where two readings are possible, nothing is guessed.
 """
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modeval.trace.importers.format import Counts, Format, Note, Options, Piece, Rows, layer_name
+from modeval.trace.importers.count_tables import layer_of
+from modeval.trace.importers.format import (
+    Counts,
+    Facts,
+    Format,
+    Note,
+    Options,
+    Piece,
+    Rows,
+    layer_name,
+)
+from modeval.trace.importers.packing import plain_name
 from modeval.trace.importers.reading import (
     array_of,
     integers,
     largest,
-    load_array,
+    load_npy,
+    load_npz,
     load_torch,
     numbers,
     refuse,
@@ -28,15 +42,13 @@ from modeval.trace.importers.reading import (
 AXES = ("label", "layer", "expert", "document", "token", "choice")
 MOST_IDS, MOST_CHOICES, FEWEST_TOKENS = 1024, 64, 128
 STRETCH = 1 << 16
+SHOWN = 6
+NUMBERED = re.compile(r"^arr_(?=\d)")  # as NumPy calls arrays without names
 
 
 def read_npy(path: Path, options: Options, note: Note) -> Iterator[Piece]:
     """Read an NPY array by its axes."""
-    with path.open("rb") as opened:
-        array = load_array(opened, path, "", "the file")
-        if opened.read(1):
-            refuse(path, "", "goes on after its array, so it is damaged")
-    yield from _read(array, path, options, note)
+    yield from _read(load_npy(path), path, options, note)
 
 
 def read_torch(path: Path, options: Options, note: Note) -> Iterator[Piece]:
@@ -57,6 +69,59 @@ def read_torch(path: Path, options: Options, note: Note) -> Iterator[Piece]:
             axes = ("token", "choice")
         name = layer_name(int(key)) if str(key).isdecimal() else str(key)
         yield from _pieces(array, axes, path, options, note, name)
+
+
+def read_npz(path: Path, options: Options, note: Note) -> Iterator[Piece]:
+    """Read an NPZ of one array, or of one for each layer or label.
+
+    Arrays that have an axis of layers are those of labels, called as the arrays are; others are
+    those of layers.
+    """
+    arrays = load_npz(path)
+    if not arrays:
+        refuse(path, "", "holds no arrays")
+    if len(arrays) == 1:
+        yield from _read(next(iter(arrays.values())), path, options, note)
+    else:
+        yield from _read_each(arrays, path, options, note)
+
+
+def _read_each(
+    arrays: dict[str, NDArray[Any]], path: Path, options: Options, note: Note
+) -> Iterator[Piece]:
+    shapes = ", ".join(f"{name} {array.shape}" for name, array in [*arrays.items()][:SHOWN])
+    axes = {options.axes or _axes_of_one(array, path, name) for name, array in arrays.items()}
+    if len(axes) > 1:
+        refuse(path, "", f"holds arrays of several kinds ({shapes})", "Save each kind by itself.")
+    [shared] = axes
+    what = "label" if "layer" in shared else "layer"
+    if {"label", "layer"} <= {*shared}:
+        refuse(path, "", f"holds several arrays ({shapes})", "Save one array for all labels.")
+    if not options.axes:
+        note(
+            f"{path.name}: each array was taken for a {what}, with the axes {', '.join(shared)}: "
+            f"{shapes}. Say other axes by --axes."
+        )
+    for name, array in arrays.items():
+        layer = None if what == "label" else layer_of(NUMBERED.sub("", name), path, name)
+        layer = layer_name(layer) if isinstance(layer, int) else layer
+        for piece in _pieces(array, shared, path, options, note, layer):
+            if what == "layer" or isinstance(piece, Facts):
+                yield piece
+            else:
+                yield replace(piece, label=name)
+
+
+def _axes_of_one(array: NDArray[Any], path: Path, name: str) -> tuple[str, ...]:
+    """Return the axes of one of several arrays: one axis is that of experts."""
+    if array.dtype.kind not in "iuf" or not array.ndim:
+        refuse(
+            path,
+            f"array {name}",
+            f"holds {array.dtype} of shape {array.shape}: expected counts, ids or logits",
+            "Save the arrays of those alone.",
+        )
+    return ("expert",) if array.ndim == 1 else guess_axes(array, path)
 
 
 def _numbered(value: dict[Any, Any]) -> bool:
@@ -99,6 +164,9 @@ def guess_axes(array: NDArray[Any], path: Path) -> tuple[str, ...]:
         refuse(path, "", f"holds {array.dtype} of shape {array.shape}", _asking(array))
     if not np.isfinite(array).all():
         refuse(path, "", "holds a value that is not finite")
+    if array.min() < 0 and not (array == np.round(array)).all():
+        advice = "Say --axes token,expert --choices K"
+        refuse(path, "", f"{array.shape} holds numbers below 0: no counts, logits perhaps", advice)
     if array.shape[1] > 2 and array.max() <= 1 and _holds_bits(array):  # noqa: PLR2004
         refuse(
             path,
@@ -271,8 +339,20 @@ FORMATS = (
         name="npy",
         about="a bare array of counts, ids or logits; --axes says which axis is what",
         patterns=("*.npy",),
-        sniff=lambda path, start: start.startswith(b"\x93NUMPY") and path.suffix == ".npy",
+        sniff=lambda path, start: (
+            start.startswith(b"\x93NUMPY") and plain_name(path).endswith(".npy")
+        ),
         read=read_npy,
+        counts=None,
+        sized=True,
+        weight_scale="probability",
+    ),
+    Format(
+        name="npz-arrays",
+        about="an array by itself, or one for each layer or label: as npy",
+        patterns=("*.npz",),
+        sniff=lambda path, start: start.startswith(b"PK") and path.suffix == ".npz",
+        read=read_npz,
         counts=None,
         sized=True,
         weight_scale="probability",

@@ -4,6 +4,7 @@ A log of chosen experts is the same table whoever wrote it; only its columns hav
 names here are those of public files; ``--columns chosen=my_name`` says any other.
 """
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ COUNT_NAMES: dict[str, tuple[str, ...]] = {
 
 SHOWN = 12
 _NUMBERS = re.compile(r"[\s\d,;|()\[\].eE+-]*")
+_FLAT = re.compile(r"[\s\[]*(\{[^{}\[\]]*\})")
 _SPLIT = re.compile(r"[\s,;|()\[\]]+")
 
 
@@ -146,6 +148,47 @@ def _number(text: str, kind: type[int] | type[float]) -> int | float:
     if kind is int and "." in text and float(text).is_integer():
         return int(float(text))
     return kind(text)
+
+
+def by_rows(
+    record: Mapping[str, Any], known: Mapping[str, tuple[str, ...]], path: Path, place: str
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the rows of an object that holds columns, as lists or by number, each with its place.
+
+    pandas writes such objects. What is no column is the same in every row. An object whose layer is
+    a number or a name is a row itself, and so is one whose choices are a list of lists: of a batch.
+
+    >>> columns = {"layer": {"0": 4, "1": 5}, "chosen": {"0": [1], "1": [2]}}
+    >>> [row for _, row in by_rows(columns, ROW_NAMES, Path("x"), "record 0")]
+    [{'layer': 4, 'chosen': [1]}, {'layer': 5, 'chosen': [2]}]
+    """
+    names = match_columns(list(record), known, {}).names
+    layer, chosen = record.get(names.get("layer", "")), record.get(names.get("chosen", ""))
+    batch = isinstance(chosen, list) and chosen and isinstance(chosen[0], list)
+    if not isinstance(layer, list | dict) or batch or not layer:
+        yield place, record
+        return
+    columns: dict[str, Any] = {}
+    for name, value in record.items():
+        if isinstance(value, dict) and isinstance(layer, dict) and value.keys() == layer.keys():
+            columns[name] = list(value.values())
+        elif isinstance(value, list) and isinstance(layer, list) and len(value) == len(layer):
+            columns[name] = value
+        elif isinstance(value, list | dict):
+            refuse(path, place, f"the columns {names['layer']} and {name} have no rows in common")
+        else:
+            columns[name] = [value] * len(layer)
+    for number, values in enumerate(zip(*columns.values(), strict=True)):
+        yield f"{place}, row {number}".removeprefix(", "), dict(zip(columns, values, strict=True))
+
+
+def first_keys(start: bytes) -> list[str]:
+    """Return the keys of the first object of JSON, if it is flat: a row of a table of numbers."""
+    flat = _FLAT.match(start.decode("utf-8", "replace"))
+    try:
+        return list(json.loads(flat[1])) if flat else []
+    except ValueError:
+        return []
 
 
 def spread(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -6,26 +6,22 @@ from pathlib import Path
 from modeval.errors import TraceError
 from modeval.trace.importers.arrays import guess_axes
 from modeval.trace.importers.format import Counts, Format, Note, Options
-from modeval.trace.importers.reading import load_array, refuse, tallies
+from modeval.trace.importers.packing import plain_name
+from modeval.trace.importers.reading import load_npy, tallies
 
 
 def read_eplb(path: Path, options: Options, _note: Note) -> Iterator[Counts]:
     """Read an array ``[layers, experts]`` of loads."""
-    with path.open("rb") as opened:
-        array = load_array(opened, path, "", "the file")
-        if opened.read(1):
-            refuse(path, "", "goes on after its array, so it is damaged")
-    for layer, selections in enumerate(tallies(array, 2, path, "", "the array")):
+    for layer, selections in enumerate(tallies(load_npy(path), 2, path, "", "the array")):
         yield Counts(layer, selections, choices=options.choices)
 
 
 def _is_eplb(path: Path, start: bytes) -> bool:
     """Tell whether an array can be nothing but loads of layers and experts."""
-    if not start.startswith(b"\x93NUMPY") or path.suffix != ".npy":
+    if not start.startswith(b"\x93NUMPY") or not plain_name(path).endswith(".npy"):
         return False
     try:
-        with path.open("rb") as opened:
-            return guess_axes(load_array(opened, path, "", "the file"), path) == ("layer", "expert")
+        return guess_axes(load_npy(path), path) == ("layer", "expert")
     except (TraceError, OSError):
         return False
 

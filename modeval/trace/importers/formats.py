@@ -1,9 +1,10 @@
 """The table of foreign formats, and which of them a file is."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from types import MappingProxyType
 
 from modeval.errors import TraceError, nearest
 from modeval.text import brief, visible
@@ -31,11 +32,20 @@ from modeval.trace.importers import (
 from modeval.trace.importers.columns import (
     COUNT_NAMES,
     ROW_NAMES,
+    first_keys,
     match_columns,
     missing_columns,
 )
+from modeval.trace.importers.count_tables import layout_of, numbered_columns
 from modeval.trace.importers.format import Format
-from modeval.trace.importers.reading import head, read_bytes, table_lines
+from modeval.trace.importers.packing import plain_name, stranger
+from modeval.trace.importers.reading import (
+    head,
+    npz_names,
+    parquet_names,
+    read_bytes,
+    table_lines,
+)
 
 # In the order in which they are tried: the more a format says of itself, the earlier it stands.
 _ALL = (
@@ -61,6 +71,7 @@ _ALL = (
 
 FORMATS: dict[str, Format] = {entry.name: entry for entry in _ALL}
 LINE = 100
+NONE_SAID: Mapping[str, str] = MappingProxyType({})
 COURSE = ("step", "epoch", "iteration", "global_step", "_step", "wall time")
 SUMMARY = re.compile(rb'"(entropy|gini|balance|utili[sz]ation|load_balance)[^"]*"')
 PLAIN_WAY = (
@@ -81,12 +92,15 @@ def find_format(name: str) -> Format:
     return FORMATS[name]
 
 
-def detect(paths: Sequence[Path], *, bare: bool = False) -> tuple[Format, list[Path]]:
+def detect(
+    paths: Sequence[Path], *, bare: bool = False, columns: Mapping[str, str] = NONE_SAID
+) -> tuple[Format, list[Path]]:
     """Return the format of the files, by their beginnings, and those files that have it.
 
     Args:
         paths: the files.
         bare: the user says what the axes are, so these are bare arrays.
+        columns: what the user says of columns, by our names.
 
     Raises:
         TraceError: no format fits, or different files fit different formats.
@@ -94,8 +108,10 @@ def detect(paths: Sequence[Path], *, bare: bool = False) -> tuple[Format, list[P
     found: dict[str, list[Path]] = {}
     for path in paths:
         start = head(path)
-        for file_format in arrays.FORMATS if bare else _ALL:
-            if file_format.sniff(path, start):
+        said = _as_said(path, start, columns) if columns else None
+        likely = [FORMATS[said]] if said else arrays.FORMATS if bare else _ALL
+        for file_format in likely:
+            if said or file_format.sniff(path, start):
                 found.setdefault(file_format.name, []).append(path)
                 break
     if not found:
@@ -108,6 +124,32 @@ def detect(paths: Sequence[Path], *, bare: bool = False) -> tuple[Format, list[P
         )
     name, files = next(iter(found.items()))
     return FORMATS[name], files
+
+
+def _as_said(path: Path, start: bytes, columns: Mapping[str, str]) -> str | None:
+    """Return the format of a table whose columns the user names; None if they are not in it."""
+    kind, names = _table_names(path, start)
+    if not set(columns.values()) <= set(names):
+        return None
+    rows = match_columns(names, ROW_NAMES, columns).names
+    if {"layer", "chosen"} <= rows.keys() and not {"expert", "count"} & columns.keys():
+        return kind
+    return f"counts-{kind}" if layout_of(names, columns) is not None else None
+
+
+def _table_names(path: Path, start: bytes) -> tuple[str, list[str]]:
+    """Return what form a table has, and the names of its columns: none if it is no table."""
+    if start.startswith(b"PAR1"):
+        return "parquet", parquet_names(path)
+    if start.startswith(b"PK"):
+        return "npz", npz_names(path) or []
+    if start.lstrip()[:1] in (b"{", b"["):
+        return "jsonl", first_keys(start) or _keys_in(start)
+    try:
+        first = next(iter(table_lines(path, start)), None)
+    except TraceError:
+        first = None
+    return "csv", list(first[1]) if first and b"\0" not in start else []
 
 
 def _unknown(paths: Sequence[Path]) -> str:
@@ -141,24 +183,22 @@ def _near(path: Path, start: bytes) -> str:
     """Return the nearest format, what it lacks, and what to type."""
     if start.lstrip()[:1] in (b"{", b"["):
         return _near_json(start)
-    names: list[str] = []
+    if other := stranger(path, start):
+        return f"{other}. {PLAIN_WAY}."
     if start.startswith(b"PAR1"):
         return _near_parquet(path)
-    if b"\0" not in start:
-        try:
-            names = list(next(iter(table_lines(path, start)), ("", {}))[1])
-        except TraceError as error:
-            if "," in start.decode("utf-8", "replace").splitlines()[0]:
-                return f"{str(error).removeprefix(f'{path}, ')} {PLAIN_WAY}."
-    known = match_columns(names, ROW_NAMES | COUNT_NAMES, {}).names
-    if len(names) > 1 and (known or any(name.lower() in COURSE for name in names)):
-        return _near_table(names)
-    ending = path.suffix.lstrip(".")
-    fitting = [
-        file_format.name
-        for file_format in _ALL
-        if any(fnmatch(path.name, p) for p in file_format.patterns)
-    ]
+    try:
+        first = None if b"\0" in start else next(iter(table_lines(path, start)), None)
+    except TraceError as error:
+        first = None
+        if "," in start.decode("utf-8", "replace").splitlines()[0]:
+            return f"{str(error).removeprefix(f'{path}, ')} {PLAIN_WAY}."
+    return _near_table(list(first[1]) if first else []) or _near_name(path)
+
+
+def _near_name(path: Path) -> str:
+    ending = plain_name(path).rpartition(".")[2]
+    fitting = [each.name for each in _ALL if _fits(each, path)]
     which = f"Files named .{ending} may be {', '.join(fitting)}: --from NAME. " if fitting else ""
     return f"{which}{PLAIN_WAY}; modeval import --list shows all formats."
 
@@ -174,7 +214,28 @@ def _near_parquet(path: Path) -> str:
     return f"Nearest: parquet. It {missing_columns(names, rows, ('layer', 'chosen'))}. {PLAIN_WAY}."
 
 
+def _near_wide(names: list[str]) -> str:
+    """Return what to say of a table with a numbered column for each expert; else nothing."""
+    wide = numbered_columns(names)
+    if not wide:
+        return ""
+    shown = f"{visible(wide[0])} to {visible(wide[-1])}"
+    if {"position", "token"} & match_columns(names, ROW_NAMES, {}).names.keys():
+        return f"If {shown} are what a token chose, write them into one column: chosen, as 5 1."
+    others = [name for name in names if name not in wide]
+    say = (
+        f'Say it with --columns "layer={visible(others[0])}".' if others else "Add a column layer."
+    )
+    return f"Nearest: counts-csv. {shown} seem to be counts of experts: of which layer? {say}"
+
+
 def _near_table(names: list[str]) -> str:
+    """Return what a table lacks; nothing where no column is known."""
+    if wide := _near_wide(names):
+        return f"{wide} {PLAIN_WAY}."
+    known = match_columns(names, ROW_NAMES | COUNT_NAMES, {}).names
+    if len(names) < 2 or not (known or any(name.lower() in COURSE for name in names)):  # noqa: PLR2004
+        return ""
     rows, counts = match_columns(names, ROW_NAMES, {}), match_columns(names, COUNT_NAMES, {})
     if any(name.strip().lower() in COURSE for name in names) and "chosen" not in rows.names:
         return (
@@ -190,10 +251,17 @@ def _near_table(names: list[str]) -> str:
     return f"Nearest: csv. It {missing_columns(names, rows, ('layer', 'chosen'))}. {PLAIN_WAY}."
 
 
-def _near_json(start: bytes) -> str:
+def _keys_in(start: bytes) -> list[str]:
+    """Return the keys of JSON, of whatever object, in order."""
     found = re.findall(r'"([^"\\]{1,40})"\s*:', start.decode("utf-8", "replace"))
-    keys = list(dict.fromkeys(found))
+    return list(dict.fromkeys(found))
+
+
+def _near_json(start: bytes) -> str:
+    keys = _keys_in(start)
     rows = match_columns(keys, ROW_NAMES, {})
+    if {"columns", "data"} <= set(keys) or start.lstrip().startswith(b'{"0":{'):
+        return f'Write it with orient="records", if it is a table of pandas. {PLAIN_WAY}.'
     if keys and not {"layer", "chosen"} & rows.names.keys():
         if SUMMARY.search(start):
             return (
@@ -235,5 +303,9 @@ def source_files(sources: Sequence[Path]) -> list[Path]:
 
 def matching(file_format: Format, paths: Sequence[Path]) -> list[Path]:
     """Return the files whose names fit a format; all of them if none does."""
-    fitting = [path for path in paths if any(fnmatch(path.name, p) for p in file_format.patterns)]
-    return fitting or list(paths)
+    return [path for path in paths if _fits(file_format, path)] or list(paths)
+
+
+def _fits(file_format: Format, path: Path) -> bool:
+    names = (path.name, plain_name(path))
+    return any(fnmatch(name, pattern) for name in names for pattern in file_format.patterns)

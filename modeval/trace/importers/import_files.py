@@ -103,7 +103,7 @@ def import_source(
     chosen = options or Options()
     files = source_files(sources)
     if name is None:
-        file_format, fitting = detect(files, bare=bool(chosen.axes))
+        file_format, fitting = detect(files, bare=bool(chosen.axes), columns=chosen.columns)
     else:
         file_format = find_format(name)
         fitting = matching(file_format, files)

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from modeval.errors import TraceError
 from modeval.trace.fold import LayerGroup
 from modeval.trace.importers.format import Counts, Format, Options
-from modeval.trace.importers.reading import load_array, refuse, tallies
+from modeval.trace.importers.packing import plain_name
+from modeval.trace.importers.reading import load_npy, refuse, tallies
 from modeval.trace.importers.to_counts import tally
 from modeval.trace.trace import TraceHeader
 
@@ -27,7 +28,7 @@ NOTE = "A matrix says nothing of samples and documents: it has no intervals and 
 
 def is_matrix(path: Path) -> bool:
     """Tell whether a path is a file that may hold a matrix of rules and modules."""
-    return path.suffix == SUFFIX and path.is_file()
+    return plain_name(path).endswith(SUFFIX) and path.is_file()
 
 
 def read_matrix(path: Path) -> tuple[TraceHeader, tuple[LayerGroup, ...]]:
@@ -36,8 +37,7 @@ def read_matrix(path: Path) -> tuple[TraceHeader, tuple[LayerGroup, ...]]:
     Raises:
         TraceError: it is no such matrix.
     """
-    with path.open("rb") as opened:
-        array = load_array(opened, path, "", "the file")
+    array = load_npy(path)
     if array.ndim != 2 or not array.size or max(array.shape) > MOST:  # noqa: PLR2004
         refuse(
             path,

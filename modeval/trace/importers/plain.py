@@ -8,7 +8,6 @@ modules is a token that none took. ``modeval trace convert`` writes the same.
 """
 
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -17,25 +16,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modeval.errors import DependencyError, TraceError
+from modeval.errors import TraceError
 from modeval.text import brief
-from modeval.trace.files import import_arrow
 from modeval.trace.importers.columns import (
+    COUNT_NAMES,
     ROW_NAMES,
     Numbering,
     brief_names,
+    by_rows,
     cell_numbers,
+    first_keys,
     match_columns,
     missing_columns,
     spread,
     with_nested,
 )
 from modeval.trace.importers.format import Facts, Format, Note, Options, Piece, Rows
+from modeval.trace.importers.packing import plain_name
 from modeval.trace.importers.reading import (
-    LARGEST_WHOLE,
     as_object,
     integers,
+    load_npz,
+    npz_names,
     numbers,
+    parquet_names,
+    parquet_rows,
     refuse,
     table_lines,
 )
@@ -50,7 +55,8 @@ PHASE_WORDS = {
     **dict.fromkeys(("decoding", "generation", "generate"), "decode"),
     **dict.fromkeys(("training",), "train"),
 }
-WHOLE = re.compile(r"-?[0-9]{1,18}(\.0*)?")
+WHOLE = re.compile(r"(-?[0-9]{1,18})(?:\.0*|,0)?")
+COMMA = re.compile(r"\d+(,\d+)?")
 Record = tuple[str, Mapping[str, Any]]
 FACTS = {"modules": ("num_experts", "n_experts", "num_modules"), "choices": ("top_k", "topk")}
 
@@ -69,7 +75,8 @@ def read_jsonl(path: Path, options: Options, note: Note) -> Iterator[Piece]:
             if said := _facts(record):
                 facts.update(said)
             if not _is_meta(record):
-                yield from _layers_of(place, record, path)
+                for where, row in by_rows(record, ROW_NAMES, path, place):
+                    yield from _layers_of(where, row, path)
 
     for piece in _rows_of(parsed(), path, options, note):
         if facts:
@@ -80,17 +87,7 @@ def read_jsonl(path: Path, options: Options, note: Note) -> Iterator[Piece]:
 
 def read_npz(path: Path, options: Options, note: Note) -> Iterator[Rows]:
     """Read one array for each column; ``-1`` is unknown."""
-    try:
-        with zipfile.ZipFile(path) as packed:
-            unpacked = sum(item.file_size for item in packed.infolist())
-        if unpacked > LARGEST_WHOLE:
-            refuse(path, "", "is larger than 2 GiB when unpacked", "Write it as JSONL or CSV.")
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except TraceError:
-        raise
-    except Exception as error:  # noqa: BLE001 - a damaged array raises anything
-        refuse(path, "", f"is no NPZ of plain arrays ({brief(str(error), 200)})")
+    arrays = load_npz(path)
     columns = match_columns(list(arrays), ROW_NAMES, options.columns)
     if not {"layer", "chosen"} <= columns.names.keys():
         refuse(path, "", missing_columns(list(arrays), columns, ("layer", "chosen")))
@@ -100,26 +97,7 @@ def read_npz(path: Path, options: Options, note: Note) -> Iterator[Rows]:
 
 def read_parquet(path: Path, options: Options, note: Note) -> Iterator[Piece]:
     """Read Parquet with the columns of a table of rows, as pandas writes it."""
-    arrow = import_arrow()
-
-    def parsed() -> Iterator[Record]:
-        row = 0
-        try:
-            with arrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
-                names = file.schema_arrow.names
-                if len(set(names)) < len(names):
-                    refuse(path, "", f"names a column twice: {brief_names(names)}")
-                for batch in file.iter_batches(batch_size=BATCH):
-                    for record in batch.to_pylist():
-                        yield (
-                            f"row {row}",
-                            record,
-                        )
-                        row += 1
-        except (arrow.ArrowException, OSError, ValueError, OverflowError) as error:
-            refuse(path, f"after row {row}", f"is damaged ({brief(str(error), 200)})")
-
-    yield from _rows_of(parsed(), path, options, note)
+    yield from _rows_of(parquet_rows(path), path, options, note)
 
 
 # --- from records to rows ------------------------------------------------------------------------
@@ -195,13 +173,22 @@ def _passed_over(path: Path, others: tuple[str, ...], note: Note) -> None:
 def _from_text(record: Mapping[str, Any], path: Path, place: str) -> dict[str, Any]:
     """Return the cells of a CSV row as the values that JSON has."""
     row = {name: cell for name, cell in record.items() if cell or name == "chosen"}
-    for name, kind in (("chosen", int), ("weight", float)):
-        if name in row:
-            row[name] = cell_numbers(row[name], kind, path, place)
+    if "chosen" in row:
+        row["chosen"] = cell_numbers(row["chosen"], int, path, place)
+    if "weight" in row:
+        weight = _with_points(row["weight"], len(row.get("chosen", ())))
+        row["weight"] = cell_numbers(weight, float, path, place)
     for name in ("layer", "document", *INTEGER):
-        if name in row and WHOLE.fullmatch(row[name]):
-            row[name] = int(row[name].split(".")[0])
+        if name in row and (whole := WHOLE.fullmatch(row[name])):
+            row[name] = int(whole[1])
     return row
+
+
+def _with_points(text: str, numbers_in: int) -> str:
+    """Return numbers with points for decimals; commas are such where they do not separate."""
+    parts = text.strip("[]() ").split()
+    decimals = len(parts) == numbers_in and all(map(COMMA.fullmatch, parts))
+    return text.replace(",", ".") if decimals else text
 
 
 def _checked(
@@ -391,11 +378,14 @@ def _take(label: list[str | None], rows: slice | NDArray[np.bool_]) -> list[str 
 
 
 def _holds_rows(names: list[str]) -> bool:
-    return {"layer", "chosen"} <= match_columns(names, ROW_NAMES, {}).names.keys()
+    """Tell whether columns are those of rows: ``selected`` beside experts is a count of them."""
+    rows, counts = match_columns(names, ROW_NAMES, {}), match_columns(names, COUNT_NAMES, {})
+    counted = "expert" in counts.names and counts.names.get("count") == rows.names.get("chosen")
+    return {"layer", "chosen"} <= rows.names.keys() and not counted
 
 
 def _is_csv(path: Path, start: bytes) -> bool:
-    if not any(path.name.removesuffix(".gz").endswith(end) for end in (".csv", ".tsv", ".txt")):
+    if not any(plain_name(path).endswith(end) for end in (".csv", ".tsv", ".txt")):
         return False
     try:
         first = next(iter(table_lines(path, start)), None)
@@ -408,6 +398,9 @@ def _is_csv(path: Path, start: bytes) -> bool:
 def _is_jsonl(_path: Path, start: bytes) -> bool:
     if start.lstrip()[:1] not in (b"{", b"["):
         return False
+    keys = first_keys(start)
+    if match_columns(keys, ROW_NAMES, {}).names.keys() >= {"layer", "chosen"}:
+        return _holds_rows(keys)
 
     def named(*names: str) -> bool:
         return any(f'"{name}"'.encode() in start for name in names)
@@ -419,22 +412,12 @@ def _is_jsonl(_path: Path, start: bytes) -> bool:
 def _is_npz(path: Path, start: bytes) -> bool:
     if not start.startswith(b"PK") or path.suffix != ".npz":
         return False
-    try:
-        with zipfile.ZipFile(path) as file:
-            return _holds_rows([name.removesuffix(".npy") for name in file.namelist()])
-    except (OSError, zipfile.BadZipFile):
-        return True  # a damaged one: reading it says where
+    names = npz_names(path)
+    return names is None or _holds_rows(names)  # of a damaged one reading says where
 
 
 def _is_parquet(path: Path, start: bytes) -> bool:
-    if not start.startswith(b"PAR1"):
-        return False
-    try:
-        arrow = import_arrow()
-        with arrow.parquet.ParquetFile(path) as file:
-            return _holds_rows(list(file.schema_arrow.names))
-    except (DependencyError, OSError, ValueError):
-        return False
+    return start.startswith(b"PAR1") and _holds_rows(parquet_names(path))
 
 
 def _form(name: str, about: str, patterns: tuple[str, ...], **functions: Any) -> Format:
@@ -453,14 +436,14 @@ FORMATS = (
     _form(
         "csv",
         "a table: layer,chosen and optional columns, a row for each token and layer",
-        ("*.csv", "*.csv.gz", "*.tsv", "*.txt"),
+        ("*.csv", "*.tsv", "*.txt"),
         sniff=_is_csv,
         read=read_csv,
     ),
     _form(
         "jsonl",
         'objects: {"layer": 3, "chosen": [5, 1], ...}, or "chosen": a list of lists',
-        ("*.jsonl", "*.jsonl.gz", "*.json", "*.json.gz"),
+        ("*.jsonl", "*.ndjson", "*.json"),
         sniff=_is_jsonl,
         read=read_jsonl,
     ),

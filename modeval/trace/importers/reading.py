@@ -3,12 +3,10 @@
 import base64
 import binascii
 import csv
-import gzip
 import io
 import json
 import re
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from io import BufferedIOBase
@@ -18,16 +16,16 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from modeval.errors import TraceError
+from modeval.errors import DependencyError, ModevalError, TraceError
 from modeval.text import brief
+from modeval.trace.files import import_arrow
 from modeval.trace.importers.format import DECODE, PREFILL, Counts, Options, Rows
+from modeval.trace.importers.packing import ERRORS, open_plain, plain_name
 
 HEAD_BYTES = 1 << 16
 LONGEST_LINE = 1 << 26
+PARQUET_BATCH = 1 << 14
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-LARGEST_UTF_16 = 1 << 28
-PACKED = {b"(\xb5/\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 KINDS = {"b": "true or false", "f": "decimal numbers", "U": "text", "S": "text", "M": "dates"}
 LARGEST_WHOLE = 1 << 31
 
@@ -41,18 +39,18 @@ def refuse(path: Path, place: str, reason: str, advice: str = "") -> NoReturn:
 def head(path: Path) -> bytes:
     """Return the first bytes of a file, unpacked; none when it cannot be read."""
     try:
-        with _open(path) as file:
+        with open_plain(path) as file:
             return file.read(HEAD_BYTES).removeprefix(BYTE_ORDER_MARK)
-    except (OSError, EOFError, zlib.error, TraceError):
+    except (*ERRORS, ModevalError):
         return b""
 
 
 def read_bytes(path: Path) -> bytes:
     """Return a whole file, unpacked."""
     try:
-        with _open(path) as file:
+        with open_plain(path) as file:
             data = file.read(LARGEST_WHOLE + 1)
-    except (OSError, EOFError, zlib.error) as error:
+    except ERRORS as error:
         refuse(path, "", f"cannot be read ({error})")
     if len(data) > LARGEST_WHOLE:
         refuse(path, "", "is larger than 2 GiB when unpacked")
@@ -70,18 +68,47 @@ def load_array(file: BufferedIOBase, path: Path, place: str, what: str) -> NDArr
     return array
 
 
+def load_npy(path: Path) -> NDArray[Any]:
+    """Return the array of an NPY file, packed or not, after which nothing may follow."""
+    try:
+        with open_plain(path) as opened:
+            source = opened if opened.seekable() else io.BytesIO(read_bytes(path))
+            array = load_array(source, path, "", "the file")
+            goes_on = bool(source.read(1))
+    except ERRORS as error:
+        refuse(path, "", f"cannot be read ({error})")
+    if goes_on:
+        refuse(path, "", "goes on after its array, so it is damaged")
+    return array
+
+
+def load_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an NPZ file by their names."""
+    try:
+        with zipfile.ZipFile(path) as packed:
+            unpacked = sum(item.file_size for item in packed.infolist())
+        if unpacked > LARGEST_WHOLE:
+            refuse(path, "", "is larger than 2 GiB when unpacked", "Write it as JSONL or CSV.")
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except TraceError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a damaged array raises anything
+        refuse(path, "", f"is no NPZ of plain arrays ({brief(str(error), 200)})")
+
+
 def lines(path: Path) -> Iterator[tuple[str, str]]:
     """Yield each line that is not empty, with its place for messages: ``line 7``."""
     number = 0
     try:
-        with _open(path) as file:
+        with open_plain(path) as file:
             while line := file.readline(LONGEST_LINE):
                 number += 1
                 if len(line) == LONGEST_LINE:
                     refuse(path, f"line {number}", "is longer than 64 MiB")
                 if text := line.decode("utf-8-sig" if number == 1 else "utf-8").strip():
                     yield f"line {number}", text
-    except (OSError, EOFError, zlib.error) as error:
+    except ERRORS as error:
         refuse(path, f"after line {number}", f"cannot be read ({error})")
     except UnicodeDecodeError as error:
         refuse(path, f"line {number}", f"is not UTF-8 text ({error.reason})")
@@ -135,6 +162,39 @@ def _cells(text: str, separator: str, path: Path, place: str) -> list[str]:
         refuse(path, place, f"is no CSV ({error})")
 
 
+def parquet_names(path: Path) -> list[str]:
+    """Return the names of the columns of a Parquet file; none if it cannot be read."""
+    try:
+        return list(import_arrow().parquet.read_schema(path).names)
+    except (DependencyError, OSError, ValueError):
+        return []
+
+
+def npz_names(path: Path) -> list[str] | None:
+    """Return the names of the arrays of an NPZ file; None if it is damaged."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return [name.removesuffix(".npy") for name in file.namelist()]
+    except (OSError, zipfile.BadZipFile):
+        return None
+
+
+def parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the rows of a Parquet file, each with its place."""
+    arrow, row = import_arrow(), 0
+    try:
+        with arrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            names = file.schema_arrow.names
+            if twice := [name for name, times in Counter(names).items() if times > 1]:
+                refuse(path, "", f"names the column {brief(twice[0])} twice", "Keep one of them.")
+            for batch in file.iter_batches(batch_size=PARQUET_BATCH):
+                for record in batch.to_pylist():
+                    yield f"row {row}", record
+                    row += 1
+    except (arrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        refuse(path, f"after row {row}", f"is damaged ({brief(str(error), 200)})")
+
+
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the objects of a JSONL file, each with its place."""
     for place, text in lines(path):
@@ -157,7 +217,7 @@ def parse_json(text: str | bytes, path: Path, place: str = "") -> Any:
 def records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the objects of a file that is JSONL, one JSON object, or a JSON list of them."""
     start = head(path).lstrip()
-    whole = path.name.removesuffix(".gz").endswith(".json") or start.startswith(b"[")
+    whole = plain_name(path).endswith(".json") or start.startswith(b"[")
     if not whole:
         yield from json_lines(path)
         return
@@ -318,34 +378,6 @@ def sparse_counts(
         selections = np.zeros(max(row) + 1)
         selections[list(row)] = list(row.values())
         yield Counts(layer, selections, label=label, document=document, choices=options.choices)
-
-
-def _open(path: Path) -> BufferedIOBase:
-    """Open a file; what is packed by gzip, whatever its name, or is UTF-16, is read as UTF-8."""
-    file = path.open("rb")
-    start = file.peek(8)[:8]
-    if start.startswith(UTF_16):
-        return _from_utf_16(path, file)
-    for mark, packer in PACKED.items():
-        if start.startswith(mark):
-            file.close()
-            refuse(path, "", f"is packed by {packer}", "Unpack it first, or pack it by gzip.")
-    if start.startswith(b"\x1f\x8b") or path.name.endswith(".gz"):
-        file.close()
-        return gzip.GzipFile(path)
-    return file
-
-
-def _from_utf_16(path: Path, file: BufferedIOBase) -> BufferedIOBase:
-    """Return the text of a file of UTF-16, as spreadsheets and shells of Windows save it."""
-    with file:
-        data = file.read(LARGEST_UTF_16 + 1)
-    if len(data) > LARGEST_UTF_16:
-        refuse(path, "", "is UTF-16 and larger than 256 MiB", "Save it as UTF-8.")
-    try:
-        return io.BytesIO(data.decode("utf-16").encode())
-    except UnicodeError as error:
-        refuse(path, "", f"is no whole text of UTF-16 ({error})", "Save it as UTF-8.")
 
 
 def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
