@@ -133,7 +133,7 @@ def models(incomplete: str) -> list[str]:
 
 def axes(incomplete: str) -> list[str]:
     """Complete the last of the axes of an array; each stands once."""
-    from modeval.trace.importers.arrays import AXES
+    from modeval.trace.importers.plain.arrays import AXES
 
     said = incomplete.split(",")[:-1]
     return several(one_of(*(axis for axis in AXES if axis not in said)))(incomplete)

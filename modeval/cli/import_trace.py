@@ -209,7 +209,7 @@ def _kinds(text: str | None) -> frozenset[str]:
 
 def _read_columns(text: str | None) -> dict[str, str]:
     from modeval.errors import SpecError
-    from modeval.trace.importers.columns import COUNT_NAMES, ROW_NAMES
+    from modeval.trace.importers.plain.columns import COUNT_NAMES, ROW_NAMES
 
     columns: dict[str, str] = {}
     for part in _parts(text):

@@ -29,7 +29,7 @@ from modeval.spec import Objective, Selection
 from modeval.trace.counts import SUFFIX, Survey, find_traces, gather, is_trace, survey
 from modeval.trace.files import Trace, open_trace
 from modeval.trace.fold import LayerGroup
-from modeval.trace.importers.matrix import is_matrix, read_matrix
+from modeval.trace.importers.plain.matrix import is_matrix, read_matrix
 from modeval.trace.trace import TraceHeader
 from modeval.train.files import take_code
 from modeval.train.records import find_runs, read_run

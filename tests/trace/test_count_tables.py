@@ -22,7 +22,7 @@ from modeval.trace.counts import load_counts
 from modeval.trace.files import chunks, concatenate, open_trace
 from modeval.trace.importers.format import Options
 from modeval.trace.importers.import_files import import_source
-from modeval.trace.importers.matrix import is_matrix, read_matrix
+from modeval.trace.importers.plain.matrix import is_matrix, read_matrix
 
 COUNTS = [[5, 0, 7], [1, 2, 9]]
 LONG = [

@@ -13,7 +13,7 @@ from modeval.trace.counts import load_counts
 from modeval.trace.files import chunks, concatenate, open_trace
 from modeval.trace.importers.format import Options
 from modeval.trace.importers.import_files import Imported, import_source
-from modeval.trace.importers.matrix import read_matrix
+from modeval.trace.importers.plain.matrix import read_matrix
 
 pytest.importorskip("pyarrow", reason="traces are Parquet files")
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modeval.errors import TraceError
-from modeval.trace.importers.arrays import guess_axes
 from modeval.trace.importers.format import Counts, Format, Note, Options
 from modeval.trace.importers.packing import plain_name
+from modeval.trace.importers.plain.arrays import guess_axes
 from modeval.trace.importers.reading import load_npy, tallies
 
 

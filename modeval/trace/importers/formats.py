@@ -10,7 +10,6 @@ from modeval.errors import TraceError, nearest
 from modeval.text import brief, visible
 from modeval.trace.files import import_arrow
 from modeval.trace.importers import (
-    arrays,
     colibri,
     emo,
     eplb,
@@ -20,8 +19,6 @@ from modeval.trace.importers import (
     moe_l2,
     moewatch,
     olmoe,
-    plain,
-    plain_counts,
     plumb,
     reap,
     sglang,
@@ -29,16 +26,19 @@ from modeval.trace.importers import (
     vllm,
     warp,
 )
-from modeval.trace.importers.columns import (
+from modeval.trace.importers.format import Format
+from modeval.trace.importers.packing import plain_name, stranger
+from modeval.trace.importers.plain import arrays
+from modeval.trace.importers.plain.columns import (
     COUNT_NAMES,
     ROW_NAMES,
     first_keys,
     match_columns,
     missing_columns,
 )
-from modeval.trace.importers.count_tables import layout_of, numbered_columns
-from modeval.trace.importers.format import Format
-from modeval.trace.importers.packing import plain_name, stranger
+from modeval.trace.importers.plain.count_tables import layout_of, numbered_columns
+from modeval.trace.importers.plain.counts import FORMATS as COUNTS
+from modeval.trace.importers.plain.rows import FORMATS as ROWS
 from modeval.trace.importers.reading import (
     head,
     npz_names,
@@ -64,8 +64,8 @@ _ALL = (
     *eplb.FORMATS,
     *moewatch.FORMATS,
     *plumb.FORMATS,
-    *plain.FORMATS,
-    *plain_counts.FORMATS,
+    *ROWS,
+    *COUNTS,
     *arrays.FORMATS,
 )
 

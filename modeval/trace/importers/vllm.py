@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modeval.trace.importers import plain
 from modeval.trace.importers.format import Counts, Facts, Format, Note, Options, Piece, Rows
+from modeval.trace.importers.plain.rows import read_jsonl
 from modeval.trace.importers.reading import (
     added,
     has_keys,
@@ -160,7 +160,7 @@ FORMATS = (
             has_keys(start, "type", "layer", "topk_ids")
             and bool(re.search(rb'"type": ?"(route|meta)"', start))
         ),
-        read=plain.read_jsonl,
+        read=read_jsonl,
         engine="vllm",
         keep_empty=True,
         weight_scale=None,

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from modeval.text import brief
-from modeval.trace.importers.columns import (
+from modeval.trace.importers.format import Counts, Facts, Note, Options, Piece, layer_name
+from modeval.trace.importers.plain.columns import (
     COUNT_NAMES,
     ROW_NAMES,
     Numbering,
@@ -27,8 +28,7 @@ from modeval.trace.importers.columns import (
     match_columns,
     missing_columns,
 )
-from modeval.trace.importers.format import Counts, Facts, Note, Options, Piece, layer_name
-from modeval.trace.importers.plain import PHASE_WORDS
+from modeval.trace.importers.plain.rows import PHASE_WORDS
 from modeval.trace.importers.reading import module_number, refuse
 from modeval.trace.trace import Phase
 

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from modeval.errors import TraceError
 from modeval.text import brief
-from modeval.trace.importers.columns import (
+from modeval.trace.importers.format import Facts, Format, Note, Options, Piece, Rows
+from modeval.trace.importers.packing import plain_name
+from modeval.trace.importers.plain.columns import (
     COUNT_NAMES,
     ROW_NAMES,
     Numbering,
@@ -31,8 +33,6 @@ from modeval.trace.importers.columns import (
     spread,
     with_nested,
 )
-from modeval.trace.importers.format import Facts, Format, Note, Options, Piece, Rows
-from modeval.trace.importers.packing import plain_name
 from modeval.trace.importers.reading import (
     as_object,
     integers,

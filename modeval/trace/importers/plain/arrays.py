@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modeval.trace.importers.count_tables import layer_of
 from modeval.trace.importers.format import (
     Counts,
     Facts,
@@ -27,6 +26,7 @@ from modeval.trace.importers.format import (
     layer_name,
 )
 from modeval.trace.importers.packing import plain_name
+from modeval.trace.importers.plain.count_tables import layer_of
 from modeval.trace.importers.reading import (
     array_of,
     integers,

@@ -14,10 +14,16 @@ from typing import Any
 
 from modeval.errors import TraceError
 from modeval.text import brief
-from modeval.trace.importers.columns import COUNT_NAMES, ROW_NAMES, by_rows, first_keys
-from modeval.trace.importers.count_tables import LAYER, layer_of, layout_of, pieces, read_table
 from modeval.trace.importers.format import Counts, Format, Note, Options, Piece
 from modeval.trace.importers.packing import plain_name
+from modeval.trace.importers.plain.columns import COUNT_NAMES, ROW_NAMES, by_rows, first_keys
+from modeval.trace.importers.plain.count_tables import (
+    LAYER,
+    layer_of,
+    layout_of,
+    pieces,
+    read_table,
+)
 from modeval.trace.importers.reading import (
     load_npz,
     module_number,
