@@ -20,8 +20,9 @@ import re
 from collections.abc import Iterable
 
 _BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
-_ACTING = re.compile(rf"[\x00-\x1f\x7f-\x9f\u2028\u2029{_BIDI}\ud800-\udfff]")
-_ACTING_BUT_LINES = re.compile(rf"(?![\n\t]){_ACTING.pattern}")
+_BEYOND_SPACES = rf"\x7f-\x9f\u2028\u2029{_BIDI}\ud800-\udfff"
+_ACTING = re.compile(rf"[\x00-\x1f{_BEYOND_SPACES}]")
+_ACTING_BUT_LINES = re.compile(rf"[\x00-\x08\x0b-\x1f{_BEYOND_SPACES}]")
 _COMMAND = re.compile(r"^([^\S\n]*):(?=:)", re.MULTILINE)
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+|~!&^$@-])")
 

@@ -20,7 +20,7 @@ from typer.core import TyperCommand
 
 from modeval.errors import SpecError
 from modeval.spec import choices_of
-from modeval.spec.checks import suggestion
+from modeval.spec.checks import hints_of, suggestion
 from modeval.spec.own import is_code
 from modeval.spec.settings import default_of, descriptions, flag_of
 
@@ -147,7 +147,7 @@ def _put(table: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
 
 def _flags(section: Section) -> Iterator[_Flag]:
     for field in fields(section.kind):
-        hint = typing.get_type_hints(section.kind)[field.name]
+        hint = hints_of(section.kind)[field.name]
         texts = descriptions(section.kind)
         if not field.metadata.get("flag", True):
             continue
@@ -177,7 +177,7 @@ def _flags_of_choices(section: Section, name: str, choices: Mapping[str, type]) 
     for setting, kinds in readers.items():
         member = choices[kinds[0]]
         field = next(each for each in fields(member) if each.name == setting)
-        hint = typing.get_type_hints(member)[setting]
+        hint = hints_of(member)[setting]
         text = _said({kind: descriptions(choices[kind]).get(setting, "") for kind in kinds})
         usual = _usual({kind: getattr(choices[kind](), setting) for kind in kinds})
         if setting != "kind" and field.metadata.get("flag", True):

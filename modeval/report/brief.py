@@ -165,8 +165,7 @@ def brief(view: ModelView) -> Brief:
     record = view.record
     words = vocabulary(record)
     found = findings(view)
-    removed = [each for each in view.card.ablations if each.model == record.id]
-    if removed:
+    if removed := view.own.ablations:
         return _removed(removed[0])
     if record.data.get("task") == "agreement":
         return _alike(view)

@@ -38,9 +38,7 @@ class Falling:
 
 def effects(view: ModelView, layer: int | None = None) -> list[Effect]:
     """Return what switching modules off does, of each seed of a layer."""
-    return [
-        each for each in view.card.effects if each.model == view.record.id and each.layer == layer
-    ]
+    return [each for each in view.own.effects if each.layer == layer]
 
 
 def needed_map(view: ModelView, layer: int | None = None) -> Map | None:
@@ -68,11 +66,7 @@ def needed_map(view: ModelView, layer: int | None = None) -> Map | None:
 
 def falling(view: ModelView, layer: int | None = None) -> Falling | None:
     """Return the loss while modules go, of a layer or the mean of all; nothing where unknown."""
-    found = [
-        each
-        for each in view.card.removals
-        if each.model == view.record.id and (layer is None or each.layer == layer)
-    ]
+    found = [each for each in view.own.removals if layer is None or each.layer == layer]
     if not found:
         return None
     removed = np.array(found[0].removed, dtype=np.float64)

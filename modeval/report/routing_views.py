@@ -63,11 +63,7 @@ class Budget:
 
 def activations(view: ModelView, layer: int | None = None) -> list[Activation]:
     """Return the activation matrices of a layer, one for each seed."""
-    return [
-        each
-        for each in view.card.activations
-        if each.model == view.record.id and each.layer == layer
-    ]
+    return [each for each in view.own.activations if each.layer == layer]
 
 
 def matched_columns(matrix: Floats) -> tuple[list[int], tuple[int, ...]]:
@@ -217,15 +213,15 @@ def rule_names(record: ModelRecord, count: int) -> list[str]:
 
 def coactivations(view: ModelView) -> list[Coactivation]:
     """Return the matrices of modules that are chosen together."""
-    return [each for each in view.card.coactivations if each.model == view.record.id]
+    return list(view.own.coactivations)
 
 
 def shares(view: ModelView, layer: int | None = None) -> Floats:
     """Return the share of the work of each module, ``(S, M)``; no rows where it is not known."""
     found = [
         np.array([weight for weight in profile.values if weight is not None])
-        for profile in view.card.profiles
-        if (profile.model, profile.metric, profile.layer) == (view.record.id, "module_share", layer)
+        for profile in view.own.profiles
+        if (profile.metric, profile.layer) == ("module_share", layer)
     ]
     if not found:
         found = [

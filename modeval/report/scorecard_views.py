@@ -36,6 +36,11 @@ class ModelView:
         """Whether its scores are by layer; a model with one layer has one score of each kind."""
         return len(self.record.layers) > 1
 
+    @property
+    def own(self) -> Scorecard:
+        """Its part of the scorecard."""
+        return self.card.of(self.record.id)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskGroup:

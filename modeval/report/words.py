@@ -284,7 +284,7 @@ def _samples(card: Scorecard, record: ModelRecord) -> str:
     own = [
         score.samples
         for score in card.scores_of(record.id)
-        if score.model == record.id and score.samples is not None and score.metric in METRICS
+        if score.samples is not None and score.metric in METRICS
     ]
     if not own:
         return ""
@@ -499,7 +499,7 @@ def _about_samples(card: Scorecard, record: ModelRecord) -> list[str]:
     own = [
         score
         for score in card.scores_of(record.id)
-        if score.model == record.id and score.metric in METRICS and score.samples is not None
+        if score.metric in METRICS and score.samples is not None
     ]
     marked = {score.layer: score.note for score in own if score.few_samples}
     if marked:

@@ -38,7 +38,7 @@ def only_models(
 
 def layer_findings(card: Scorecard, model: ModelRecord) -> tuple[Finding, ...]:
     """Return the findings of a model, seed after seed, and layer by layer within each."""
-    return tuple(each for each in card.findings if each.model == model.id)
+    return card.of(model.id).findings
 
 
 def distinct_title(card: Scorecard, model: ModelRecord) -> str:

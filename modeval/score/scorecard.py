@@ -1,7 +1,6 @@
 """Scorecards: what was measured of models, with intervals and chance levels beside it.
 
-The JSON form is this module's types, field by field, and is described by ``scorecard.schema.json``
-in this folder:
+The JSON form is this module's types, field by field; ``stored/scorecard.schema.json`` describes it:
 
     format, modeval            version of the form, version of the program
     precision, level           what was asked of A; level of the intervals
@@ -464,14 +463,21 @@ class Scorecard:
 
     def scores_of(self, model: str) -> tuple[Score, ...]:
         """Return the scores of a model, in order."""
-        return self._by_model.get(model, ())
+        return self.of(model).scores
+
+    def of(self, model: str) -> "Scorecard":
+        """Return the lists of one model, without its record; found at once among many."""
+        return self._by_model.get(model, Scorecard())
 
     @cached_property
-    def _by_model(self) -> dict[str, tuple[Score, ...]]:
-        found: dict[str, list[Score]] = {}
-        for score in self.scores:
-            found.setdefault(score.model, []).append(score)
-        return {model: tuple(scores) for model, scores in found.items()}
+    def _by_model(self) -> dict[str, "Scorecard"]:
+        lists: dict[str, dict[str, Any]] = {}
+        for part in OF_MODELS:
+            for item in getattr(self, part):
+                lists.setdefault(item.model, {}).setdefault(part, []).append(item)
+        for own in lists.values():
+            own |= {part: tuple(own[part]) for part in own}
+        return {model: Scorecard(**own) for model, own in lists.items()}
 
     def to_frame(self) -> Any:
         """Return the scores as a pandas DataFrame; see :mod:`modeval.score.frames`."""

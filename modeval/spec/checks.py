@@ -1,6 +1,7 @@
 """Conditions that a specification must meet, each refused with advice."""
 
 import difflib
+import functools
 import typing
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -14,9 +15,15 @@ def check(condition: bool, message: str) -> None:  # noqa: FBT001 - the conditio
         raise SpecError(message)
 
 
+@functools.cache
+def hints_of(kind: type) -> dict[str, Any]:
+    """Return the types of the fields of a dataclass."""
+    return typing.get_type_hints(kind)
+
+
 def check_choices(spec: Any) -> None:
     """Refuse a value that is not among those of its ``Literal``, and name the nearest."""
-    for name, hint in typing.get_type_hints(type(spec)).items():
+    for name, hint in hints_of(spec.__class__).items():
         if typing.get_origin(hint) is Literal:
             value, choices = getattr(spec, name), typing.get_args(hint)
             if value not in choices:

@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any, Literal, TypeVar
 
 from modeval.errors import SpecError
-from modeval.spec.checks import check, suggestion
+from modeval.spec.checks import check, hints_of, suggestion
 from modeval.spec.settings import Settings, default_of, flag_of
 
 Spec = TypeVar("Spec", bound=Settings)
@@ -25,7 +25,7 @@ def to_dict(spec: Settings) -> dict[str, Any]:
 
 def from_dict(kind: type[Spec], values: Mapping[str, Any], *, where: str = "") -> Spec:
     """Build a spec from plain values; unknown names and wrong types are refused by name."""
-    hints = typing.get_type_hints(kind)
+    hints = hints_of(kind)
     known = {field.name for field in fields(kind)}
     arguments: dict[str, Any] = {}
     for name, value in values.items():
@@ -49,7 +49,7 @@ def choices_of(hint: Any) -> dict[str, type]:
         kind: member
         for member in members
         if dataclasses.is_dataclass(member) and isinstance(member, type)
-        for kind in typing.get_args(typing.get_type_hints(member).get("kind"))
+        for kind in typing.get_args(hints_of(member).get("kind"))
     }
 
 

@@ -14,6 +14,7 @@ from dataclasses import Field, field, fields
 from typing import Any, ClassVar, Protocol
 
 from modeval.errors import SpecError
+from modeval.spec.checks import hints_of
 
 
 class Settings(Protocol):
@@ -116,7 +117,7 @@ def without_unread(kind: type, values: Mapping[str, Any], **context: Any) -> dic
     >>> without_unread(DataSpec, {"task": "binary", "order": 3, "rules": 2})
     {'task': 'binary', 'rules': 2}
     """
-    hints = typing.get_type_hints(kind)
+    hints = hints_of(kind)
     tables = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
     for name, table in tables.items():
         context |= _chosen(typing.cast("type", table), values.get(name, {}))

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modeval.errors import SpecError, nearest
+from modeval.spec.checks import hints_of
 from modeval.spec.data import DataSpec
 from modeval.spec.model import ModelSpec, name_of
 from modeval.spec.own import is_code, with_own
@@ -234,7 +235,7 @@ def _seeds(value: Any) -> list[list[int]]:
 
 def _values(kind: type, key: str, setting: Any) -> list[Any]:
     """Return the values of a setting: a list is an axis where it is deeper than the setting."""
-    return _expanded(typing.get_type_hints(kind).get(key), setting)
+    return _expanded(hints_of(kind).get(key), setting)
 
 
 def _expanded(hint: Any, setting: Any) -> list[Any]:
@@ -261,7 +262,7 @@ def _expanded_table(hint: Any, table: Mapping[str, Any]) -> list[Any]:
     kinds = table.get("kind", "")
     for name in kinds if isinstance(kinds, list) else [kinds]:
         chosen = choices.get(name, next(iter(choices.values()), hint)) if choices else hint
-        hints = typing.get_type_hints(chosen) if dataclasses.is_dataclass(chosen) else {}
+        hints = hints_of(chosen) if dataclasses.is_dataclass(chosen) else {}
         told = {**table, "kind": name} if "kind" in table else table
         axes = [_expanded(hints.get(key), value) for key, value in told.items()]
         found += [dict(zip(told, point, strict=True)) for point in itertools.product(*axes)]

@@ -197,10 +197,7 @@ def maps(group: TaskGroup, number: Numbers) -> list[Panel]:
         view
         for view in group.entries
         if view.record.modules > 1
-        and any(
-            each.model == view.record.id and len(each.matrix) > 1  # one row is load
-            for each in view.card.activations
-        )
+        and any(len(each.matrix) > 1 for each in view.own.activations)  # one row is load
     ]
     layered = [view for view in routed if view.layered]
     single = [view for view in routed if not view.layered]
@@ -210,10 +207,7 @@ def maps(group: TaskGroup, number: Numbers) -> list[Panel]:
 
 def _brightest(entries: Sequence[ModelView]) -> tuple[float, bool]:
     return routing_views.brightest(
-        np.array(each.matrix)
-        for view in entries
-        for each in view.card.activations
-        if each.model == view.record.id
+        np.array(each.matrix) for view in entries for each in view.own.activations
     )
 
 

@@ -47,8 +47,7 @@ def render(card: Scorecard, source: str = "", *, maps: bool = False) -> list[Ren
 
 def _traced(view: ModelView, *, maps: bool) -> list[RenderableType]:
     """Return what is shown of a language model: its routing, removed modules, or two builds."""
-    removed = [each for each in view.card.ablations if each.model == view.record.id]
-    if removed:
+    if removed := view.own.ablations:
         return [part for each in removed for part in (*render_ablation(each), Text(""))]
     return render_trace(view, maps=maps) if findings(view) else render_measured(view)
 

@@ -31,8 +31,7 @@ class CourseChange:
 
 def course_of(card: Scorecard, model: ModelRecord) -> PhaseLosses | None:
     """Return the losses of a model by phase and rule, the mean over seeds."""
-    courses = (each for each in card.courses if each.model == model.id)
-    return next((each for each in courses if each.seed is None), None)
+    return next((each for each in card.of(model.id).courses if each.seed is None), None)
 
 
 def alike(one: PhaseLosses, two: PhaseLosses) -> bool:

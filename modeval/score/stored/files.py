@@ -13,7 +13,7 @@ from typing import Any
 from modeval import atomic
 from modeval.errors import ScorecardError
 from modeval.pace import tell
-from modeval.score.scorecard import Score, Scorecard, to_dict_form
+from modeval.score.scorecard import OF_MODELS, Score, Scorecard, to_dict_form
 from modeval.score.stored.checks import check_scorecard
 from modeval.score.stored.reading import from_dict_form
 from modeval.text import for_json
@@ -37,12 +37,32 @@ def write_scorecard(path: Path, card: Scorecard) -> None:
 
 def scorecard_text(card: Scorecard) -> str:
     """Return a scorecard as it stands in a file."""
-    form = to_dict_form(replace(card, scores=()))
+    without: dict[str, Any] = dict.fromkeys(OF_MODELS, ())
+    form = to_dict_form(replace(card, **without))
     text = json.dumps(form, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    if card.scores:
-        scores = ",\n".join(map(_score_text, card.scores))
-        text = text.replace('\n "scores": [],', f'\n "scores": [\n{scores}\n ],', 1)
+    for part in OF_MODELS:
+        item_text = _score_text if part == "scores" else _line_of
+        if items := ",\n".join(map(item_text, getattr(card, part))):
+            text = text.replace(f'\n "{part}": []', f'\n "{part}": [\n{items}\n ]', 1)
     return for_json(text)
+
+
+def _fields_of(item: Any) -> dict[str, Any]:
+    """Return what stands in an item of a list, without a look at its numbers, one by one."""
+    form = {attribute.name: getattr(item, attribute.name) for attribute in fields(item)}
+    if form.get("seed") is not None:
+        form["seed"] = dict(zip(("task", "model"), form["seed"], strict=True))
+    return form
+
+
+LINE_ENCODER = json.JSONEncoder(
+    allow_nan=False, ensure_ascii=False, check_circular=False, default=_fields_of
+)
+
+
+def _line_of(item: Any) -> str:
+    """Write an item of a list other than that of scores on one line: most are matrices."""
+    return f"  {LINE_ENCODER.encode(item)}"
 
 
 SCORE_NAMES = tuple(attribute.name for attribute in fields(Score))
