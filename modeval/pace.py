@@ -12,6 +12,7 @@ Hearer = Callable[[str, float, float | None], None]
 """Is told what is done now, how much of it is done, and of how much, where that is known."""
 
 _hearers: list[Hearer] = []
+_parts: list[str] = []
 
 
 @contextmanager
@@ -29,7 +30,22 @@ def heard_by(hearer: Hearer) -> Iterator[None]:
         _hearers.remove(hearer)
 
 
+@contextmanager
+def during(part: str) -> Iterator[None]:
+    """Have what is told begin with a part of the work that it belongs to.
+
+    >>> with heard_by(print), during("first of two passes: "):
+    ...     tell("reading", 3, 7)
+    first of two passes: reading 3 7
+    """
+    _parts.append(part)
+    try:
+        yield
+    finally:
+        _parts.pop()
+
+
 def tell(what: str, done: float, every: float | None = None) -> None:
     """Tell how far something has come; costs next to nothing where nobody listens."""
     for hearer in _hearers:
-        hearer(what, done, every)
+        hearer("".join(_parts) + what, done, every)

@@ -70,7 +70,11 @@ def describe(told: _Told, now: float, started: float) -> str:
     'reading a.csv, 1,234,567 (5 s so far)'
     >>> describe(_Told(), now=6.0, started=1.0)
     'working (5 s so far)'
+    >>> describe(_Told("reading a.csv", 50, 50, since=4.0), now=9.0, started=1.0)
+    'working, after reading a.csv (8 s so far)'
     """
+    if told.every and told.done >= told.every:  # what follows does not say how far it is
+        return f"working, after {told.what} ({now - started:.0f} s so far)"
     parts = [told.what]
     if told.done:
         parts.append(f"{told.done:,.0f}" + (f" of {told.every:,.0f}" if told.every else ""))

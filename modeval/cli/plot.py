@@ -1,7 +1,7 @@
 """``modeval plot``: one figure, fit for a paper."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -121,8 +121,15 @@ def plot_command(
     """
     inches = _inches(width)
     check_output(out, paths, "--out")
-    from modeval.pipeline.plotting import EVERY, plot, plot_numbers, unknown_kind
-    from modeval.report.paper_figures import FORMATS, save
+    from modeval.pipeline.plotting import (
+        EVERY,
+        drawn,
+        drawn_numbers,
+        read_drawn,
+        undrawn,
+        unknown_kind,
+    )
+    from modeval.report.paper_figures import FORMATS, Style, save
 
     suffix = out.suffix.lower().removeprefix(".")
     if kind not in EVERY:
@@ -134,19 +141,26 @@ def plot_command(
             f"{out.with_suffix('.pdf')}"
         )
     check_target(out, flag="--out", example=f"{kind}.pdf")
-    asked: dict[str, Any] = {"models": model or (), "metrics": metric or (), "layer": layer}
+    found = read_drawn(kind, paths, model or (), metric or ())
+    style = Style(width=inches, title=title, metrics=tuple(metric or ()), layer=layer)
     content: str | bytes
     height = 0.0
     if suffix in TABLES:
         from modeval.report import table_formats
 
-        content = table_formats.FORMATS[TABLES[suffix]](plot_numbers(kind, paths, **asked))
+        content = table_formats.FORMATS[TABLES[suffix]](drawn_numbers(found, style))
     else:
-        figure = plot(kind, paths, width=inches, title=title, **asked)
+        figure = drawn(found, style)
         height = figure.get_figheight()
         content = save(figure, suffix, dpi=dpi)
     if deliver(out, content, flag="--out") and not quiet:
         tell_written(out)
+        if left := undrawn(found):
+            verb = "is" if len(left) == 1 else "are"
+            stderr().print(
+                f"{', '.join(left)} {verb} not in it: a single module has nothing to route.",
+                markup=False,
+            )
         if height > PAGE:
             stderr().print(
                 f"It is {height:.0f} inches high, more than a page. Draw less of it with "

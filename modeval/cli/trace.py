@@ -1,5 +1,6 @@
 """``modeval trace``: look at traces, merge them, write them in other forms."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +13,9 @@ from modeval.text import for_rich, visible
 if TYPE_CHECKING:
     from modeval.trace.files import Trace
     from modeval.trace.trace import TraceHeader
+
+MOST_NAMES = 64
+"""Labels, or numbers of layers, that are named."""
 
 trace = typer.Typer(
     no_args_is_help=True,
@@ -197,7 +201,7 @@ def describe_header(header: "TraceHeader") -> dict[str, str]:
         "layers": f"{depth}: {names}",
         "modules": _one_or_all(header.modules),
         "chosen": _one_or_all(header.choices) if all(header.choices) else "unknown",
-        "labels": ", ".join(header.labels) or "none",
+        "labels": _first(header.labels) or "none",
         "weights": header.weight_scale,
         "phase": header.phase,
         "capacity": "unknown"
@@ -224,4 +228,10 @@ def warn(text: str, *, word: str = "[yellow]note:[/]") -> None:
 
 
 def _one_or_all(numbers: tuple[int, ...]) -> str:
-    return str(numbers[0]) if len(set(numbers)) == 1 else ", ".join(map(str, numbers))
+    return str(numbers[0]) if len(set(numbers)) == 1 else _first([*map(str, numbers)])
+
+
+def _first(names: Sequence[str]) -> str:
+    """Return names in a line, the first of very many of them."""
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")

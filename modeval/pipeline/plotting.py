@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 CURVES, TREND = "curves", "trend"
 EVERY = (*KINDS, CURVES, TREND)
+ROUTING = {"collapse", "specialisation", "adaptation", "end-to-end", "heatmap", "budget"}
+"""Figures that show nothing of a model with one module."""
 Sources = str | Path | Scorecard | Sequence[str | Path | Scorecard]
 
 
@@ -66,15 +68,7 @@ def plot(
     'Figure'
     """
     style = Style(width=width, title=title, metrics=tuple(metrics), layer=layer)
-    found = _read(kind, sources, models, metrics)
-    if kind == TREND:
-        return paper_figures.draw_trend(found.runs, style)
-    figure: Figure = (
-        paper_figures.draw_curves(found.curves, style)
-        if kind == CURVES
-        else paper_figures.draw(kind, found.entries, style)
-    )
-    return figure
+    return drawn(read_drawn(kind, sources, models, metrics), style)
 
 
 def plot_numbers(
@@ -90,34 +84,68 @@ def plot_numbers(
     They are made from the same numbers as the figure, in its order.
     """
     style = Style(metrics=tuple(metrics), layer=layer)
-    found = _read(kind, sources, models, metrics)
-    if kind == CURVES:
-        return paper_figures.curve_numbers(found.curves)
-    if kind == TREND:
-        return paper_figures.trend_numbers(found.runs, style)
-    return paper_figures.numbers(kind, found.entries, style)
+    return drawn_numbers(read_drawn(kind, sources, models, metrics), style)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Drawn:
-    """What a figure is drawn from: models of scorecards, training curves, or runs of the gate."""
+class Drawn:
+    """What a figure is drawn from.
 
+    Attributes:
+        kind: of the figure.
+        entries: models of scorecards.
+        curves: training curves.
+        runs: runs of the gate.
+    """
+
+    kind: str
     entries: list[ModelView] = field(default_factory=list)
     curves: list[Curves] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
 
 
-def _read(kind: str, sources: Sources, models: Sequence[str], metrics: Sequence[str]) -> _Drawn:
+def read_drawn(
+    kind: str, sources: Sources, models: Sequence[str] = (), metrics: Sequence[str] = ()
+) -> Drawn:
+    """Read what a figure of that kind is drawn from; see :func:`plot`."""
     if kind not in EVERY:
         raise SpecError(unknown_kind(kind))
     several: list[Any] = [sources] if isinstance(sources, str | Path | Scorecard) else [*sources]
     if kind == CURVES:
         runs = [Path(source) for source in several]
-        return _Drawn(curves=chosen_curves(read_curves(runs, metrics), models))
+        return Drawn(kind=kind, curves=chosen_curves(read_curves(runs, metrics), models))
     if kind == TREND:
-        return _Drawn(runs=chosen_runs([Path(source) for source in several], models))
+        return Drawn(kind=kind, runs=chosen_runs([Path(source) for source in several], models))
     named = [_named(source, number) for number, source in enumerate(several)]
-    return _Drawn(entries=chosen_entries(named, models))
+    return Drawn(kind=kind, entries=chosen_entries(named, models))
+
+
+def drawn(found: Drawn, style: Style) -> "Figure":
+    """Return the figure."""
+    if found.kind == TREND:
+        return paper_figures.draw_trend(found.runs, style)
+    figure: Figure = (
+        paper_figures.draw_curves(found.curves, style)
+        if found.kind == CURVES
+        else paper_figures.draw(found.kind, found.entries, style)
+    )
+    return figure
+
+
+def drawn_numbers(found: Drawn, style: Style) -> list[Table]:
+    """Return the numbers of the figure as tables."""
+    if found.kind == CURVES:
+        return paper_figures.curve_numbers(found.curves)
+    if found.kind == TREND:
+        return paper_figures.trend_numbers(found.runs, style)
+    return paper_figures.numbers(found.kind, found.entries, style)
+
+
+def undrawn(found: Drawn) -> tuple[str, ...]:
+    """Return the models that a figure of routing has nothing to show of: they have one module."""
+    if found.kind not in ROUTING:
+        return ()
+    return tuple(dict.fromkeys(view.name for view in found.entries if view.record.modules == 1))
 
 
 def unknown_kind(kind: str) -> str:

@@ -15,6 +15,7 @@ from matplotlib.collections import PolyCollection
 from scipy.stats import binomtest
 
 from modeval.errors import DependencyError, ScorecardError, SpecError
+from modeval.pipeline.plotting import Drawn, drawn_numbers, undrawn
 from modeval.report import routing_views, scorecard_views, table_formats
 from modeval.report.paper import charts, course, rules, winners
 from modeval.report.paper.charts import Chart, Line, Point
@@ -334,6 +335,16 @@ def grid():
             )
             made.append(replace(card, models=(replace(record, data=data),), scores=scores))
     return entries(together(made))
+
+
+@pytest.mark.parametrize("kind", sorted({*KINDS} - {"removal", "course", "layers"}))
+def test_what_a_figure_leaves_out_is_known(grid, kind):
+    found = Drawn(kind=kind, entries=grid)
+    tables = drawn_numbers(found, Style())
+    cells = [cell.text for table in tables for row in table.rows for cell in row]
+    text = " ".join([*cells, *(part for each in tables for part in (each.caption, *each.columns))])
+    absent = {view.name for view in grid if not re.search(rf"(?<![\w-]){view.name}(?![\w-])", text)}
+    assert {*undrawn(found)} == absent
 
 
 def _spaced(title):

@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from modeval.errors import TraceError
+from modeval.pace import heard_by
 from modeval.trace.counts import load_counts
 from modeval.trace.files import chunks, concatenate, open_trace
+from modeval.trace.importers import import_files, reading
 from modeval.trace.importers.format import Options
 from modeval.trace.importers.import_files import Imported, import_source
+from modeval.trace.importers.plain.columns import cell_numbers
 from modeval.trace.importers.plain.matrix import read_matrix
 
 pytest.importorskip("pyarrow", reason="traces are Parquet files")
@@ -265,3 +268,34 @@ def test_a_label_within_another_field_is_named_with_a_dot(tmp_path):
     options = Options(columns={"label": "meta.domain"})
     import_source([path], tmp_path / "n.trace", options=options)
     assert open_trace(tmp_path / "n.trace").header.labels == ("code", "law")
+
+
+def test_what_is_too_large_to_keep_is_read_twice_with_the_same_result(tmp_path, monkeypatch):
+    rows = [f"d{n // 3},{n % 3},l{n % 7},{n % 2},{n % 5} {5 + n % 3},0.75 0.25" for n in range(90)]
+    text = "\n".join(["document,position,label,layer,chosen,weight", *rows])
+    read = []
+    for name, room in (("kept", import_files.KEPT_NUMBERS), ("twice", 100)):
+        (tmp_path / f"{name}.csv").write_text(text)
+        monkeypatch.setattr(import_files, "KEPT_NUMBERS", room)
+        found = run(tmp_path / f"{name}.csv")
+        read.append((found.header, concatenate([*chunks(open_trace(found.path))]).arrays()))
+    (one, ours), (other, theirs) = read
+    assert one == other
+    assert all((ours[name] == theirs[name]).all() for name in ours)
+
+
+def test_a_long_file_says_how_much_of_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "TOLD_LINES", 10)
+    (tmp_path / "t.csv").write_text("layer,chosen\n" + "0,1 2\n" * 200)
+    heard: list[tuple[str, float, float | None]] = []
+    with heard_by(lambda *told: heard.append(told)):
+        run(tmp_path / "t.csv")
+    shares = [done / every for what, done, every in heard if every and "t.csv, MB" in what]
+    assert shares == sorted(shares)
+    assert len(shares) > 10
+    assert 0 < shares[0] <= shares[-1] <= 1
+
+
+def test_cells_of_several_numbers_are_read_alike_however_they_are_written():
+    for text in ("1 2", "1,2", "[1, 2]", "1.0 2.0", "1;2", "(1|2)"):
+        assert cell_numbers(text, int, Path("t.csv"), "line 2") == [1, 2]

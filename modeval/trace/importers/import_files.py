@@ -1,10 +1,12 @@
 """From foreign files to a trace or counts: all or nothing, and nothing that is not said.
 
-The files are read twice. The first pass finds the layers, modules and labels that the header must
-name, and every fault; only then is anything written, under a name that a failure leaves nothing of.
+The first pass finds the layers, modules and labels that the header must name, and every fault; only
+then is anything written, under a name that a failure leaves nothing of. What is too large to be
+kept meanwhile is read twice.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 
 from modeval import atomic
 from modeval.errors import TraceError
-from modeval.pace import tell
+from modeval.pace import during, tell
 from modeval.text import natural
 from modeval.trace.counts import SUFFIX, UNWRITTEN, save_counts
 from modeval.trace.files import TraceWriter, check_new
@@ -34,6 +36,9 @@ from modeval.trace.trace import (
 )
 
 NEARLY_ONE = 0.01
+KEPT_NUMBERS, ROW_NUMBERS = 1 << 25, 6
+"""Numbers of rows that are kept from the first pass, 256 MiB of them; and how many a row has beside
+its choices and weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +145,18 @@ def _holds_counts(file_format: Format, path: Path, options: Options) -> bool:
 def _import_rows(
     file_format: Format, files: Sequence[Path], out: Path, options: Options, survey: Inspection
 ) -> Imported:
-    for path, piece in _pieces(file_format, files, options, survey):
-        _look(survey, _rows_only(piece, path), path, options, file_format)
+    kept: list[tuple[Path, Rows]] = []
+    room = KEPT_NUMBERS
+    with ExitStack() as stack:
+        for path, piece in _pieces(file_format, files, options, survey):
+            rows = _rows_only(piece, path)
+            _look(survey, rows, path, options, file_format)
+            room, before = room - 2 * rows.chosen.size - ROW_NUMBERS * len(rows.chosen), room
+            if room >= 0:
+                kept.append((path, rows))
+            elif before >= 0:
+                kept.clear()
+                stack.enter_context(during("first of two passes: "))
     options = _informed(options, survey.facts)
     if options.modules is None and all(layer.least > 0 for layer in survey.layers.values()):
         survey.note(FROM_ONE)
@@ -149,9 +164,11 @@ def _import_rows(
     header = make_header(file_format, options, survey, dense)
     header = _suspected(header, survey, dense, options)
     check_new(out)
-    with atomic.whole_folder(out, UNWRITTEN) as draft:
+    with during("second of two passes: "), atomic.whole_folder(out, UNWRITTEN) as draft:
+        pieces: Iterable[tuple[Path, Rows | Counts]]
+        pieces = kept if room >= 0 else _pieces(file_format, files, options, Inspection())
         with TraceWriter(draft, header) as writer:
-            for chunk in _build(file_format, files, header, options, survey.left_out):
+            for chunk in _build(file_format, pieces, header, options, survey.left_out):
                 writer.append(chunk)
         if not writer.rows:
             raise TraceError(f"{_some([str(path) for path in files])}: no routing in them.")
@@ -232,15 +249,16 @@ def _pieces(
     file_format: Format, files: Sequence[Path], options: Options, survey: Inspection
 ) -> Iterator[tuple[Path, Rows | Counts]]:
     """Read every file; what a damaged one has to give is kept only if the user said so."""
-    for path in files:
+    for index, path in enumerate(files):
         number = 0
+        if len(files) > 1:
+            tell("reading files", index, len(files))
         try:
             for piece in file_format.read(path, options, survey.note):
                 if isinstance(piece, Facts):
                     survey.facts = _united(survey.facts, piece, path)
                     continue
                 number += len(piece.chosen) if isinstance(piece, Rows) else 1
-                tell(f"reading {path.name}, rows or counts", number)
                 yield path, piece
         except TraceError as error:
             if not options.allow_partial:
@@ -456,23 +474,24 @@ def _label(given: str | None, path: Path, options: Options, file_format: Format)
 
 def _build(
     file_format: Format,
-    files: Sequence[Path],
+    pieces: Iterable[tuple[Path, Rows | Counts]],
     header: TraceHeader,
     options: Options,
     left_out: Mapping[str, NDArray[np.bool_]],
 ) -> Iterator[TraceChunk]:
     gone = np.logical_or.reduce(list(left_out.values())) if left_out else None
+    labels = {name: number for number, name in enumerate(header.labels)}
     passed: dict[int, int] = {}  # rows of each layer
     numbers = {name: index for index, name in enumerate(header.layers)}
     offset, largest, current = 0, -1, None
-    for path, piece in _pieces(file_format, files, options, Inspection()):
+    for path, piece in pieces:
         if path != current:  # documents of two files are never the same
             offset, current = largest + 1, path
         rows = _rows_only(piece, path)
         document = np.broadcast_to(np.asarray(rows.document), (len(rows.chosen),))
         document = np.where(document < 0, -1, document + offset)
         largest = max(largest, int(document.max(initial=-1)))
-        label = _label_numbers(rows, path, header, options, file_format)
+        label = _label_numbers(rows, path, labels, options, file_format)
         chunk = _chunk(rows, document, header, numbers, label)
         kept = _kept(chunk, file_format)
         yield chunk[kept if gone is None else kept & ~_marked(chunk, gone, passed)]
@@ -498,11 +517,11 @@ def _kept(chunk: TraceChunk, file_format: Format) -> NDArray[np.bool_]:
 
 
 def _label_numbers(
-    rows: Rows, path: Path, header: TraceHeader, options: Options, file_format: Format
+    rows: Rows, path: Path, labels: Mapping[str, int], options: Options, file_format: Format
 ) -> Any:
     def number(label: str | None) -> int:
         name = _label(label, path, options, file_format)
-        return -1 if name is None else header.labels.index(name)
+        return -1 if name is None else labels[name]
 
     if not isinstance(rows.label, list):
         return number(rows.label)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeval.errors import DependencyError, ModevalError, TraceError
+from modeval.pace import tell
 from modeval.text import brief
 from modeval.trace.files import import_arrow
 from modeval.trace.importers.format import DECODE, PREFILL, Counts, Options, Rows
@@ -26,6 +27,7 @@ HEAD_BYTES = 1 << 16
 LONGEST_LINE = 1 << 26
 PARQUET_BATCH = 1 << 14
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+TOLD_LINES, MEGA = 4096, 1e6
 KINDS = {"b": "true or false", "f": "decimal numbers", "U": "text", "S": "text", "M": "dates"}
 LARGEST_WHOLE = 1 << 31
 
@@ -102,8 +104,11 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
     number = 0
     try:
         with open_plain(path) as file:
+            size = path.stat().st_size
             while line := file.readline(LONGEST_LINE):
                 number += 1
+                if number % TOLD_LINES == 0:
+                    _tell_place(path, file, size)
                 if len(line) == LONGEST_LINE:
                     refuse(path, f"line {number}", "is longer than 64 MiB")
                 if text := line.decode("utf-8-sig" if number == 1 else "utf-8").strip():
@@ -112,6 +117,14 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
         refuse(path, f"after line {number}", f"cannot be read ({error})")
     except UnicodeDecodeError as error:
         refuse(path, f"line {number}", f"is not UTF-8 text ({error.reason})")
+
+
+def _tell_place(path: Path, file: BufferedIOBase, size: int) -> None:
+    """Tell how much of a file is read; of a packed one, how much of it was unpacked."""
+    packed = getattr(file, "fileobj", None)
+    place = int(file.tell() if packed is None else packed.tell())
+    known = packed is not None or isinstance(file, io.BufferedReader)
+    tell(f"reading {path.name}, MB", place / MEGA, size / MEGA if known else None)
 
 
 def table_lines(path: Path, start: bytes | None = None) -> Iterator[tuple[str, dict[str, str]]]:
@@ -152,6 +165,8 @@ def _first_lines(start: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _cells(text: str, separator: str, path: Path, place: str) -> list[str]:
+    if '"' not in text and "\r" not in text:
+        return text.split(separator)
     try:
         return next(csv.reader(io.StringIO(text), strict=True, delimiter=separator))
     except (csv.Error, StopIteration) as error:

@@ -135,6 +135,8 @@ def brief_names(names: Sequence[str]) -> str:
 
 def cell_numbers(text: str, kind: type[int] | type[float], path: Path, place: str) -> list[Any]:
     """Return the numbers of a cell: ``1 2``, ``1,2`` or ``[1, 2]``; an empty cell has none."""
+    if kind is int and text.replace(" ", "").isdecimal():
+        return [int(part) for part in text.split()]  # as most are
     if not _NUMBERS.fullmatch(text):
         refuse(path, place, f"holds {brief(text)} where numbers stand")
     try:
