@@ -146,5 +146,14 @@ def natural(name: str) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
 
 
+def kind_of(name: str) -> str:
+    """Return what a layer has in common with others of its kind: its name without its number.
+
+    >>> kind_of("model.layers.12.mlp.gate")
+    'model.layers.*.mlp.gate'
+    """
+    return re.sub(r"(?<![^.])\d+(?![^.])", "*", name, count=1)
+
+
 def _escaped(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode("ascii")

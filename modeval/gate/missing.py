@@ -16,6 +16,7 @@ DOUBTFUL = frozenset(
         "repeated rows",
         "repeated ranks",
         "copies",
+        "uneven layers",
         "equal modules",
     }
 )
@@ -41,7 +42,8 @@ def missing_from(asked: Asked, layer: int | None) -> str:
 
 
 def _words(gap: LeftOut) -> str:
-    what = "the end of the recording" if gap.kind == "rest" else f"{gap.kind} {gap.name}"
+    rest = "part of the recording" if gap.layer else "the end of the recording"
+    what = rest if gap.kind == "rest" else f"{gap.kind} {gap.name}"
     where = f" of layer {gap.layer}" if gap.layer else ""
     why = f" ({gap.why.rstrip('.')})" if gap.why else ""
     return f"{what}{where} was left out{why}"
@@ -58,7 +60,7 @@ def _concerns(asked: Asked, gap: LeftOut, layer: int | None) -> bool:
         return here and (row is None or row.labels)
     if gap.kind == "metric":
         return here and gap.name == asked.requirement.metric
-    return True
+    return here
 
 
 def doubts_about(asked: Asked) -> str:

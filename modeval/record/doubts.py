@@ -5,7 +5,6 @@ would wait for them, and only counts and parameters are looked at. Layers are co
 of their kind: an encoder sees other tokens than a decoder.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from modeval.record.counter import Pending
 from modeval.record.device_counts import normalise
 from modeval.record.routers.readers import Router
+from modeval.text import kind_of
 from modeval.trace.fold import LayerGroup
 from modeval.trace.suspicions import RowWatch, too_equal, uneven_layers
 from modeval.trace.trace import Warned
@@ -82,15 +82,6 @@ class Doubts:
         for kind, rows in counts.items():
             yield from uneven_layers(sizes[kind])
             yield from too_equal(rows, widths)
-
-
-def kind_of(name: str) -> str:
-    """Return what a layer has in common with others of its kind: its name without its number.
-
-    >>> kind_of("model.layers.12.mlp.gate")
-    'model.layers.*.mlp.gate'
-    """
-    return re.sub(r"(?<![^.])\d+(?![^.])", "*", name, count=1)
 
 
 def equal_experts(routers: Sequence[Router]) -> Iterator[Warned]:

@@ -19,10 +19,13 @@ from modeval.score.block_units import block_units
 from modeval.score.measure import metrics_without_labels
 from modeval.score.routing import LayerStack, Routing
 from modeval.score.scorecard import LeftOut
+from modeval.text import kind_of
 from modeval.trace.fold import LayerGroup
 from modeval.trace.trace import TraceHeader
 from modeval.types import Prior, RoutingCounts, View
 
+WHOLE = 0.98
+"""Share of the tokens of the fullest layer of its kind below which a layer was recorded in part."""
 UNEVEN = 1.5
 """How many times as frequent as the rarest label one may be where documents are not known."""
 
@@ -82,6 +85,9 @@ def clean(
         ],
         [],
     )
+    partial = _partial(groups, header, only)
+    report.left_out.extend(partial)
+    report.notes.extend(f"Layer {gap.layer} was recorded in part: {gap.why}" for gap in partial)
     kept = [_known(_of_layers(group, only), header, view, report) for group in groups]
     kept = [group for group in kept if group.layers]
     rules = _rules(kept, header, report)
@@ -145,6 +151,33 @@ def _pick(group: LayerGroup, places: Sequence[int]) -> LayerGroup:
     units = None if group.units is None else group.units.layers(places)
     layers = tuple(group.layers[position] for position in places)
     return LayerGroup(layers, RoutingCounts(**parts), units)
+
+
+def _partial(
+    groups: Sequence[LayerGroup], header: TraceHeader, only: Sequence[int]
+) -> list[LeftOut]:
+    """Name layers that hold fewer tokens than others of their kind: they were recorded in part.
+
+    Not where tokens that found no room are not counted, which leaves some layers fewer.
+    """
+    sizes: dict[str, dict[str, Tensor]] = {}
+    for group in groups:
+        for place, layer in enumerate(group.layers):
+            name = header.layers[layer]
+            count = group.counts.samples[place].sum(0)  # (R,); NaN where it is unknown
+            if layer in only and float(count.sum()) > 0:
+                sizes.setdefault(kind_of(name), {})[name] = count
+    if header.capacity == "after":
+        return []
+    found = []
+    for own in sizes.values():
+        most = torch.stack([*own.values()]).amax(0)
+        for name, count in own.items():
+            there = float(most[count > 0].sum())  # rules that are not there are named elsewhere
+            if float(count.sum()) < WHOLE * there:
+                why = f"it holds {float(count.sum()):,.0f} tokens where others hold {there:,.0f}."
+                found.append(LeftOut(kind="rest", layer=name, why=why))
+    return found
 
 
 def _known(group: LayerGroup, header: TraceHeader, view: View, report: _Report) -> LayerGroup:

@@ -14,7 +14,7 @@ from modeval.cli import main as program
 from modeval.cli.exits import Exit
 from modeval.errors import ModevalError, SpecError
 from modeval.gate.policy import from_table
-from modeval.score.scorecard import LeftOut, Profile, to_dict_form
+from modeval.score.scorecard import Activation, LeftOut, Profile, to_dict_form
 from modeval.score.stored.files import write_scorecard
 from modeval.trace.trace import Warned
 
@@ -206,6 +206,7 @@ def test_few_samples_make_open_what_they_may_have_made(metric, value, limit, cod
 
 def sized(value, documents, permuted=None):
     card = trace_card({"alignment_score": [value]})
+    card = data_of(card, documents=documents, tokens=100 * documents)
     scores = tuple(
         replace(each, samples=100 * documents, chance_permuted=permuted) for each in card.scores
     )
@@ -264,12 +265,105 @@ def edited(card, models=None, data=None, **scores):
         edited(TRACE, models={"rules": []}),
         edited(TRACE, models={"model": {"layer_numbers": [*range(7)]}}),  # layers were cut away
         edited(COHORT, p_value=1e-12),
+        edited(TRACE, data={"documents": 40_001, "rows": None}),
+        edited(TRACE, data={"documents": 3}),  # of four labels
+        edited(TRACE, data={"copies_of_documents": 400}),
+        edited(TRACE, samples=40_001),
+        edited(TRACE, error=2.0),  # hides any drop
+        edited(trace_card({"alignment_score": [0.5, 0.6]}), error=0.1),  # in an interval of 0.04
+        edited(TRACE, models={"rules": ["code"]}),
+        edited(TRACE, models={"modules": 1, "layer_modules": [1, 1]}),  # nothing to choose
+        edited(COHORT, models={"modules": 1}),
+        edited(COHORT, models={"data": {}}),
+        edited(TRACE, models={"model": {"layer_numbers": [1, 1]}}),
+        edited(TRACE, models={"model": {"choices": [2, 5]}}),
+        edited(TRACE, models={"left_out": [{"kind": "rest", "name": "", "wanted": True}]}),
         {**to_dict_form(COHORT), "dataset": {"digest": "aa"}},
         {**to_dict_form(COHORT), "dataset": {"folder": "f", "digest": 3}},
     ],
 )
 def test_what_no_recording_and_no_test_can_give_is_refused(form):
     assert code_of(form, ALIGNED) == Exit.USER_ERROR
+
+
+def within_null(form):
+    for score in form["scores"]:
+        if score["p_value"] is not None:
+            score.update(null_low=0.3, null_high=0.7)
+    return form
+
+
+def of_metric(form, metric, **changes):
+    for score in form["scores"]:
+        if score["metric"] == metric:
+            score.update(changes)
+    return form
+
+
+def test_a_p_that_the_permuted_labels_beside_it_do_not_give_is_refused():
+    form = to_dict_form(TRACE)
+    assert code_of(form, "--significant alignment_score") == Exit.OK
+    assert code_of(within_null(form), "--significant alignment_score") == Exit.USER_ERROR
+
+
+TOLD = 0.6 / np.log(4)
+
+
+@pytest.mark.parametrize(
+    ("values", "edit", "limit"),
+    [
+        ({"mutual_information": 0.6, "homogeneity": TOLD}, 0.9, "--min homogeneity=0.1"),
+        (
+            {"homogeneity": TOLD, "inverse_mutual_information": 1 - TOLD},
+            0.1,
+            "--max inverse_mutual_information=0.9",
+        ),
+        (
+            {"mutual_information": 0.6, "rule_specialization": 0.6},
+            1.2,
+            "--min rule_specialization=0.1",
+        ),
+        ({"imbalance_ratio": 3.0, "max_violation": 2.0}, 0.1, "--max max_violation=2.5"),
+        ({"effective_modules": 1.2, "effective_share": 0.3}, 0.9, "--min effective_share=0.26"),
+        ({"alignment_distance": 0.6, "alignment_score": 0.2}, 0.9, "--min alignment_score=0.1"),
+    ],
+)
+def test_two_numbers_that_say_the_same_and_differ_are_refused(values, edit, limit):
+    form = to_dict_form(trace_card({name: [value] for name, value in values.items()}))
+    assert code_of(form, limit) == Exit.OK
+    edited_one = of_metric(form, [*values][1], value=edit, low=None, high=None)
+    assert code_of(edited_one, limit) == Exit.USER_ERROR
+
+
+def test_shares_of_modules_agree_with_one_another_and_with_the_matrix():
+    same = Activation(model="olmo", layer=0, matrix=((0.25,) * 4,) * 4, prior=(0.25,) * 4)
+    other = replace(same, matrix=((0.7, 0.1, 0.1, 0.1),) * 4)
+    limit = "--max modules.worst.share=0.5"
+    assert code_of(replace(TRACE, activations=(same,)), limit) == Exit.OK
+    assert code_of(replace(TRACE, activations=(other,)), limit) == Exit.USER_ERROR
+    form = to_dict_form(TRACE)
+    form["profiles"][0]["values"] = [0.2] * 4
+    assert code_of(form, limit) == Exit.USER_ERROR
+
+
+def test_a_layer_that_was_recorded_in_part_does_not_pass(tmp_path):
+    """Layer 1 holds all labels, and three of four documents; enough for its recorder not to ask."""
+    rows = ["layer,document,label,chosen"]
+    for document in range(24):
+        for token in range(8):
+            own = f"{document},{'abcd'[document // 6]},{2 * (document % 4) + token % 2}"
+            rows += [f"0,{own}"] + [f"1,{own}"] * (document % 4 > 0)
+    (tmp_path / "part.csv").write_text("\n".join(rows) + "\n")
+    for command in (
+        "import part.csv --modules 8 --out part.trace",
+        "score part.trace --json part.json --quiet",
+    ):
+        assert runner.invoke(program.app, shlex.split(command)).exit_code == Exit.OK
+    flags = "gate part.json --no-policy --max layers.{}.dead_fraction=0.6"
+    result = runner.invoke(program.app, shlex.split(flags.format("worst")))
+    assert result.exit_code == Exit.USER_ERROR
+    assert "144 tokens where others hold 192" in " ".join(result.stdout.split())
+    assert runner.invoke(program.app, shlex.split(flags.format("0"))).exit_code == Exit.OK
 
 
 def test_a_drop_that_no_baseline_leaves_room_for_is_refused():

@@ -61,6 +61,7 @@ def check_scorecard(card: Scorecard, *, where: str) -> None:
             (card.removals, "removals"),
         ):
             _check_entries(entries, name, models)
+        _check_shares(card)
         _check_courses(card.courses, models)
         _check_ablations(card, models)
     except FaultError as fault:
@@ -112,8 +113,12 @@ def _words(key: object) -> str:
 
 
 def _known(model: ModelRecord) -> Known:
-    faults = (*_size_faults(model), *_member_faults(model.members), *_recording_faults(model))
-    for fault in faults:
+    for fault in (
+        *_size_faults(model),
+        *_member_faults(model.members),
+        *_task_faults(model),
+        *_recording_faults(model),
+    ):
         raise FaultError(f"model {model.id}: {fault}")
     told = model.data.get("rules")
     rules = len(model.rules) or (told if isinstance(told, int) and told > 0 else 0)
@@ -134,10 +139,24 @@ def _size_faults(model: ModelRecord) -> Iterator[str]:
             yield f"a name is twice in {name}"
 
 
+def _task_faults(model: ModelRecord) -> Iterator[str]:
+    """Yield what a trained model does not say of its task."""
+    if model.origin == "trace":
+        return
+    rules = model.data.get("rules")
+    if type(rules) is not int or rules < 1:
+        yield f"its number of rules is {rules!r}"
+    for name in ("task", "objective"):
+        if name not in model.data:
+            yield f"its {name} is not said"
+
+
 def _recording_faults(model: ModelRecord) -> Iterator[str]:
     """Yield what a trace says of its recording that cannot be."""
     if model.origin != "trace":
         return
+    if any(gap.kind == "rest" and gap.wanted for gap in model.left_out):
+        yield "the rest of a recording is never left out on purpose"
     complete = model.data.get("complete", True)
     if not isinstance(complete, bool):
         yield f"complete is {complete!r}, expected true or false"
@@ -145,10 +164,38 @@ def _recording_faults(model: ModelRecord) -> Iterator[str]:
         count = model.data.get(name)
         if count is not None and (type(count) is not int or count < 1):
             yield f"its number of {name} is {count!r}"
+    yield from _layer_faults(model)
+    yield from _document_faults(model)
+
+
+def _layer_faults(model: ModelRecord) -> Iterator[str]:
     for name in ("choices", "layer_numbers"):
         told = model.model.get(name)
         if isinstance(told, Sized) and len(told) != len(model.layers):
             yield f"it has {len(model.layers)} layers, but {name} of {len(told)}"
+    numbers = model.model.get("layer_numbers")
+    if isinstance(numbers, list) and len({*map(str, numbers)}) < len(numbers):
+        yield "a number is twice in layer_numbers"
+    choices = model.model.get("choices")
+    told = zip(choices, model.layer_modules, strict=False) if isinstance(choices, list) else ()
+    for layer, (chosen, count) in enumerate(told):
+        if isinstance(chosen, int) and chosen > count:
+            yield f"layer {layer} has {count} modules, and {chosen} choices of a token"
+
+
+def _document_faults(model: ModelRecord) -> Iterator[str]:
+    documents, tokens = model.data.get("documents"), model.data.get("tokens")
+    if type(documents) is not int:
+        return
+    if type(tokens) is int and documents > max(tokens, model.data.get("rows") or 0):
+        yield f"it has {documents} documents of {tokens} tokens"
+    if model.data.get("labels_within_documents") is not False:
+        return
+    if documents < len(model.rules):
+        yield f"it has {documents} documents, each of one of {len(model.rules)} labels"
+    copies = model.data.get("copies_of_documents") or 0
+    if type(copies) is not int or not 0 <= copies < documents:
+        yield f"{copies!r} of its {documents} documents are copies of others"
 
 
 def _member_faults(members: Sequence[Member]) -> Iterator[str]:
@@ -202,6 +249,26 @@ def _content_faults(part: Entry, rules: int, modules: int) -> Iterator[str]:
             yield from _effect_faults(part, rules, modules)
         case Removal():
             yield from _removal_faults(part, modules)
+
+
+def _check_shares(card: Scorecard) -> None:
+    """Hold the share of each module against the matrix A of the same layer and seed."""
+    matrices = {(part.model, part.layer, part.seed): part for part in card.activations}
+    for at, profile in enumerate(card.profiles):
+        activation = matrices.get((profile.model, profile.layer, profile.seed))
+        if profile.metric != "module_share" or activation is None:
+            continue
+        rules = len(activation.matrix)
+        prior = activation.prior or (1 / rules,) * rules
+        for module, (share, column) in enumerate(
+            zip(profile.values, zip(*activation.matrix, strict=True), strict=True)
+        ):
+            known = math.fsum(map(math.prod, zip(prior, column, strict=True)))
+            if share is not None and not math.isclose(share, known, abs_tol=SHARES):
+                raise FaultError(
+                    f"profiles[{at}] ({_words((profile.model, profile.metric, profile.layer))}): "
+                    f"module {module} has {share:.4g}, and {known:.4g} in the matrix A"
+                )
 
 
 def _effect_faults(effect: Effect, rules: int, modules: int) -> Iterator[str]:
@@ -278,6 +345,9 @@ def _profile_faults(profile: Profile, rules: int, modules: int) -> Iterator[str]
     for value in profile.values:
         if value is not None and not low - slack <= value <= high + slack:
             yield f"{value:.4g} is outside {row.bounds}"
+    shares = [value for value in profile.values if value is not None]
+    if row.name == "module_share" and len(shares) == len(profile.values):
+        yield from _share_faults([shares])
 
 
 def _finding_faults(finding: Finding, rules: int, modules: int) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 from modeval.errors import nearest
@@ -15,6 +15,15 @@ from modeval.score.scorecard import ModelRecord, Score, Seed
 CLOSE = 1e-6
 """How far numbers that are made of others may lie from them: rounding, and no more."""
 
+LIKE = 1e-4
+"""How far a number in other units may lie from it."""
+ROUTED = frozenset({"joint", "counts", "sums", "table"})
+"""What metrics of routing need."""
+SURELY_BEYOND = 0.015
+"""One-sided p of values beyond the middle 95 % of what permuted labels give: .025, with room for a
+few permutations."""
+IN_STEPS = "dead_fraction"
+"""A share that moves in steps: its error and its interval are of two kinds."""
 LEAST_P = 1e-8
 """So many permutations that nobody waits for them."""
 
@@ -51,10 +60,11 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What a score over seeds or over layers is made of."""
+    """What a score over seeds or over layers is made of, and scores of the same place."""
 
     seeds: Sequence[Score]
     layers: Sequence[Score]
+    beside: Mapping[str, Score]
     known: Known
 
 
@@ -64,28 +74,53 @@ def check_scores(scores: Sequence[Score], models: Mapping[str, Known]) -> None:
     Raises:
         FaultError: names the first.
     """
-    seen: set[object] = set()
-    seeds: dict[object, list[Score]] = defaultdict(list)
-    layers: dict[object, list[Score]] = defaultdict(list)
+    groups = _Groups()
     for at, score in enumerate(scores):
-        key = (score.model, score.metric, score.layer, score.over, score.seed)
-        if key in seen:
+        if not groups.add(score):
             _refuse(at, score, "it is there twice")
-        seen.add(key)
         for fault in _faults(score, models.get(score.model), models):
             _refuse(at, score, fault)
-        if score.seed is not None:
-            seeds[key[:4]].append(score)
-        if score.over is None and score.layer is not None:
-            layers[score.model, score.metric, score.seed].append(score)
     for at, score in enumerate(scores):
-        parts = _Parts(
-            seeds[score.model, score.metric, score.layer, score.over],
-            layers[score.model, score.metric, score.seed],
-            models[score.model],
-        )
-        for fault in _made_wrongly(score, parts):
+        parts = groups.parts(score, models[score.model])
+        for fault in (*_made_wrongly(score, parts), *_said_otherwise(score, parts)):
             _refuse(at, score, fault)
+
+
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """Scores by what they go together with."""
+
+    seen: set[object] = field(default_factory=set)
+    seeds: dict[object, list[Score]] = field(default_factory=lambda: defaultdict(list))
+    layers: dict[object, list[Score]] = field(default_factory=lambda: defaultdict(list))
+    places: dict[object, dict[str, Score]] = field(default_factory=lambda: defaultdict(dict))
+
+    def add(self, score: Score) -> bool:
+        """Keep a score; tell whether it is the first of its place."""
+        key = (score.model, score.metric, score.layer, score.over, score.seed)
+        if key in self.seen:
+            return False
+        self.seen.add(key)
+        if score.seed is not None:
+            self.seeds[key[:4]].append(score)
+        if score.over is None and score.layer is not None:
+            self.layers[score.model, score.metric, score.seed].append(score)
+        if score.metric in SAID_AGAIN:
+            self.places[_place(score)][score.metric] = score
+        return True
+
+    def parts(self, score: Score, known: Known) -> "_Parts":
+        """Return what a score is made of, and what says the same."""
+        return _Parts(
+            self.seeds[score.model, score.metric, score.layer, score.over],
+            self.layers[score.model, score.metric, score.seed],
+            self.places.get(_place(score), {}),
+            known,
+        )
+
+
+def _place(score: Score) -> object:
+    return score.model, score.layer, score.over, score.seed
 
 
 def _refuse(at: int, score: Score, fault: str) -> None:
@@ -115,6 +150,7 @@ def _faults(score: Score, known: Known | None, models: Mapping[str, Known]) -> I
     if score.seed is not None and score.seed not in known.seeds:
         yield "the model has no such seed"
     yield from _interval_faults(score)
+    yield from _error_faults(score, metric, known)
     yield from _test_faults(score)
     if score.seeds < 0 or (score.samples or 0) < 0:
         yield "a number of seeds or samples is below 0"
@@ -165,6 +201,26 @@ def _interval_faults(score: Score) -> Iterator[str]:
         yield f"its interval {low:.4g} to {high:.4g} does not hold its value {value:.4g}"
 
 
+def _error_faults(score: Score, metric: Metric, known: Known) -> Iterator[str]:
+    """Yield an error that its interval or the range of its metric leaves no room for.
+
+    Over documents: an interval over seeds is of another error than the one that is written beside.
+    """
+    error, value = score.error, score.value
+    if error is None or value is None or known.seeds or (metric.labels and not known.rules):
+        return
+    least, most = _ends(metric, known, score)
+    if error > most - least:
+        yield f"its error is {error:.4g}, more than its values can differ"
+    if score.low is None or score.high is None or score.low == score.high:
+        return
+    if metric.name == IN_STEPS:
+        return
+    inside = least + CLOSE < value < most - CLOSE
+    if inside and score.high - score.low < error * (1 - CLOSE):
+        yield f"its error is {error:.4g}, and its interval {score.low:.4g} to {score.high:.4g}"
+
+
 def _test_faults(score: Score) -> Iterator[str]:
     plain, adjusted = score.p_value, score.p_adjusted
     for p_value in (plain, adjusted):
@@ -173,16 +229,30 @@ def _test_faults(score: Score) -> Iterator[str]:
     if plain is not None and adjusted is not None and adjusted < plain * (1 - CLOSE):
         yield "its corrected p is smaller than the plain one"
     low, high = score.null_low, score.null_high
-    if low is not None and high is not None and low > high:
+    if low is None or high is None:
+        return
+    if low > high:
         yield "the ends of what permuted labels give are exchanged"
+    value = score.value if score.plug_in is None else score.plug_in
+    if plain is None or value is None or score.better is None:
+        return
+    slack = CLOSE * (1 + abs(low) + abs(high))
+    within = value < high - slack if score.better == "higher" else value > low + slack
+    if plain <= SURELY_BEYOND and within:
+        yield f"p is {plain:.2g}, and permuted labels give {low:.4g} to {high:.4g}"
 
 
 def _amount_faults(score: Score, metric: Metric, known: Known) -> Iterator[str]:
     """Yield values of samples that are too few to give any."""
     if score.value is None:
         return
-    if metric.labels and not known.rules and known.model.origin == "trace":
-        yield "it needs labels, and the model has none"
+    if metric.labels and known.rules < 2 and known.model.origin == "trace":  # noqa: PLR2004
+        yield f"it needs labels, and the model has {known.rules or 'none'}"
+    if metric.needs in ROUTED and known.modules(score.layer) == 1:
+        yield "it tells of routing, and a single module has none"
+    tokens = known.model.data.get("tokens")
+    if type(tokens) is int and metric.needs in ROUTED and (score.samples or 0) > tokens:
+        yield f"it is of {score.samples} samples, and there are {tokens} tokens"
     least = max(known.rules, 1) if metric.labels else 1
     if score.samples is not None and score.samples < least:
         yield f"it has a value, and {score.samples} samples where {least} are the least"
@@ -231,6 +301,75 @@ def _bounds(name: str, rules: int, modules: int, prior: str) -> tuple[float, flo
     if metric is None:
         raise ValueError("only known metrics have bounds")
     return metric.bounds(rules, modules, "empirical" if prior == "empirical" else "uniform")
+
+
+# --- scores that say the same in other units ---------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """A metric that is another one in other units: ``front * other + behind``.
+
+    Attributes:
+        other: name of the other.
+        units: ``front`` and ``behind``, of numbers of rules and modules.
+        uniform: whether it holds where all rules weigh the same.
+        corrected_alike: whether it holds of values that are corrected for few samples, too.
+    """
+
+    other: str
+    units: Callable[[int, int], tuple[float, float]]
+    uniform: bool = False
+    corrected_alike: bool = True
+
+
+def _of_distance(rules: int, modules: int) -> tuple[float, float]:
+    """Return the units of the alignment score: from uniform routing, 0, to one-to-one, 1."""
+    matched = min(rules, modules) / rules
+    room = matched * (1 - 1 / modules)
+    return -1 / room, (1 - matched / modules) / room
+
+
+SAID_AGAIN: dict[str, _Again | None] = {
+    "mutual_information": None,
+    "imbalance_ratio": None,
+    "effective_modules": None,
+    "alignment_distance": None,
+    "alignment_score": _Again(
+        "alignment_distance", _of_distance, uniform=True, corrected_alike=False
+    ),
+    "homogeneity": _Again("mutual_information", lambda r, _m: (1 / math.log(r), 0.0), uniform=True),
+    "inverse_mutual_information": _Again("homogeneity", lambda _r, _m: (-1.0, 1.0)),
+    "rule_specialization": _Again("mutual_information", lambda _r, _m: (1.0, 0.0)),
+    "max_violation": _Again("imbalance_ratio", lambda _r, _m: (1.0, -1.0)),
+    "effective_share": _Again("effective_modules", lambda _r, m: (1 / m, 0.0)),
+}
+"""Metrics that follow from another one of the same layer and seed."""
+
+
+def _said_otherwise(score: Score, parts: _Parts) -> Iterator[str]:
+    """Hold a score against the one beside it that says the same: one was edited, the other not."""
+    again, known = SAID_AGAIN.get(score.metric), parts.known
+    other = None if again is None else parts.beside.get(again.other)
+    if again is None or other is None or score.over == "worst" or known.rules < 2:  # noqa: PLR2004
+        return
+    if (again.uniform and known.model.prior != "uniform") or len({*known.model.layer_modules}) > 1:
+        return
+    front, behind = again.units(known.rules, known.modules(score.layer))
+    pairs = [(_plain(score), _plain(other))]
+    if again.corrected_alike and score.plug_in is not None and other.plug_in is not None:
+        pairs.append((score.value, other.value))
+    ends = _ends(METRICS[score.metric], known, score)
+    for mine, its in pairs:
+        if mine is None or its is None or any(_close(mine, end) for end in ends):
+            continue
+        wanted = front * its + behind
+        if not math.isclose(mine, wanted, rel_tol=LIKE, abs_tol=LIKE):
+            yield f"it is {mine:.6g}, and with {again.other} of {its:.6g} it would be {wanted:.6g}"
+
+
+def _plain(score: Score) -> float | None:
+    return score.value if score.plug_in is None else score.plug_in
 
 
 # --- scores that are made of others --------------------------------------------------------------
