@@ -1,6 +1,6 @@
 """Draws: where their middle lies, how rare a value is among them, and how they are worked on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, TypeVar
 
@@ -12,6 +12,7 @@ from modeval.errors import TraceError
 
 Tail = Literal["greater", "less"]
 Part = TypeVar("Part")
+Task = TypeVar("Task")
 
 LEVEL = 0.95
 ELEMENTS = 1 << 20  # numbers of one table of draws held at a time
@@ -70,11 +71,18 @@ def side_by_side(function: Callable[[slice], Part], draws: int, table: Tensor) -
     """
     step = max(1, ELEMENTS // max(table.numel(), 1))
     parts = [slice(start, start + step) for start in range(0, draws, step)]
+    return in_threads(function, parts, alone=table.device.type != "cpu")
+
+
+def in_threads(
+    function: Callable[[Task], Part], tasks: Sequence[Task], *, alone: bool = False
+) -> list[Part]:
+    """Work on tasks, several at a time unless alone: a thread for each, which runs torch alone."""
     threads = torch.get_num_threads()
-    if table.device.type != "cpu" or min(threads, len(parts)) == 1:
-        return [function(part) for part in parts]
+    if alone or min(threads, len(tasks)) == 1:
+        return [function(task) for task in tasks]
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(function, parts))
+            return list(pool.map(function, tasks))
     finally:
         torch.set_num_threads(threads)

@@ -14,12 +14,15 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from modeval.counting.units import Units
+from modeval.score.inference.pooling import Labelling
 from modeval.types import View
 
 ROUNDS = 20
 """Rounds of weighing documents anew by how much they are expected to scatter."""
 ALIKE = 1e-3
 """Spread of 1/length, as a share of its mean, below which lengths tell nothing of scatter."""
+ROUNDING = 1e-12
+"""Difference of lengths, as a share of them, that is none: weights add up to 1 but for rounding."""
 SINGLE = 1e-9
 """Above one document, what documents must be worth to have scatter of their own."""
 TINY = torch.finfo(torch.float64).tiny
@@ -120,10 +123,39 @@ class Lengths:
             weighted=relative * size.unsqueeze(-1),
         )
 
+    @property
+    def even(self) -> bool:
+        """Whether documents are equally long, so that what is weighted by length is known."""
+        low, high = torch.aminmax(self.size, dim=0)
+        return bool((high - low <= ROUNDING * high).all())
+
+    def flat(self) -> "Lengths":
+        """Return it with all axes of the batch as one, ``(B,)``."""
+        units, modules = len(self.size), self.mean.shape[-1]
+        return Lengths(
+            own=self.own.reshape(-1),
+            chance=self.chance.reshape(-1),
+            mean=self.mean.reshape(-1, modules),
+            size=self.size.reshape(units, -1),
+            squares=self.squares.reshape(units, -1),
+            weighted=self.weighted.reshape(units, -1, modules),
+        )
+
+    def members(self, which: slice) -> "Lengths":
+        """Return it of some members of a batch ``(B,)``."""
+        return Lengths(
+            own=self.own[which],
+            chance=self.chance[which],
+            mean=self.mean[which],
+            size=self.size[:, which],
+            squares=self.squares[:, which],
+            weighted=self.weighted[:, which].contiguous(),
+        )
+
     def noise_of_rows(
         self,
         table: Float64[Tensor, "draws *batch rules modules"],
-        member: Float64[Tensor, "draws rules units"],
+        labelling: Labelling,
         weight: Float64[Tensor, "*batch rules"],
     ) -> Float64[Tensor, "draws *batch"]:
         """Return how far apart rows of A are by the noise of documents, squared.
@@ -137,15 +169,13 @@ class Lengths:
 
         Args:
             table: what was routed of each rule under each labelling.
-            member: which units are of which rule.
+            labelling: which units are of which rule.
             weight: what each rule weighs.
         """
-        rules = member.shape[1]
-        flat = member.flatten(0, 1)  # (D R, U)
+        axis = self.size.dim()
 
         def of_rules(part: Tensor) -> Tensor:
-            mixed = (flat @ part.reshape(len(part), -1)).unflatten(0, (-1, rules))
-            found: Tensor = mixed.reshape(-1, rules, *part.shape[1:]).movedim(1, self.size.dim())
+            found: Tensor = labelling.sums(part).movedim(1, axis)
             return found
 
         total = table.sum(-1).clamp(min=TINY)  # (D, ..., R)
@@ -153,10 +183,12 @@ class Lengths:
         expected = (
             self.own.unsqueeze(-1) * squared + self.chance.unsqueeze(-1) * total
         ) / total.square()
-        row = table / total.unsqueeze(-1)
-        mean = self.mean.unsqueeze(-2)
-        length = torch.where(mean > 0, row.square() / mean.clamp(min=TINY), 0.0).sum(-1)
-        along = (row * of_rules(self.weighted)).sum(-1)
+        inverse = torch.where(self.mean > 0, 1 / self.mean.clamp(min=TINY), 0.0).unsqueeze(-2)
+        length = (table.square() * inverse).sum(-1) / total.square()
+        if self.even:
+            along = self.size[0].unsqueeze(-1) * length * total
+        else:
+            along = (table * of_rules(self.weighted)).sum(-1) / total
         apart = (of_rules(self.squares) - 2 * along + length * squared).clamp(min=0)
         worth = total.square() / squared.clamp(min=TINY)
         few = worth / (worth - 1).clamp(min=SINGLE)

@@ -10,14 +10,16 @@ Where labels change within documents, stretches of like length exchange labels w
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from modeval.counting.units import Units, coarser
-from modeval.score.inference.draws import p_value, side_by_side
+from modeval.score.inference.draws import in_threads, p_value
 from modeval.score.inference.lengths import Lengths
+from modeval.score.inference.pooling import Labelling
 from modeval.types import Prior, View
 
 PERMUTATIONS = 999
@@ -27,6 +29,10 @@ ELEMENTS = 1 << 36
 """Multiplications that permuting may cost; beyond, documents are pooled in groups first."""
 LEAST_UNITS = 256
 """To which they are pooled at most: fewer would cost power."""
+CACHED = 1 << 16
+"""Numbers of what was routed that are permuted at a time: half a MiB."""
+HELD = 1 << 18
+"""Numbers of one table of draws held at a time."""
 LEAST_RELABELLINGS = 20
 """Different relabellings below which no p value can fall to 5 %."""
 
@@ -114,27 +120,104 @@ def permute_labels(
     numbers = units.mass[..., 0, :].numel()
     coarse = coarser(units, most or units_permuted(numbers, units.rules, permutations))
     label = drawn_labels(coarse, permutations, generator)
-    cells = coarse.table(view).movedim(-2, 0).contiguous()  # (U, ..., M)
-    own = _share_of_labels(coarse, prior)
-    lengths = None if powers is None or coarse.mixed else Lengths.of(coarse, view)
+    cells = coarse.table(view).movedim(-2, 0)  # (U, ..., M)
+    batch = cells.shape[1:-1]
+    share = _share_of_labels(coarse, prior)
+    lengths = None if powers is None or coarse.mixed else Lengths.of(coarse, view).flat()
+    cells = cells.reshape(len(cells), -1, cells.shape[-1])  # (U, B, M)
+    share = share.reshape(-1, coarse.rules)
+    together = max(1, CACHED // max(cells[:, 0].numel(), 1))
+    somes = [slice(at, at + together) for at in range(0, len(share), together)]
+    blocks = [_Block(cells[:, some].contiguous(), share[some]) for some in somes]
+    if lengths is not None and powers is not None:
+        blocks = [
+            block.with_noise(lengths.members(some), powers, coarse.label, statistic)
+            for block, some in zip(blocks, somes, strict=True)
+        ]
+    step = max(1, HELD // blocks[0].numbers)
+    parts = [slice(at, at + step) for at in range(0, permutations, step)]
 
-    def relabelled(part: slice) -> tuple[Tensor, Tensor | None]:
-        member = _members(label[part], coarse.rules)
-        table = _pooled(cells, member)
-        noise = None if lengths is None else lengths.noise_of_rows(table, member, own)
-        return statistic(_joint(table, own)), noise
+    def relabelled(part: slice) -> Tensor:
+        labelling = Labelling.of(label[part], coarse.rules)
+        return torch.cat([block.relabelled(labelling, statistic) for block in blocks], dim=1)
 
-    table = cells[0].unsqueeze(-2).expand(*cells.shape[1:-1], coarse.rules, cells.shape[-1])
-    parts = side_by_side(relabelled, permutations, table)
-    drawn = torch.cat([value for value, _ in parts])
-    if lengths is None or powers is None:
-        return drawn
-    member = _members(coarse.label[None], coarse.rules)
-    as_long = lengths.noise_of_rows(_pooled(cells, member), member, own)
-    noise = torch.cat([found for _, found in parts if found is not None])
-    ratio = torch.where(noise > 0, as_long / noise.clamp(min=TINY), 1.0)
-    level = statistic(_joint((lengths.mean.unsqueeze(-2) * own.unsqueeze(-1))[None], own))
-    return level + (drawn - level) * ratio.unsqueeze(-1) ** powers
+    drawn = torch.cat(in_threads(relabelled, parts, alone=label.device.type != "cpu"))
+    found: Tensor = drawn.reshape(permutations, *batch, *drawn.shape[2:])
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Noise:
+    """What the statistic of B layers (and seeds) is brought to the noise of their documents with.
+
+    Attributes:
+        lengths: what noise is made of.
+        powers: with which powers of it values grow.
+        own: ``(1, B)`` squared noise with the documents' own labels.
+        level: ``(1, B, values)`` the statistic of routing that is the same for all labels.
+    """
+
+    lengths: Lengths
+    powers: Float64[Tensor, "values"]
+    own: Float64[Tensor, "one members"]
+    level: Float64[Tensor, "one members values"]
+
+    def brought(
+        self,
+        drawn: Float64[Tensor, "draws members values"],
+        noise: Float64[Tensor, "draws members"],
+    ) -> Float64[Tensor, "draws members values"]:
+        """Return permuted values as they were if rows were as noisy as they are."""
+        ratio = torch.where(noise > 0, self.own / noise.clamp(min=TINY), 1.0)
+        return self.level + (drawn - self.level) * ratio.unsqueeze(-1) ** self.powers
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A few layers (and seeds), so that what was routed of them stays in the cache.
+
+    Attributes:
+        cells: ``(U, B, M)`` what was routed of each unit.
+        share: ``(B, R)`` what each label weighs.
+        noise: what is done about lengths; nothing where they may differ as they do.
+    """
+
+    cells: Float64[Tensor, "units members modules"]
+    share: Float64[Tensor, "members rules"]
+    noise: _Noise | None = None
+
+    @property
+    def numbers(self) -> int:
+        """Return how many numbers one labelling gives."""
+        return self.share.numel() * self.cells.shape[-1]
+
+    def with_noise(
+        self,
+        lengths: Lengths,
+        powers: Float64[Tensor, "values"],
+        label: Int64[Tensor, "units"],
+        statistic: Statistic,
+    ) -> "_Block":
+        """Return it with what brings the statistic to the noise under the units' own labels."""
+        labelling = Labelling.of(label[None], self.share.shape[-1])
+        own = lengths.noise_of_rows(self._table(labelling), labelling, self.share)
+        alike = lengths.mean.unsqueeze(-2) * self.share.unsqueeze(-1)
+        level = statistic(_joint(alike[None], self.share))
+        return replace(self, noise=_Noise(lengths, powers, own, level))
+
+    def relabelled(
+        self, labelling: Labelling, statistic: Statistic
+    ) -> Float64[Tensor, "draws members *values"]:
+        """Return the statistic of each member under each labelling."""
+        table = self._table(labelling)
+        drawn = statistic(_joint(table, self.share))
+        if self.noise is None:
+            return drawn
+        lengths = self.noise.lengths
+        return self.noise.brought(drawn, lengths.noise_of_rows(table, labelling, self.share))
+
+    def _table(self, labelling: Labelling) -> Float64[Tensor, "draws members rules modules"]:
+        return labelling.sums(self.cells).movedim(1, -2)
 
 
 def drawn_labels(
@@ -169,20 +252,6 @@ def _share_of_labels(units: Units, prior: Prior) -> Float64[Tensor, "*batch rule
     """
     member = torch.nn.functional.one_hot(units.label, units.rules).double()
     return torch.ones_like(units.samples @ member) if prior == "uniform" else units.samples @ member
-
-
-def _members(
-    label: Int64[Tensor, "draws units"], rules: int
-) -> Float64[Tensor, "draws rules units"]:
-    return (label[:, None] == torch.arange(rules, device=label.device)[:, None]).double()
-
-
-def _pooled(
-    cells: Float64[Tensor, "units *batch modules"], member: Float64[Tensor, "draws rules units"]
-) -> Float64[Tensor, "draws *batch rules modules"]:
-    """Return what was routed of each rule when each unit has the label that was drawn for it."""
-    mixed = member.flatten(0, 1) @ cells.reshape(len(cells), -1)
-    return mixed.reshape(*member.shape[:2], *cells.shape[1:]).movedim(1, -2)
 
 
 def _joint(

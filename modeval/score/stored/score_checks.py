@@ -151,7 +151,7 @@ def _faults(score: Score, known: Known | None, models: Mapping[str, Known]) -> I
         yield "the model has no such seed"
     yield from _interval_faults(score)
     yield from _error_faults(score, metric, known)
-    yield from _test_faults(score)
+    yield from _test_faults(score, metric)
     if score.seeds < 0 or (score.samples or 0) < 0:
         yield "a number of seeds or samples is below 0"
     yield from _amount_faults(score, metric, known)
@@ -221,7 +221,7 @@ def _error_faults(score: Score, metric: Metric, known: Known) -> Iterator[str]:
         yield f"its error is {error:.4g}, and its interval {score.low:.4g} to {score.high:.4g}"
 
 
-def _test_faults(score: Score) -> Iterator[str]:
+def _test_faults(score: Score, metric: Metric) -> Iterator[str]:
     plain, adjusted = score.p_value, score.p_adjusted
     for p_value in (plain, adjusted):
         if p_value is not None and not LEAST_P <= p_value <= 1:
@@ -234,7 +234,7 @@ def _test_faults(score: Score) -> Iterator[str]:
     if low > high:
         yield "the ends of what permuted labels give are exchanged"
     value = score.value if score.plug_in is None else score.plug_in
-    if plain is None or value is None or score.better is None:
+    if plain is None or value is None or not metric.tested:
         return
     slack = CLOSE * (1 + abs(low) + abs(high))
     within = value < high - slack if score.better == "higher" else value > low + slack

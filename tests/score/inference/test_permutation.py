@@ -14,13 +14,14 @@ from modeval.metrics.alignment import alignment_distance, alignment_score
 from modeval.metrics.information import entropies
 from modeval.metrics.matching import match
 from modeval.score.inference.draws import p_value
-from modeval.score.inference.lengths import scatter
+from modeval.score.inference.lengths import Lengths, scatter
 from modeval.score.inference.permutation import (
     drawn_labels,
     permutations_for,
     permute_labels,
     untestable,
 )
+from modeval.score.inference.pooling import Labelling
 from modeval.types import Prior
 
 
@@ -196,3 +197,31 @@ def test_what_cannot_be_tested_says_what_to_record() -> None:
 def test_many_layers_get_more_permutations() -> None:
     assert permutations_for(1) == 999
     assert permutations_for(48) == 1199
+
+
+@pytest.mark.parametrize(("rules", "modules"), [(3, 40), (12, 40), (12, 2)])
+def test_sums_of_labels_are_those_of_a_matrix_product(rules, modules):
+    generator = torch.Generator().manual_seed(0)
+    label = torch.randint(rules, (5, 30), generator=generator)
+    label[label == 1] = 0  # a rule without units
+    cells = torch.rand((30, 2, modules), generator=generator, dtype=torch.float64)
+    member = torch.nn.functional.one_hot(label, rules).double()
+    wanted = torch.einsum("dur,ulm->drlm", member, cells)
+    torch.testing.assert_close(Labelling.of(label, rules).sums(cells), wanted)
+
+
+def test_documents_that_are_equally_long_are_as_noisy_as_those_that_nearly_are():
+    units = World(rules=3, documents=30, lengths="equal").draw(
+        np.random.default_rng(0), World(rules=3).activation()
+    )
+    labelling = Labelling.of(units.label[None], 3)
+
+    def noise(scale: torch.Tensor) -> torch.Tensor:
+        scaled = document_units(units.mass * scale[:, None], units.label)
+        table = labelling.sums(scaled.mass)
+        return Lengths.of(scaled).noise_of_rows(table, labelling, torch.ones(3).double())
+
+    even = torch.ones(30, dtype=torch.float64)
+    nearly = even + 1e-7 * torch.arange(30)
+    assert float(noise(even)) > 0
+    torch.testing.assert_close(noise(nearly), noise(even), rtol=1e-4, atol=0)
