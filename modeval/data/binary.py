@@ -14,6 +14,27 @@ def weighted_sum(
     return (alpha * pair[..., 0] + beta * pair[..., 1]).unsqueeze(-1)
 
 
+def along(
+    pair: Float[Tensor, "*batch 2"],
+    alpha: Float[Tensor, "*batch"],
+    beta: Float[Tensor, "*batch"],
+    share: float,
+) -> Float[Tensor, "*batch 2"]:
+    """Take away ``share`` of what a weighted sum does not read: ``x - share (x - (x . u) u)``.
+
+    ``u`` is the direction of (alpha, beta). The sum stays what it was, and the numbers tell which
+    sum it is.
+
+    >>> along(torch.tensor([[2.0, 1.0]]), torch.tensor([3.0]), torch.tensor([0.0]), 0.5).tolist()
+    [[2.0, 0.5]]
+    """
+    weights = torch.stack((alpha, beta), -1)
+    unit = weights / weights.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(pair.dtype).tiny)
+    read = (pair * unit).sum(-1, keepdim=True) * unit
+    kept: Tensor = pair - share * (pair - read)
+    return kept
+
+
 def named_operations(
     pair: Float[Tensor, "*batch 2"], rule: Int64[Tensor, "*batch"]
 ) -> Float[Tensor, "*batch 1"]:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Generator, Tensor
 
-from modeval.data.binary import named_operations, weighted_sum
+from modeval.data.binary import along, named_operations, weighted_sum
 from modeval.data.composition import compose_coefficients, composed_operations, vary
 from modeval.data.rules import draw_rules
 from modeval.data.series import follow
@@ -167,6 +167,8 @@ def draw(
             inputs[member].normal_(generator=generator)
     if spec.scale != 1:
         inputs *= spec.scale
+    if spec.telling and isinstance(tasks, Coefficients):
+        inputs = along(inputs, *_weights(tasks, inputs, rule), spec.telling)
     values = target(spec, tasks, inputs, rule, _noise(spec, rule, generators))
     return Batch(inputs, rule, values, _shown(spec, rule, generators))
 
@@ -215,14 +217,20 @@ def target(
         made = composed_operations(spec, inputs, rule) if spec.skills else None
         value = named_operations(inputs, rule) if made is None else made
     else:
-        # Each member reads its own row of coefficients, whatever the positions.
-        flat = rule.flatten(1)
-        alpha = tasks.alpha.to(inputs.dtype).gather(1, flat).view_as(rule)
-        beta = tasks.beta.to(inputs.dtype).gather(1, flat).view_as(rule)
         found = inputs
         if spec.task == "sets":
             found = search_and_retrieve(inputs, rule, search=spec.search)
-        value = weighted_sum(found, alpha, beta)
+        value = weighted_sum(found, *_weights(tasks, inputs, rule))
     if noise is not None:
         value = value + noise.to(value.dtype)
     return (value >= 0).to(value.dtype) if spec.objective == "classification" else value
+
+
+def _weights(tasks: Coefficients, inputs: Tensor, rule: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the coefficients of each sample: each member reads its own row, at any position."""
+    flat = rule.flatten(1)
+    first, second = (
+        weights.to(inputs.dtype).gather(1, flat).view_as(rule)
+        for weights in (tasks.alpha, tasks.beta)
+    )
+    return first, second

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modeval.evaluate.merging import merging_of
 from modeval.metrics.course import Course, History
 from modeval.nn import create
 from modeval.spec import RunSpec
@@ -42,6 +43,7 @@ def history_of(folder: Path, spec: RunSpec, kept: Sequence[int]) -> History | No
         churn=_numbers(changes, "churn", kept).mean(0) if changes else None,
         course=course,
         early=None if course is None else _early(spec, course, steps, rule_loss),
+        merging=merging_of(folder, spec, kept, course),
     )
 
 

@@ -5,8 +5,9 @@ module is surest of its answers, or, where a few answers are known, least wrong.
 al. 2020 (SupSup, arXiv 2006.14769), section 3.3, each mask tried by itself in place of one gradient
 step through all of them.
 
-In the tasks of this package inputs are drawn alike for every rule, so that unlabelled samples tell
-nothing of it: being sure is then no sign, and only known answers help.
+Where inputs are drawn alike for every rule unlabelled samples tell nothing of it: being sure is no
+sign then, and only known answers help. With ``telling`` of :class:`modeval.spec.DataSpec` each rule
+has inputs of its own, and its mask is surer of them than the others are.
 """
 
 import torch

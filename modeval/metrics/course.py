@@ -45,6 +45,22 @@ class Course:
 
 
 @dataclass(frozen=True, slots=True)
+class Merging:
+    """What came of merging modules that were trained apart.
+
+    Attributes:
+        gap: ``(S,)`` how much the loss grew, the mean over rules.
+        barrier: ``(S,)`` how far the loss rose on the line from a module to the next, on samples of
+            both; the mean over modules.
+        matched: ``(S,)`` the same once hidden units were matched; nothing where they cannot be.
+    """
+
+    gap: Float64[Tensor, "seeds"]
+    barrier: Float64[Tensor, "seeds"]
+    matched: Float64[Tensor, "seeds"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class History:
     """What the log of a run tells of its training, V validations of S seeds.
 
@@ -58,6 +74,7 @@ class History:
         course: losses by phase; nothing where there is one phase.
         early: ``(S,)`` mean loss of rules met after the first phase, at the first validation in
             the phase that they are met in; nothing where there are none.
+        merging: what came of merging; nothing where nothing was merged.
     """
 
     phases: tuple[str, ...]
@@ -67,6 +84,7 @@ class History:
     churn: Float64[Tensor, "seeds"] | None = None
     course: Course | None = None
     early: Float64[Tensor, "seeds"] | None = None
+    merging: Merging | None = None
 
 
 def average_loss(course: Course) -> Float64[Tensor, "*batch"]:

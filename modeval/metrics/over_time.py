@@ -35,6 +35,8 @@ def _row(
 
 GEM = "Lopez-Paz & Ranzato 2017 (arXiv 1706.08840), for losses"
 
+FRANKLE = "Frankle et al. 2020 (arXiv 1912.05671), section 2"
+
 OVER_TIME: tuple[Metric, ...] = (
     _row(
         "average_loss",
@@ -100,6 +102,37 @@ OVER_TIME: tuple[Metric, ...] = (
             "mean over later rules of L at the first validation in the phase that they are met in",
         ),
         "own",
+        *CONTINUAL,
+    ),
+    _row(
+        "merging_gap",
+        "Loss added by merging",
+        (
+            "How much worse are modules once they are merged into one?",
+            "mean over rules of L[p, r] - L[p - 1, r], phase p being the one that merges",
+        ),
+        "Ilharco et al. 2023 (arXiv 2212.04089), section 4",
+        *CONTINUAL,
+        bounds=ANY,
+    ),
+    _row(
+        "mode_barrier",
+        "Barrier between modules",
+        (
+            "How far does the loss rise between modules that are merged, on samples of both?",
+            "mean over modules of max_a L((1-a) t1 + a t2) - ((1-a) L(t1) + a L(t2))",
+        ),
+        FRANKLE,
+        *CONTINUAL,
+    ),
+    _row(
+        "mode_barrier_matched",
+        "Barrier once units are matched",
+        (
+            "And once the hidden units of one are in the order of the other's?",
+            "as mode_barrier, t2 with its units permuted to be most like those of t1",
+        ),
+        f"{FRANKLE}; Ainsworth et al. 2023 (arXiv 2209.04836), section 3.2",
         *CONTINUAL,
     ),
     _row(

@@ -22,6 +22,7 @@ from modeval.evaluate.inferred import infer_rules
 from modeval.nn import build, create
 from modeval.nn.network import Network, Route
 from modeval.pipeline.laboratory import RULES, SEEDS, STEPS, Claim, Found, Laboratory, judged
+from modeval.pipeline.survey_flatness import FLATNESS_CLAIMS, OPTIMISERS
 from modeval.pipeline.survey_modules import BALANCE, INFORMATION, MODULE_CLAIMS
 from modeval.train.files import read_network
 from modeval.train.records import read_run
@@ -77,9 +78,10 @@ def _laterals(at: Laboratory) -> Tensor:
     return alone - at.seen(at.run("progressive", "progressive")).rule_loss[:, 1:].mean(1)
 
 
-def _inference(at: Laboratory, *, labelled: bool) -> Tensor:
-    told = {"objective": "classification"}
-    folder = at.run("supermask-per-rule", "supsup", data=told, label="supsup")
+def _inference(at: Laboratory, *, labelled: bool, telling: float = 0.0) -> Tensor:
+    told = {"objective": "classification", "telling": telling}
+    label = f"supsup-{telling:g}" if telling else "supsup"
+    folder = at.run("supermask-per-rule", "supsup", data=told, label=label)
     network, spec = read_network(folder), read_run(folder)
     right = []
     for rule in range(RULES):
@@ -178,10 +180,11 @@ def _apart(at: Laboratory) -> Tensor:
 
 
 @cache
-def _pairs(at: Laboratory) -> tuple[Tensor, Tensor, Tensor]:
+def _pairs(at: Laboratory, optimiser: str = "adam") -> tuple[Tensor, Tensor, Tensor]:
     """Return barriers between two seeds of one task, before and after matching, and losses."""
     pairs = [[task, model] for model in PAIR for task in at.tasks]
-    folder = at.run("monolithic", seeds=pairs, label="pairs")
+    label = "pairs" if optimiser == "adam" else f"pairs-{optimiser}"
+    folder = at.run("monolithic", seeds=pairs, label=label, **OPTIMISERS[optimiser])
     network = read_network(folder)
     state = {name: value.detach() for name, value in network.named_parameters()}
     one, two = ({n: v[part] for n, v in state.items()} for part in _halves(at.seeds))
@@ -205,6 +208,10 @@ def _barrier(at: Laboratory) -> Tensor:
 def _matching(at: Laboratory) -> Tensor:
     barrier, after, _ = _pairs(at)
     return barrier - after
+
+
+def _nearer(at: Laboratory) -> Tensor:
+    return _pairs(at)[1] - _pairs(at, "sam")[1]
 
 
 # --- modules -------------------------------------------------------------------------------------
@@ -286,6 +293,11 @@ CLAIMS: tuple[Claim, ...] = (
         note="Inputs are drawn alike for every rule here, so there is little that could tell it.",
     ),
     Claim(
+        "... where inputs of a rule lie near a line of its own",
+        "share inferred right minus chance",
+        lambda at: _inference(at, labelled=False, telling=0.9),
+    ),
+    Claim(
         "A winning ticket of a quarter of the weights trains to the dense loss",
         "a twentieth of what dense training gained minus what the ticket lacks",
         _as_good,
@@ -349,6 +361,12 @@ CLAIMS: tuple[Claim, ...] = (
         _barrier,
     ),
     Claim("Matching units lowers the barrier", "barrier before minus after", _matching),
+    *FLATNESS_CLAIMS,
+    Claim(
+        "SAM lowers the barrier between seeds of one task",
+        "barrier once units are matched, Adam minus SAM",
+        _nearer,
+    ),
     Claim(
         "Removing a module harms its own rule",
         "loss added to the rule",

@@ -36,6 +36,10 @@ def over_time(model: str, history: History | None, members: Members) -> Iterator
     if history.course is not None:
         values |= {name: score(history.course) for name, score in OF_COURSE.items()}
         values["few_shot_loss"] = history.early
+    if history.merging is not None:
+        values["merging_gap"] = history.merging.gap
+        values["mode_barrier"] = history.merging.barrier
+        values["mode_barrier_matched"] = history.merging.matched
     values["steps_to_threshold"] = metrics.steps_to_threshold(history.steps, history.loss)
     values["churn"] = history.churn
     for name, value in values.items():

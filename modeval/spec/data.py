@@ -47,6 +47,9 @@ class DataSpec:
             nothing in common.
         spread: how far variants lie from the first of their group, in parameters of rules of their
             own; 0 for duplicates.
+        telling: of ``binary`` with weighted sums: how much inputs tell of their rule. So large a
+            share is taken from what a rule does not read of its two numbers; 0 where inputs are
+            drawn alike for all, 1 where they lie on a line of each rule's own.
         skills: of ``binary``: number of operations that rules are made of; 0 where each rule is one
             of its own.
         skills_per_rule: of ``binary`` with skills: how many of them a rule uses.
@@ -75,6 +78,9 @@ class DataSpec:
     hidden: float = setting(0.0, unit="share")
     variants: int = setting(1, unit="rules", read_by={"operation": ("linear",)})
     spread: float = 0.0
+    telling: float = setting(
+        0.0, unit="share", read_by={"task": ("binary",), "operation": ("linear",)}
+    )
     skills: int = setting(0, unit="skills", read_by={"task": ("binary",)})
     skills_per_rule: int = setting(2, unit="skills", read_by={"task": ("binary",)})
     composition: Composition = setting("additive", read_by={"task": ("binary",)})
@@ -87,6 +93,7 @@ class DataSpec:
         check_positive(self, "rules", "dimension", "order", "length", "scale", "variants")
         check(0 <= self.noise < float("inf"), f"noise = {self.noise}: expected 0 or more.")
         check(0 <= self.hidden <= 1, f"hidden = {self.hidden}: expected a share from 0 to 1.")
+        check(0 <= self.telling <= 1, f"telling = {self.telling}: expected a share from 0 to 1.")
         _check_composition(self)
         if self.operation == "named" and not self.skills:
             check(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from modeval.spec.checks import check, check_choices, check_positive
-from modeval.spec.phases import Phase, Rate, Remedy, Tilt, check_replay
+from modeval.spec.phases import Adam, Optimiser, Phase, Rate, Remedy, Tilt, check_replay
 from modeval.spec.regimes import Joint, Regime
 from modeval.spec.settings import refuse_unread, setting
 
@@ -24,7 +24,7 @@ class TrainSpec:
         seeds: a pair (task seed, model seed) for each member of the cohort.
         steps: optimiser steps.
         batch: samples of a step, for each seed.
-        learning_rate: of Adam.
+        learning_rate: of the optimiser.
         schedule: ``constant``; ``steps`` halves the rate at each milestone; ``cosine`` to zero.
         milestones: steps at which ``steps`` halves the rate.
         clip: largest norm of a seed's gradient, 0 for none; if not given, as the reference does:
@@ -36,6 +36,7 @@ class TrainSpec:
             place of a regime; none for a single one in which all parameters learn from all rules.
         remedies: terms added to the loss of phases that name none.
         rates: learning rates of phases that name none.
+        optimiser: of phases that name none: ``adam``, ``sgd`` or ``sam``, which seeks flat places.
         tilt: added to the logits of module 0 at the start, so that it takes more: a start that
             provokes collapse.
         best_by: what the best checkpoint is chosen by, on validation samples: ``loss``, or of
@@ -54,6 +55,7 @@ class TrainSpec:
     phases: tuple[Phase, ...] = setting((), flag=False)
     remedies: tuple[Remedy, ...] = setting((), flag=False)
     rates: tuple[Rate, ...] = setting((), flag=False)
+    optimiser: Optimiser = setting(Adam())
     tilt: float = setting(0.0, unit="logit")
     best_by: BestBy = setting("loss", read_by={"objective": ("classification",)})
 
@@ -90,17 +92,29 @@ class TrainSpec:
         (Tilt(kind='tilt', module=0, amount=1.0),)
         """
         phases = self.phases or self.regime.phases(rules, self.steps)
-        if not (phases or self.remedies or self.rates or self.tilt):
+        usual = self.optimiser == Adam()
+        if usual and not (phases or self.remedies or self.rates or self.tilt):
             return self
         told = [
             replace(
-                phase, remedies=phase.remedies or self.remedies, rates=phase.rates or self.rates
+                phase,
+                remedies=phase.remedies or self.remedies,
+                rates=phase.rates or self.rates,
+                optimiser=self.optimiser if phase.optimiser == Adam() else phase.optimiser,
             )
             for phase in phases or (Phase(),)
         ]
         if self.tilt:
             told[0] = replace(told[0], before=(Tilt(amount=self.tilt), *told[0].before))
-        return replace(self, regime=Joint(), phases=tuple(told), remedies=(), rates=(), tilt=0.0)
+        return replace(
+            self,
+            regime=Joint(),
+            phases=tuple(told),
+            remedies=(),
+            rates=(),
+            optimiser=Adam(),
+            tilt=0.0,
+        )
 
     @property
     def stretches(self) -> tuple[tuple[int, int, Phase], ...]:

@@ -299,6 +299,9 @@ def test_a_data_set_holds_true_rules(tmp_path):
         ({"skills": 4, "task": "sets"}, "Drop --skills, or use --task binary"),
         ({"noise": -1.0}, "expected 0 or more"),
         ({"hidden": 1.5}, "expected a share from 0 to 1"),
+        ({"telling": 1.5}, "expected a share from 0 to 1"),
+        ({"telling": 0.5, "operation": "named"}, "Drop --telling, or use --operation linear"),
+        ({"telling": 0.5, "task": "series"}, "Drop --telling, or use --task binary"),
     ],
 )
 def test_tasks_that_make_no_sense_are_refused_with_what_to_type(settings, message):
@@ -313,3 +316,22 @@ def test_tasks_of_the_reference_keep_their_numbers_and_their_names():
     assert own["alpha"].tolist() == random.randn(4).tolist()
     assert own["beta"].tolist() == random.randn(4).tolist()
     assert digest_of(DataSpec(rules=8), ModelSpec()) == "e18956d02fbd42fd"
+
+
+def test_inputs_that_tell_of_their_rule_keep_its_answers_and_lie_near_its_line():
+    plain = DataSpec(rules=5, scale=2.0)
+    one = sample(plain, samples=400)
+    for telling in (0.3, 1.0):
+        two = sample(dataclasses.replace(plain, telling=telling), samples=400)
+        assert torch.equal(one.rule, two.rule)
+        torch.testing.assert_close(one.target, two.target, atol=1e-5, rtol=1e-4)
+        for seed in range(len(one.rule)):
+            for rule in range(5):
+                chosen = one.rule[seed] == rule
+                before, after = one.inputs[seed, chosen], two.inputs[seed, chosen]
+                # what a sum does not read is across its weights, found here by least squares
+                weights = torch.linalg.lstsq(before, one.target[seed, chosen]).solution.squeeze(-1)
+                across = torch.stack((-weights[1], weights[0]))
+                torch.testing.assert_close(
+                    after @ across, (1 - telling) * (before @ across), atol=1e-3, rtol=1e-3
+                )

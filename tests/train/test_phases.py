@@ -20,6 +20,7 @@ from modeval.spec import (
     load_toml,
     to_toml,
 )
+from modeval.spec.phases import SAM, SGD
 from modeval.train import files, records
 from modeval.train.loop import Progress, train
 from modeval.train.remedies import REMEDIES
@@ -215,3 +216,16 @@ def test_a_pattern_that_fits_nothing_is_refused_before_anything_is_written(tmp_p
         train(spec, tmp_path / "run", device=CPU)
     assert not records.is_run(tmp_path / "run")
     assert issubclass(RunError, ModevalError)
+
+
+def test_an_optimiser_of_a_run_is_that_of_phases_that_name_none() -> None:
+    train = TrainSpec(
+        steps=30,
+        phases=(Phase(steps=10), Phase(steps=10, optimiser=SGD()), Phase()),
+        optimiser=SAM(radius=0.2),
+    )
+    told = train.in_phases(4)
+    assert [phase.optimiser for phase in told.phases] == [SAM(radius=0.2), SGD(), SAM(radius=0.2)]
+    assert told.in_phases(4) == told
+    assert TrainSpec(steps=30, optimiser=SGD()).in_phases(4).phases == (Phase(optimiser=SGD()),)
+    assert RunSpec(train=TrainSpec(optimiser=SGD())).digest != RunSpec().digest

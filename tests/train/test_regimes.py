@@ -11,6 +11,8 @@ from modeval.errors import RunError, SpecError
 from modeval.evaluate.runs import load_run
 from modeval.metrics.course import backward_transfer, forgetting
 from modeval.nn import create
+from modeval.score.entries import Members
+from modeval.score.over_time import over_time
 from modeval.spec import DataSpec, RunSpec, choices_of, from_dict, load_toml, to_toml
 from modeval.spec.phases import SAM, SGD, Claim, Phase, Prune, Rewind, Tilt
 from modeval.spec.regimes import Regime
@@ -387,6 +389,17 @@ def test_merging_gives_all_modules_one_set_of_parameters(tmp_path: Path) -> None
         assert torch.equal(own, own[:, :1].expand_as(own))
         apart = files.read_network(folder, "phase-2").state_dict()["experts.hidden.own_weight"]
         assert not torch.equal(apart, apart[:, :1].expand_as(apart))
+        history = load_run(folder, "last").history
+        assert history is not None
+        assert history.merging is not None
+        before, after = rule_losses(folder)[1:]
+        cost = (after - before).mean(1).double()
+        torch.testing.assert_close(history.merging.gap, cost, atol=1e-6, rtol=1e-5)
+        told = over_time("any", history, Members(seeds=((0, 0), (1, 1)), faults=("", "")))
+        rises = {score.metric: score.value for score in told if score.seed == (1, 1)}
+        for name, of in (("mode_barrier", "barrier"), ("mode_barrier_matched", "matched")):
+            assert rises[name] == pytest.approx(float(getattr(history.merging, of)[1]))
+            assert (rises[name] or 0) >= 0
 
 
 def test_groups_of_parameters_share_all_of_them_out() -> None:
