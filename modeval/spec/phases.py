@@ -322,6 +322,18 @@ def check_replay(phases: tuple[Phase, ...]) -> None:
         )
 
 
+def check_rewinds(phases: tuple[Phase, ...]) -> None:
+    """Refuse to go back to where training has not been."""
+    for number, phase in enumerate(phases):
+        for action in (*phase.before, *phase.after):
+            to = action.to if isinstance(action, Rewind) else 0
+            check(
+                to <= number,
+                f"to = {to} of a rewind in phase {number + 1}: {number} phases are done by then. "
+                f"Give from 0, the start, to {number}.",
+            )
+
+
 def said(phase: Phase) -> str:
     """Return a phase in words, for people.
 

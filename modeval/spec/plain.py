@@ -34,6 +34,9 @@ def from_dict(kind: type[Spec], values: Mapping[str, Any], *, where: str = "") -
             advice = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(sorted(known))}."
             raise SpecError(f"{where}{name}: there is no such setting. {advice}")
         arguments[name] = _coerce(hints[name], value, f"{where}{name}")
+    for field in fields(kind):
+        told = field.name in arguments or default_of(field) is not dataclasses.MISSING
+        check(told, f"{where}{field.name} is missing: it has no usual value. Give it.")
     return kind(**arguments)
 
 

@@ -5,7 +5,16 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from modeval.spec.checks import check, check_choices, check_positive
-from modeval.spec.phases import Adam, Optimiser, Phase, Rate, Remedy, Tilt, check_replay
+from modeval.spec.phases import (
+    Adam,
+    Optimiser,
+    Phase,
+    Rate,
+    Remedy,
+    Tilt,
+    check_replay,
+    check_rewinds,
+)
 from modeval.spec.regimes import Joint, Regime
 from modeval.spec.settings import refuse_unread, setting
 
@@ -148,6 +157,7 @@ def _check_phases(train: TrainSpec) -> None:
         "leave those of the last phase out.",
     )
     check_replay(train.phases)
+    check_rewinds(train.phases)
 
 
 def seed_grid(task_seeds: int, model_seeds: int) -> tuple[tuple[int, int], ...]:

@@ -96,8 +96,7 @@ def learning(network: Network, patterns: Sequence[str]) -> dict[str, Tensor]:
         if not names:
             raise RunError(
                 f"learns = {pattern!r}: no parameter has such a name. There are "
-                f"{', '.join(dict.fromkeys(name.split('.')[0] + '.*' for name in every))}, and the "
-                f"groups {', '.join(group for group in GROUPS if GROUPS[group](network))}."
+                f"{_names_of(network)}."
             )
         chosen |= names
     found: dict[str, Tensor] = {
@@ -108,10 +107,31 @@ def learning(network: Network, patterns: Sequence[str]) -> dict[str, Tensor]:
     return found
 
 
+def _names_of(network: Network) -> str:
+    """Return in words what patterns may fit."""
+    first = dict.fromkeys(name.split(".")[0] + ".*" for name, _ in network.named_parameters())
+    groups = [group for group in GROUPS if GROUPS[group](network)]
+    return f"{', '.join(first)}, and the groups {', '.join(groups)}"
+
+
 def factors(network: Network, names: Sequence[str], phase: Phase) -> list[float]:
     """Return by what the learning rate of each parameter is multiplied."""
     rates = [(named(network, rate.parameters), rate.factor) for rate in phase.rates]
     return [next((factor for fits, factor in rates if name in fits), 1.0) for name in names]
+
+
+def check_rates(network: Network, phases: Sequence[Phase]) -> None:
+    """Refuse a rate of its own for parameters that there are not; groups may be empty.
+
+    Raises:
+        RunError: names the pattern.
+    """
+    for rate in (rate for phase in phases for rate in phase.rates):
+        if rate.parameters not in GROUPS and not named(network, rate.parameters):
+            raise RunError(
+                f"rate of {rate.parameters!r}: no parameter has such a name. There are "
+                f"{_names_of(network)}."
+            )
 
 
 def moving(

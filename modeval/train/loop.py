@@ -29,7 +29,7 @@ from modeval.spec.phases import replayed
 from modeval.text import brief
 from modeval.train import extend, files, records
 from modeval.train.actions import Scene, act, check_action, other_seed
-from modeval.train.learners import learning
+from modeval.train.learners import check_rates, learning
 from modeval.train.memory import Memory, begin, read_marks, restore, state_of
 from modeval.train.parts import Part, parts, telling, with_seeds
 from modeval.train.records import RunRecord
@@ -193,6 +193,7 @@ def _train(
         act(now.phase.before, _scene(network, held, spec, folder, now.number))
     stepper = _stepper(network, spec, engine, record, now.phase, held)
     if record is None:
+        check_rates(network, [stretch.phase for stretch in stretches])
         record = _new_record(spec, stepper.engine, dataset)
         files.start_folder(folder, spec)
         files.write_record(folder, record)

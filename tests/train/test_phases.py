@@ -1,6 +1,7 @@
 """A regime is a list of phases: which rules, what learns, at which rates, with which remedies."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -229,3 +230,25 @@ def test_an_optimiser_of_a_run_is_that_of_phases_that_name_none() -> None:
     assert told.in_phases(4) == told
     assert TrainSpec(steps=30, optimiser=SGD()).in_phases(4).phases == (Phase(optimiser=SGD()),)
     assert RunSpec(train=TrainSpec(optimiser=SGD())).digest != RunSpec().digest
+
+
+@pytest.mark.parametrize(
+    ("phases", "message"),
+    [
+        ([{"steps": 5, "remedies": [{"coefficient": 1.0}]}, {}], r"remedies\.kind is missing"),
+        ([{"steps": 5, "rates": [{"factor": 2.0}]}, {}], r"rates\.parameters is missing"),
+        (
+            [{"steps": 5, "after": [{"kind": "rewind", "to": 1}]}, {}],
+            "the start, to 0",
+        ),
+        ([{"steps": 5}, {"before": [{"kind": "rewind", "to": 2}]}], "the start, to 1"),
+        ([{"steps": 5}, {"rates": [{"parameters": "no.*", "factor": 2.0}]}], "rate of 'no.*'"),
+    ],
+)
+def test_phases_of_a_file_that_could_not_be_done_are_refused_before_anything_is_written(
+    tmp_path: Path, phases: list[dict[str, Any]], message: str
+) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(ModevalError, match=message):
+        train(from_dict(RunSpec, {"train": {"steps": 10, "phases": phases}}), folder, device=CPU)
+    assert not folder.exists()
