@@ -11,9 +11,8 @@ from modeval.evaluate.merging import merging_of
 from modeval.metrics.course import Course, History
 from modeval.nn import create
 from modeval.spec import RunSpec
-from modeval.train.loop import VALIDATION_SAMPLES
 from modeval.train.records import read_log
-from modeval.train.stream import Stream, validation_batch
+from modeval.train.stream import VALIDATION_SAMPLES, Stream, validation_batch
 from modeval.train.validation import validate
 
 

@@ -17,9 +17,9 @@ from modeval.nn.network import Output
 from modeval.spec import RunSpec, from_dict
 from modeval.spec.systems import named
 from modeval.train.files import read_network
-from modeval.train.loop import VALIDATION_SAMPLES, train
+from modeval.train.loop import train
 from modeval.train.records import is_run, read_run
-from modeval.train.stream import Stream, validation_batch
+from modeval.train.stream import VALIDATION_SAMPLES, Stream, validation_batch
 from modeval.train.validation import Validated, validate
 from modeval.types import Batch
 

@@ -34,11 +34,15 @@ from modeval.train.memory import Memory, begin, read_marks, restore, state_of
 from modeval.train.parts import Part, parts, telling, with_seeds
 from modeval.train.records import RunRecord
 from modeval.train.step import Stepper
-from modeval.train.stream import Stream, batches, uniform_numbers, validation_batch
+from modeval.train.stream import (
+    VALIDATION_SAMPLES,
+    Stream,
+    batches,
+    uniform_numbers,
+    validation_batch,
+)
 from modeval.train.validation import churn, validate
 from modeval.types import Batch, Noise
-
-VALIDATION_SAMPLES = 2_560
 
 
 @dataclass(frozen=True, slots=True)

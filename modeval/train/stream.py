@@ -19,6 +19,9 @@ from modeval.data.tasks import TaskStack
 from modeval.spec import DataSpec
 from modeval.types import Batch
 
+VALIDATION_SAMPLES = 2_560
+"""Samples of each seed that every validation uses."""
+
 CHUNK_BYTES = 4 * 2**20
 CHUNK_STEPS = 64
 TRAINING, VALIDATION, NOISE, KEPT, AGAIN = 0, 1, 2, 3, 4

@@ -144,7 +144,7 @@ def hits(folder):
     """Return the mean accuracy of the best checkpoint on the samples it was chosen on."""
     run_spec = records.read_run(folder)
     place = stream.Stream(run_spec.data, run_spec.train.seeds, run_spec.train.batch, CPU)
-    batch = stream.validation_batch(place, loop.VALIDATION_SAMPLES)
+    batch = stream.validation_batch(place, stream.VALIDATION_SAMPLES)
     network = files.read_network(folder, "best")
     with torch.no_grad():
         prediction = network(batch.inputs, batch.rule).prediction
@@ -158,7 +158,7 @@ def test_the_best_weights_are_kept_for_each_seed_on_its_own(tmp_path):
     assert len(set(losses.argmin(0).tolist())) > 1, "the seeds should differ in their best step"
     network = files.read_network(tmp_path / "run", "best")
     place = stream.Stream(spec().data, spec().train.seeds, 16, CPU)
-    batch = stream.validation_batch(place, loop.VALIDATION_SAMPLES)
+    batch = stream.validation_batch(place, stream.VALIDATION_SAMPLES)
     found = mean_losses(network(batch.inputs, batch.rule).prediction, batch.target, "regression")
     torch.testing.assert_close(found.detach(), losses.amin(0), rtol=1e-5, atol=1e-6)
 

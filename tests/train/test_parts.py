@@ -8,7 +8,7 @@ from modeval.errors import RunError
 from modeval.nn import create
 from modeval.spec import MODELS, DataSpec, ModelSpec, RunSpec, TrainSpec, seed_grid
 from modeval.spec.gatings import Base
-from modeval.train import files, footprint, loop, parts, records
+from modeval.train import files, footprint, loop, parts, records, stream
 from modeval.train.stream import Stream, batches
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -31,7 +31,7 @@ def run(folder, *, asked=None, **options):
 @pytest.fixture
 def room(monkeypatch):
     """Return what lets memory hold so many seeds at once."""
-    size = footprint.seed_bytes(spec().data, spec().model, 16, loop.VALIDATION_SAMPLES)
+    size = footprint.seed_bytes(spec().data, spec().model, 16, stream.VALIDATION_SAMPLES)
 
     def hold(seeds):
         free = int((seeds + 0.5) * size / parts.SHARE)

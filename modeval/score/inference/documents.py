@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float64, Int64
-from scipy.special import stdtrit
 from torch import Tensor
 
 from modeval.counting.units import BY_UNIT, WIDE, Units, coarser
+from modeval.score.inference import student
 from modeval.score.inference.draws import side_by_side
 from modeval.score.inference.estimate import LEVEL, Estimate
 from modeval.score.inference.picked import cross_fitted, dead_ends
@@ -276,7 +276,7 @@ def estimate(
     if not variance > 0:
         return replace(known, reason=UNMOVED)
     freedom = float(parts.sum().square() / (parts.square() / (worth - 1)).sum())
-    reach = float(stdtrit(freedom, (1 + level) / 2))
+    reach = student.quantile(freedom, (1 + level) / 2)
     error = math.hypot(math.sqrt(variance), doubt)
     bracketed = left_out.floor is not None and left_out.correction.brackets
     beyond = reach * math.sqrt(variance) if bracketed else reach * error + (far - near)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float64
-from scipy.special import stdtr, stdtrit
 from torch import Tensor
 
 from modeval.counting.units import Units, coarser
@@ -125,6 +124,8 @@ def lifts(units: Units, *, view: View = "weight", level: float = LEVEL, most: in
     freedom = (worth - 1).clamp(min=1)[:, None].expand_as(share)
     gain = (one / two).log()
     score = torch.where(error > 0, gain / error.clamp(min=TINY), torch.zeros_like(gain))
+    from scipy.special import stdtr, stdtrit  # noqa: PLC0415 - slow to load
+
     raw = torch.from_numpy(stdtr(freedom.numpy(), -score.numpy()))
     reach = torch.from_numpy(stdtrit(freedom.numpy(), level))
     flat = false_discovery(raw.flatten(-2)).unflatten(-1, raw.shape[-2:])
