@@ -12,7 +12,7 @@ computed in a fixed order, so its bits depend neither on threads nor on the rest
 import ctypes
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from modeval.native import KernelError, compiled
 from modeval.nn import Network
 from modeval.nn.attention import AttentionNetwork
+from modeval.nn.bank import Bank, BankMLP
 from modeval.nn.layer import LayeredNetwork
 from modeval.nn.linear import StackedLinear, StackedMLP
 from modeval.nn.mlp import MLPNetwork
@@ -33,7 +34,7 @@ from modeval.spec.gatings import Fixed, Gate, Soft
 from modeval.spec.model import Aggregation
 from modeval.types import Batch
 
-__all__ = ("ATTENTION", "MLP", "RECURRENT", "Fused", "KernelError", "load")
+__all__ = ("ATTENTION", "MLP", "RECURRENT", "Body", "Fused", "KernelError", "load")
 
 KERNELS = "fused_kernels.cpp"
 MEAN_DECAY, SQUARE_DECAY = 0.9, 0.999  # of Adam
@@ -169,6 +170,22 @@ def source_of(name: str) -> str:
     return source.replace(f'#include "{KERNELS}"\n', shared)
 
 
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What a kernel computes of a network whose router, and whose modules, are made outside.
+
+    Attributes:
+        named: what is read as the parameters of plain modules, by their names and in their order.
+        modules: how many modules that are.
+        chosen: the module of each rule, where the rule alone says it; none where routing weights
+            come with each call.
+    """
+
+    named: Mapping[str, Tensor]
+    modules: int
+    chosen: tuple[int, ...] = ()
+
+
 class Fused:
     """Steps of a cohort through the kernel of its family.
 
@@ -176,33 +193,35 @@ class Fused:
         network: trained in place.
         objective: what the losses are.
         clip: largest norm of the gradient of a seed; 0 for none.
-        given: whether routing weights come from outside, with each call; else the kernel computes
-            them as well.
+        body: what comes from outside, with each call; else the kernel computes all of it.
 
     Raises:
         KernelError: when the network is not one that the kernels know, or there is no kernel.
     """
 
     def __init__(
-        self, network: Network, objective: Objective, *, clip: float = 0.0, given: bool = False
+        self, network: Network, objective: Objective, *, clip: float = 0.0, body: Body | None = None
     ) -> None:
-        (require_body if given else require_computed)(network)
-        family = FAMILIES[type(network)]
-        self._named = dict(network.named_parameters())
-        if given:
-            self._named = _without_router(self._named)
+        if body is None:
+            require_computed(network)
+        else:
+            require_body(network, body)
+        family, modules = FAMILIES[type(network)], network.module_count
+        self._named: Mapping[str, Tensor] = dict(network.named_parameters())
         self._order = family.parameters
         self._library = load(family.source)
-        nothing = torch.empty(0), torch.empty(0, dtype=torch.int64)
-        self._routing, self._table, self._chosen = (
-            (_GIVEN, *nothing)
-            if given
-            else _routing(cast("Scorer", network.scorer), network.rules, network.module_count)
-        )
+        if body is None:
+            self._routing, self._table, self._chosen = _routing(
+                cast("Scorer", network.scorer), network.rules, modules
+            )
+        else:
+            self._named, modules = body.named, body.modules
+            self._routing = _CHOSEN if body.chosen else _GIVEN
+            self._table, self._chosen = torch.empty(0), torch.tensor(body.chosen)
         self._sizes: dict[str, int | float] = {
             **family.sizes(network),
             "seeds": network.seeds,
-            "modules": network.module_count,
+            "modules": modules,
             "routing": self._routing,
             "classification": int(objective == "classification"),
             "clip": clip,
@@ -233,25 +252,32 @@ class Fused:
         made = [torch.empty_like(value) for value in self._named.values()]
         return self._call(batch, gradients=self._pointers(made)), made
 
-    def gradients_given(
-        self, batch: Batch, weight: Tensor
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor]:
-        """Return what comes of routing weights ``(S, N, M)``, or with T, that are given.
+    def gradients_of(
+        self, batch: Batch, named: Mapping[str, Tensor], weight: Tensor | None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor | None]:
+        """Return what comes of a body.
+
+        Args:
+            batch: of the step.
+            named: its parameters, as those of the body that this was made for.
+            weight: routing weights ``(S, N, M)``, or with T, unless the rule chooses.
 
         Returns:
-            The loss of each seed, that of each sample (or position), the gradients of all
-            parameters but the router's by their names, and that of the weights.
+            The loss of each seed, that of each sample (or position; where weights are given), the
+            gradients of what is named, and that of the weights.
         """
-        made = {name: torch.empty_like(value) for name, value in self._named.items()}
-        weight, back = weight.contiguous(), torch.empty(weight.shape)
-        cost = torch.empty(batch.rule.shape)
-        loss = self._call(
-            batch,
-            gradients=self._pointers(made.values()),
-            given=weight.data_ptr(),
-            d_given=back.data_ptr(),
-            cost=cost.data_ptr(),
-        )
+        held = {name: value.detach().contiguous() for name, value in named.items()}
+        made = {name: torch.empty_like(value) for name, value in held.items()}
+        more: dict[str, object] = {}
+        cost, back = torch.empty(batch.rule.shape), None
+        if weight is not None:
+            weight, back = weight.contiguous(), torch.empty(weight.shape)
+            more = {
+                "given": weight.data_ptr(), "d_given": back.data_ptr(), "cost": cost.data_ptr()
+            }  # fmt: skip
+        gradients = self._pointers(made.values())
+        parameters = self._pointers(held.values())
+        loss = self._call(batch, parameters=parameters, gradients=gradients, **more)
         return loss, cost, made, back
 
     def _pointers(self, tensors: Iterable[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
@@ -272,7 +298,6 @@ class Fused:
             features=inputs.shape[-1],
             outputs=target.shape[-1],
             threads=threads,
-            parameters=self._pointers(self._named.values()),
             table=self._table.data_ptr(),
             chosen=self._chosen.data_ptr(),
             inputs=inputs.data_ptr(),
@@ -280,7 +305,7 @@ class Fused:
             target=target.data_ptr(),
             loss=loss.data_ptr(),
             **self._sizes,
-            **more,
+            **{"parameters": self._pointers(self._named.values()), **more},
         )
         needed = threads * self._library.modeval_workspace(ctypes.byref(step))
         if self._workspace.numel() < needed:
@@ -419,30 +444,27 @@ def require_computed(network: Network) -> None:
         known = {name for names in COMPUTED[chosen] for name in names}
         odd = [name for name in held if name not in known] or ["another order, or fewer"]
         raise KernelError(f"the fused kernels do not know these parameters: {odd[0]}")
-    _require_shapes(network, FAMILIES[type(network)], named)
+    _require_shapes(network, FAMILIES[type(network)], named, network.module_count)
     if any(not value.requires_grad for value in named.values()):
         raise KernelError("the fused kernels train all parameters, and some are frozen")
     _require_storage(network)
 
 
-def require_body(network: Network) -> None:
-    """Refuse a network unless the kernels compute all of it but its router.
+def require_body(network: Network, body: Body) -> None:
+    """Refuse a network unless the kernels compute all of it but its router and what makes modules.
 
     Raises:
         KernelError: names the first thing that the kernels do not know.
     """
     own = _known(network)
-    if own.aggregation != "outputs":
-        raise KernelError(f"the fused kernels do not know the aggregation {own.aggregation}")
     if own.layer_count > 1:
         raise KernelError(f"the fused kernels compute one modular layer, not {own.layer_count}")
-    if own.module_count == 1:
+    if body.modules == 1:
         raise KernelError("the fused kernels take no weights for a single module")
     _require_plain_parts(own, router=False)
-    body = _without_router(dict(network.named_parameters()))
-    if tuple(body) not in BODIES[type(network)]:
+    if tuple(body.named) not in BODIES[type(network)]:
         raise KernelError("the fused kernels do not know the parameters beside the router")
-    _require_shapes(network, FAMILIES[type(network)], body)
+    _require_shapes(network, FAMILIES[type(network)], body.named, body.modules)
     _require_storage(network)
 
 
@@ -461,10 +483,6 @@ def _require_storage(network: Network) -> None:
         raise KernelError("the fused kernels compute in float32 only")
 
 
-def _without_router(named: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-    return {name: value for name, value in named.items() if not name.startswith("scorer.")}
-
-
 def _require_choices(network: LayeredNetwork) -> tuple[type, type, Gate, Aggregation]:
     """Refuse a choice that no kernel computes, or not with the others; return all of them."""
     own = (type(network), type(network.scorer), network.gating, network.aggregation)
@@ -480,10 +498,12 @@ def _require_choices(network: LayeredNetwork) -> tuple[type, type, Gate, Aggrega
 def _require_plain_parts(network: LayeredNetwork, *, router: bool = True) -> None:
     """Refuse parts of other types, and anything hung on a part that changes what it computes.
 
-    Without ``router`` its parts may be anything: they are computed as they are.
+    Without ``router`` its parts, and those that make modules, may be anything: they are computed as
+    they are.
     """
+    outside = () if router else outside_of(network)
     for name, part in network.named_modules():
-        if not router and name.partition(".")[0] == "scorer":
+        if name.startswith(outside) and name:
             continue
         known = part is network or part is network.scorer or type(part) in _PARTS
         if not known:
@@ -491,9 +511,7 @@ def _require_plain_parts(network: LayeredNetwork, *, router: bool = True) -> Non
         hooks = (part._forward_hooks, part._forward_pre_hooks)  # noqa: SLF001 - torch has no reader
         if any(hooks) or "forward" in vars(part):
             raise KernelError(f"the fused kernels do not call what is hooked to {name or 'it'}")
-    buffers = {
-        name for name, _ in network.named_buffers() if router or not name.startswith("scorer.")
-    }
+    buffers = {name for name, _ in network.named_buffers() if not name.startswith(outside)}
     if odd := buffers - {"scorer.table"}:
         raise KernelError(f"the fused kernels do not know the buffer {min(odd)}")
     table = getattr(network.scorer, "table", None) if router else None
@@ -501,12 +519,20 @@ def _require_plain_parts(network: LayeredNetwork, *, router: bool = True) -> Non
         raise KernelError(f"the fused kernels do not know a table of shape {tuple(table.shape)}")
 
 
-def _require_shapes(network: Network, family: _Family, named: dict[str, nn.Parameter]) -> None:
+def outside_of(network: nn.Module) -> tuple[str, ...]:
+    """Return what the names of the parts begin with that no kernel computes: router and banks."""
+    banks = (name for name, part in network.named_modules() if isinstance(part, Bank | BankMLP))
+    return ("scorer", *banks)
+
+
+def _require_shapes(
+    network: Network, family: _Family, named: Mapping[str, Tensor], modules: int
+) -> None:
     """Refuse parameters of other sizes than the kernel would read."""
     sizes = {"heads": 1, "width": 1, **family.sizes(network)}
     letters = {
         **{name[0].upper(): size for name, size in sizes.items() if name != "heads"},
-        "M": network.module_count,
+        "M": modules,
         "A": sizes["heads"],
         "P": sizes["heads"] + 1,
     }

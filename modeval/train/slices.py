@@ -38,16 +38,19 @@ class Slice:
     last: int
     network: Network
 
+    def of(self, value: Tensor) -> Tensor:
+        """Return their part of what has the seeds first."""
+        return value[self.first : self.last]
+
     def of_batch(self, batch: Batch) -> Batch:
         """Return their samples."""
-        own = slice(self.first, self.last)
-        return Batch(batch.inputs[own], batch.rule[own], batch.target[own])
+        return Batch(self.of(batch.inputs), self.of(batch.rule), self.of(batch.target))
 
     def of_noise(self, noise: Noise | None) -> Noise | None:
         """Return their chance."""
         if noise is None:
             return None
-        return Noise(noise.uniform[self.first : self.last], noise.progress)
+        return Noise(self.of(noise.uniform), noise.progress)
 
 
 def slices_of(network: Network, batch: Batch, noise: Noise | None) -> tuple[Slice, ...]:

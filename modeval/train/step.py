@@ -182,7 +182,8 @@ class Stepper:
             self._fused = Fused(self.network, self.objective, clip=self.clip)
         except KernelError as error:
             try:
-                self._routed = RoutedKernel(self.network, self.objective)
+                given = self.phase.routing != "learned" or self.teacher is not None
+                self._routed = RoutedKernel(self.network, self.objective, routed=given)
             except KernelError:  # the first reason says more
                 if required:
                     raise RunError(f"engine = fused: {error}. Use --engine auto.") from None
@@ -251,17 +252,25 @@ class Stepper:
         return loss
 
     def _eager(self, batch: Batch, learning_rate: Tensor, noise: Noise | None) -> Tensor:
-        gradients, loss, learn = self._slope(batch, noise)
         optimiser = self.phase.optimiser
+        if self._parts(batch, noise) and not isinstance(optimiser, SAM):
+            return _step_by_slices(self, batch, learning_rate, noise)
+        gradients, loss, learn = self._slope(batch, noise)
         if isinstance(optimiser, SAM):
             with uphill(self.parameters, gradients, optimiser.radius):
                 gradients, *_ = self._slope(batch, noise)
         self.count += 1
         with torch.no_grad():
-            for factor in dict.fromkeys(self.factors):
-                _move(self, gradients, learning_rate, factor)
+            _move(self, self.parameters, gradients, self.means, self.squares, learning_rate)
             learn()
         return loss
+
+    def _parts(self, batch: Batch, noise: Noise | None) -> tuple[Slice, ...]:
+        """Return the seeds that are worked off together; nothing where that is all of them."""
+        if self._slices is None:
+            whole = self.teacher is not None or self._routed is not None
+            self._slices = () if whole else slices_of(self.network, batch, noise)
+        return self._slices
 
     def _slope(
         self, batch: Batch, noise: Noise | None
@@ -272,10 +281,8 @@ class Stepper:
             route = self.teacher.route(batch, noise)
         if self._routed is not None:
             return _slope_by_kernel(self, self._routed, batch, noise, route)
-        if self._slices is None:
-            self._slices = () if self.teacher is not None else slices_of(self.network, batch, noise)
-        if self._slices:
-            return _slope_by_slices(self, self._slices, batch, noise)
+        if parts := self._parts(batch, noise):
+            return _slope_by_slices(self, parts, batch, noise)
         output = self.network(batch.inputs, batch.rule, noise=noise, route=route)
         total, loss = sought(self.network, self.objective, self.phase, output, batch)
         learn: Callable[[], None] = _nothing
@@ -287,19 +294,37 @@ class Stepper:
         return allowed(gradients, self.masks, self.clip), loss.detach(), learn
 
 
-def _move(stepper: Stepper, gradients: list[Tensor], learning_rate: Tensor, factor: float) -> None:
-    """Move the parameters whose rate is the run's times ``factor``."""
-    own = [index for index, each in enumerate(stepper.factors) if each == factor]
-    parameters, slopes, means, squares = (
-        [parts[index] for index in own]
-        for parts in (stepper.parameters, gradients, stepper.means, stepper.squares)
-    )
-    if isinstance(optimiser := stepper.phase.optimiser, SGD):
-        rate = learning_rate * factor
-        sgd(parameters, slopes, means, rate=rate, momentum=optimiser.momentum)
-    else:
+def _move(  # noqa: PLR0917 - what the optimiser takes, in its order
+    stepper: Stepper,
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    means: Sequence[Tensor],
+    squares: Sequence[Tensor],
+    learning_rate: Tensor,
+) -> None:
+    """Move parameters, of all seeds or of some: those of each rate together."""
+    for factor in dict.fromkeys(stepper.factors):
+        own = [index for index, each in enumerate(stepper.factors) if each == factor]
+        moved, slopes, first, second = (
+            [every[index] for index in own] for every in (parameters, gradients, means, squares)
+        )
         rate = learning_rate if factor == 1 else learning_rate * factor
-        adam(parameters, slopes, means, squares, count=stepper.count, rate=rate)
+        if isinstance(optimiser := stepper.phase.optimiser, SGD):
+            sgd(moved, slopes, first, rate=rate, momentum=optimiser.momentum)
+        else:
+            adam(moved, slopes, first, second, count=stepper.count, rate=rate)
+
+
+def _slope_of_slice(
+    stepper: Stepper, part: Slice, batch: Batch, noise: Noise | None
+) -> tuple[list[Tensor], Tensor]:
+    """Return the gradients, as they are, and the losses of some seeds."""
+    own = part.of_batch(batch)
+    route = route_of(part.network, stepper.phase, own)
+    output = part.network(own.inputs, own.rule, noise=part.of_noise(noise), route=route)
+    total, loss = sought(part.network, stepper.objective, stepper.phase, output, own)
+    named = dict(part.network.named_parameters())
+    return _gradients_of(total, [named[name] for name in stepper.names]), loss.detach()
 
 
 def _slope_by_slices(
@@ -309,18 +334,34 @@ def _slope_by_slices(
     gradients = [torch.empty_like(parameter) for parameter in stepper.parameters]
 
     def work(part: Slice) -> Tensor:
-        own = part.of_batch(batch)
-        route = route_of(part.network, stepper.phase, own)
-        output = part.network(own.inputs, own.rule, noise=part.of_noise(noise), route=route)
-        total, loss = sought(part.network, stepper.objective, stepper.phase, output, own)
-        named = dict(part.network.named_parameters())
-        found = _gradients_of(total, [named[name] for name in stepper.names])
+        found, loss = _slope_of_slice(stepper, part, batch, noise)
         for gradient, slope in zip(gradients, found, strict=True):
             gradient[part.first : part.last] = slope
-        return loss.detach()
+        return loss
 
     losses = side_by_side(work, parts)
     return allowed(gradients, stepper.masks, stepper.clip), torch.cat(losses), _nothing
+
+
+def _step_by_slices(
+    stepper: Stepper, batch: Batch, learning_rate: Tensor, noise: Noise | None
+) -> Tensor:
+    """Do a step, some seeds after the others, each to its end while it is in the cache."""
+    stepper.count += 1
+
+    def work(part: Slice) -> Tensor:
+        found, loss = _slope_of_slice(stepper, part, batch, noise)
+        parameters, means, squares = (
+            [part.of(value.detach()) for value in every]
+            for every in (stepper.parameters, stepper.means, stepper.squares)
+        )
+        masks = [None if mask is None else part.of(mask) for mask in stepper.masks]
+        gradients = allowed(found, masks, stepper.clip)
+        with torch.no_grad():
+            _move(stepper, parameters, gradients, means, squares, learning_rate)
+        return loss
+
+    return torch.cat(side_by_side(work, stepper._parts(batch, noise)))  # noqa: SLF001 - of ours
 
 
 def _slope_by_kernel(
@@ -329,6 +370,8 @@ def _slope_by_kernel(
     """Return the same, of modules that a kernel computes and a router that PyTorch does."""
     slope = kernel.slope(batch, noise, route)
     added = [*terms(stepper.network, slope.output.routed, batch.rule, stepper.phase.remedies)]
+    if slope.output.penalty is not None:
+        added.append(slope.output.penalty.sum())
     learn: Callable[[], None] = _nothing
     if stepper.teacher is not None:
         added.append(stepper.teacher.term(slope.output, slope.cost).sum())

@@ -67,7 +67,8 @@ class Rewarded(_ChosenByGating):
     The term's gradient is ``mean over decisions of (C - b) d log p_a``, C being the cost that a
     decision may have caused: the loss of its sample or position; where positions hand on a state,
     that of all positions from it on. In expectation over the draws it is the gradient of the mean
-    loss: b depends on earlier steps alone.
+    loss: b depends on earlier steps alone. A weighted policy learner has ``w p_a`` in the place of
+    ``log p_a``, w being ``p_a`` where C is above b, else ``1 - p_a``, without gradient.
 
     Attributes:
         mean: ``(S,)`` mean cost of late, unless divided by how much it has seen.
@@ -104,10 +105,15 @@ class Rewarded(_ChosenByGating):
             chosen = routed.weight.argmax(-1, keepdim=True)
             likelihood = routed.logits.log_softmax(-1).gather(-1, chosen).squeeze(-1)
             weighed = advantage
+            if self.gating.weighted:
+                likelihood = likelihood.exp()
             if self.gating.collaboration:
                 shares = self.usage[:, place] / seen - 1 / self.usage.shape[-1]
                 popular = shares.gather(1, chosen.flatten(1)).view_as(advantage)
                 weighed = weighed - self.gating.collaboration * popular
+            if self.gating.weighted:
+                share = likelihood.detach()
+                weighed = weighed * torch.where(weighed > 0, share, 1 - share)
             total = total + (weighed * likelihood).flatten(1).mean(1)
         return total
 

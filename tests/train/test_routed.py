@@ -8,7 +8,7 @@ import torch
 from modeval.errors import RunError
 from modeval.nn import create
 from modeval.spec import DataSpec, ModelSpec, Phase, Rate, RunSpec, from_dict
-from modeval.spec.systems import named
+from modeval.spec.systems import named, system_of
 from modeval.train import slices
 from modeval.train.step import Stepper
 from modeval.train.stream import Stream, batches, uniform_numbers
@@ -59,6 +59,30 @@ def test_a_kernel_below_a_router_gives_the_gradients_of_autograd(name: str, task
     assert_same_slopes(run, run.train.stretches[0][2])
 
 
+MADE = (
+    "molora", "low-rank-per-rule", "rescaled-per-rule", "prompt-per-rule", "soft-sharing",
+    "parallel-adapter-per-rule", "hard-sharing", "masked-per-rule", "sparse-diff-per-rule",
+    "diff-pruning-per-rule", "supermask-per-rule", "hypernetwork", "generated-prompt",
+)  # fmt: skip
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        (name, task)
+        for name in MADE
+        for task in system_of(name).tasks
+        if (name, task) != ("hard-sharing", "sets")  # whose modules share heads of attention
+    ],
+)
+def test_a_kernel_of_modules_that_are_made_gives_the_gradients_of_autograd(
+    name: str, task: str
+) -> None:
+    run = run_of(name, task)
+    assert_same_slopes(run, run.train.stretches[-1][2])
+
+
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize(
     "phase", [Phase(learns=("experts.*",)), Phase(rates=(Rate(parameters="*", factor=0.5),))]
@@ -95,7 +119,8 @@ def assert_same_slopes(run: RunSpec, phase: Phase) -> None:
     [
         {"scorer": "shared", "gating": "top-k"},
         {"scorer": "both", "layers": 2},
-        {"scorer": "both", "computation": "low-rank"},
+        {"scorer": "both", "computation": "adapter"},
+        {"scorer": "module", "computation": "low-rank"},
         {"scorer": "both", "aggregation": "parameters"},
     ],
 )
