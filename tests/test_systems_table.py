@@ -25,6 +25,14 @@ def test_the_table_beside_the_numbers_is_made_from_them(script: Any) -> None:
     assert page.count("| `gt-modular`") == 1
 
 
+def test_the_table_of_the_manual_has_one_system_of_each_kind(script: Any, readme: str) -> None:
+    assert script.with_table(readme, ROWS) == readme
+    assert set(script.PART) <= set(BY_NAME)
+    assert len({BY_NAME[name].source for name in script.PART}) >= 0.8 * len(script.PART)
+    with pytest.raises(SystemExit, match="no place for the table"):
+        script.with_table("a page", ROWS)
+
+
 def test_every_row_is_a_system_and_nearly_every_system_has_a_row() -> None:
     assert set(ROWS) <= set(BY_NAME)
     assert len(ROWS) >= 0.9 * len(BY_NAME)

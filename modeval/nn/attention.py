@@ -84,7 +84,7 @@ class AttentionNetwork(LayeredNetwork):
         flat, flat_rule = inputs.flatten(1, 2), rule.flatten(1)
         chance = self.chance_of(0, noise, route).flat()
         state = self._state_of(flat, flat_rule)
-        seen = Seen(flat, flat_rule, not_seen, state, not_seen, not_seen)
+        seen = Seen(flat, flat_rule, not_seen, state, not_seen, not_seen, rule.shape[2])
         decoder = self.decoder
         following = None if self.stitch or self.layers else decoder.hidden
         if self.aggregation == "inputs":

@@ -33,6 +33,7 @@ from modeval.nn.scorers import (
     RuleScorer,
     SameScorer,
     Scorer,
+    SequenceScorer,
     SharedScorer,
     TableScorer,
     hash_table,
@@ -202,6 +203,8 @@ def _choices(model: ModelSpec, at: Slot) -> Choices:
     gating = Fixed() if model.scorer in GIVEN else model.gating
     value = Value(at.seeds, at.outputs) if model.aggregation == "attend" else None
     scorer = SCORERS[model.scorer](at)
+    if model.level == "sample":
+        scorer = SequenceScorer(scorer)
     if model.level == "hierarchical":
         scorer = HierarchicalScorer(scorer, at.groups)
     if isinstance(gating, BalancedTopK):
@@ -367,6 +370,12 @@ def _recurrent(data: DataSpec, model: ModelSpec, seeds: int) -> Network:
         rule_width=state,
         bias=False,
     )
+    choices = _choices(model, at)
+    check(
+        model.level != "sample" or choices.scorer.looks_at != "module",
+        f'level = "sample" with {model.scorer} and task = "series": it looks at what cells '
+        "computed, position by position. Have it look at inputs or rule.",
+    )
     return RecurrentNetwork(
         seeds,
         rules=data.rules,
@@ -376,7 +385,7 @@ def _recurrent(data: DataSpec, model: ModelSpec, seeds: int) -> Network:
         encoder=model.encoder,
         state=state,
         gates=(gates[0], gates[1]),
-        choices=_choices(model, at),
+        choices=choices,
         layers=_layers(data, model, seeds, state),
     )
 

@@ -71,7 +71,7 @@ class RecurrentNetwork(LayeredNetwork):
     ) -> Output:
         """Predict at each position from what came before and the rule of each position."""
         first = self._scan(inputs, rule, self.chance_of(0, noise, route))
-        seen = Seen(inputs.flatten(1, 2), rule.flatten(1), not_seen, not_seen, not_seen, not_seen)
+        seen = _looked_at(inputs, rule)
         passed = self.pass_on(first, seen, noise, route)
         prediction = self.decoder(passed[-1].output)
         routed = reported(passed, rule.shape)
@@ -127,8 +127,7 @@ class RecurrentNetwork(LayeredNetwork):
         """Return the routing of each step, where it can be known before anything is computed."""
         if self.choices.scorer.looks_at == "module":
             return None
-        flat = Seen(inputs.flatten(1, 2), rule.flatten(1), not_seen, not_seen, not_seen, not_seen)
-        weighed = weigh(self.choices.scorer, self.gating, flat, chance.flat())
+        weighed = weigh(self.choices.scorer, self.gating, _looked_at(inputs, rule), chance.flat())
         weights = weighed.weight.view(*rule.shape, -1).movedim(2, 0)
 
         def at(part: Callable[[], Tensor], step: int) -> Callable[[], Tensor]:
@@ -171,6 +170,12 @@ class RecurrentNetwork(LayeredNetwork):
             return gates.view(seeds, positions, samples, -1, 4 * self.state).movedim(1, 0)
 
         return onto
+
+
+def _looked_at(inputs: Tensor, rule: Tensor) -> Seen:
+    """Return what is known of all positions before anything is computed."""
+    nothing = (not_seen, not_seen, not_seen, not_seen)
+    return Seen(inputs.flatten(1, 2), rule.flatten(1), *nothing, positions=rule.shape[2])
 
 
 @dataclass(frozen=True, slots=True)

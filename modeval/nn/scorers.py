@@ -71,6 +71,7 @@ class Seen:
         state: gives ``(S, N, D)``, what came into the layer.
         hidden: gives ``(S, N, M, H)``, the hidden units of each module.
         outputs: gives the outputs of each module.
+        positions: how many of the N are of one sequence, side by side.
     """
 
     inputs: Float[Tensor, "seeds n features"]
@@ -79,6 +80,7 @@ class Seen:
     state: Callable[[], Tensor]
     hidden: Callable[[], Tensor]
     outputs: Callable[[], Outputs]
+    positions: int = 1
 
 
 def not_seen() -> NoReturn:
@@ -371,6 +373,38 @@ class BiasedScorer(nn.Module):
         return torch.cat((logits, self.bias.unsqueeze(1).expand_as(logits)), -1)
 
 
+class SequenceScorer(nn.Module):
+    """Logits of a whole sequence, the mean of those of its positions: all of them are routed alike.
+
+    Args:
+        inner: gives the logits of each position.
+
+    Source: Kudugunta et al. 2021 (arXiv 2110.03742), section 3.1, whose sentences are represented
+    by the mean of their tokens.
+    """
+
+    def __init__(self, inner: "Scorer") -> None:
+        super().__init__()
+        self.inner = inner
+        # a position's routing depends on the others: on more than its own rule
+        self.looks_at: LooksAt = "input" if inner.looks_at in BY_RULE else inner.looks_at
+
+    def forward(self, seen: Seen) -> Float[Tensor, "seeds n modules"]:
+        """Return the mean logits of the sequence of each position."""
+        logits = self.inner(seen)
+        if self.inner.looks_at in BY_RULE:
+            logits = per_rule(logits, seen.rule)
+        whole = logits.unflatten(1, (-1, seen.positions))
+        mean: Tensor = whole.mean(2, keepdim=True).expand_as(whole).flatten(1, 2)
+        return mean
+
+    @staticmethod
+    def drawn_once(noise: Noise, positions: int) -> Noise:
+        """Return the chance of the first position for all positions of its sequence."""
+        whole = noise.uniform.unflatten(1, (-1, positions))
+        return Noise(whole[:, :, :1].expand_as(whole).flatten(1, 2), noise.progress)
+
+
 class SameScorer(nn.Module):
     """Stands in a layer that routes as the first one does; never asked."""
 
@@ -453,6 +487,8 @@ def weigh(scorer: Scorer, gating: Gate, seen: Seen, chance: Chance) -> Weighed:
         return _routed(weight, given.score, chance, given.load)
     logits = scorer(seen)
     noise = chance.noise if gating.chance >= 0 else None  # else it is of what modules are made of
+    if noise is not None and isinstance(scorer, SequenceScorer):
+        noise = scorer.drawn_once(noise, seen.positions)
     if scorer.looks_at in BY_RULE:
         drawn = noise is not None and gating.chance > 0
         if not drawn and not gating.batchwise:

@@ -28,7 +28,7 @@ from modeval.spec.own import Code, OwnGating
 from modeval.spec.plain import from_dict
 from modeval.spec.settings import default_of, flag_of, refuse_unread, setting
 from modeval.spec.systems import SYSTEMS
-from modeval.spec.taught import BalancedTopK, Evolved, Reinforce
+from modeval.spec.taught import BalancedTopK, Evolved, QLearning, Reinforce
 
 Scorer = Literal[
     "none", "module", "shared", "attention", "input", "both", "rule", "table", "global", "oracle",
@@ -38,7 +38,7 @@ Aggregation = Literal[
     "outputs", "parameters", "attend", "inputs", "stitch", "sluice", "functions"
 ]  # fmt: skip
 Match = Literal["parameters", "width"]
-Level = Literal["layer", "global", "hierarchical"]
+Level = Literal["layer", "global", "hierarchical", "sample"]
 
 GIVEN = ("none", "oracle", "hash", "map")
 """Scorers whose rows are the routing itself."""
@@ -99,7 +99,8 @@ class ModelSpec:
         layers: modular layers, each with modules of its own.
         level: where routing is decided: in each ``layer`` by a scorer of its own; once for all
             layers (``global``); in each layer a group of modules first, then a module of the group
-            (``hierarchical``: a router of routers).
+            (``hierarchical``: a router of routers); in each layer once for all positions of a
+            sequence, by the mean of their logits (``sample``).
         groups: groups of modules that a hierarchical router chooses from, equal in size.
         map: modules of each rule, as [[0], [1], [0, 1]], for the scorer ``map``.
         modules: number of modules M; 0 for as many as rules, or as skills where they are functions.
@@ -214,6 +215,8 @@ def _check_level(model: ModelSpec) -> None:
             'level = "global" with layers = 1: one routing for all layers takes several. Use '
             "--layers 2, or --level layer.",
         )
+    if model.level == "sample":
+        _check_sequences(model)
     if model.level != "hierarchical":
         return
     check(
@@ -230,6 +233,26 @@ def _check_level(model: ModelSpec) -> None:
         model.groups > 1,
         f"groups = {model.groups}: a router of routers has 2 or more to choose from. Use "
         "--groups 2, or --level layer.",
+    )
+
+
+def _check_sequences(model: ModelSpec) -> None:
+    """Refuse to decide once for a sequence what cannot be decided so."""
+    alike = {"global": "the same for all samples", "embedding": "by one MLP for all layers"}
+    check(
+        model.scorer not in alike,
+        f'level = "sample" with scorer = "{model.scorer}": its logits are made '
+        f"{alike.get(model.scorer, '')}. Use --scorer table, rule or both.",
+    )
+    check(
+        not model.gating.batchwise,
+        f'level = "sample" with gating = "{model.gating.kind}": it compares the positions of a '
+        "batch, some of a sequence with others of it. Use --gating soft or top-k.",
+    )
+    check(
+        not isinstance(model.gating, Reinforce | QLearning | Evolved),
+        f'level = "sample" with gating = "{model.gating.kind}": its router learns from what each '
+        "position costs. Use --gating gumbel or soft.",
     )
 
 
@@ -319,7 +342,17 @@ def _check_task(data: DataSpec, model: ModelSpec, modules: int) -> None:
             gating.k <= modules,
             f"k = {gating.k} of {modules} modules: give k = {modules} or fewer, or more --modules.",
         )
+    check(
+        model.level != "sample" or data.sequence,
+        f'level = "sample" with task = "{data.task}": its samples have no positions, so that each '
+        "is one decision already. Use --task sets or series, or drop --level.",
+    )
     if data.task == "series":
+        check(
+            model.level != "sample" or model.scorer not in AFTER_MODULES,
+            f'level = "sample" with scorer = "{model.scorer}" and task = "series": cells compute '
+            "position by position, and all of them are routed before. Use --scorer both.",
+        )
         check(
             model.scorer != "attention",
             'scorer = "attention" with task = "series": it asks with the state, and the first one '

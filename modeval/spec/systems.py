@@ -109,6 +109,16 @@ SYSTEMS: tuple[System, ...] = (
         sizes={"layers": 2},
     ),
     System(
+        name="sequence-routing",
+        title="Sequence-level MoE",
+        what="One routing for all positions of a sequence.",
+        formula="p_nt = softmax(mean_t g(x_nt, c_nt)) for each position t of sequence n",
+        source="Kudugunta et al. 2021 (arXiv 2110.03742), sentence-level; the survey's example",
+        expect="Rules change within a sequence and routing does not: alignment is near 0.",
+        choices={"scorer": "both", "level": "sample"},
+        tasks=("sets", "series"),
+    ),
+    System(
         name="noisy-top-k",
         title="Noisy top-2 MoE",
         what="Top-2 of noisy scores, the scale learned; importance and load are kept even.",
@@ -186,6 +196,15 @@ SYSTEMS: tuple[System, ...] = (
         source="Rosenbaum et al. 2018 (Routing Networks, arXiv 1711.01239)",
         expect="Hard, so softness and hard gap are 0; policies collapse early and differ by seed.",
         choices={"scorer": "rule", "gating": {"kind": "reinforce"}},
+    ),
+    System(
+        name="weighted-policy",
+        title="Weighted policy learner",
+        what="As the routing network; a policy moves slowly near a choice that is sure.",
+        formula="gradient of the router E[(R - b) w d p_a],  w = 1 - p_a if R > b, else p_a",
+        source="Rosenbaum et al. 2018 (Routing Networks, arXiv 1711.01239); Abdallah & Lesser 2008",
+        expect="As the routing network: hard, so softness and hard gap are 0.",
+        choices={"scorer": "rule", "gating": {"kind": "reinforce", "weighted": True}},
     ),
     System(
         name="q-learning",

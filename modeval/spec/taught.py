@@ -28,8 +28,13 @@ class Reinforce:
         baseline: how much of b each step keeps; 0 for no baseline (b = 0).
         collaboration: reward, beside minus the loss, for a module that all samples chose; one that
             a share of them chose of late gives that share of it.
+        weighted: the weighted policy learner instead: the gradient of the router is
+            ``(R - b) w d p_a``, w being ``1 - p_a`` where the reward is above b and ``p_a`` where
+            it is below: slow near a choice that is sure, fast away from one.
 
-    Source: Rosenbaum et al. 2018 (Routing Networks, arXiv 1711.01239), section 3; Williams 1992.
+    Source: Rosenbaum et al. 2018 (Routing Networks, arXiv 1711.01239), section 3; Williams 1992;
+    Abdallah & Lesser 2008 (weighted policy learner, JAIR 33), equation 4, through a softmax in the
+    place of a projection.
 
     >>> import torch
     >>> Reinforce()(torch.tensor([[[1.0, 2.0]]])).tolist()
@@ -43,6 +48,7 @@ class Reinforce:
     kind: Literal["reinforce"] = "reinforce"
     baseline: float = 0.95
     collaboration: float = 0.0
+    weighted: bool = False
 
     def __post_init__(self) -> None:
         check(

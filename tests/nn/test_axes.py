@@ -12,7 +12,7 @@ from modeval.errors import SpecError
 from modeval.nn import Network, create
 from modeval.spec import DataSpec, ModelSpec, RunSpec, from_dict, to_dict, to_toml
 from modeval.spec.computing.computations import Computation, Full
-from modeval.spec.gatings import Gating, NoisyTopK, Soft
+from modeval.spec.gatings import Gating, Gumbel, NoisyTopK, Soft
 from modeval.spec.model import AFTER_MODULES, GROUPED, LEARNED, Aggregation, Scorer
 from modeval.spec.own import OwnGating
 from modeval.spec.taught import Evolved, Reinforce
@@ -324,9 +324,38 @@ def test_a_hierarchical_level_chooses_a_group_and_a_module_of_it(
         assert not unmoved(run)
 
 
+@pytest.mark.parametrize("task", ["sets", "series"])
+@pytest.mark.parametrize(
+    ("scorer", "gating"),
+    [*((scorer, Soft()) for scorer in ("input", "rule", "table")), ("both", Gumbel())],
+)
+def test_a_sequence_is_routed_once_by_the_mean_of_its_logits(
+    task: str, scorer: str, gating: Gating
+) -> None:
+    run = run_of(task, scorer=scorer, gating=gating, level="sample")
+    assert isinstance(run, RunSpec)
+    network: Any = create(run.data, run.model, (1, 2))
+    batch = draw(run.data, 2)
+    routed = network(batch.inputs, batch.rule, noise=noise_of(network, run.data)).routed[0]
+    assert torch.equal(routed.weight, routed.weight[:, :, :1].expand_as(routed.weight))
+    assert len(routed.weight[:, :, 0].flatten(0, 1).unique(dim=0)) > 1
+    # by the definition: the same network, each position by itself
+    network.scorer = network.scorer.inner
+    apart = network(batch.inputs, batch.rule).routed[0].logits.mean(2, keepdim=True)
+    torch.testing.assert_close(routed.logits, apart.expand_as(routed.logits))
+    if isinstance(gating, Soft):
+        torch.testing.assert_close(routed.weight, routed.logits.softmax(-1))
+    assert not unmoved(run)
+
+
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
+        ({"scorer": "both", "level": "sample", "task": "binary"}, "no positions"),
+        ({"scorer": "module", "level": "sample", "task": "series"}, "position by position"),
+        ({"scorer": "global", "level": "sample", "task": "sets"}, "the same for all samples"),
+        ({"scorer": "both", "level": "sample", "gating": "switch", "task": "sets"}, "compares"),
+        ({"scorer": "rule", "level": "sample", "gating": "reinforce", "task": "sets"}, "learns"),
         ({"scorer": "both", "level": "global"}, "--layers 2"),
         ({"scorer": "oracle", "level": "global", "layers": 2}, "level"),
         ({"scorer": "module", "level": "hierarchical"}, "groups compute nothing"),
@@ -339,5 +368,7 @@ def test_a_hierarchical_level_chooses_a_group_and_a_module_of_it(
 def test_levels_at_which_nothing_can_be_decided_are_refused(
     model: dict[str, Any], reason: str
 ) -> None:
+    chosen = dict(model)
+    data = {"rules": 4, "task": chosen.pop("task", "binary")}
     with pytest.raises(SpecError, match=reason):
-        from_dict(RunSpec, {"data": {"rules": 4}, "model": model})
+        from_dict(RunSpec, {"data": data, "model": chosen})

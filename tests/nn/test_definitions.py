@@ -22,7 +22,7 @@ E, W = 6, 12
 CHECKS: Mapping[str, str] = {
     "monolithic": "nn/test_networks.py::test_a_network_follows_the_equations",
     "modular": "nn/test_networks.py::test_a_network_follows_the_equations",
-    "modular-shared": "evaluate/test_cohort.py::test_every_family_and_scorer_is_evaluated",
+    "modular-shared": "nn/test_networks.py::test_a_network_follows_the_equations",
     "modular-op": "nn/test_networks.py::test_a_network_follows_the_equations",
     "gt-modular": "evaluate/test_cohort.py::"
     "test_oracle_routing_is_exactly_perfect_and_loses_nothing_when_hardened",
@@ -31,6 +31,7 @@ CHECKS: Mapping[str, str] = {
     "top-k": "nn/test_systems.py::test_the_two_best_of_top_two_share_a_sample_by_softmax",
     "hierarchical": "nn/test_axes.py::test_a_hierarchical_level_chooses_a_group_and_a_module_of_it",
     "global-routing": "nn/test_axes.py::test_a_global_level_routes_all_layers_by_the_first",
+    "sequence-routing": "nn/test_axes.py::test_a_sequence_is_routed_once_by_the_mean_of_its_logits",
     "noisy-top-k": "nn/test_systems.py::"
     "test_noise_of_noisy_top_k_is_normal_with_the_scale_that_the_scorer_gives",
     "switch": "nn/test_systems.py::"
@@ -42,6 +43,8 @@ CHECKS: Mapping[str, str] = {
     "epsilon-greedy": "nn/test_systems.py::test_epsilon_is_the_share_of_random_choices",
     "routing-network": "train/test_teachers.py::"
     "test_the_expected_gradient_of_a_router_is_that_of_the_expected_loss",
+    "weighted-policy": "train/test_teachers.py::"
+    "test_a_weighted_policy_moves_by_the_reward_times_how_far_it_may_go",
     "q-learning": "train/test_teachers.py::test_values_are_what_modules_earn",
     "pathnet": "train/test_teachers.py::"
     "test_the_loser_becomes_a_mutated_copy_of_the_winner_and_routing_follows_the_winner",

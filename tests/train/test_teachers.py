@@ -109,7 +109,34 @@ def test_choices_are_drawn_by_the_policy() -> None:
     torch.testing.assert_close(drawn[0], logits[0, 0].softmax(-1), rtol=0, atol=0.02)
 
 
-@pytest.mark.parametrize("gating", [Reinforce(), QLearning(end=0.3)], ids=lambda each: each.kind)
+def test_a_weighted_policy_moves_by_the_reward_times_how_far_it_may_go() -> None:
+    network = cohort("binary", Reinforce(weighted=True), scorer="table", modules=3)
+    with torch.no_grad():
+        network.scorer.logit.copy_(torch.tensor([[0.0, 2.0, -1.0], [1.0, 0.0, 0.0]]))
+    policy = network.scorer.logit.softmax(-1)[0]
+    teacher = Rewarded(network, network.gating)
+    teacher.mean.fill_(1.0)
+    teacher.seen.fill_(1.0)
+    rule, chosen = torch.tensor([[0, 0, 1]]), torch.tensor([1, 2, 0])
+    uniform = torch.nn.functional.one_hot(chosen, 3).float().unsqueeze(0)
+    output = network(torch.zeros(1, 3, 2), rule, noise=Noise(uniform, torch.tensor(0.0)))
+    cost = torch.tensor([[0.2, 3.0, 4.0]])  # better than expected, then worse
+    teacher.term(output, cost).sum().backward()
+    moved = torch.zeros(2, 3)
+    for place, (c, a) in enumerate(zip(rule[0].tolist(), chosen.tolist(), strict=True)):
+        share = policy[c, a].detach()
+        reward = 1.0 - cost[0, place]
+        weight = 1 - share if reward > 0 else share
+        slope = torch.autograd.grad(policy[c, a], network.scorer.logit, retain_graph=True)[0][0]
+        moved += reward * weight * slope / 3
+    torch.testing.assert_close(network.scorer.logit.grad[0], -moved)
+
+
+@pytest.mark.parametrize(
+    "gating",
+    [Reinforce(), Reinforce(weighted=True), QLearning(end=0.3)],
+    ids=lambda each: f"{each.kind} {getattr(each, 'weighted', '')}",
+)
 def test_a_router_learns_which_module_is_right(gating: Taught) -> None:
     """Modules that are what the rules need, in place: the router finds each rule its own."""
     network = cohort("binary", gating, (0, 1))
