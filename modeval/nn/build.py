@@ -204,6 +204,11 @@ def _choices(model: ModelSpec, at: Slot) -> Choices:
     value = Value(at.seeds, at.outputs) if model.aggregation == "attend" else None
     scorer = SCORERS[model.scorer](at)
     if model.level == "sample":
+        check(
+            not gating.batchwise,
+            f'level = "sample" with {gating.kind}: it mixes the samples of a batch, and some '
+            "positions of a sequence would be routed otherwise than others. Drop --level.",
+        )
         scorer = SequenceScorer(scorer)
     if model.level == "hierarchical":
         scorer = HierarchicalScorer(scorer, at.groups)

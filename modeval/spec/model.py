@@ -245,7 +245,7 @@ def _check_sequences(model: ModelSpec) -> None:
         f"{alike.get(model.scorer, '')}. Use --scorer table, rule or both.",
     )
     check(
-        not model.gating.batchwise,
+        isinstance(model.gating, OwnGating) or not model.gating.batchwise,
         f'level = "sample" with gating = "{model.gating.kind}": it compares the positions of a '
         "batch, some of a sequence with others of it. Use --gating soft or top-k.",
     )

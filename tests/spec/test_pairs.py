@@ -35,9 +35,10 @@ def test_a_point_is_refused_where_two_of_its_choices_stand_in_the_table_and_only
             why = refusal(point)
             if expected or why is None:
                 assert (why is not None) == expected, (point, why)
-            else:  # a third choice has the last word: modules that share the heads may be mixed
-                assert task == "sets", (point, why)
+            elif task == "sets":  # a third choice has the last word: heads that modules share
                 assert point["aggregation"] in ("parameters", "inputs"), (point, why)
+            else:  # or cells, which compute position by position
+                assert (task, point["level"]) == ("series", "sample"), (point, why)
 
 
 def test_a_reason_says_what_to_type_and_names_one_of_both_choices() -> None:

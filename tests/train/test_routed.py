@@ -1,5 +1,7 @@
 """A kernel below any router, and cohorts in parts: the steps of the whole network, only faster."""
 
+import resource
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -164,6 +166,21 @@ def test_a_cohort_in_parts_takes_the_steps_of_the_whole(
     torch.testing.assert_close(seen, expected)
     for key, value in moved.items():
         torch.testing.assert_close(value, right[key], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no pages to count")
+def test_a_step_finds_the_memory_of_the_step_before() -> None:
+    slices.keep_memory()
+
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(5):
+            kept = [torch.ones(2**21) for _ in range(4)]
+            del kept
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    faults()
+    assert faults() < 2_000  # pages of 4 KiB; anew they would be 40,000
 
 
 def test_parts_are_as_large_as_the_cache_allows_and_share_all_parameters(
