@@ -206,7 +206,7 @@ def _choices(model: ModelSpec, at: Slot) -> Choices:
     if model.level == "sample":
         check(
             not gating.batchwise,
-            f'level = "sample" with {gating.kind}: it mixes the samples of a batch, and some '
+            f'level = "sample" with {model.gating.kind}: it mixes the samples of a batch, and some '
             "positions of a sequence would be routed otherwise than others. Drop --level.",
         )
         scorer = SequenceScorer(scorer)
