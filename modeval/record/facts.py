@@ -87,7 +87,10 @@ def inferred(watches: Iterable[ExpertWatch]) -> tuple[str, ...]:
     mine = [watch for watch in watches if watch.inferred]
     notes = []
     for agreed, ending in (
-        (True, "their experts were given as many tokens in each call"),
+        (
+            True,
+            "their experts were given as many tokens in each call; weights are taken as a softmax",
+        ),
         (False, "nothing confirms that nothing else decides"),
     ):
         names = [watch.router.name for watch in mine if watch.agreed == agreed]

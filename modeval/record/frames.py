@@ -132,6 +132,7 @@ def make_frame(
     outer: Frame | None,
     *,
     masked: bool = True,
+    within: bool = False,
 ) -> Frame:
     """Return the frame of a call: its tokens, its mask, its phase.
 
@@ -142,6 +143,7 @@ def make_frame(
         by_name: what it is given by name.
         outer: the call around it.
         masked: whether its mask is of interest; not when another one is given by hand.
+        within: whether it is made by ``generate``: it may be of a part of the model, of images too.
 
     Raises:
         TraceError: the mask of the outermost call cannot be read.
@@ -149,7 +151,8 @@ def make_frame(
     given = {**dict(zip(names, arguments, strict=False)), **by_name}
     batch, length = _shape(given, arguments, inner=outer is not None)
     past = past_of(given)
-    mask = _mask(given, batch, length, past, inner=outer is not None) if masked else None
+    inner = within or outer is not None
+    mask = _mask(given, batch, length, past, inner=inner) if masked else None
     frame = Frame(
         module=module,
         batch=batch,

@@ -87,6 +87,10 @@ class Generation:
                 exits.enter_context(_replaced(module, name, _refuse_batching))
             yield
 
+    def tells(self, module: nn.Module) -> bool:
+        """Return whether ``generate`` has told what is padding in the next call of this model."""
+        return bool(self.runs) and self.runs[-1].told and self.runs[-1].module is module
+
     @contextlib.contextmanager
     def _draft(self) -> Iterator[None]:
         before, self.drafting = self.drafting, True

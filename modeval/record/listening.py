@@ -157,8 +157,12 @@ class Listener:
         self._error = sys.exc_info()[1]
         self._frames.append(Frame(module, None, None, None, None, None, UNKNOWN))
         given = self._labeller.given
-        told = bool(self.generation.runs) or (given is not None and given.mask is not None)
-        frame = make_frame(module, names, arguments, by_name, None, masked=not told)
+        by_hand = given is not None and given.mask is not None
+        frame = make_frame(
+            module, names, arguments, by_name, None,
+            masked=not by_hand and not self.generation.tells(module),
+            within=bool(self.generation.runs),
+        )  # fmt: skip
         self._frames[0] = frame
         self._begin(frame, dict(zip(names, arguments, strict=False)) | by_name)
         key = self._labeller.source

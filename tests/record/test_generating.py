@@ -211,3 +211,34 @@ def test_several_tokens_after_others_are_prefill_and_said_to_be(model) -> None:
     assert rows(recording, "prefill") == [5.0]
     assert rows(recording, "decode") == [1.0]
     assert any("1 calls of several tokens after others" in x for x in recording.header().notes)
+
+
+def test_canvases_that_are_denoised_are_no_prompt_and_have_a_mask_of_their_own() -> None:
+    """The decoder of a diffusion model fills a canvas beside a padded prompt of the same size."""
+    transformers = pytest.importorskip("transformers")
+    if not hasattr(transformers, "DiffusionGemmaForBlockDiffusion"):
+        pytest.skip("this transformers has no such model")
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "head_dim": 8}
+    text = transformers.DiffusionGemmaTextConfig(
+        **size, vocab_size=64, num_hidden_layers=1, num_key_value_heads=2, num_experts=4,
+        moe_intermediate_size=16, top_k_experts=2, global_head_dim=8,
+        num_global_key_value_heads=2, layer_types=["full_attention"], pad_token_id=0,
+    )  # fmt: skip
+    config = transformers.DiffusionGemmaConfig(
+        text_config=text,
+        vision_config={"model_type": "gemma4_vision", "num_hidden_layers": 1} | size,
+        canvas_length=4, image_token_id=60, boi_token_id=61, eoi_token_id=62,
+    )  # fmt: skip
+    network = transformers.DiffusionGemmaForBlockDiffusion(config).eval()
+    ids, mask = padded([[7, 8], [5, 6, 7, 8]])
+    canvas = torch.tensor([[3, 4, 5, 6], [7, 8, 9, 10]])
+    with torch.no_grad(), record(network) as recording:
+        network(input_ids=ids, attention_mask=mask, decoder_input_ids=canvas)
+    assert recording.counts().samples.sum((1, 2)).tolist() == [6.0, 8.0]
+    with torch.no_grad(), record(network) as recording:
+        network.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=4, max_denoising_steps=2
+        )
+    encoder, decoder = recording.counts().samples.sum((1, 2)).tolist()
+    assert encoder == 6.0
+    assert decoder % 8 == 0
