@@ -213,6 +213,7 @@ def test_several_tokens_after_others_are_prefill_and_said_to_be(model) -> None:
     assert any("1 calls of several tokens after others" in x for x in recording.header().notes)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_canvases_that_are_denoised_are_no_prompt_and_have_a_mask_of_their_own() -> None:
     """The decoder of a diffusion model fills a canvas beside a padded prompt of the same size."""
     transformers = pytest.importorskip("transformers")
