@@ -24,8 +24,7 @@ from modeval.spec.computing.computations import Diff
 from modeval.spec.phases import Merge
 from modeval.train.files import read_network
 from modeval.train.learners import own_names
-from modeval.train.loop import VALIDATION_SAMPLES
-from modeval.train.stream import Stream, validation_batch
+from modeval.train.stream import VALIDATION_SAMPLES, Stream, validation_batch
 from modeval.train.validation import by_rule
 from modeval.types import Batch
 
