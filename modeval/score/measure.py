@@ -28,7 +28,7 @@ from modeval.score.inference.permutation import (
     untestable,
 )
 from modeval.score.routing import LayerStack, Routing
-from modeval.types import RoutingCounts
+from modeval.types import Prior, RoutingCounts
 
 MOST, MOST_PROBED = 512, 128
 """Documents, or groups of them, left out one after another; and for metrics that sort shares under
@@ -248,7 +248,8 @@ def _permuted(
     groups = [group for group in routing.groups if group.labelled]
     if routing.rules < 2 or not groups:  # noqa: PLR2004 - one label: nothing to exchange
         return {}
-    reason = next((why for group in groups if (why := untestable(group.units))), "")
+    prior: Prior = routing.prior if routing.evidence == "documents" else "uniform"
+    reason = next((why for group in groups if (why := untestable(group.units, prior))), "")
     if reason:
         notes.append(f"No test against permuted labels: {reason}.")
         return {}

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special  # scipy.stats has these by name, and takes a second to load
 
 from modeval.trace.trace import Warned
 
@@ -290,7 +290,7 @@ def _together(marks: Sequence[NDArray[np.bool_]]) -> tuple[NDArray[np.bool_], fl
 def _telling(marked: NDArray[np.bool_], by_chance: float) -> bool:
     seen = int(marked.sum())
     enough = seen >= max(FEWEST, SHARE * len(marked))
-    return bool(enough and stats.poisson.sf(seen - 1, by_chance) < RARE)
+    return bool(enough and special.gammainc(seen, by_chance) < RARE)
 
 
 def _repeated_ranks(
@@ -398,7 +398,7 @@ def too_equal(
         if chosen >= len(row):
             return  # every token takes every module
     freedom = sum(len(row) - 1 for row in whole.values())
-    if whole and stats.chi2.cdf(statistic, freedom) < RARE:
+    if whole and special.chdtr(freedom, statistic) < RARE:
         spread = np.sqrt(np.mean([row.mean() for row in whole.values()]))
         yield Warned(
             "too equal",

@@ -194,6 +194,15 @@ def test_what_cannot_be_tested_says_what_to_record() -> None:
     assert not untestable(document_units(torch.rand(40, 3), torch.arange(40) % 2))
 
 
+def test_a_document_that_is_most_of_its_label_is_no_matter_only_where_labels_weigh_alike() -> None:
+    world = World(giant=1_000_000)
+    units = world.draw(np.random.default_rng(0), world.activation())
+    assert untestable(units) == ""
+    assert "--prior uniform" in untestable(units, "empirical")
+    even = World(lengths="equal").draw(np.random.default_rng(0), world.activation())
+    assert untestable(even, "empirical") == ""
+
+
 def test_many_layers_get_more_permutations() -> None:
     assert permutations_for(1) == 999
     assert permutations_for(48) == 1199
