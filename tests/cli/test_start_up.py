@@ -113,3 +113,20 @@ def test_what_reads_scorecards_and_tables_loads_no_pytorch(tried):
         assert code in {0, 1, None} or not ends_well, (command, said)  # a gate may say no
         assert not heavy, command
         assert seconds < 5, command  # of processor time: a fifth of it where nothing else runs
+
+
+def test_a_gate_loads_neither_scipy_nor_other_commands_nor_specifications():
+    program = (
+        "import sys\nfrom modeval.cli.main import run\ntry:\n    run()\nexcept SystemExit as end:\n"
+        "    print([name for name in sys.modules if name in {'scipy', 'modeval.spec'} or "
+        "name.startswith('modeval.cli.') and name.endswith(('train', 'report', 'score'))])\n"
+        "    raise"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "gate", CARD, *LIMIT, "-q"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in {0, 1}, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -259,6 +259,18 @@ def test_the_page_begins_with_the_finding_a_picture_and_what_to_do(reports):
     assert text.index("What cannot be claimed</h2>") > text.index("Entropy budget</h2>")
 
 
+def test_what_came_of_each_model_is_told_before_the_picture_and_explained_after_it(reports):
+    text = reports["paper"]
+    first = text[text.index('<section id="brief"') : text.index("<h3>8 rules")]
+    told, explained = first[: first.index("<svg ")], first[first.index("</svg>") :]
+    names = [
+        f'<span class="who">{name}:</span>' for name in ("Monolithic", "Modular", "GT-Modular")
+    ]
+    assert all(told.count(name) == explained.count(name) == 1 for name in names)
+    assert "Alignment score" not in re.sub("<h4>.*", "", told)
+    assert explained.count("Alignment score") > 1
+
+
 def test_models_stand_in_the_order_of_their_numbers_with_a_chart_against_them():
     made = [cards.cohort(rules=rules, modules=rules) for rules in (16, 2, 8, 4)]
     text = html.render(made, [f"r{n}.json" for n in range(4)])
