@@ -35,7 +35,7 @@ def merging_of(
     """Return what merging cost, and what lies between the modules that were merged.
 
     They are taken as they were after the phase before, which is the last one whose weights have
-    them apart. Nothing where no phase merges, or the first.
+    them apart. Nothing where no phase merges, or the first, or those weights are gone.
 
     Args:
         folder: of the run.
@@ -49,6 +49,8 @@ def merging_of(
         if any(isinstance(action, Merge) for action in (*phase.before, *phase.after))
     ]
     if not merges or not merges[0] or course is None:
+        return None
+    if not (folder / f"phase-{merges[0]}.safetensors").is_file():
         return None
     whole = read_network(folder, f"phase-{merges[0]}").state_dict()
     network = build(spec.data, spec.model, seeds=len(kept))
@@ -112,16 +114,17 @@ def _ordered(network: Network, one: Parameters, two: Parameters) -> Parameters |
         return matched(network, one, two)
     banks = {name for name, part in network.named_modules() if _differs(part)}
     found = dict(two)
-    for name in sorted(name.removesuffix(".hidden") for name in banks if name.endswith(".hidden")):
-        if f"{name}.readout" not in banks:
-            return None
+    names = sorted(name.removesuffix(".hidden") for name in banks if name.endswith(".hidden"))
+    if not names or banks != {f"{name}.{part}" for name in names for part in ("hidden", "readout")}:
+        return None
+    for name in names:
         ends = [_units(parameters, name) for parameters in (one, found)]
         units = permute_units(ends[1], match_units(*ends))
         trunk = _units(one, name, own=False)
         found[f"{name}.hidden.own_weight"] = units.into - trunk.into
         found[f"{name}.hidden.own_bias"] = units.bias - trunk.bias
         found[f"{name}.readout.own_weight"] = units.out - trunk.out
-    return found if banks else None
+    return found
 
 
 def _differs(part: torch.nn.Module) -> bool:
