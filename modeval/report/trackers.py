@@ -1,15 +1,24 @@
 """Scorecards for trackers of experiments, each through its own library, and as OpenMetrics text."""
 
+import io
+import os
+import socket
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
+from pathlib import Path
 
-from modeval.errors import DependencyError, ScorecardError
+from modeval.atomic import Fault, write_bytes
+from modeval.errors import DependencyError, ModevalError, ScorecardError
 from modeval.score.chosen import distinct_title
 from modeval.score.scorecard import ModelRecord, Score, Scorecard
 from modeval.text import visible
 
+UNWRITTEN = Fault(
+    ScorecardError, "Nothing was left there; free some space or name another folder with --out."
+)
 BATCH = 500
 """Metrics in one request to MLflow, whose servers take a thousand."""
 
@@ -104,6 +113,8 @@ def log(card: Scorecard, to: str, *, where: str, step: int) -> int:
         raise ScorecardError("The scorecard has no score over seeds to log. Score again.")
     try:
         tracker.log(values, where, step)
+    except ModevalError:
+        raise
     except Exception as error:
         said = " ".join(str(error).split()) or type(error).__name__
         raise ScorecardError(
@@ -114,11 +125,20 @@ def log(card: Scorecard, to: str, *, where: str, step: int) -> int:
 
 
 def _tensorboard(values: list[Scalar], where: str, step: int) -> None:
-    from torch.utils.tensorboard.writer import SummaryWriter  # noqa: PLC0415 - loads PyTorch
+    """Write a file of events as a whole: TensorBoard's own writer is a thread that may die."""
+    from tensorboard.compat.proto.event_pb2 import Event  # noqa: PLC0415 - optional
+    from tensorboard.compat.proto.summary_pb2 import Summary  # noqa: PLC0415
+    from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
 
-    with SummaryWriter(where) as writer:
-        for scalar in values:
-            writer.add_scalar(scalar.name, scalar.value, step)
+    now, content = time.time(), io.BytesIO()
+    writer = RecordWriter(content)
+    writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+    for scalar in values:
+        summary = Summary(value=[Summary.Value(tag=scalar.name, simple_value=scalar.value)])
+        writer.write(Event(wall_time=now, step=step, summary=summary).SerializeToString())
+    name = f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{os.getpid()}.{step}"
+    Path(where).mkdir(parents=True, exist_ok=True)
+    write_bytes(Path(where) / name, content.getvalue(), UNWRITTEN)
 
 
 def _wandb(values: list[Scalar], where: str, step: int) -> None:

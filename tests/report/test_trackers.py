@@ -1,6 +1,8 @@
 """Scorecards for trackers: every score over seeds arrives, under a name of its own."""
 
+import errno
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -30,6 +32,18 @@ def test_tensorboard_reads_back_what_was_sent(tmp_path):
     first = next(scalars(card))
     [event] = events.Scalars(first.name)
     assert (event.step, event.value) == (7, pytest.approx(first.value, rel=1e-6))
+
+
+def test_a_full_disk_leaves_no_half_of_an_event_file(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ScorecardError, match="the disk is full. Nothing was left there"):
+        log(trace_card(), "tensorboard", where=str(tmp_path), step=7)
+    assert not list(tmp_path.iterdir())
 
 
 def test_weights_and_biases_gets_all_numbers_in_one_call(monkeypatch):
