@@ -41,7 +41,7 @@ def test_a_full_disk_leaves_no_half_of_an_event_file(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(ScorecardError, match="the disk is full. Nothing was left there"):
+    with pytest.raises(ScorecardError, match=r"the disk is full\. Nothing was left there"):
         log(trace_card(), "tensorboard", where=str(tmp_path), step=7)
     assert not list(tmp_path.iterdir())
 
