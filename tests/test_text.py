@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.markup import render
 from rich.text import Text
@@ -38,6 +38,7 @@ HOSTILE = (
 ACTING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2028\ud800-\udfff]")
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_visible_text_never_acts_and_is_stable(text):
     shown = visible(text)
@@ -47,12 +48,14 @@ def test_visible_text_never_acts_and_is_stable(text):
     shown.encode()
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="[]\\/ab=@", max_size=12))
 def test_rich_shows_a_name_as_it_is(text):
     shown = render(f"{for_rich(text)} [b]z[/b]").plain  # a last backslash may be doubled
     assert shown.replace("\\", "") == f"{text} z".replace("\\", "")
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_a_name_is_one_line_of_github_and_of_markdown(text):
     assert "\n" not in for_github_property(text)

@@ -1,7 +1,7 @@
 """Grids: lists are axes, parts are unions, every run is one that could be typed by hand."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeval.errors import SpecError
@@ -10,6 +10,7 @@ from modeval.spec.sweep import NAMED, unfold
 from modeval.spec.systems import SYSTEMS
 
 
+@settings(deadline=None)
 @given(
     rules=st.lists(st.sampled_from([2, 4, 8]), min_size=1, max_size=3, unique=True),
     widths=st.lists(st.sampled_from([32, 64]), min_size=1, max_size=2, unique=True),

@@ -4,7 +4,7 @@ import itertools
 import tomllib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeval.errors import SpecError
@@ -25,6 +25,7 @@ from modeval.spec import (
 positive = st.integers(1, 2**20)
 
 
+@settings(deadline=None)
 @given(
     data=st.builds(
         DataSpec,
