@@ -85,6 +85,8 @@ def typed(line: str) -> tuple[int, str]:
         ("gate four.json --no-policy --max collapse_worst 0.2", "as --max collapse_worst=0.2"),
         ("gate four.json --no-policy --max-drop alignment_score=0.1", "baseline"),
         ("gate four.json", "polic"),
+        ("report four.jsn", "Did you mean four.json?"),
+        ("report nothing.json", "Make one with: modeval score RUN --json nothing.json"),
         ("compare four.json tiny.json", "Give a second scorecard of the same model"),
         ("metrics alignement", "Did you mean alignment_score?"),
         ("metrics scoer", "List them with: modeval metrics"),

@@ -6,6 +6,7 @@ import json
 import stat
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from difflib import get_close_matches
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from modeval.text import for_json
 LARGEST = 1 << 29
 """Bytes of a scorecard at most: some two million scores."""
 EXAMPLE = "scorecard.json"
+CLOSE = 0.85
+"""Share of letters that names have in common, from which one may be meant for the other."""
 
 SCHEMA = Path(__file__).with_name("scorecard.schema.json")
 """JSON Schema of the file."""
@@ -177,6 +180,13 @@ def without_collection() -> Iterator[None]:
             gc.enable()
 
 
+def _near(path: Path) -> Path | None:
+    """Return the JSON file beside a missing one whose name is most like its own."""
+    beside = [each.name for each in path.parent.glob("*.json")]
+    close = get_close_matches(path.name, beside, n=1, cutoff=CLOSE)
+    return path.parent / close[0] if close else None
+
+
 def _text(path: Path) -> str:
     """Return what a file or a pipe holds, up to a size that no scorecard has."""
     try:
@@ -195,9 +205,10 @@ def _text(path: Path) -> str:
             )
         return content.decode("utf-8")
     except FileNotFoundError:
-        raise ScorecardError(
-            f"No scorecard at {path}. Make one with: modeval score RUN --json {path}"
-        ) from None
+        near = _near(path)
+        make = f"Make one with: modeval score RUN --json {path}"
+        advice = f"Did you mean {near}?" if near else make
+        raise ScorecardError(f"No scorecard at {path}. {advice}") from None
     except UnicodeDecodeError as error:
         raise ScorecardError(
             f"{path} cannot be read as JSON: {error}. Score again with --json {path}"
