@@ -24,6 +24,8 @@ from modeval.trace.fold import LayerGroup
 from modeval.trace.trace import TraceHeader
 from modeval.types import Prior, RoutingCounts, View
 
+MOST_RULES = 2_048
+"""Labels at most: with so many a score takes minutes to hours, and hardly any means a thing."""
 WHOLE = 0.98
 """Share of the tokens of the fullest layer of its kind below which a layer was recorded in part."""
 UNEVEN = 1.5
@@ -220,6 +222,13 @@ def _rules(groups: Sequence[LayerGroup], header: TraceHeader, report: _Report) -
         return ()
     present = torch.cat([group.counts.samples for group in groups]).sum((0, 1)) > 0
     rules = tuple(int(rule) for rule in present.nonzero()[:, 0])
+    if len(rules) > MOST_RULES:
+        raise TraceError(
+            f"The trace has {len(rules):,} labels ({header.labels[rules[0]]!a}, ...), and "
+            f"{MOST_RULES:,} are the most that are scored: all are permuted a thousand times. "
+            "Take coarser ones: modeval import FILE --columns label=COLUMN, or "
+            "modeval record MODEL --data FILE --label FIELD."
+        )
     missing = [name for rule, name in enumerate(header.labels) if rule not in rules]
     if missing:
         why = "no samples."

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from modeval.counting.count import count_choices
 from modeval.errors import TraceError
 from modeval.metrics import METRICS, STATIC_METRICS, mutual_information
+from modeval.pace import heard_by
 from modeval.score.inference.multiple import holm
 from modeval.score.measure import OF_TABLES, metrics_without_labels
 from modeval.score.scorecard import FINDINGS, Score, Scorecard, to_dict_form
@@ -492,3 +494,24 @@ def test_one_module_that_tells_one_rule_apart_is_named_though_all_tell_little() 
     assert (finding.rule, finding.module, finding.share) == (3, 7, 1)
     assert finding.told is not None
     assert finding.told < 0.1
+
+
+def test_more_labels_than_can_be_permuted_are_refused_with_what_to_type(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts = counts_of([1.0])
+    cleaning, labels = import_module("modeval.score.clean"), counts.samples.shape[-1]
+    monkeypatch.setattr(cleaning, "MOST_RULES", labels)
+    card_of(counts)
+    monkeypatch.setattr(cleaning, "MOST_RULES", labels - 1)
+    with pytest.raises(TraceError, match=r"labels .*--label FIELD"):
+        card_of(counts)
+
+
+def test_scoring_tells_how_far_it_has_come() -> None:
+    told: list[tuple[str, float, float | None]] = []
+    with heard_by(lambda *what: told.append(what)):
+        card_of(counts_of([1.0]))
+    ends = {what: (done, every) for what, done, every in told}
+    assert {what.split(",")[0] for what in ends} == {"leaving documents out", "permuting labels"}
+    assert all(done == every for done, every in ends.values())

@@ -1,6 +1,6 @@
 """Draws: where their middle lies, how rare a value is among them, and how they are worked on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, TypeVar
 
@@ -9,6 +9,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from modeval.errors import TraceError
+from modeval.pace import tell
 
 Tail = Literal["greater", "less"]
 Part = TypeVar("Part")
@@ -63,26 +64,38 @@ def _quantile(draws: Tensor, share: float) -> Tensor:
     return torch.lerp(ordered[low], ordered[high], place - low)
 
 
-def side_by_side(function: Callable[[slice], Part], draws: int, table: Tensor) -> list[Part]:
+def side_by_side(
+    function: Callable[[slice], Part], draws: int, table: Tensor, *, what: str
+) -> list[Part]:
     """Work on the draws in parts that fit the memory set aside for them, several at a time.
 
     On a CPU a thread for each part, which runs torch alone, takes half the time of all threads for
     each of many short operations, and a quarter where other programs want the processor too.
+    How far it has come is told as ``what``.
     """
     step = max(1, ELEMENTS // max(table.numel(), 1))
     parts = [slice(start, start + step) for start in range(0, draws, step)]
-    return in_threads(function, parts, alone=table.device.type != "cpu")
+    return in_threads(function, parts, alone=table.device.type != "cpu", what=what)
 
 
 def in_threads(
-    function: Callable[[Task], Part], tasks: Sequence[Task], *, alone: bool = False
+    function: Callable[[Task], Part], tasks: Sequence[Task], *, alone: bool = False, what: str
 ) -> list[Part]:
     """Work on tasks, several at a time unless alone: a thread for each, which runs torch alone."""
+
+    def counted(parts: Iterable[Part]) -> list[Part]:
+        found = []
+        tell(what, 0, len(tasks))
+        for part in parts:
+            found.append(part)
+            tell(what, len(found), len(tasks))
+        return found
+
     threads = torch.get_num_threads()
     if alone or min(threads, len(tasks)) == 1:
-        return [function(task) for task in tasks]
+        return counted(map(function, tasks))
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(function, tasks))
+            return counted(pool.map(function, tasks))
     finally:
         torch.set_num_threads(threads)

@@ -156,7 +156,8 @@ def permute_labels(
         labelling = Labelling.of(label[part], coarse.rules)
         return torch.cat([block.relabelled(labelling, statistic) for block in blocks], dim=1)
 
-    drawn = torch.cat(in_threads(relabelled, parts, alone=label.device.type != "cpu"))
+    alone = label.device.type != "cpu"
+    drawn = torch.cat(in_threads(relabelled, parts, alone=alone, what="permuting labels, part"))
     found: Tensor = drawn.reshape(permutations, *batch, *drawn.shape[2:])
     return found
 
