@@ -11,7 +11,7 @@ from modeval.metrics.table import metric_of
 from modeval.score.chosen import distinct_title
 from modeval.score.comparison.differences import BLOCKS_FREEDOM, sampling_error, tasks_of
 from modeval.score.inference.seeds import seed_mean
-from modeval.score.inference.student import plain_quantile
+from modeval.score.inference.student import quantile
 from modeval.score.scorecard import LEVEL, ModelRecord, Score, Scorecard, Seed
 from modeval.text import html_table, visible
 
@@ -223,7 +223,6 @@ def interval_of(asked: Asked, item: Item) -> JudgedInterval:
             values,
             tasks_of(item.singles),
             sampling_error=sampling_error(item.singles),
-            quantile=plain_quantile,
         )
         if estimate.low is None or estimate.high is None:
             return JudgedInterval(over="seeds", reason=estimate.reason)
@@ -239,7 +238,7 @@ def interval_of(asked: Asked, item: Item) -> JudgedInterval:
     error = sampling_error([score])
     if not error or score.value is None:
         return JudgedInterval()
-    reach = error * plain_quantile(BLOCKS_FREEDOM, (1 + LEVEL) / 2)
+    reach = error * quantile(BLOCKS_FREEDOM, (1 + LEVEL) / 2)
     return _within(
         JudgedInterval(score.value - reach, score.value + reach, "samples"), asked, score
     )

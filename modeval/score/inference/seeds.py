@@ -6,7 +6,7 @@ with one task each model seed does, and the claim is about that task alone.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -74,7 +74,6 @@ def seed_mean(
     *,
     sampling_error: float | None = None,
     level: float = LEVEL,
-    quantile: Callable[[float, float], float] = student.quantile,
 ) -> SeedEstimate:
     """Return the mean over seeds with its interval.
 
@@ -93,7 +92,6 @@ def seed_mean(
         sampling_error: standard error of the mean for what all seeds have in common (the samples
             on which they were scored), which no spread between them shows.
         level: promised coverage.
-        quantile: of Student's t, by degrees of freedom and probability.
 
     Returns:
         No interval with one seed, with two numbers that are equal or fewer than two, and where all
@@ -115,7 +113,7 @@ def seed_mean(
         return replace(known, reason=reason)
     own = spread / math.sqrt(len(numbers))
     error, freedom = _with_sampling(own, known.freedom, sampling_error)
-    reach = error * quantile(freedom, 1 - WIDER * (1 - level) / 2)
+    reach = error * student.quantile(freedom, 1 - WIDER * (1 - level) / 2)
     low, high = _ends(numbers, reach)
     return replace(known, low=low, high=high, error=error, freedom=freedom)
 
