@@ -64,27 +64,26 @@ def _cheaper(at: Laboratory, optimiser: str) -> Tensor:
     return _merged(at, "adam")[1] - _merged(at, optimiser)[1]
 
 
+def _of(optimiser: str, note: str = "") -> tuple[Claim, Claim]:
+    """Return what is claimed of an optimiser that is to end in flat places."""
+    name = optimiser.upper()
+    return (
+        Claim(
+            f"{name} ends in flatter places than Adam",
+            f"rise of the loss within {RADIUS}, modules before merging, Adam minus {name}",
+            partial(_flatter, optimiser=optimiser),
+        ),
+        Claim(
+            "... and merging costs less there",
+            f"loss that averaging modules adds, Adam minus {name}",
+            partial(_cheaper, optimiser=optimiser),
+            note=note,
+        ),
+    )
+
+
 FLATNESS_CLAIMS: tuple[Claim, ...] = (
-    Claim(
-        "SAM ends in flatter places than Adam",
-        f"rise of the loss within {RADIUS}, modules before merging, Adam minus SAM",
-        partial(_flatter, optimiser="sam"),
-    ),
-    Claim(
-        "... and merging costs less there",
-        "loss that averaging modules adds, Adam minus SAM",
-        partial(_cheaper, optimiser="sam"),
-        note="Flat along a gradient is not flat along the line to the module of another rule.",
-    ),
-    Claim(
-        "SGD ends in flatter places than Adam",
-        f"rise of the loss within {RADIUS}, modules before merging, Adam minus SGD",
-        partial(_flatter, optimiser="sgd"),
-    ),
-    Claim(
-        "... and merging costs less there",
-        "loss that averaging modules adds, Adam minus SGD",
-        partial(_cheaper, optimiser="sgd"),
-    ),
+    *_of("sam", "Flat along a gradient is not flat along the line to the module of another rule."),
+    *_of("sgd"),
 )
 """What is claimed of them, and how it is measured."""

@@ -140,7 +140,7 @@ def leave_one_out(
     def without(part: slice) -> Mapping[str, Tensor]:
         return function(_without(coarse, whole, clusters[part], view))
 
-    found = side_by_side(without, len(clusters), batch, what="leaving documents out, part")
+    found = side_by_side(without, len(clusters), batch, what="leaving documents out in parts")
     value = function(whole)
     worth = effective_documents(coarse)
     between = cross_fitted(coarse, [*value], prior=prior, view=view)

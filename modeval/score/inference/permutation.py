@@ -157,7 +157,7 @@ def permute_labels(
         return torch.cat([block.relabelled(labelling, statistic) for block in blocks], dim=1)
 
     alone = label.device.type != "cpu"
-    drawn = torch.cat(in_threads(relabelled, parts, alone=alone, what="permuting labels, part"))
+    drawn = torch.cat(in_threads(relabelled, parts, alone=alone, what="permuting labels in parts"))
     found: Tensor = drawn.reshape(permutations, *batch, *drawn.shape[2:])
     return found
 

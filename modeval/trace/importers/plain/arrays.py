@@ -8,7 +8,7 @@ they were taken for is the first note; where two readings are possible, nothing 
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def read_torch(path: Path, options: Options, note: Note) -> Iterator[Piece]:
         if not options.axes and array.ndim == 2 and array.dtype.kind in "iu":  # noqa: PLR2004
             axes = ("token", "choice")
         name = layer_name(int(key)) if str(key).isdecimal() else str(key)
-        yield from _pieces(array, axes, path, options, note, name)
+        yield from _pieces(_Array(array, axes, path, name), options, note)
 
 
 def read_npz(path: Path, options: Options, note: Note) -> Iterator[Piece]:
@@ -105,7 +105,7 @@ def _read_each(
     for name, array in arrays.items():
         layer = None if what == "label" else layer_of(NUMBERED.sub("", name), path, name)
         layer = layer_name(layer) if isinstance(layer, int) else layer
-        for piece in _pieces(array, shared, path, options, note, layer):
+        for piece in _pieces(_Array(array, shared, path, layer), options, note):
             if what == "layer" or isinstance(piece, Facts):
                 yield piece
             else:
@@ -150,7 +150,7 @@ def _read(array: NDArray[Any], path: Path, options: Options, note: Note) -> Iter
     if not options.axes:
         shape = " x ".join(f"{size} {axis}s" for size, axis in zip(array.shape, axes, strict=True))
         note(f"{path.name} says nothing of its axes: it was taken for {shape}. Say them by --axes.")
-    yield from _pieces(array, axes, path, options, note, None)
+    yield from _pieces(_Array(array, axes, path), options, note)
 
 
 def guess_axes(array: NDArray[Any], path: Path) -> tuple[str, ...]:
@@ -227,61 +227,74 @@ def _asking(array: NDArray[Any]) -> str:
     return f"Say what its axes are, of {', '.join(AXES)}: {examples.get(array.ndim, '--axes ...')}"
 
 
-def _pieces(  # noqa: PLR0917
-    array: NDArray[Any],
-    axes: tuple[str, ...],
-    path: Path,
-    options: Options,
-    note: Note,
-    layer: str | None,
-) -> Iterator[Piece]:
+@dataclass(frozen=True, slots=True)
+class _Array:
+    """An array of which it is known what its axes are.
+
+    Attributes:
+        values: its numbers.
+        axes: a name for each axis.
+        path: where it was read.
+        layer: the layer that all of it is of; nothing where an axis says, or there is one.
+    """
+
+    values: NDArray[Any]
+    axes: tuple[str, ...]
+    path: Path
+    layer: str | None = None
+
+    def ordered(self, *wanted: str) -> NDArray[Any]:
+        """Return it with all the wanted axes in order; those that it lacks have the size 1."""
+        held = [axis for axis in wanted if axis in self.axes]
+        moved = self.values.transpose([self.axes.index(axis) for axis in held])
+        shape = iter(moved.shape)
+        return moved.reshape([next(shape) if axis in self.axes else 1 for axis in wanted])
+
+    def about(self, rule: int, document: int) -> dict[str, Any]:
+        """Return the label and the document of a part."""
+        return {
+            "label": f"label {rule}" if "label" in self.axes else None,
+            "document": document if "document" in self.axes else -1,
+        }
+
+
+def _pieces(array: _Array, options: Options, note: Note) -> Iterator[Piece]:
+    axes, path, values = array.axes, array.path, array.values
     strange = [axis for axis in axes if axis not in AXES]
-    if strange or len(axes) != array.ndim or len(set(axes)) != len(axes):
+    if strange or len(axes) != values.ndim or len(set(axes)) != len(axes):
         wrong = f", and --axes {','.join(axes)} is no name for each" if axes else ""
-        refuse(path, "", f"has the shape {array.shape}{wrong}", _asking(array))
+        refuse(path, "", f"has the shape {values.shape}{wrong}", _asking(values))
     if "token" in axes:
-        yield from _rows(array, axes, path, options, note, layer)
+        yield from _rows(array, options, note)
     elif "expert" in axes and "choice" not in axes:
-        yield from _counts(array, axes, path, options, layer)
+        yield from _counts(array, options)
     else:
         refuse(
-            path, "", f"--axes {','.join(axes)} names neither experts nor tokens", _asking(array)
+            path, "", f"--axes {','.join(axes)} names neither experts nor tokens", _asking(values)
         )
 
 
-def _counts(
-    array: NDArray[Any], axes: tuple[str, ...], path: Path, options: Options, layer: str | None
-) -> Iterator[Counts]:
-    table = _ordered(array, axes, ("label", "document", "layer", "expert"))
-    values = tallies(table, 4, path, "", "the array")
+def _counts(array: _Array, options: Options) -> Iterator[Counts]:
+    table = array.ordered("label", "document", "layer", "expert")
+    values = tallies(table, 4, array.path, "", "the array")
     for rule, document, place in np.ndindex(*values.shape[:3]):
         yield Counts(
-            layer or place,
+            array.layer or place,
             values[rule, document, place],
-            label=f"label {rule}" if "label" in axes else None,
-            document=document if "document" in axes else -1,
             choices=options.choices,
+            **array.about(rule, document),
         )
 
 
-def _rows(  # noqa: PLR0917
-    array: NDArray[Any],
-    axes: tuple[str, ...],
-    path: Path,
-    options: Options,
-    note: Note,
-    layer: str | None,
-) -> Iterator[Rows]:
+def _rows(array: _Array, options: Options, note: Note) -> Iterator[Rows]:
+    axes, path = array.axes, array.path
     last = "choice" if "choice" in axes else "expert"
     if last not in axes:
         refuse(path, "", f"--axes {','.join(axes)} names tokens and neither choices nor experts")
-    table = _ordered(array, axes, ("label", "document", "layer", "token", last))
+    table = array.ordered("label", "document", "layer", "token", last)
     for rule, document, place in np.ndindex(*table.shape[:3]):
-        name = layer or layer_name(place)
-        about: dict[str, Any] = {
-            "label": f"label {rule}" if "label" in axes else None,
-            "document": document if "document" in axes else -1,
-        }
+        name = array.layer or layer_name(place)
+        about = array.about(rule, document)
         tokens = table[rule, document, place]
         for start in range(0, len(tokens), STRETCH):
             part = tokens[start : start + STRETCH]
@@ -318,14 +331,6 @@ def _whole(part: NDArray[Any]) -> NDArray[Any]:
         part.dtype.kind == "f" and bool(np.isfinite(part).all()) and (part == part.round()).all()
     )
     return part.astype(np.int64) if whole else part
-
-
-def _ordered(array: NDArray[Any], axes: tuple[str, ...], wanted: tuple[str, ...]) -> NDArray[Any]:
-    """Return an array with all the wanted axes in order; those that it lacks have the size 1."""
-    held = [axis for axis in wanted if axis in axes]
-    moved = array.transpose([axes.index(axis) for axis in held])
-    shape = iter(moved.shape)
-    return moved.reshape([next(shape) if axis in axes else 1 for axis in wanted])
 
 
 def _is_bare_torch(path: Path, start: bytes) -> bool:
