@@ -91,7 +91,7 @@ def inferred(watches: Iterable[ExpertWatch]) -> tuple[str, ...]:
             True,
             "their experts were given as many tokens in each call; weights are taken as a softmax",
         ),
-        (False, "nothing confirms that nothing else decides"),
+        (False, "nothing confirms that nothing else decides, nor that weights are a softmax"),
     ):
         names = [watch.router.name for watch in mine if watch.agreed == agreed]
         if names:

@@ -103,7 +103,7 @@ class Listener:
             if callable(getattr(module, "generate", None)):
                 exits.enter_context(self.generation.around(module))
         for number, router in enumerate(self.routers):
-            if router.doubt or (router.read is selected and router.found != "class"):
+            if router.doubt or router.read is selected:  # older classes return logits alone
                 self.watches[number] = watch(router, keep, lambda: self._deaf)
             keep(router.parent.register_forward_pre_hook(functools.partial(self._reach, number)))
             if router.split is not None:

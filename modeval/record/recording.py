@@ -47,7 +47,7 @@ from modeval.record.routers.find import Patterns, find_routers
 from modeval.record.routers.readers import Router
 from modeval.record.writing import RowStream, shared_experts, source_of
 from modeval.trace.fold import BLOCKS, LayerGroup
-from modeval.trace.trace import PHASES, Phase, TraceHeader, Warned
+from modeval.trace.trace import PHASES, Phase, TraceHeader, Warned, WeightScale
 from modeval.types import RoutingCounts
 
 
@@ -281,7 +281,7 @@ class Recording:
             choices=tuple(seen.choices or 1 for seen in self._listener.seen),
             labels=self.labels,
             source=source_of(self.model),
-            weight_scale="renormalised" if all(s.weighted for s in self._listener.seen) else "none",
+            weight_scale=self._weight_scale(),
             phase=self._phase,
             capacity=capacity.pop() if len(capacity) == 1 else "unknown",
             padding="excluded" if self._listener.facts.unmasked == 0 else "unknown",
@@ -289,6 +289,12 @@ class Recording:
             token_ids=self._tokens,
             notes=self._notes,
         )
+
+    def _weight_scale(self) -> WeightScale:
+        if not all(seen.weighted for seen in self._listener.seen):
+            return "none"
+        assumed = any(watch.inferred for watch in self._listener.watches.values())
+        return "assumed" if assumed else "renormalised"
 
     # --- the life of a recording ------------------------------------------------------------------
 
@@ -373,7 +379,8 @@ class Recording:
             names = [layer.name for layer in layers if layer.status == status]
             if names:
                 notes.append(f"{len(names)} layers {text}: {', '.join(names[:4])}")
-        stream.close(complete=True, notes=notes, warnings=self.warnings())
+        scale = self._weight_scale()
+        stream.close(complete=True, notes=notes, warnings=self.warnings(), weight_scale=scale)
 
     def _check(self) -> None:
         """Refuse a recording in which something is missing or strange."""

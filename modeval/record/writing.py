@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from modeval.record.frames import TokenRows
 from modeval.record.routers.find import is_a
 from modeval.record.routers.readers import Router
 from modeval.trace.files import TraceWriter
-from modeval.trace.trace import Source, TraceHeader, Warned, make_chunk
+from modeval.trace.trace import Source, TraceHeader, Warned, WeightScale, make_chunk
 
 
 class RowStream:
@@ -55,9 +56,14 @@ class RowStream:
             )
 
     def close(
-        self, *, complete: bool, notes: Sequence[str] = (), warnings: Sequence[Warned] = ()
+        self,
+        *,
+        complete: bool,
+        notes: Sequence[str] = (),
+        warnings: Sequence[Warned] = (),
+        weight_scale: WeightScale | None = None,
     ) -> None:
-        """End the trace: whole, with notes and warnings, or as a prefix of one."""
+        """End the trace: whole, with what is known at its end, or as a prefix of one."""
         writer, self._writer = self._writer, None
         if writer is None:
             return
@@ -66,7 +72,10 @@ class RowStream:
             return
         with writer:
             if notes or warnings:
-                writer.header = writer.header.warned(*warnings)
+                header = writer.header.warned(*warnings)
+                if weight_scale is not None and header.weighted:
+                    header = replace(header, weight_scale=weight_scale)
+                writer.header = header
                 writer.note(*notes)
 
 

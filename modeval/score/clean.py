@@ -125,8 +125,7 @@ def clean(
 
 def default_view(header: TraceHeader) -> View:
     """Return ``weight`` where the weights of a trace are shares, else ``assignment``."""
-    shares = header.weight_scale in ("probability", "renormalised")
-    return "weight" if shares else "assignment"
+    return "weight" if header.shares else "assignment"
 
 
 def _metrics(

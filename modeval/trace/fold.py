@@ -161,8 +161,7 @@ def _of_phase(
 
 def columns_to_fold(header: TraceHeader) -> tuple[str, ...]:
     """Return the columns that :func:`fold` reads; weights only when they are shares."""
-    shares = header.weight_scale in ("probability", "renormalised")
-    return ("document", "label", "layer", "chosen", *(("weight",) if shares else ()))
+    return ("document", "label", "layer", "chosen", *(("weight",) if header.shares else ()))
 
 
 def document_block(document: Int64[Tensor, " rows"], blocks: int) -> Int64[Tensor, " rows"]:

@@ -20,7 +20,7 @@ from modeval.errors import TraceError
 
 VERSION = 1
 
-WeightScale = Literal["probability", "renormalised", "selection score", "none"]
+WeightScale = Literal["probability", "renormalised", "assumed", "selection score", "none"]
 Phase = Literal["prefill", "decode", "train", "mixed", "unknown"]
 Capacity = Literal["before", "after", "unknown"]
 Padding = Literal["excluded", "included", "unknown"]
@@ -99,8 +99,10 @@ class TraceHeader:
         labels: names of the rules; the column ``label`` is a number into it, -1 for unlabelled.
         source: engine, model and format.
         weight_scale: ``probability``: share of a softmax over all modules, so that the chosen ones
-            may sum to less than 1; ``renormalised``: the chosen sum to 1; ``selection score``: what
-            the choice was made by, no share of anything; ``none``: weights were not recorded.
+            may sum to less than 1; ``renormalised``: the chosen sum to 1; ``assumed``: a softmax
+            over the logits of the chosen, by which the model may or may not weigh them;
+            ``selection score``: what the choice was made by, no share of anything; ``none``:
+            weights were not recorded.
         phase: when the rows were measured; ``mixed`` when the column ``phase`` tells them apart.
         capacity: whether the choices were taken before or after modules dropped tokens.
         padding: whether padding tokens are among the rows.
@@ -143,6 +145,11 @@ class TraceHeader:
     def weighted(self) -> bool:
         """Return whether the column ``weight`` is present."""
         return self.weight_scale != "none"
+
+    @property
+    def shares(self) -> bool:
+        """Return whether the weights of a row are shares of its token, known or assumed."""
+        return self.weight_scale in ("probability", "renormalised", "assumed")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -265,7 +272,7 @@ def _column(name: str, value: Any, rows: int) -> NDArray[Any]:
     kind = DTYPES[name]
     if source.dtype != kind and np.issubdtype(kind, np.integer) and source.size:
         _check_fits(name, source, kind)
-    with np.errstate(over="ignore"):  # what overflows is infinite, and refused by its row
+    with np.errstate(over="ignore", invalid="ignore"):  # not finite: refused by its row
         column = source.astype(kind, copy=False)
     if column.ndim == 0:
         return np.full(rows, column, dtype=kind)

@@ -1,13 +1,17 @@
 """Routers that nothing is known of: what is read is what the experts got, or it is refused."""
 
 # ruff: noqa: PT012, SIM117 - what must fail is the whole recording
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+import modeval
 from modeval.errors import TraceError
 from modeval.record.recording import record
 from modeval.record.routers.find import find_routers
+from modeval.trace.files import open_trace
 
 EXPERTS = 4
 
@@ -82,6 +86,7 @@ def test_groups_are_noticed_by_any_name(name: str) -> None:
 def test_logits_that_the_experts_confirm_are_recorded_and_said_to_be_read() -> None:
     recording = run(Block())
     assert recording.counts().selections.sum() == 200
+    assert recording.header().weight_scale == "assumed"
     assert len(recording.header().notes) == 1
     assert (
         "1 routers are read as the largest of their logits (0.gate): their experts were given"
@@ -93,6 +98,21 @@ def test_logits_that_the_experts_confirm_are_recorded_and_said_to_be_read() -> N
 def test_experts_that_are_given_every_token_confirm_nothing(rows: int) -> None:
     recording = run(Block("all"), rows)
     assert "nothing confirms that nothing else decides" in recording.header().notes[0]
+
+
+def test_weights_that_are_a_guess_are_marked_in_the_trace_and_with_the_scores(
+    tmp_path: Path,
+) -> None:
+    block = nn.Sequential(Block())
+    with record(block, trace=tmp_path / "x.trace"), torch.no_grad():
+        block(torch.randn(200, 8))
+    header = open_trace(tmp_path / "x.trace").header
+    assert header.weight_scale == "assumed"
+    assert header.shares
+    card = modeval.score(tmp_path / "x.trace")
+    [model] = card.models
+    assert model.model["weight_scale"] == "assumed"
+    assert "weights are taken as a softmax" in " ".join(model.data["notes"])
 
 
 class Dense(nn.Module):

@@ -121,6 +121,60 @@ def test_what_columns_and_arrays_were_taken_for_is_said(tmp_path: Path) -> None:
     assert any("each array was taken for a label" in note for note in header.notes)
 
 
+LOGITS = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32)
+LOGITS[:, 4:] -= 40  # the last two modules are never chosen
+
+
+def in_npy(name: str, array: Any) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        np.save(folder / name, array)
+        return folder / name
+
+    return make
+
+
+def scores_of_warp(folder: Path) -> Path:
+    rows = [f"{token} 0 {' '.join(map(str, row))}\n" for token, row in enumerate(LOGITS)]
+    return written("scores.txt", "".join(rows))(folder)
+
+
+TELLING: dict[str, tuple[Callable[[Path], Path], Options, int]] = {
+    "a column for each expert": (written("a.csv", WIDE.replace("7", "0").replace("9", "0")),
+                                 Options(), 3),
+    "JSON with a number for each": (written("a.json", json.dumps([[5, 0], [1, 0]])), Options(), 2),
+    "logits": (in_npy("a.npy", LOGITS), Options(axes=("token", "expert"), choices=2), 6),
+    "logits of EMO": (in_npy("embeddings_logits.npy", LOGITS), Options(layers=1, choices=2), 6),
+    "scores": (scores_of_warp, Options(choices=2), 6),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TELLING)
+def test_modules_that_were_never_chosen_count_where_the_file_names_them(
+    tmp_path: Path, name: str
+) -> None:
+    make, options, modules = TELLING[name]
+    header = import_source([make(tmp_path)], tmp_path / "x.trace", options=options).header
+    assert set(header.modules) == {modules}
+    assert "from the largest" not in " ".join(header.notes)
+
+
+def test_columns_with_a_gap_do_not_tell_how_many_modules_there_are(tmp_path: Path) -> None:
+    table = "layer,expert_0,expert_2\n0,3,4\n"
+    notes = import_source([written("a.csv", table)(tmp_path)], tmp_path / "x").header.notes
+    assert any("3, was taken from the largest that was counted" in note for note in notes)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "embeddings_logits.npy"])
+def test_what_the_processor_signals_as_no_number_is_refused_without_a_warning(
+    tmp_path: Path, name: str
+) -> None:
+    array = LOGITS.copy()
+    array.view(np.uint32)[3, 1] = 0x7F800001  # a damaged file may hold it: casts of it warn
+    options = Options(axes=("token", "expert") * (name == "a.npy"), layers=1, choices=2)
+    with pytest.raises(TraceError, match=r"not finite|no finite"):
+        import_source([in_npy(name, array)(tmp_path)], tmp_path / "x.trace", options=options)
+
+
 def test_an_npz_may_hold_the_ids_that_tokens_chose(tmp_path: Path) -> None:
     ids = np.random.default_rng(0).random((300, 16)).argsort(1)[:, :4]
     made = in_npz(**{"layers.3": ids, "layers.10": ids[::-1]})(tmp_path)

@@ -25,11 +25,11 @@ from modeval.metrics.agreement import (
 )
 from modeval.score.inference import student
 from modeval.trace.files import Trace, open_trace, read_columns
+from modeval.trace.trace import TraceHeader
 
 Columns = dict[str, NDArray[Any]]
 ROWS_AT_ONCE = 1 << 23
 """Rows of a trace that are held in memory; larger ones are read in several passes."""
-SHARES = ("probability", "renormalised")
 DECILES = 10
 RENUMBERED = 0.1
 """Gain of a renumbering that is worth saying; the best of all permutations gains a little."""
@@ -127,6 +127,12 @@ class _Sums:
     flipped: list[NDArray[Any]] = field(default_factory=list)
 
 
+def _same_weights(one: TraceHeader, other: TraceHeader) -> bool:
+    """Tell whether both weigh choices by shares; an assumed share is like assumed ones alone."""
+    assumed = {header.weight_scale == "assumed" for header in (one, other)}
+    return one.shares and other.shares and len(assumed) == 1
+
+
 def agreement(one: Path | str, other: Path | str, *, again: Path | str | None = None) -> Agreement:
     """Compare the choices of two traces of the same tokens.
 
@@ -142,7 +148,7 @@ def agreement(one: Path | str, other: Path | str, *, again: Path | str | None = 
     """
     first, second = open_trace(one), open_trace(other)
     _check(first, second)
-    weighted = all(trace.header.weight_scale in SHARES for trace in (first, second))
+    weighted = _same_weights(first.header, second.header)
     sums = [_Sums() for _ in first.header.layers]
     missing = [0, 0]
     lost_at_ends, shifts = True, set()

@@ -13,6 +13,7 @@ from modeval.trace.importers.reading import (
     largest,
     load_array,
     numbers,
+    real,
     refuse,
     required,
 )
@@ -46,7 +47,7 @@ def read_logits(path: Path, options: Options, note: Note) -> Iterator[Rows]:
     about = _tokens(path, len(table), note)
     for start in range(0, len(table), TOKENS):
         rows = slice(start, start + TOKENS)
-        part = table[rows].astype(np.float64).reshape(-1, options.layers, modules)
+        part = real(table[rows]).reshape(-1, options.layers, modules)
         if not np.isfinite(part).all():
             refuse(path, f"tokens {start} to {start + len(part) - 1}", "hold no finite numbers")
         for layer in range(options.layers):
@@ -56,7 +57,7 @@ def read_logits(path: Path, options: Options, note: Note) -> Iterator[Rows]:
             share /= share.sum(1, keepdims=True)
             weight = np.take_along_axis(share, chosen, 1)
             found = {name: values[rows] for name, values in about.items()}
-            yield Rows(layer_name(layer), chosen, weight=weight, **found)
+            yield Rows(layer_name(layer), chosen, weight=weight, modules=modules, **found)
 
 
 def read_averages(path: Path, _options: Options, _note: Note) -> Iterator[Counts]:

@@ -53,12 +53,13 @@ def read_torch(path: Path, _options: Options, _note: Note) -> Iterator[Rows]:
 def _rows(indices: Any, scores: Any, start: int, path: Path, place: str) -> Rows:
     chosen = integers(indices, 2, path, place, "indices")
     weight = None if scores is None else numbers(scores, 2, path, place, "scores")
+    modules = None
     if weight is not None and weight.shape != chosen.shape:
         if len(weight) != len(chosen) or chosen.max(initial=0) >= weight.shape[1]:
             refuse(path, place, f"scores are {weight.shape}, indices {chosen.shape}")
-        weight = np.take_along_axis(weight, chosen, 1)
+        modules, weight = weight.shape[1], np.take_along_axis(weight, chosen, 1)
     position = -1 if start < 0 else np.arange(start, start + len(chosen))
-    return Rows(layer_of(path), chosen, position=position, weight=weight)
+    return Rows(layer_of(path), chosen, position=position, weight=weight, modules=modules)
 
 
 def _lists(column: Any, path: Path, place: str) -> Any:

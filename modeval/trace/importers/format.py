@@ -57,6 +57,7 @@ class Rows:
         label: one label, one for each row, or None for the label of the file.
         token: ``(N,)`` token ids or None.
         weight: ``(N, K)`` or None.
+        modules: modules M of the layer, where the file has a number for each of them.
     """
 
     layer: str | NDArray[Any]
@@ -67,6 +68,7 @@ class Rows:
     label: str | list[str | None] | None = None
     token: NDArray[Any] | None = None
     weight: NDArray[Any] | None = None
+    modules: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ class Counts:
         choices: chosen modules K of each token, None if unknown.
         mass: ``(M,)`` summed weight, None to take 1/K for each choice.
         samples: tokens counted, None to take all choices over K.
+        sized: whether it has an entry for every module, as all of a ``sized`` format have.
     """
 
     layer: str | int
@@ -90,6 +93,7 @@ class Counts:
     choices: int | None = None
     mass: NDArray[Any] | None = None
     samples: float | None = None
+    sized: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,8 +60,9 @@ class Imported:
 
 @dataclass(slots=True)
 class ImportedLayer:
-    """What the first pass found of a layer."""
+    """What the first pass found of a layer; ``modules`` is 0 where the files do not tell them."""
 
+    modules: int = 0
     largest: int = -1
     least: int = np.iinfo(np.int16).max
     choices: int = 0
@@ -158,7 +159,8 @@ def _import_rows(
                 kept.clear()
                 stack.enter_context(during("first of two passes: "))
     options = _informed(options, survey.facts)
-    if options.modules is None and all(layer.least > 0 for layer in survey.layers.values()):
+    layers = survey.layers.values()
+    if options.modules is None and all(seen.least > 0 and not seen.modules for seen in layers):
         survey.note(FROM_ONE)
     dense = _check_layers(survey, file_format, options)
     header = make_header(file_format, options, survey, dense)
@@ -304,6 +306,7 @@ def _look(
     count, repeats = (chosen >= 0).sum(1), _repeating(chosen)
     for name, where in _layers_of(rows, path):
         layer = survey.layers.setdefault(name, ImportedLayer())
+        layer.modules = max(layer.modules, rows.modules or 0)
         layer.largest = max(layer.largest, int(chosen[where].max(initial=-1)))
         least = chosen[where].min(initial=layer.least, where=chosen[where] >= 0)
         layer.least = min(layer.least, int(least))
@@ -384,26 +387,13 @@ def make_header(
         if not survey.layers:
             raise TraceError("The files have no rows: give those that hold the routing.")
         raise TraceError("There is no routing in the files: every layer is dense or empty.")
-    modules = options.modules
-    if modules is None:
-        modules = max(survey.layers[name].largest for name in names) + 1
-        check_guess(modules, "chosen")
-        survey.note(
-            f"The number of modules, {modules}, was taken from the largest that was chosen; "
-            "modules that were never chosen are missed. Say it with --modules N."
-        )
-    for name in names:
-        if survey.layers[name].largest >= modules:
-            raise TraceError(
-                f"{name} chooses module {survey.layers[name].largest}: --modules {modules} allows "
-                f"0 to {modules - 1}."
-            )
+    modules = _modules(survey, names, options)
     seen = [max(survey.layers[name].choices, 1) for name in names]
     if options.choices is not None and max(seen) > options.choices:
         raise TraceError(f"A token chooses {max(seen)} modules: --choices says {options.choices}.")
     return TraceHeader(
         layers=tuple(names),
-        modules=(modules,) * len(names),
+        modules=modules,
         choices=tuple(options.choices or number for number in seen),
         labels=tuple(sorted(survey.labels, key=natural)),
         source=Source(file_format.engine, options.model, file_format.name),
@@ -414,6 +404,28 @@ def make_header(
         token_ids=survey.token_ids,
         notes=tuple(survey.notes),
     )
+
+
+def _modules(survey: Inspection, names: Sequence[str], options: Options) -> tuple[int, ...]:
+    """Return the modules of each layer: as the user says, as the files tell, or as many as seen."""
+    layers = [survey.layers[name] for name in names]
+    if options.modules is None and all(layer.modules for layer in layers):
+        return tuple(layer.modules for layer in layers)
+    modules = options.modules
+    if modules is None:
+        modules = max(max(layer.largest + 1, layer.modules) for layer in layers)
+        check_guess(modules, "chosen")
+        survey.note(
+            f"The number of modules, {modules}, was taken from the largest that was chosen; "
+            "modules that were never chosen are missed. Say it with --modules N."
+        )
+    for name, layer in zip(names, layers, strict=True):
+        if layer.largest >= modules:
+            raise TraceError(
+                f"{name} chooses module {layer.largest}: --modules {modules} allows 0 to "
+                f"{modules - 1}."
+            )
+    return (modules,) * len(names)
 
 
 def _weight_scale(file_format: Format, survey: Inspection) -> WeightScale:

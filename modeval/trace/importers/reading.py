@@ -273,7 +273,7 @@ def integers(value: Any, axes: int, path: Path, place: str, what: str) -> NDArra
         refuse(path, place, f"{what} is ragged or no list of numbers")
     if array.size == 0 and array.ndim <= axes:
         return np.zeros((0,) * axes, dtype=np.int64)
-    if array.dtype.kind == "f" and array.ndim == axes and _is_whole(array):
+    if array.dtype.kind == "f" and array.ndim == axes and is_whole(array):
         array = array.astype(np.int64)  # as tables with gaps save them: 3.0
     if array.dtype.kind not in "iu" or array.ndim != axes:
         refuse(path, place, f"{what} holds {_kind(array)}: expected integers {_in_axes(axes)}")
@@ -290,12 +290,27 @@ def numbers(value: Any, axes: int, path: Path, place: str, what: str) -> NDArray
         refuse(path, place, f"{what} is ragged or no list of numbers")
     if array.dtype.kind not in "iuf" or array.ndim != axes:
         refuse(path, place, f"{what} holds {_kind(array)}: expected numbers {_in_axes(axes)}")
-    if not np.isfinite(array).all():
+    found = real(array)
+    if not np.isfinite(found).all():
         refuse(path, place, f"{what} holds a value that is not finite")
-    return array.astype(np.float64, copy=False)
+    return found
 
 
-def _is_whole(array: NDArray[Any]) -> bool:
+def real(array: NDArray[Any]) -> NDArray[np.float64]:
+    """Return numbers in double precision; what is none, or is too large, is not finite.
+
+    The processor signals both, of which NumPy would warn: whoever calls this looks at the values.
+
+    >>> signalling = np.array([0x7F800001, 0x3F800000], np.uint32).view(np.float32)
+    >>> real(signalling)
+    array([nan,  1.])
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        return array.astype(np.float64, copy=False)
+
+
+def is_whole(array: NDArray[Any]) -> bool:
+    """Return whether all numbers are finite, whole, and small enough to be exact."""
     return bool((np.abs(array) < 2.0**53).all() and (array == np.round(array)).all())
 
 
@@ -306,7 +321,8 @@ def _kind(array: NDArray[Any]) -> str:
         kind = f"values of several kinds, or too large ({array.dtype})"
     first = None
     if array.dtype.kind == "f":
-        parts = array[~np.isfinite(array) | (array != np.round(array))]
+        wide = real(array)
+        parts = wide[~np.isfinite(wide) | (wide != np.round(wide))]
         first = parts[0] if parts.size else None
     such = "" if first is None else f" such as {first:g}"
     return f"{kind}{such} {_in_axes(array.ndim)}"

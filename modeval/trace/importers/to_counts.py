@@ -83,7 +83,7 @@ def _modules(
                 f"{options.modules - 1}."
             )
         return options.modules, notes
-    if file_format.sized and len(sizes) == 1:
+    if (file_format.sized or all(piece.sized for piece in counts)) and len(sizes) == 1:
         return max(sizes), notes
     check_guess(max(sizes), "counted")
     said = f"The number of modules, {max(sizes)}, was taken from the largest that was counted; "

@@ -43,8 +43,13 @@ def read_scores(path: Path, options: Options, _note: Note) -> Iterator[Rows]:
 
 def _of_scores(held: list[tuple[int, int, NDArray[np.float64]]], choices: int) -> Rows:
     position, layer, scores = zip(*held, strict=True)
-    chosen = largest(np.stack(scores), choices)
-    return Rows(np.array(layer), chosen, position=np.array(position))
+    table = np.stack(scores)
+    return Rows(
+        np.array(layer),
+        largest(table, choices),
+        position=np.array(position),
+        modules=table.shape[1],
+    )
 
 
 NOTE = (

@@ -30,6 +30,7 @@ from modeval.trace.importers.plain.count_tables import layer_of
 from modeval.trace.importers.reading import (
     array_of,
     integers,
+    is_whole,
     largest,
     load_npy,
     load_npz,
@@ -323,13 +324,12 @@ def _of_logits(part: NDArray[Any], name: str, path: Path, options: Options, **ab
     chosen = largest(logits, options.choices)
     share = np.exp(logits - logits.max(1, keepdims=True))
     share /= share.sum(1, keepdims=True)
-    return Rows(name, chosen, weight=np.take_along_axis(share, chosen, 1), **about)
+    return Rows(name, chosen, weight=np.take_along_axis(share, chosen, 1), modules=logits.shape[1],
+                **about)  # fmt: skip
 
 
 def _whole(part: NDArray[Any]) -> NDArray[Any]:
-    whole = (
-        part.dtype.kind == "f" and bool(np.isfinite(part).all()) and (part == part.round()).all()
-    )
+    whole = part.dtype.kind == "f" and is_whole(part)
     return part.astype(np.int64) if whole else part
 
 

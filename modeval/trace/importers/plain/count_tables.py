@@ -12,7 +12,7 @@ Both may have ``label``, ``phase`` and ``document``; other programs' names of th
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,11 @@ class Layout:
     across: str
     wide: Mapping[str, int]
     others: tuple[str, ...]
+
+    @property
+    def tells_modules(self) -> bool:
+        """Return whether each module has a column, from 0 to the last without a gap."""
+        return self.across == "expert" and {*self.wide.values()} == {*range(len(self.wide))}
 
 
 def layout_of(names: Sequence[str], said: Mapping[str, str]) -> Layout | None:
@@ -120,7 +125,8 @@ def read_table(
     if phases - {""}:
         yield Facts(phase=_phase(phases, path))
     _check_shares(cells, known.values(), path, note)
-    yield from pieces(cells, options)
+    sized = all(layout.tells_modules for layout in known.values())
+    yield from (replace(piece, sized=sized) for piece in pieces(cells, options))
 
 
 def cell(value: Any) -> str:

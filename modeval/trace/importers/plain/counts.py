@@ -89,7 +89,7 @@ def read_json(path: Path, options: Options, note: Note) -> Iterator[Counts]:
                 yield from pieces({(label, -1, layer): cells}, options)
             else:
                 selections = tallies(row, 1, path, place, "the list of counts")
-                yield Counts(layer, selections, label=label, choices=options.choices)
+                yield Counts(layer, selections, label=label, choices=options.choices, sized=True)
 
 
 def _labelled(value: Any, path: Path) -> dict[str | None, dict[str | int, Any]]:

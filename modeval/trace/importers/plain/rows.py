@@ -316,7 +316,7 @@ def _rows_of_arrays(arrays: Mapping[str, NDArray[Any]], path: Path) -> Iterator[
             refuse(path, "array weight", f"has weights {weight.shape} for choices {chosen.shape}")
     layer = _decoded(arrays["layer"], "layer", path)
     names = layer.dtype.kind == "U"
-    singles = {
+    singles: dict[str, Any] = {
         name: integers(_numbered(arrays[name], name, path), 1, path, f"array {name}", name)
         for name in ("document", *INTEGER, "phase")
         if name in arrays
