@@ -45,15 +45,23 @@ constexpr int LANES = 8, MOST_VECTORS = 2, MOST_SUMS = 12;
 #else
 constexpr int LANES = 4, MOST_VECTORS = 4, MOST_SUMS = 24;
 #endif
-typedef float Vector __attribute__((vector_size(LANES * 4)));
+template <int COUNT>
+struct Lanes {
+    typedef float Vector __attribute__((vector_size(COUNT * 4)));
+};
+typedef Lanes<LANES>::Vector Vector;
 typedef int32_t IntVector __attribute__((vector_size(LANES * 4)));
 
-inline Vector load(const float* from) {
-    Vector value;
+template <class Any = Vector>
+inline Any load(const float* from) {
+    Any value;
     std::memcpy(&value, from, sizeof value);
     return value;
 }
-inline void store(float* to, Vector value) { std::memcpy(to, &value, sizeof value); }
+template <class Any>
+inline void store(float* to, Any value) {
+    std::memcpy(to, &value, sizeof value);
+}
 inline int64_t whole_vectors(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
 inline Vector fill(float value) { return value - Vector{}; }
 
@@ -101,7 +109,10 @@ struct Ending {
     bool rectify = false;            // max(0, .), keeping NaN
 };
 
-inline Vector rectified(Vector value) { return value < 0 ? Vector{} : value; }
+template <class Any>
+inline Any rectified(Any value) {
+    return value < 0 ? Any{} : value;
+}
 
 // A matrix that is only read: element (i, k) stands at data[i * row + k * column].
 struct Matrix {
@@ -117,10 +128,14 @@ inline Matrix transposed(const float* data, int64_t width) { return {data, 1, wi
 
 alignas(64) constexpr float NOTHING[MOST_VECTORS * LANES] = {};
 
-template <int ROWS, int VECTORS>
+// ROWS rows of so many vectors, and of REST columns more: none, or half a vector.
+template <int ROWS, int VECTORS, int REST>
 inline void tile(Matrix a, const float* b, int64_t b_width, float* c, int64_t c_width,
                  int64_t depth, const Ending& ending, int64_t first_row, int64_t first_column) {
-    Vector sum[ROWS][VECTORS];
+    using Rest = typename Lanes<REST ? REST : LANES>::Vector;
+    constexpr int BEHIND = VECTORS * LANES;
+    Vector sum[ROWS][VECTORS ? VECTORS : 1];
+    Rest rest[ROWS];
     EACH_ROW {
         const float* from = NOTHING;
         if (ending.start == Start::add) from = c + i * c_width;
@@ -128,50 +143,59 @@ inline void tile(Matrix a, const float* b, int64_t b_width, float* c, int64_t c_
         if (ending.start == Start::rows)
             from = ending.row + ending.index[first_row + i] * ending.stride + first_column;
         EACH_VECTOR sum[i][v] = load(from + v * LANES);
+        if constexpr (REST > 0) rest[i] = load<Rest>(from + BEHIND);
     }
     for (int64_t k = 0; k < depth; ++k) {
-        Vector right[VECTORS];
+        Vector right[VECTORS ? VECTORS : 1];
+        Rest right_rest{};
         EACH_VECTOR right[v] = load(b + k * b_width + v * LANES);
+        if constexpr (REST > 0) right_rest = load<Rest>(b + k * b_width + BEHIND);
         EACH_ROW {
-            const Vector left = fill(a.data[i * a.row + k * a.column]);
+            const float left = a.data[i * a.row + k * a.column];
             EACH_VECTOR sum[i][v] += left * right[v];
+            if constexpr (REST > 0) rest[i] += left * right_rest;
         }
     }
-    if (ending.rectify) EACH_ROW EACH_VECTOR sum[i][v] = rectified(sum[i][v]);
-    EACH_ROW EACH_VECTOR store(c + i * c_width + v * LANES, sum[i][v]);
+    if (ending.rectify) EACH_ROW {
+        EACH_VECTOR sum[i][v] = rectified(sum[i][v]);
+        if constexpr (REST > 0) rest[i] = rectified(rest[i]);
+    }
+    EACH_ROW {
+        EACH_VECTOR store(c + i * c_width + v * LANES, sum[i][v]);
+        if constexpr (REST > 0) store(c + i * c_width + BEHIND, rest[i]);
+    }
 }
 
-template <int ROWS, int VECTORS>
+template <int ROWS, int VECTORS, int REST>
 void tiles(int64_t& i, int64_t rows, Matrix a, const float* b, int64_t b_width, float* c,
            int64_t c_width, int64_t depth, const Ending& ending, int64_t column) {
-    if constexpr (ROWS * VECTORS <= MOST_SUMS)
+    if constexpr (ROWS * (VECTORS + (REST > 0)) <= MOST_SUMS)
         for (; i + ROWS <= rows; i += ROWS)
-            tile<ROWS, VECTORS>({a.data + i * a.row, a.row, a.column}, b, b_width, c + i * c_width,
-                                c_width, depth, ending, i, column);
+            tile<ROWS, VECTORS, REST>({a.data + i * a.row, a.row, a.column}, b, b_width,
+                                      c + i * c_width, c_width, depth, ending, i, column);
 }
 
 constexpr int64_t DEEPEST = 128;      // of a product in one go: its panel fits the first-level cache
 constexpr int64_t ROWS_TO_PACK = 24;  // from how many rows on, and from which width on, a packed
 constexpr int64_t WIDE = 64;          // panel pays
 
-template <int VECTORS>
+template <int VECTORS, int REST = 0>
 void panel(int64_t rows, Matrix a, const float* b, int64_t b_width, float* c, int64_t c_width,
            int64_t depth, const Ending& ending, int64_t column) {
+    constexpr int WIDTH = VECTORS * LANES + REST;
     // Rows that stand far apart would fall on the same few places of the cache: copied side by side.
-    alignas(64) float packed[DEEPEST * VECTORS * LANES];
+    alignas(64) float packed[DEEPEST * WIDTH];
     if (rows >= ROWS_TO_PACK && b_width > WIDE && depth <= DEEPEST) {
-        for (int64_t k = 0; k < depth; ++k)
-            for (int j = 0; j < VECTORS; ++j)
-                store(packed + (k * VECTORS + j) * LANES, load(b + k * b_width + j * LANES));
+        for (int64_t k = 0; k < depth; ++k) std::memcpy(packed + k * WIDTH, b + k * b_width, WIDTH * 4);
         b = packed;
-        b_width = VECTORS * LANES;
+        b_width = WIDTH;
     }
     int64_t i = 0;
-    tiles<12, VECTORS>(i, rows, a, b, b_width, c, c_width, depth, ending, column);
-    tiles<6, VECTORS>(i, rows, a, b, b_width, c, c_width, depth, ending, column);
-    tiles<4, VECTORS>(i, rows, a, b, b_width, c, c_width, depth, ending, column);
-    tiles<2, VECTORS>(i, rows, a, b, b_width, c, c_width, depth, ending, column);
-    tiles<1, VECTORS>(i, rows, a, b, b_width, c, c_width, depth, ending, column);
+    tiles<12, VECTORS, REST>(i, rows, a, b, b_width, c, c_width, depth, ending, column);
+    tiles<6, VECTORS, REST>(i, rows, a, b, b_width, c, c_width, depth, ending, column);
+    tiles<4, VECTORS, REST>(i, rows, a, b, b_width, c, c_width, depth, ending, column);
+    tiles<2, VECTORS, REST>(i, rows, a, b, b_width, c, c_width, depth, ending, column);
+    tiles<1, VECTORS, REST>(i, rows, a, b, b_width, c, c_width, depth, ending, column);
 }
 
 // The last columns, fewer than a vector: padded copies, so that nothing is read or written beyond.
@@ -224,10 +248,20 @@ void product_in_one_go(int64_t rows, int64_t columns, int64_t depth, Matrix a, c
             panel<4>(rows, a, b + j, b_width, c + j, c_width, depth, ending, j);
     for (; j + 2 * LANES <= columns; j += 2 * LANES)
         panel<2>(rows, a, b + j, b_width, c + j, c_width, depth, ending, j);
+    constexpr int HALF = LANES / 2;
+    if (columns - j == LANES + HALF)
+        return panel<1, HALF>(rows, a, b + j, b_width, c + j, c_width, depth, ending, j);
     for (; j + LANES <= columns; j += LANES)
         panel<1>(rows, a, b + j, b_width, c + j, c_width, depth, ending, j);
-    if (j < columns)
-        narrow_panel(rows, columns - j, a, b + j, b_width, c + j, c_width, depth, ending, j);
+    // A compiler may round the products of half a vector alone in a row where it fuses those of any
+    // other, so rows are taken two at a time and one that is left over goes the way of a few columns.
+    const int64_t pairs = columns - j == HALF ? rows / 2 * 2 : 0;
+    if (pairs > 0) panel<0, HALF>(pairs, a, b + j, b_width, c + j, c_width, depth, ending, j);
+    if (j == columns || pairs == rows) return;
+    Ending own = ending;
+    if (own.index) own.index += pairs;
+    narrow_panel(rows - pairs, columns - j, {a.data + pairs * a.row, a.row, a.column}, b + j, b_width,
+                 c + pairs * c_width + j, c_width, depth, own, j);
 }
 
 void product(int64_t rows, int64_t columns, int64_t depth, Matrix a, const float* b,
@@ -398,13 +432,18 @@ void softmax_rows_back(int64_t rows, int64_t columns, const float* weight, float
     }
 }
 
-inline float sum_of_lanes(Vector value) {
-    float lanes[LANES];
-    store(lanes, value);
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-    return lanes[0];
+// The upper half of the lanes onto the lower half, until one is left.
+template <int COUNT>
+inline float sum_of_lanes(typename Lanes<COUNT>::Vector value) {
+    if constexpr (COUNT == 1) {
+        return value[0];
+    } else {
+        typename Lanes<COUNT / 2>::Vector halves[2];
+        std::memcpy(halves, &value, sizeof value);
+        return sum_of_lanes<COUNT / 2>(halves[0] + halves[1]);
+    }
 }
+inline float sum_of_lanes(Vector value) { return sum_of_lanes<LANES>(value); }
 
 inline float dot(int64_t count, const float* a, const float* b) {
     int64_t i = 0;
