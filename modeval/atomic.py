@@ -130,24 +130,59 @@ def whole_folder(folder: Path, fault: Fault, *, replace: bool = False) -> Iterat
         ModevalError: of the class that ``fault`` names.
     """
     folder = folder.resolve()
-    missing = [parent for parent in folder.parents if not parent.exists()]
     draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{PARTIAL}")
     with reported(folder, fault):
-        if not missing:
+        if folder.parent.exists():
             sweep(folder)
+        with new_folders(folder.parent):
+            try:
+                draft.mkdir()
+                with _held(draft):
+                    yield draft
+                    for path in draft.rglob("*"):
+                        _to_disk(path)
+                    _take_place(draft, folder, replace=replace)
+                    _to_disk(folder.parent)
+            except BaseException:
+                shutil.rmtree(draft, ignore_errors=True)
+                raise
+
+
+@contextlib.contextmanager
+def new_folders(folder: Path) -> Iterator[None]:
+    """Make a folder with its parents; what is new of them and empty goes when the rest fails.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for place in missing:
+            with contextlib.suppress(OSError):  # somebody else's by now
+                place.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def new_file(path: Path, content: bytes, fault: Fault) -> Iterator[None]:
+    """Write a file into a folder of its own making; both go again when the rest fails.
+
+    Raises:
+        ModevalError: of the class that ``fault`` names.
+    """
+    there = path.exists()
+    with contextlib.ExitStack() as made:
+        with reported(path, fault):
+            made.enter_context(new_folders(path.parent))
+        write_bytes(path, content, fault)
         try:
-            draft.mkdir(parents=True)
-            with _held(draft):
-                yield draft
-                for path in draft.rglob("*"):
-                    _to_disk(path)
-                _take_place(draft, folder, replace=replace)
-                _to_disk(folder.parent)
+            yield
         except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            for parent in missing:
-                with contextlib.suppress(OSError):  # somebody else's by now
-                    parent.rmdir()
+            if not there:
+                path.unlink(missing_ok=True)
             raise
 
 
@@ -330,15 +365,37 @@ def _exchange(one: Path, other: Path) -> bool:
 def append(path: Path, content: bytes, fault: Fault) -> None:
     """Add to the end of a file in one write, so that lines of two writers do not mix.
 
+    What a disk that fills up took of it is cut off again, unless another writer came after it.
+
     Raises:
         ModevalError: of the class that ``fault`` names.
     """
-    with reported(path, fault), path.open("ab", buffering=0) as file:
-        _write_all(file, content)
+    with reported(path, fault):
+        new = not path.exists()
+        try:
+            with path.open("ab", buffering=0) as file:
+                _write_all(file, content)
+        except OSError:
+            if new:
+                _remove_empty(path)
+            raise
 
 
 def _write_all(file: IO[bytes], content: bytes) -> None:
     """Write all of it: a disk that fills up takes a part, and says so at the next call only."""
     view = memoryview(content)
-    while view:
-        view = view[file.write(view) :]
+    try:
+        while view:
+            view = view[file.write(view) :]
+    except OSError:
+        with contextlib.suppress(OSError):  # pipes have no end
+            end, taken = file.tell(), len(content) - len(view)
+            if taken and end == os.fstat(file.fileno()).st_size:
+                file.truncate(end - taken)
+        raise
+
+
+def _remove_empty(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_file() and not path.stat().st_size:
+            path.unlink()

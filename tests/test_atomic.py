@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -56,6 +57,33 @@ def test_a_folder_that_was_not_finished_leaves_nothing_and_no_new_parents(tmp_pa
     with pytest.raises(KeyboardInterrupt):
         stopped(atomic.whole_folder(tmp_path / "new" / "deep", FAULT), KeyboardInterrupt())
     assert names(tmp_path) == []
+
+
+def test_new_folders_stay_when_all_went_well_and_what_somebody_put_there_stays(tmp_path: Path):
+    with atomic.new_folders(tmp_path / "a" / "b"):
+        pass
+    assert (tmp_path / "a" / "b").is_dir()
+
+    def fail() -> None:
+        (tmp_path / "a" / "c" / "other").touch()
+        raise ValueError("x")
+
+    with pytest.raises(ValueError, match="x"), atomic.new_folders(tmp_path / "a" / "c" / "d"):
+        fail()
+    assert names(tmp_path / "a") == ["b", "c"]
+    assert names(tmp_path / "a" / "c") == ["other"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_new_file_goes_again_when_the_rest_fails_and_an_old_one_stays(
+    tmp_path: Path, *, there: bool
+):
+    if there:
+        (tmp_path / "a").write_text("old")
+    path = tmp_path / "a" if there else tmp_path / "deep" / "a"
+    with pytest.raises(ValueError, match="x"), atomic.new_file(path, b"new", FAULT):
+        raise ValueError("x")
+    assert names(tmp_path) == ["a"] * there
 
 
 @pytest.mark.parametrize("swap", [True, False])
@@ -136,6 +164,25 @@ def test_a_lock_dies_with_its_process(tmp_path: Path):
         other.wait()
         with atomic.locked(tmp_path) as mine:
             assert mine
+
+
+def test_what_a_full_disk_took_of_a_line_is_cut_off_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Filling(io.FileIO):
+        def write(self, content):
+            if len(content) < 5:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(bytes(content[:3]))
+
+    atomic.append(tmp_path / "a", b"one\n", FAULT)
+    monkeypatch.setattr(Path, "open", lambda self, *_args, **_named: Filling(str(self), "a"))
+    for name in ("a", "new"):
+        with pytest.raises(RunError, match="the disk is full"):
+            atomic.append(tmp_path / name, b"two, long\n", FAULT)
+    monkeypatch.undo()
+    assert (tmp_path / "a").read_bytes() == b"one\n"
+    assert names(tmp_path) == ["a"]
 
 
 def test_half_of_a_surrogate_pair_is_written_as_its_escape(tmp_path: Path):

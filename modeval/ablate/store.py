@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeval.ablate.result import FAULT
-from modeval.atomic import append, reported, write_text
+from modeval.atomic import append, new_folders, reported, write_text
 from modeval.errors import RunError
 
 IDENTITY, SETS = "identity.json", "sets.jsonl"
@@ -33,19 +33,19 @@ class Store:
         self._known: dict[str, NDArray[np.float64]] = {}
         if folder is None:
             return
-        with reported(folder, FAULT):
-            folder.mkdir(parents=True, exist_ok=True)
         path = folder / IDENTITY
         if path.exists():
             _check(path, identity)
             self._known = _read(folder / SETS)
         else:
-            if any(folder.iterdir()):
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
                 raise RunError(
                     f"{folder} is not empty, and is no ablation: expected a new folder, or one "
                     "that this command began. Give another name with --out."
                 )
-            write_text(path, json.dumps(identity, indent=1) + "\n", FAULT)
+            text = json.dumps(identity, indent=1) + "\n"
+            with reported(folder, FAULT), new_folders(folder):
+                write_text(path, text, FAULT)
 
     def __contains__(self, key: str) -> bool:
         return key in self._known

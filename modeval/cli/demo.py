@@ -274,12 +274,14 @@ def _number(value: float | None) -> str:
 
 def _fresh(out: Path) -> None:
     """Make the demo's folder; replace an earlier demo's, and nothing else."""
+    from modeval.atomic import new_folders
+
     if out.exists():
         if not (out / MARK).is_file() and any(out.iterdir()):
             raise RunError(f"{out} holds something else than a demo. Choose another --out.")
         shutil.rmtree(out)
     try:
-        out.mkdir(parents=True)
-        (out / MARK).touch()
+        with new_folders(out):
+            (out / MARK).touch()
     except OSError as error:
         raise RunError(f"Cannot write {out}: {error.strerror}. Choose another --out.") from None

@@ -9,7 +9,7 @@ import typer
 from modeval.cli import complete
 from modeval.cli.exits import Exit
 from modeval.cli.options import with_examples
-from modeval.cli.output import stderr, stdout
+from modeval.cli.output import check_target, deliver, stderr, stdout
 from modeval.errors import SpecError
 from modeval.report.verdicts.formats import GATE_FORMATS
 
@@ -329,10 +329,8 @@ def _files(outputs: dict[str, str]) -> dict[str, Path]:
     """Return where each format goes; what cannot be written is refused before anything is read.
 
     An empty name, as a variable that is not set leaves it, asks for nothing. ``-`` is standard
-    output. Folders that are missing are made.
+    output. Folders that are missing are made when all is known.
     """
-    from modeval.score.stored.files import check_writable
-
     files: dict[str, Path] = {}
     for flag, name in outputs.items():
         if not name:
@@ -343,24 +341,13 @@ def _files(outputs: dict[str, str]) -> dict[str, Path]:
         if taken:
             raise SpecError(f"{taken[0]} and {flag} both name {path}: name two files.")
         if path != STANDARD_OUTPUT:
-            _make_folder(path, flag)
-            check_writable(path, flag=flag, example=EXAMPLES_OF_FILES[flag])
+            check_target(path, flag=flag, example=EXAMPLES_OF_FILES[flag])
         files[flag] = path
     return files
 
 
-def _make_folder(path: Path, flag: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise SpecError(
-            f"Cannot make the folder {path.parent}: {reason}. Name another file with {flag}."
-        ) from None
-
-
 def _write(result: "GateResult", code: Exit, files: dict[str, Path]) -> None:
-    from modeval.score.stored.files import append_text, write_text
+    from modeval.score.stored.files import append_text
 
     texts = {each.flag: each for each in GATE_FORMATS.values()}
     for flag, path in files.items():
@@ -371,7 +358,7 @@ def _write(result: "GateResult", code: Exit, files: dict[str, Path]) -> None:
         if flag == "--history" or (flag == "--markdown" and _is_summary(path)):
             append_text(path, text, flag=flag)
         else:
-            write_text(path, text, flag=flag)
+            deliver(path, text, flag=flag)
         stderr().print(
             f"Wrote {path}", style="green", markup=False, highlight=False, soft_wrap=True
         )

@@ -98,6 +98,7 @@ def deliver(path: Path, content: str | bytes, *, flag: str) -> bool:
     Raises:
         ScorecardError: it cannot be written.
     """
+    from modeval.atomic import new_folders
     from modeval.score.stored.files import write_bytes
 
     raw = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
@@ -112,14 +113,14 @@ def deliver(path: Path, content: str | bytes, *, flag: str) -> bool:
             leave_pipe(sys.stdout)
         return False
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with new_folders(path.parent):
+            write_bytes(path, raw, flag=flag)
     except OSError as error:
         from modeval.errors import ScorecardError
 
         raise ScorecardError(
             f"{flag} {path}: its folder cannot be made ({error.strerror}). Name another place."
         ) from None
-    write_bytes(path, raw, flag=flag)
     return True
 
 

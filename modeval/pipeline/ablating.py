@@ -8,7 +8,7 @@ from modeval.ablate.changing import REMOVALS, Removal
 from modeval.ablate.result import FAULT, SCORES, write_lists
 from modeval.ablate.run import Settings, Watch, ablate_model
 from modeval.ablate.sets import LEAST_RANDOM
-from modeval.atomic import reported, write_text
+from modeval.atomic import new_folders, reported, write_text
 from modeval.errors import CheckpointError, DataError, SpecError, nearest
 from modeval.pipeline.machine import choose_device
 from modeval.record.corpus import label_names, read_documents
@@ -117,9 +117,8 @@ def ablate(
     )
     if out is not None:
         write_text(out / "result.json", scorecard_text(found.card()), FAULT)
-        with reported(out / "lists", FAULT):
-            (out / "lists").mkdir(exist_ok=True)
-        write_lists(found, out / "lists")
+        with reported(out / "lists", FAULT), new_folders(out / "lists"):
+            write_lists(found, out / "lists")
     return found
 
 

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
-from modeval.atomic import Fault, write_bytes
+from modeval.atomic import Fault, new_folders, write_bytes
 from modeval.errors import DependencyError, ModevalError, ScorecardError
 from modeval.score.chosen import distinct_title
 from modeval.score.scorecard import ModelRecord, Score, Scorecard
@@ -137,8 +137,8 @@ def _tensorboard(values: list[Scalar], where: str, step: int) -> None:
         summary = Summary(value=[Summary.Value(tag=scalar.name, simple_value=scalar.value)])
         writer.write(Event(wall_time=now, step=step, summary=summary).SerializeToString())
     name = f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{os.getpid()}.{step}"
-    Path(where).mkdir(parents=True, exist_ok=True)
-    write_bytes(Path(where) / name, content.getvalue(), UNWRITTEN)
+    with new_folders(Path(where)):
+        write_bytes(Path(where) / name, content.getvalue(), UNWRITTEN)
 
 
 def _wandb(values: list[Scalar], where: str, step: int) -> None:

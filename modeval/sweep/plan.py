@@ -140,26 +140,21 @@ def _kept(sweep: Sweep, code: Code) -> Path:
     return sweep.folder / "code" / code.digest / code.path.name
 
 
-def _keep_code(sweep: Sweep) -> None:
-    for cohort in sweep.cohorts:
-        for code in codes(cohort.spec.model):
-            path = _kept(sweep, code)
-            if not path.is_file():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                atomic.write_bytes(path, text_of(code), UNWRITTEN)
-
-
 def _name(run: RunSpec) -> str:
     return f"{run.name}-{run.data.task}-r{run.data.rules}-{run.digest}"
 
 
 def write_sweep(sweep: Sweep) -> None:
-    """Write the list, whole or not at all, and the folders of its parts."""
-    with atomic.reported(sweep.folder, UNWRITTEN):
-        sweep.folder.mkdir(parents=True, exist_ok=True)
-        for part in PARTS:
-            (sweep.folder / part).mkdir(exist_ok=True)
-        _keep_code(sweep)
+    """Write the list, the folders of its parts and code of the user's: whole, or not at all."""
+    if sweep.folder.exists():
+        _fill(sweep)
+        return
+    with atomic.whole_folder(sweep.folder, UNWRITTEN) as draft:
+        _fill(replace(sweep, folder=draft))
+
+
+def _fill(sweep: Sweep) -> None:
+    kept = {_kept(sweep, code): code for each in sweep.cohorts for code in codes(each.spec.model)}
     form = {
         "format": FORMAT,
         "name": sweep.name,
@@ -174,7 +169,13 @@ def write_sweep(sweep: Sweep) -> None:
             for cohort in sweep.cohorts
         ],
     }
-    atomic.write_text(sweep.folder / FILE, json.dumps(form, indent=1) + "\n", UNWRITTEN)
+    with contextlib.ExitStack() as made, atomic.reported(sweep.folder, UNWRITTEN):
+        for part in PARTS:
+            made.enter_context(atomic.new_folders(sweep.folder / part))
+        for path, code in kept.items():
+            if not path.is_file():
+                made.enter_context(atomic.new_file(path, text_of(code), UNWRITTEN))
+        atomic.write_text(sweep.folder / FILE, json.dumps(form, indent=1) + "\n", UNWRITTEN)
 
 
 def is_sweep(folder: Path) -> bool:

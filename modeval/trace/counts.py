@@ -131,8 +131,6 @@ def save_counts(path: Path | str, header: TraceHeader, groups: Sequence[LayerGro
     file = Path(path)
     if file.exists():
         raise TraceError(f"{file} exists: expected a new file. Remove it, or give another name.")
-    with atomic.reported(file, UNWRITTEN):
-        file.parent.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"{number}.{name}": part.contiguous()
         for number, group in enumerate(groups)
@@ -145,7 +143,9 @@ def save_counts(path: Path | str, header: TraceHeader, groups: Sequence[LayerGro
         for name, part in group.units.tensors().items()
     }
     layers = json.dumps([group.layers for group in groups])
-    write_tensors(file, tensors, UNWRITTEN, words={"header": header.to_json(), "groups": layers})
+    words = {"header": header.to_json(), "groups": layers}
+    with atomic.reported(file, UNWRITTEN), atomic.new_folders(file.parent):
+        write_tensors(file, tensors, UNWRITTEN, words=words)
 
 
 def load_counts(path: Path | str) -> tuple[TraceHeader, tuple[LayerGroup, ...]]:

@@ -106,8 +106,9 @@ class TraceWriter:
         self._pending: list[TraceChunk] = []
         self._waiting = 0
         self._parts: list[TracePart] = []
-        _make_folder(self.path)
-        atomic.write_text(self.path / HEADER, header.to_json(), UNWRITTEN)
+        check_new(self.path)
+        with atomic.reported(self.path, UNWRITTEN), atomic.new_folders(self.path):
+            atomic.write_text(self.path / HEADER, header.to_json(), UNWRITTEN)
 
     def append(self, chunk: TraceChunk) -> None:
         """Add rows at the end."""
@@ -442,14 +443,6 @@ def check_new(folder: Path) -> None:
             f"{folder} exists and is not empty: expected a new folder. Remove it, or give another "
             "name."
         )
-
-
-def _make_folder(folder: Path) -> None:
-    check_new(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TraceError(f"{folder} cannot be made: {_first_line(error)}.") from None
 
 
 def _write_complete(folder: Path, parts: Sequence[TracePart]) -> None:

@@ -248,41 +248,39 @@ def is_empty(folder: Path) -> bool:
 def alone(folder: Path, *, resume: bool) -> Iterator[None]:
     """Hold a run folder for this process, from before it is looked at until all is written.
 
-    A folder that is made for it and stays empty is removed again.
+    Folders that are made for it and stay empty when it fails are removed again.
 
     Raises:
         RunError: another process holds it, or it cannot be made.
     """
-    new = not folder.exists()
-    if new and resume:
+    if resume and not folder.exists():
         raise RunError(f"Nothing to resume at {folder}: there is no run. Drop --resume.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(
-            f"Cannot make {folder}: {atomic.reason(error)}. Choose another --out."
-        ) from None
-    try:
-        with atomic.locked(folder) as mine:
-            if not mine:
-                raise RunError(
-                    f"Another process trains into {folder}. Wait for it, or choose another --out."
-                )
-            yield
-    finally:
-        if new:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+    with contextlib.ExitStack() as made:
+        try:
+            made.enter_context(atomic.new_folders(folder))
+        except OSError as error:
+            raise RunError(
+                f"Cannot make {folder}: {atomic.reason(error)}. Choose another --out."
+            ) from None
+        if not made.enter_context(atomic.locked(folder)):
+            raise RunError(
+                f"Another process trains into {folder}. Wait for it, or choose another --out."
+            )
+        yield
 
 
 def start_folder(folder: Path, spec: RunSpec) -> None:
     """Write the specification of a run into its folder, and begin its log."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for code in codes(spec.model):
-        (folder / CODE).mkdir(exist_ok=True)
-        atomic.write_bytes(folder / CODE / code.path.name, text_of(code), UNWRITTEN)
-    write_text(folder / SPEC, to_toml(spec))
-    write_text(folder / LOG, "")
+    with contextlib.ExitStack() as made:
+        for code in codes(spec.model):
+            path = folder / CODE / code.path.name
+            made.enter_context(atomic.new_file(path, text_of(code), UNWRITTEN))
+        made.enter_context(
+            atomic.new_file(
+                folder / SPEC, to_toml(spec).encode("utf-8", "backslashreplace"), UNWRITTEN
+            )
+        )
+        write_text(folder / LOG, "")
 
 
 def take_code(folder: Path) -> None:

@@ -194,8 +194,8 @@ def test_markdown_is_added_to_the_summary_of_a_build_and_replaces_any_other_file
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--json good.json/g.json", "Cannot make the folder good.json"),
-        ("--junit .", "is a folder. Name a file: --junit gate.xml"),
+        ("--json good.json/g.json", "Cannot write good.json/g.json: not a directory"),
+        ("--junit .", "is a folder, and --junit needs the name of a file: --junit gate.xml"),
         ("--json g --junit g", "--json and --junit both name g"),
     ],
 )

@@ -212,6 +212,12 @@ def test_a_record_that_is_damaged_is_refused(tmp_path, whole):
             records.read_record(tmp_path)
 
 
+def test_a_run_that_wrote_nothing_leaves_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="x"), files.alone(tmp_path / "deep" / "run", resume=False):
+        raise ValueError("x")
+    assert not list(tmp_path.iterdir())
+
+
 def test_runs_are_found_in_the_order_of_their_numbers(tmp_path):
     for name in ("r16", "r2", "r8", "a", "r2-b"):
         run(tmp_path / name)

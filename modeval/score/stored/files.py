@@ -119,7 +119,8 @@ def append_text(path: Path, text: str, *, flag: str) -> None:
         ScorecardError: the file cannot be written.
     """
     content = text.encode("utf-8", "backslashreplace")
-    atomic.append(path, content, _unwritten(flag))
+    with atomic.reported(path, _unwritten(flag)), atomic.new_folders(path.parent):
+        atomic.append(path, content, _unwritten(flag))
 
 
 def check_writable(path: Path, *, flag: str = "--json", example: str = "scorecard.json") -> None:
