@@ -46,7 +46,7 @@ class Readout:
 
     def mix(
         self,
-        hidden: Float[Tensor, "seeds n modules hidden"],
+        hidden: Float[Tensor, "seeds n #modules hidden"],
         weight: Float[Tensor, "seeds n modules"],
     ) -> Float[Tensor, "seeds n out"]:
         """Return the weighted sum of module outputs as one dense product.
@@ -57,7 +57,7 @@ class Readout:
         return mixed + weight @ self.bias
 
     def each(
-        self, hidden: Float[Tensor, "seeds n modules hidden"]
+        self, hidden: Float[Tensor, "seeds n #modules hidden"]
     ) -> Float[Tensor, "seeds n modules out"]:
         """Return the output of each module on its own."""
         outputs = hidden.transpose(1, 2) @ self.weight + self.bias.unsqueeze(2)

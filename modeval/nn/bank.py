@@ -10,7 +10,16 @@ from torch import Tensor, nn
 from modeval.nn.laterals import ColumnsMLP
 from modeval.nn.linear import StackedLinear, StackedMLP
 from modeval.spec.computing.computations import Computation, Full
-from modeval.spec.computing.compute import Apart, Compute, Drawing, Layer, Own, Penalised, Turning
+from modeval.spec.computing.compute import (
+    Apart,
+    Compute,
+    Drawing,
+    Layer,
+    Own,
+    Penalised,
+    Turning,
+    rectifier,
+)
 from modeval.spec.continual import Columns
 from modeval.types import Noise
 
@@ -138,6 +147,11 @@ class BankMLP(nn.Module):
         hidden, readout = Layer("hidden", *widths[:2]), Layer("readout", *widths[1:])
         self.hidden = Bank(seeds, modules, hidden, computation, beside=beside)
         self.readout = Bank(seeds, modules, readout, computation, number=1, beside=beside)
+
+    @property
+    def is_plain(self) -> bool:
+        """Tell whether hidden units are rectified, and nothing else."""
+        return type(self.computation).rectified is rectifier
 
     def rectified(
         self, before: Float[Tensor, "seeds n modules hidden"]

@@ -93,7 +93,7 @@ def _followed(readout: Readout, value: Value | None, following: StackedLinear | 
 def run_bank(
     choices: Choices,
     bank: Experts,
-    before: Float[Tensor, "seeds n modules hidden"],
+    before: Float[Tensor, "seeds n #modules hidden"],
     seen: Seen,
     chance: Chance,
     *,
@@ -105,7 +105,7 @@ def run_bank(
     Args:
         choices: how.
         bank: the modules.
-        before: their hidden units before the rectifier.
+        before: their hidden units before the rectifier; once where they are the same for all.
         seen: what the scorer may look at, as far as it is known before modules compute.
         chance: noise and route.
         following: a linear layer after the mixture, merged into it (its bias left out).

@@ -80,6 +80,9 @@ class Network(nn.Module):
             layers.
         routable: whether a route can be given.
         note: why it is slower than it could be; empty where there is nothing to say.
+        has_lean: whether it can be lean.
+        lean: whether it leaves out what no prediction depends on, in operations that are fast on
+            processors; the same to rounding.
     """
 
     seeds: int
@@ -94,6 +97,8 @@ class Network(nn.Module):
     widest: int = 1
     routable: bool = True
     note: str = ""
+    has_lean: bool = False
+    lean: bool = False
 
     def forward(
         self,

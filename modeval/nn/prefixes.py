@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from modeval.nn.lean import attend, shares
 from modeval.nn.linear import StackedLinear, bias_of
 
 
@@ -21,10 +22,16 @@ class Before:
 
     The softmax over both is formed in two parts, so that what the positions say is computed once:
     ``(1 - g) attn(x) + g attn(P_m)`` with ``g = sigmoid(logsumexp(q P_m) - logsumexp(q x))``.
+
+    Attributes:
+        key: of what stands there.
+        value: likewise.
+        lean: whether by operations that are fast on processors.
     """
 
     key: Float[Tensor, "seeds modules heads length head"]
     value: Float[Tensor, "seeds modules heads length head"]
+    lean: bool = False
 
     def found(
         self,
@@ -43,6 +50,25 @@ class Before:
         share = (size - total.unsqueeze(1)).sigmoid().unsqueeze(-1)
         mixed: Tensor = (1 - share) * alone.unsqueeze(1) + share * own
         return mixed
+
+    def chosen(
+        self,
+        query: Float[Tensor, "seeds n heads t head"],
+        total: Float[Tensor, "seeds n heads t"],
+        alone: Float[Tensor, "seeds n heads t head"],
+        module: Int64[Tensor, "seeds n t"],
+    ) -> Float[Tensor, "seeds one n heads t head"]:
+        """Return what each position finds behind the prefix of one module, that of ``module``."""
+        where = (query.shape[1], query.shape[3])
+        key, value = (each.transpose(1, 2).flatten(2, 3) for each in (self.key, self.value))
+        of = torch.arange(self.key.shape[1]).repeat_interleave(self.key.shape[3])
+        other = module.flatten(1)[:, None, :, None] != of  # (S, 1, N T, M P)
+        closed = query.new_zeros(()).masked_fill(other, float("-inf"))
+        flat = query.transpose(1, 2).flatten(2, 3)  # (S, A, N T, D)
+        own, size = attend(flat, key, value, closed)
+        own, size = (each.unflatten(2, where).transpose(1, 2) for each in (own, size))
+        share = (size - total).sigmoid().unsqueeze(-1)
+        return alone.lerp(own, share).unsqueeze(1)
 
     def together(
         self,
@@ -74,8 +100,8 @@ class Before:
         key, value = self.key.transpose(1, 2), self.value.transpose(1, 2)  # (S, A, M, P, D)
         logits = flat @ key.flatten(2, 3).mT * query.shape[-1] ** -0.5
         logits = logits.unflatten(-1, key.shape[2:4]).transpose(2, 3)  # (S, A, M, N T, P)
-        own = (logits.softmax(-1) @ value).unflatten(3, where)
-        size = logits.logsumexp(-1).unflatten(3, where)
+        share, size = shares(logits) if self.lean else (logits.softmax(-1), logits.logsumexp(-1))
+        own, size = (share @ value).unflatten(3, where), size.unflatten(3, where)
         return own.permute(0, 2, 3, 1, 4, 5), size.permute(0, 2, 3, 1, 4)
 
 
@@ -93,10 +119,10 @@ class Prefixes(nn.Module):
         for parameter in (self.key, self.value):
             _start(parameter, generators)
 
-    def before(self, projections: nn.ModuleDict) -> Before:
+    def before(self, projections: nn.ModuleDict, *, lean: bool = False) -> Before:
         """Return keys and values as they are learned."""
         del projections
-        return Before(self.key, self.value)
+        return Before(self.key, self.value, lean)
 
 
 class PromptTokens(nn.Module):
@@ -111,12 +137,12 @@ class PromptTokens(nn.Module):
         """Start within ±1, so that no two of them are the same."""
         _start(self.token, generators)
 
-    def before(self, projections: nn.ModuleDict) -> Before:
+    def before(self, projections: nn.ModuleDict, *, lean: bool = False) -> Before:
         """Return the keys and values that the heads make of the tokens."""
         key, value = (
             self._heads(cast("StackedLinear", projections[name])) for name in ("key", "value")
         )
-        return Before(key, value)
+        return Before(key, value, lean)
 
     def _heads(self, layer: StackedLinear) -> Float[Tensor, "seeds modules heads length head"]:
         projected = self.token @ layer.weight.unsqueeze(1) + bias_of(layer)[:, None, None]

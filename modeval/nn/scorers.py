@@ -40,7 +40,7 @@ class Read:
     """Outputs that a readout would give: the product is formed on weights, not on samples."""
 
     readout: Readout
-    hidden: Float[Tensor, "seeds n modules hidden"]
+    hidden: Float[Tensor, "seeds n #modules hidden"]
 
     def times(self, weight: Tensor) -> Tensor:
         """Return the outputs times a matrix."""
@@ -211,6 +211,14 @@ class FixedScorer(nn.Module):
         super().__init__()
         self.seeds = seeds
         self.register_buffer("table", table, persistent=False)
+
+    @property
+    def chosen(self) -> tuple[int, ...]:
+        """Return the module of each rule, where the table names one for each; else nothing."""
+        best = self.table.argmax(-1)
+        if not torch.equal(self.table, F.one_hot(best, self.table.shape[-1]).to(self.table)):
+            return ()
+        return tuple(best.tolist())
 
     def forward(self, seen: Seen | None = None) -> Float[Tensor, "seeds rules modules"]:
         """Return the given rows."""

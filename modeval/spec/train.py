@@ -22,7 +22,7 @@ Schedule = Literal["constant", "steps", "cosine"]
 Selection = str
 """Which weights of a run: ``last``, ``best``, or ``phase-2`` for those after its second phase."""
 BestBy = Literal["loss", "accuracy"]
-Engine = Literal["auto", "eager", "compiled", "graphed", "fused"]
+Engine = Literal["auto", "eager", "lean", "compiled", "graphed", "fused"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

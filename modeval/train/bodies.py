@@ -14,14 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
-import torch
 from torch import Tensor
 
 from modeval.nn.bank import Bank, BankMLP
 from modeval.nn.layer import LayeredNetwork, needs_spare
 from modeval.nn.linear import StackedLinear
 from modeval.nn.scorers import BY_RULE, FixedScorer, Seen
-from modeval.spec.computing.compute import rectifier
 from modeval.train.fused import Body, KernelError
 from modeval.types import Noise
 
@@ -49,7 +47,9 @@ class Maker:
         named = self.made(None, rows)
         if self.mixes:
             return Body(named, network.rules, tuple(range(network.rules)))
-        return Body(named, network.module_count, () if routed else _chosen(network))
+        scorer = network.scorer
+        chosen = scorer.chosen if isinstance(scorer, FixedScorer) and not routed else ()
+        return Body(named, network.module_count, chosen)
 
     def made(self, noise: Noise | None, rows: Tensor | None) -> dict[str, Tensor]:
         """Return what the kernel reads, by the names of plain parameters.
@@ -97,7 +97,7 @@ def maker_of(network: LayeredNetwork, *, routed: bool) -> Maker:
         KernelError: when no kernel could compute them.
     """
     for part in network.modules():
-        if isinstance(part, BankMLP) and type(part.computation).rectified is not rectifier:
+        if isinstance(part, BankMLP) and not part.is_plain:
             raise KernelError(
                 f"the fused kernels do not know modules of {type(part.computation).__name__}"
             )
@@ -128,14 +128,3 @@ def _module_layers(network: LayeredNetwork) -> Mapping[str, StackedLinear | Bank
 
 def _trunk(layer: StackedLinear | Bank) -> tuple[Tensor, Tensor | None] | None:
     return layer.trunk() if isinstance(layer, Bank) else None
-
-
-def _chosen(network: LayeredNetwork) -> tuple[int, ...]:
-    """Return the module of each rule where a table that is given names one; else nothing."""
-    if not isinstance(network.scorer, FixedScorer):
-        return ()
-    table = network.scorer.table
-    best = table.argmax(-1)
-    if not torch.equal(table, torch.nn.functional.one_hot(best, table.shape[-1]).to(table.dtype)):
-        return ()
-    return tuple(best.tolist())

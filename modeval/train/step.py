@@ -9,10 +9,11 @@ Adam: ``m = 0.9 m + 0.1 g``, ``v = 0.999 v + 0.001 g²``,
 phase may ask for another optimiser (:mod:`modeval.spec.phases`). Elements that are held have a
 gradient of 0 from its first step on, so that no moment ever moves them.
 
-Four engines compute the same step, to rounding: ``fused`` (C++ on processors,
+Five engines compute the same step, to rounding: ``fused`` (C++ on processors,
 :mod:`modeval.train.fused`), ``compiled`` (``torch.compile`` of the whole step, for GPUs),
-``graphed`` (a CUDA graph of the eager step, :mod:`modeval.train.graphed`), and ``eager``, which is
-the definition.
+``graphed`` (a CUDA graph of the eager step, :mod:`modeval.train.graphed`), ``lean`` (PyTorch on
+processors, by the short cuts of a network, :mod:`modeval.nn.lean`), and ``eager``, which is the
+definition.
 """
 
 import functools
@@ -52,11 +53,11 @@ class Stepper:
         network: trained in place.
         objective: what the losses are.
         clip: largest norm of the gradient of a seed; 0 for none.
-        engine: ``fused``, ``compiled``, ``graphed``, ``eager``, or ``auto``. ``auto`` takes on
-            processors the fused kernel, or ``eager`` where there is no C++ compiler or no kernel
-            for the network; on GPUs ``compiled``, or ``graphed`` where Triton is missing and for
-            recurrent networks, whose unrolled graph takes minutes to compile, and ``eager`` for
-            what waits for the device within a step.
+        engine: ``fused``, ``compiled``, ``graphed``, ``lean``, ``eager``, or ``auto``. ``auto``
+            takes on processors the fused kernel, or ``lean`` or ``eager`` where there is no C++
+            compiler or no kernel for the network; on GPUs ``compiled``, or ``graphed`` where Triton
+            is missing and for recurrent networks, whose unrolled graph takes minutes to compile,
+            and ``eager`` for what waits for the device within a step.
         phase: what learns, at which rates, with which remedies; everything, at one rate, with none
             when absent.
         held: elements of parameters that do not move, where not 0, by the parameter's name.
@@ -93,6 +94,7 @@ class Stepper:
         self.count = torch.zeros((), device=self.parameters[0].device)
         self.engine: str
         self.engine, self.engine_note = "eager", ""
+        network.lean = False  # it may have been trained by another engine before
         self._fused: Fused | None = None
         self._routed: RoutedKernel | None = None
         self._slices: tuple[Slice, ...] | None = None  # not known yet
@@ -107,6 +109,8 @@ class Stepper:
             self._compiled = torch.compile(self._whole, fullgraph=True, dynamic=False)
         elif engine == "graphed" or (engine == "auto" and not on_processor and self._records()):
             self.record_by(cuda_recorder)
+        if engine == "lean" or (engine == "auto" and self.engine == "eager" and on_processor):
+            self._be_lean(required=engine == "lean")
         self._may_fall_back = engine == "auto"
 
     def step(
@@ -190,6 +194,15 @@ class Stepper:
                 self.engine_note = self.network.note or str(error)
                 return
         self.engine = "fused"
+
+    def _be_lean(self, *, required: bool) -> None:
+        """Let the network take its own short cuts on processors, where it has some."""
+        if self.network.has_lean and self.count.device.type == "cpu":
+            self.engine, self.network.lean = "lean", True
+        elif required:
+            raise RunError(
+                "engine = lean: only attention on processors has a leaner way. Use --engine auto."
+            )
 
     def _try_compiled(
         self,

@@ -3,6 +3,7 @@
 import ctypes
 import importlib
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from modeval.errors import RunError
 from modeval.nn import create
+from modeval.nn.routes import knock_out
 from modeval.spec import DataSpec, ModelSpec, Phase, Rate, RunSpec, from_dict
 from modeval.spec.systems import named, system_of
 from modeval.train import slices
@@ -111,9 +113,48 @@ def assert_same_slopes(run: RunSpec, phase: Phase) -> None:
             noise = Noise(next(uniform_numbers(stream, network.chance)), torch.tensor(0.2))
         gradients, loss, _ = stepper._slope(batch, noise)
         found[stepper.engine] = [loss, *gradients]
-    for one, other in zip(found["fused"], found["eager"], strict=True):
+    assert len(found) == 2
+    for one, other in zip(*reversed(found.values()), strict=True):
         scale = float(other.abs().max())
         torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3 * scale + 1e-6)
+
+
+LEAN = (
+    "modular-shared", "global-routing", "joined-prefixes", "sluice", "adapter-per-rule",
+    "prefix-per-rule", "prompt-tokens-per-rule", "hard-sharing", "adapter-fusion",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEAN)
+def test_the_short_cuts_of_attention_give_the_gradients_of_its_definition(name: str) -> None:
+    run = run_of(name, "sets")
+    assert_same_slopes(run, run.train.stretches[-1][2])
+
+
+def test_prefixes_are_left_out_only_where_a_table_names_a_module_for_each_rule() -> None:
+    table = ((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 1), (0, 0, 0, 1))
+    run = run_of("prefix-per-rule", "sets")
+    batch = next(batches(Stream(run.data, SEEDS, 16, CPU)))
+    for model in (run.model, replace(run.model, scorer="map", map=table)):
+        network = create(run.data, model, [seed for _, seed in SEEDS])
+        for route in (None, knock_out([1], renormalise=False)):
+            said = {}
+            for lean in (False, True):
+                network.lean = lean
+                output = network(batch.inputs, batch.rule, route=route)
+                said[lean] = output.prediction, output.routed[0].weight, output.routed[0].output
+            torch.testing.assert_close(said[True], said[False])
+
+
+def test_short_cuts_are_no_part_of_a_network_that_is_not_attention() -> None:
+    run = run_of("smear", "binary")
+    network = create(run.data, run.model, (1,))
+    with pytest.raises(RunError, match="only attention on processors"):
+        Stepper(network, "regression", engine="lean")
+    other = run_of("global-routing", "sets")
+    sets = create(other.data, other.model, (1,))
+    assert Stepper(sets, "regression").engine == "lean"
+    assert Stepper(sets, "regression", engine="eager").network.lean is False
 
 
 @pytest.mark.usefixtures("kernels")

@@ -192,7 +192,7 @@ def test_a_table_of_another_shape_is_refused() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_what_is_refused_trains_eagerly_as_it_is_and_says_why(task: str) -> None:
+def test_what_is_refused_trains_without_a_kernel_as_it_is_and_says_why(task: str) -> None:
     network, eager = network_of(task), network_of(task)
     another_gating(network)
     another_gating(eager)
@@ -205,12 +205,12 @@ def test_what_is_refused_trains_eagerly_as_it_is_and_says_why(task: str) -> None
     )
     stepper = Stepper(network, "regression")
     assert (stepper.engine, stepper.engine_note) == (
-        "eager",
+        "lean" if task == "sets" else "eager",
         "the fused kernels do not know the gating top-k",
     )
     other = Stepper(eager, "regression", engine="eager")
     rate = torch.tensor(1e-3)
-    assert torch.equal(stepper.step(batch, rate), other.step(batch, rate))
+    torch.testing.assert_close(stepper.step(batch, rate), other.step(batch, rate))
 
 
 def test_a_list_of_what_is_computed_holds_only_parameters_that_the_kernel_orders() -> None:

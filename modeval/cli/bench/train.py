@@ -3,13 +3,14 @@
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from modeval.cli import complete
 from modeval.cli.output import choose_device, stderr, stdout
 from modeval.errors import SpecError
+from modeval.spec import Engine
 
 if TYPE_CHECKING:
     from modeval.cli.bench.rows import Row
@@ -54,8 +55,8 @@ def bench_train_command(
     engine: Annotated[
         str,
         typer.Option(
-            help="How steps are computed: auto, fused, compiled, graphed, eager.",
-            autocompletion=complete.one_of("auto", "fused", "compiled", "graphed", "eager"),
+            help=f"How steps are computed: {', '.join(get_args(Engine))}.",
+            autocompletion=complete.one_of(*get_args(Engine)),
         ),
     ] = "auto",
     reference: Annotated[
@@ -82,7 +83,7 @@ def bench_train_command(
         cohort=cohort,
         seconds=seconds,
         device=device,
-        engine=_choices("engine", engine, ("auto", "fused", "compiled", "graphed", "eager"))[0],
+        engine=_choices("engine", engine, get_args(Engine))[0],
         reference=reference,
         quiet=as_json,
     )
