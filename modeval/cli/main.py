@@ -10,6 +10,7 @@ import typer
 from modeval.atomic import reason
 from modeval.cli.commands import Program
 from modeval.cli.exits import Exit
+from modeval.cli.garbage import no_search_while_loading
 from modeval.cli.heartbeat import heartbeat
 from modeval.cli.output import stderr
 from modeval.errors import ModevalError
@@ -64,7 +65,7 @@ def run() -> None:
 
     fit_streams()
     try:
-        with heartbeat(sys.argv[1:]):
+        with no_search_while_loading(), heartbeat(sys.argv[1:]):
             app()
     except ModevalError as error:
         _refuse(str(error))

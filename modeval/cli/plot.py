@@ -125,8 +125,8 @@ def plot_command(
         EVERY,
         drawn,
         drawn_numbers,
+        left_out,
         read_drawn,
-        undrawn,
         unknown_kind,
     )
     from modeval.report.paper_figures import FORMATS, Style, save
@@ -155,12 +155,8 @@ def plot_command(
         content = save(figure, suffix, dpi=dpi)
     if deliver(out, content, flag="--out") and not quiet:
         tell_written(out)
-        if left := undrawn(found):
-            verb = "is" if len(left) == 1 else "are"
-            stderr().print(
-                f"{', '.join(left)} {verb} not in it: a single module has nothing to route.",
-                markup=False,
-            )
+        if said := left_out(found, layer):
+            stderr().print(said, markup=False)
         if height > PAGE:
             stderr().print(
                 f"It is {height:.0f} inches high, more than a page. Draw less of it with "

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modeval.evaluate.merging import merging_of
-from modeval.metrics.course import Course, History
+from modeval.metrics.course import Course, History, Merging
 from modeval.nn import create
 from modeval.spec import RunSpec
 from modeval.train.records import read_log
@@ -42,8 +41,19 @@ def history_of(folder: Path, spec: RunSpec, kept: Sequence[int]) -> History | No
         churn=_numbers(changes, "churn", kept).mean(0) if changes else None,
         course=course,
         early=None if course is None else _early(spec, course, steps, rule_loss),
-        merging=merging_of(folder, spec, kept, course),
+        merging=_merging(folder, spec, kept, course),
     )
+
+
+def _merging(
+    folder: Path, spec: RunSpec, kept: Sequence[int], course: Course | None
+) -> Merging | None:
+    """Return what merging cost, if a phase merged; most runs have one phase."""
+    if course is None:
+        return None
+    from modeval.evaluate.merging import merging_of  # noqa: PLC0415 - slow, and seldom needed
+
+    return merging_of(folder, spec, kept, course)
 
 
 def _numbers(log: Sequence[dict[str, Any]], name: str, kept: Sequence[int]) -> Tensor:

@@ -17,8 +17,6 @@ from modeval.nn.layer import Choices, ModularLayer
 from modeval.nn.linear import StackedLinear, StackedMLP, initialise
 from modeval.nn.mlp import MLPNetwork
 from modeval.nn.network import Network
-from modeval.nn.own.network import own_network
-from modeval.nn.own.scorer import OwnScorer
 from modeval.nn.prefixes import Prefixes, PromptTokens
 from modeval.nn.recurrent import RecurrentNetwork
 from modeval.nn.scorers import (
@@ -55,6 +53,8 @@ def build(data: DataSpec, model: ModelSpec, *, seeds: int) -> Network:
     """Return a cohort of ``seeds`` networks with all parameters zero; see :func:`create`."""
     check_pair(data, model)
     if model.own is not None:
+        from modeval.nn.own.network import own_network  # noqa: PLC0415 - users' own alone
+
         return own_network(data, model, seeds)
     return FAMILIES[data.task](data, model, seeds)
 
@@ -161,6 +161,8 @@ def _by_rule(at: Slot) -> Scorer:
 
 def _own(at: Slot) -> Scorer:
     assert at.own is not None  # noqa: S101 - a specification without one is refused
+    from modeval.nn.own.scorer import OwnScorer  # noqa: PLC0415 - users' own alone
+
     return OwnScorer(at.own, at)
 
 

@@ -1,6 +1,7 @@
 """Figures for papers, as objects of matplotlib, which a notebook shows."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -12,23 +13,19 @@ from modeval.metrics.table import metric_of
 from modeval.report import paper_figures
 from modeval.report.paper.curves import LOSS
 from modeval.report.paper_figures import KINDS, Curves, Style
-from modeval.report.scorecard_views import ModelView, entries
+from modeval.report.scorecard_views import ModelView, entries, mean_course
 from modeval.report.tables import Table
-from modeval.report.verdicts.history import Run, read_history
 from modeval.score.chosen import only_models
 from modeval.score.scorecard import Scorecard
 from modeval.score.stored.files import read_scorecard
-from modeval.sweep.collect import collect
-from modeval.sweep.plan import is_sweep, read_sweep
-from modeval.train.records import find_runs, read_log, read_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from modeval.report.verdicts.history import Run
+
 CURVES, TREND = "curves", "trend"
 EVERY = (*KINDS, CURVES, TREND)
-ROUTING = {"collapse", "specialisation", "adaptation", "end-to-end", "heatmap", "budget"}
-"""Figures that show nothing of a model with one module."""
 Sources = str | Path | Scorecard | Sequence[str | Path | Scorecard]
 
 
@@ -57,7 +54,8 @@ def plot(
         title: usually the caption's job.
 
     Returns:
-        The figure, which a notebook shows and ``savefig`` writes.
+        The figure, which a notebook shows and ``savefig`` writes. A ``UserWarning`` names the
+        models that such a figure shows nothing of.
 
     Raises:
         SpecError: there is no such kind, or no such model.
@@ -68,7 +66,11 @@ def plot(
     'Figure'
     """
     style = Style(width=width, title=title, metrics=tuple(metrics), layer=layer)
-    return drawn(read_drawn(kind, sources, models, metrics), style)
+    found = read_drawn(kind, sources, models, metrics)
+    figure = drawn(found, style)
+    if said := left_out(found, layer):
+        warnings.warn(said, stacklevel=2)
+    return figure
 
 
 def plot_numbers(
@@ -101,7 +103,7 @@ class Drawn:
     kind: str
     entries: list[ModelView] = field(default_factory=list)
     curves: list[Curves] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
+    runs: "list[Run]" = field(default_factory=list)
 
 
 def read_drawn(
@@ -141,11 +143,58 @@ def drawn_numbers(found: Drawn, style: Style) -> list[Table]:
     return paper_figures.numbers(found.kind, found.entries, style)
 
 
-def undrawn(found: Drawn) -> tuple[str, ...]:
-    """Return the models that a figure of routing has nothing to show of: they have one module."""
-    if found.kind not in ROUTING:
+# --- what a figure shows nothing of --------------------------------------------------------------
+
+
+def _has_one_module(view: ModelView, _layer: int | None) -> bool:
+    return view.record.modules == 1
+
+
+def _has_one_layer(view: ModelView, _layer: int | None) -> bool:
+    return not view.layered
+
+
+def _is_untouched(view: ModelView, layer: int | None) -> bool:
+    from modeval.report.causes import falling  # noqa: PLC0415 - with its figure alone
+
+    return falling(view, layer) is None
+
+
+def _has_one_phase(view: ModelView, _layer: int | None) -> bool:
+    return mean_course(view) is None
+
+
+Absent = Callable[[ModelView, int | None], bool]
+UNROUTED: tuple[Absent, str] = (_has_one_module, "a single module has nothing to route")
+ABSENT: dict[str, tuple[Absent, str]] = {
+    **dict.fromkeys(
+        ("collapse", "specialisation", "adaptation", "end-to-end", "heatmap", "budget"), UNROUTED
+    ),
+    "layers": (_has_one_layer, "it takes several routed layers"),
+    "removal": (_is_untouched, "it takes modules that were switched off"),
+    "course": (_has_one_phase, "it takes several phases of training"),
+}
+"""Which models kinds of figures show nothing of, and why."""
+
+
+def undrawn(found: Drawn, layer: int | None = None) -> tuple[str, ...]:
+    """Return the models that a figure shows nothing of."""
+    if found.kind not in ABSENT:
         return ()
-    return tuple(dict.fromkeys(view.name for view in found.entries if view.record.modules == 1))
+    absent, _ = ABSENT[found.kind]
+    return tuple(dict.fromkeys(view.name for view in found.entries if absent(view, layer)))
+
+
+def left_out(found: Drawn, layer: int | None = None) -> str:
+    """Say which models a figure shows nothing of, and why; nothing where it shows all."""
+    names = undrawn(found, layer)
+    if not names:
+        return ""
+    verb = "is" if len(names) == 1 else "are"
+    return f"{', '.join(names)} {verb} not in it: {ABSENT[found.kind][1]}."
+
+
+# --- reading -------------------------------------------------------------------------------------
 
 
 def unknown_kind(kind: str) -> str:
@@ -164,9 +213,12 @@ def _named(source: str | Path | Scorecard, number: int) -> tuple[str, Scorecard]
     if isinstance(source, Scorecard):
         return f"scorecard {number + 1}", source
     path = Path(source)
-    if is_sweep(path):
-        return str(source), collect(read_sweep(path)).card
     if path.is_dir():
+        from modeval.sweep.collect import collect  # noqa: PLC0415 - files do without
+        from modeval.sweep.plan import is_sweep, read_sweep  # noqa: PLC0415 - likewise
+
+        if is_sweep(path):
+            return str(source), collect(read_sweep(path)).card
         raise ScorecardError(
             f"{path} is a folder, and what is drawn is a scorecard. Make one with: "
             f"modeval score {path} --json scorecard.json"
@@ -185,8 +237,10 @@ def chosen_entries(
     return views
 
 
-def chosen_runs(paths: Sequence[Path], models: Sequence[str]) -> list[Run]:
+def chosen_runs(paths: Sequence[Path], models: Sequence[str]) -> "list[Run]":
     """Return runs of the gate, oldest first, with the models that match one of the patterns."""
+    from modeval.report.verdicts.history import read_history  # noqa: PLC0415 - trends alone
+
     runs = sorted((run for path in paths for run in read_history(path)), key=lambda run: run.date)
     names = list(dict.fromkeys(kept.model for run in runs for kept in run.values))
     patterns = _known_patterns(models, names)
@@ -237,7 +291,8 @@ def read_curves(paths: Sequence[Path], metrics: Sequence[str] = ()) -> list[Curv
         RunError: a folder holds no run.
         SpecError: no validation tells a metric.
     """
-    from modeval.spec import MODEL_TITLES, title_of  # noqa: PLC0415 - with the figures alone
+    from modeval.spec import MODEL_TITLES, title_of  # noqa: PLC0415 - curves alone
+    from modeval.train.records import read_log, read_run  # noqa: PLC0415 - curves alone
 
     folders = dict.fromkeys(run for path in paths for run in _runs(path))
     specs = {folder: read_run(folder) for folder in folders}
@@ -292,6 +347,8 @@ def _runs(path: Path) -> list[Path]:
             f"{path} is a file; curves are drawn from the log in a run folder: "
             f"modeval plot curves {path.parent} --out curves.pdf"
         )
+    from modeval.train.records import find_runs  # noqa: PLC0415 - curves alone
+
     found = find_runs(path)
     if not found:
         raise RunError(

@@ -13,7 +13,6 @@ from modeval.data import Dataset, open_dataset
 from modeval.errors import CheckpointError, ModevalError, SpecError
 from modeval.evaluate.cohort import evaluate as evaluate_subject
 from modeval.evaluate.interventions import Asked
-from modeval.evaluate.modules import subject_of
 from modeval.evaluate.runs import load_run
 from modeval.evaluate.subject import Evaluation, Subject
 from modeval.pipeline.machine import choose_device
@@ -338,6 +337,8 @@ def evaluate(
             "seeds=[(task seed, model seed)])."
         )
     with _resting(modules):
+        from modeval.evaluate.modules import subject_of  # noqa: PLC0415 - modules alone
+
         subject = subject_of(modules, task, seeds, title=title, forward=forward, routers=routers)
         [card] = score_subjects([subject], precision=precision, **options)
     return card

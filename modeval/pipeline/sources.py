@@ -29,7 +29,6 @@ from modeval.spec import Objective, Selection
 from modeval.trace.counts import SUFFIX, Survey, find_traces, gather, is_trace, survey
 from modeval.trace.files import Trace, open_trace
 from modeval.trace.fold import LayerGroup
-from modeval.trace.importers.plain.matrix import is_matrix, read_matrix
 from modeval.trace.trace import TraceHeader
 from modeval.train.files import take_code
 from modeval.train.records import find_runs, read_run
@@ -179,7 +178,7 @@ def _look(text: str, asked: ScoreOptions, sources: _Sources) -> None:
     runs = find_runs(path) if origin in ("auto", "run") else []
     models = list(find_models(path)) if origin in ("auto", "modarch") else []
     traces = find_traces(path) if origin in ("auto", "trace") else []
-    if is_matrix(path):
+    if _is_matrix(path):
         traces = [path]
     if not runs and not models and not traces:
         raise _nothing(path, origin)
@@ -201,13 +200,21 @@ def _is_network(text: str, asked: ScoreOptions) -> bool:
     return isinstance(config, dict) and bool(known & config.keys())
 
 
+def _is_matrix(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    from modeval.trace.importers.plain.matrix import is_matrix  # noqa: PLC0415 - files alone
+
+    return is_matrix(path)
+
+
 def _check_path(path: Path) -> None:
     if not path.exists():
         raise RunError(
             f"There is nothing at {path}. Give a folder that exists (a model of the hub by its id "
             "needs --data as well)."
         )
-    if path.is_file() and not is_trace(path) and not is_matrix(path):
+    if path.is_file() and not is_trace(path) and not _is_matrix(path):
         if path.suffix == ".json":
             raise RunError(
                 f"{path} is no model but perhaps a scorecard, which is scored already: "
@@ -403,8 +410,16 @@ def _with_members(card: Scorecard, faults: Scorecard) -> Scorecard:
 # --- traces --------------------------------------------------------------------------------------
 
 
+def _gathered(path: Path, asked: ScoreOptions) -> tuple[TraceHeader, tuple[LayerGroup, ...]]:
+    if not _is_matrix(path):
+        return gather(path, phase=asked.phase)
+    from modeval.trace.importers.plain.matrix import read_matrix  # noqa: PLC0415 - files alone
+
+    return read_matrix(path)
+
+
 def _score_trace(path: Path, asked: ScoreOptions) -> list[Scorecard]:
-    header, groups = read_matrix(path) if is_matrix(path) else gather(path, phase=asked.phase)
+    header, groups = _gathered(path, asked)
     name = path.resolve().name.removesuffix(SUFFIX).removesuffix(".trace")
     known = asdict(survey(path))
     if asked.phase is not None:

@@ -3,35 +3,26 @@
 Each kind takes models of scorecards (or training curves) and returns a Matplotlib figure, which a
 notebook shows. Colours are those of Okabe and Ito, which differ without colour vision too; markers
 and dashes differ with them. Nothing is written into a figure that a caption says better.
+
+The module of a kind is loaded when one is drawn: one is wanted at a time.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from modeval.errors import ScorecardError, SpecError
-from modeval.report.paper import (
-    budget,
-    charts,
-    course,
-    curves,
-    heatmaps,
-    layers,
-    ranking,
-    removal,
-    rules,
-    trend,
-    winners,
-)
-from modeval.report.paper.charts import Chart
+from modeval.report.paper import charts, curves
 from modeval.report.paper.curves import Curves
 from modeval.report.paper.style import COLOURS, FORMATS, WIDTHS, Style, face, in_letters, save
 from modeval.report.scorecard_views import ModelView
 from modeval.report.tables import Table
-from modeval.report.verdicts.history import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from modeval.report.verdicts.history import Run
 
 __all__ = [
     "COLOURS",
@@ -59,22 +50,33 @@ class Kind:
 
     Attributes:
         summary: one line for the help.
-        draw: makes it.
-        tables: returns the numbers that it shows.
+        home: module of :mod:`modeval.report.paper` that makes it.
+        name: of the function there: it returns a figure, or charts.
+        tables: of the function that returns its numbers; none where ``name`` returns charts, from
+            which both figure and numbers are made.
     """
 
     summary: str
-    draw: Callable[[Sequence[ModelView], Style], "Figure"]
-    tables: Callable[[Sequence[ModelView], Style], list[Table]]
+    home: str
+    name: str
+    tables: str | None = None
 
+    def draw(self, entries: Sequence[ModelView], style: Style) -> "Figure":
+        """Return the figure."""
+        made = self._call(self.name, entries, style)
+        figure: Figure = made if self.tables is not None else charts.draw(made, style)
+        return figure
 
-def _of_charts(summary: str, made: Callable[[Sequence[ModelView], Style], list[Chart]]) -> Kind:
-    """Return a kind whose figure and tables are made from the same charts."""
-    return Kind(
-        summary,
-        lambda entries, style: charts.draw(made(entries, style), style),
-        lambda entries, style: charts.tables(made(entries, style)),
-    )
+    def numbers(self, entries: Sequence[ModelView], style: Style) -> list[Table]:
+        """Return the numbers that it shows."""
+        if self.tables is None:
+            return charts.tables(self._call(self.name, entries, style))
+        found: list[Table] = self._call(self.tables, entries, style)
+        return found
+
+    def _call(self, name: str, entries: Sequence[ModelView], style: Style) -> Any:
+        home = import_module(f"modeval.report.paper.{self.home}")
+        return getattr(home, name)(entries, style)
 
 
 def draw(kind: str, entries: Sequence[ModelView], style: Style) -> "Figure":
@@ -98,7 +100,7 @@ def numbers(kind: str, entries: Sequence[ModelView], style: Style) -> list[Table
         ScorecardError: the scorecards do not hold what it shows.
     """
     _check(kind)
-    return KINDS[kind].tables(entries, style)
+    return KINDS[kind].numbers(entries, style)
 
 
 def _check(kind: str) -> None:
@@ -129,25 +131,29 @@ def curve_numbers(found: Sequence[Curves]) -> list[Table]:
     return charts.tables(curves.charts(_drawable(found)))
 
 
-def draw_trend(runs: Sequence[Run], style: Style) -> "Figure":
+def draw_trend(runs: "Sequence[Run]", style: Style) -> "Figure":
     """Return how values moved over runs of the gate, with what was asked of them.
 
     Raises:
         ScorecardError: the history holds nothing to draw.
         DependencyError: Matplotlib is not installed.
     """
+    from modeval.report.paper import trend  # noqa: PLC0415 - as the other kinds
+
     with face():
         figure = charts.draw(trend.charts(runs, style), style)
         trend.name_runs(figure, runs)
         return _titled(figure, style)
 
 
-def trend_numbers(runs: Sequence[Run], style: Style) -> list[Table]:
+def trend_numbers(runs: "Sequence[Run]", style: Style) -> list[Table]:
     """Return the same as tables.
 
     Raises:
         ScorecardError: the history holds nothing to draw.
     """
+    from modeval.report.paper import trend  # noqa: PLC0415 - as the other kinds
+
     return charts.tables(trend.charts(runs, style))
 
 
@@ -190,38 +196,41 @@ def _written(view: ModelView) -> ModelView:
 
 KINDS = {
     "ranking": Kind(
-        "models ranked by each score, seeds as dots, interval, chance",
-        ranking.draw,
-        ranking.tables,
+        "models ranked by each score, seeds as dots, interval, chance", "ranking", "draw", "tables"
     ),
-    "winners": _of_charts(
-        "how often each model has the lowest loss, with Wilson's intervals",
-        winners.charts,
+    "winners": Kind(
+        "how often each model has the lowest loss, with Wilson's intervals", "winners", "charts"
     ),
-    "losses": _of_charts(
-        "loss in and out of distribution against the number of rules", rules.losses
+    "losses": Kind(
+        "loss in and out of distribution against the number of rules", "rules", "losses"
     ),
-    "collapse": _of_charts(
-        "collapse against the number of rules, a line for each model", rules.collapse
+    "collapse": Kind(
+        "collapse against the number of rules, a line for each model", "rules", "collapse"
     ),
-    "specialisation": _of_charts(
-        "alignment, information and adaptation against the number of rules", rules.specialisation
+    "specialisation": Kind(
+        "alignment, information and adaptation against the number of rules",
+        "rules",
+        "specialisation",
     ),
-    "adaptation": _of_charts(
-        "how well routing follows other shares of rules, against their number", rules.adaptation
+    "adaptation": Kind(
+        "how well routing follows other shares of rules, against their number",
+        "rules",
+        "adaptation",
     ),
-    "end-to-end": _of_charts(
-        "what training gains over uniform routing, against the number of rules", rules.end_to_end
+    "end-to-end": Kind(
+        "what training gains over uniform routing, against the number of rules",
+        "rules",
+        "end_to_end",
     ),
-    "heatmap": Kind("which rule goes to which module", heatmaps.draw, heatmaps.tables),
-    "removal": _of_charts(
-        "loss while modules are removed, the least used first or at random", removal.charts
+    "heatmap": Kind("which rule goes to which module", "heatmaps", "draw", "tables"),
+    "removal": Kind(
+        "loss while modules are removed, the least used first or at random", "removal", "charts"
     ),
-    "course": _of_charts("loss on each rule after each phase of training", course.charts),
+    "course": Kind("loss on each rule after each phase of training", "course", "charts"),
     "layers": Kind(
-        "scores by layer, with the band of permuted labels", layers.layers, layers.tables
+        "scores by layer, with the band of permuted labels", "layers", "layers", "tables"
     ),
-    "budget": Kind("where the routing entropy goes, as stacked bars", budget.budget, budget.tables),
+    "budget": Kind("where the routing entropy goes, as stacked bars", "budget", "budget", "tables"),
 }
 """Figures of scorecards; curves, of run folders, are :func:`draw_curves`."""
 CURVES = "validation loss, or a score of routing, against steps, seeds as thin lines"

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from modeval.report.words import is_trace, metric_title, task
-from modeval.score.scorecard import ModelRecord, Score, Scorecard, Seed
+from modeval.score.comparison.courses import course_of
+from modeval.score.scorecard import ModelRecord, PhaseLosses, Score, Scorecard, Seed
+from modeval.titles import MODEL_TITLES
 
 DECIDING = ("alignment_score", "rule_specialization", "effective_share")
 """Metrics that may choose which layers are shown in full, the first that is there."""
@@ -152,10 +154,13 @@ def _rank(record: ModelRecord) -> int:
     """Order the models of the paper as the paper does, and others after them."""
     if is_trace(record):
         return 0
-    from modeval.spec import MODEL_TITLES  # noqa: PLC0415 - slow, and traces do without
-
     titles = list(MODEL_TITLES.values())
     return titles.index(record.title) if record.title in titles else len(titles)
+
+
+def mean_course(view: ModelView) -> PhaseLosses | None:
+    """Return the losses of a model by phase and rule, the mean over seeds."""
+    return course_of(view.card, view.record)
 
 
 # --- scores --------------------------------------------------------------------------------------

@@ -9,9 +9,8 @@ from dataclasses import replace
 from modeval.errors import ScorecardError, nearest
 from modeval.report import routing_views, scorecard_views, tables
 from modeval.report.brief import brief
-from modeval.report.paper.course import mean_course
 from modeval.report.paper.families import families
-from modeval.report.scorecard_views import ModelView
+from modeval.report.scorecard_views import ModelView, mean_course
 from modeval.report.tables import Cell, Table
 from modeval.report.words import vocabulary
 from modeval.text import for_json, for_markdown, visible

@@ -6,7 +6,6 @@ combination that makes no sense is refused here, before anything is computed.
 
 from modeval.spec.data import NAMED_OPERATIONS, DataSpec, Objective, Operation, Search, Task
 from modeval.spec.model import (
-    MODEL_TITLES,
     MODELS,
     Match,
     ModelSpec,
@@ -40,6 +39,7 @@ from modeval.spec.train import (
     phase_selected,
     seed_grid,
 )
+from modeval.titles import MODEL_TITLES
 
 __all__ = [
     "MODELS",

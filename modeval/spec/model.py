@@ -29,6 +29,7 @@ from modeval.spec.plain import from_dict
 from modeval.spec.settings import default_of, flag_of, refuse_unread, setting
 from modeval.spec.systems import SYSTEMS
 from modeval.spec.taught import BalancedTopK, Evolved, QLearning, Reinforce
+from modeval.titles import MODEL_TITLES
 
 Scorer = Literal[
     "none", "module", "shared", "attention", "input", "both", "rule", "table", "global", "oracle",
@@ -58,14 +59,6 @@ MODELS: dict[str, dict[str, Any]] = {
     "gt-modular": {"scorer": "oracle"},
 }
 """The paper's models as choices on the axes of the model space: names for :class:`ModelSpec`."""
-
-MODEL_TITLES = {
-    "monolithic": "Monolithic",
-    "modular": "Modular",
-    "modular-shared": "Modular (shared scorer)",
-    "modular-op": "Modular-op",
-    "gt-modular": "GT-Modular",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -115,15 +115,30 @@ def test_what_reads_scorecards_and_tables_loads_no_pytorch(tried):
         assert seconds < 5, command  # of processor time: a fifth of it where nothing else runs
 
 
-def test_a_gate_loads_neither_other_commands_nor_specifications():
+OF_A_GATE = r"modeval\.spec|modeval\.cli\..*(train|report|score)"
+OF_A_FIGURE = (
+    r"modeval\.(spec|sweep|gate\.verdicts)|"
+    r"modeval\.report\.paper\.(ranking|winners|rules|heatmaps|removal|course|layers|trend)"
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "others"),
+    [
+        (["gate", CARD, *LIMIT, "-q"], OF_A_GATE),
+        (["plot", "budget", CARD, "-q", "--out"], OF_A_FIGURE),
+    ],
+)
+def test_a_command_loads_neither_others_nor_specifications(tmp_path, arguments, others):
     program = (
-        "import sys\nfrom modeval.cli.main import run\ntry:\n    run()\nexcept SystemExit as end:\n"
-        "    print([name for name in sys.modules if name == 'modeval.spec' or "
-        "name.startswith('modeval.cli.') and name.endswith(('train', 'report', 'score'))])\n"
+        "import re, sys\nfrom modeval.cli.main import run\ntry:\n    run()\n"
+        "except SystemExit as end:\n"
+        f"    print([name for name in sys.modules if re.fullmatch({others!r}, name)])\n"
         "    raise"
     )
+    out = [str(tmp_path / "a.csv")] if arguments[-1] == "--out" else []
     done = subprocess.run(
-        [sys.executable, "-c", program, "gate", CARD, *LIMIT, "-q"],
+        [sys.executable, "-c", program, *arguments, *out],
         capture_output=True,
         text=True,
         check=False,

@@ -14,8 +14,9 @@ import report_cards as cards
 from matplotlib.collections import PolyCollection
 from scipy.stats import binomtest
 
+import modeval
 from modeval.errors import DependencyError, ScorecardError, SpecError
-from modeval.pipeline.plotting import Drawn, drawn_numbers, undrawn
+from modeval.pipeline.plotting import Drawn, drawn_numbers, left_out, undrawn
 from modeval.report import routing_views, scorecard_views, table_formats
 from modeval.report.paper import charts, course, rules, winners
 from modeval.report.paper.charts import Chart, Line, Point
@@ -345,6 +346,16 @@ def test_what_a_figure_leaves_out_is_known(grid, kind):
     text = " ".join([*cells, *(part for each in tables for part in (each.caption, *each.columns))])
     absent = {view.name for view in grid if not re.search(rf"(?<![\w-]){view.name}(?![\w-])", text)}
     assert {*undrawn(found)} == absent
+    assert bool(left_out(found)) == bool(absent)
+
+
+def test_python_says_what_a_figure_leaves_out_as_the_command_does(paper, deep):
+    said = "is not in it: it takes several routed layers."
+    cards = [paper[0].card, deep[0].card]
+    with pytest.warns(UserWarning, match=said) as caught:
+        modeval.plot("layers", cards, models=[paper[0].name, deep[0].name])
+    assert [each.filename for each in caught] == [__file__]  # it points at the call
+    modeval.plot("layers", [deep[0].card])  # warnings are errors here: nothing is left out
 
 
 def _spaced(title):

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from modeval.report import svg, tables
 from modeval.report.page.charts import SERIES, WIDTH, scale, tick_text
 from modeval.report.page.panels import Figure, Numbers, Panel
-from modeval.report.paper.course import mean_course
 from modeval.report.routing_views import rule_names
-from modeval.report.scorecard_views import ModelView, TaskGroup
+from modeval.report.scorecard_views import ModelView, TaskGroup, mean_course
 from modeval.report.words import number
 from modeval.score.scorecard import PhaseLosses
 

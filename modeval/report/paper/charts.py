@@ -22,7 +22,7 @@ from modeval.report.paper.style import (
 )
 from modeval.report.tables import Cell, Table, value, words
 from modeval.report.words import number, span
-from modeval.spec import MODEL_TITLES
+from modeval.titles import MODEL_TITLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

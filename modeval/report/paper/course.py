@@ -7,8 +7,7 @@ from modeval.report import routing_views
 from modeval.report.paper.charts import Chart, Line, Point
 from modeval.report.paper.removal import in_order, titles
 from modeval.report.paper.style import Style
-from modeval.report.scorecard_views import ModelView
-from modeval.score.comparison.courses import course_of
+from modeval.report.scorecard_views import ModelView, mean_course
 from modeval.score.scorecard import PhaseLosses
 
 
@@ -31,11 +30,6 @@ def charts(entries: Sequence[ModelView], style: Style) -> list[Chart]:
             "--regime sequential --out runs/sequential"
         )
     return made
-
-
-def mean_course(view: ModelView) -> PhaseLosses | None:
-    """Return the losses of a model by phase and rule, the mean over seeds."""
-    return course_of(view.card, view.record)
 
 
 def _chart(view: ModelView, title: str, course: PhaseLosses) -> Chart:

@@ -11,7 +11,7 @@ from modeval.report.paper.seed_table import SeedTable, Setting, of_views
 from modeval.report.paper.style import Style
 from modeval.report.scorecard_views import ModelView
 from modeval.report.words import is_trace
-from modeval.spec import MODEL_TITLES
+from modeval.titles import MODEL_TITLES
 
 SIDES = ("in_distribution_loss", "out_of_distribution_loss")
 PAIR = (MODEL_TITLES["monolithic"], MODEL_TITLES["modular"])

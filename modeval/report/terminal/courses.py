@@ -1,16 +1,19 @@
 """Losses by phase of training and rule, for terminals."""
 
+from typing import TYPE_CHECKING
+
 from rich.console import RenderableType
 from rich.text import Text
 
-from modeval.report.paper.course import mean_course
 from modeval.report.routing_views import rule_names
-from modeval.report.scorecard_views import ModelView
+from modeval.report.scorecard_views import ModelView, mean_course
 from modeval.report.terminal.grid import Column, Grid, Prose
 from modeval.report.words import number
-from modeval.score.comparison.compare import Lineage
 from modeval.score.comparison.courses import CourseChange
 from modeval.score.scorecard import PhaseLosses
+
+if TYPE_CHECKING:
+    from modeval.score.comparison.compare import Lineage
 
 MOST_RULES = 16
 """Rules up to which a table has a column for each."""
@@ -34,7 +37,7 @@ def course_table(view: ModelView) -> list[RenderableType]:
     ]
 
 
-def course_grid(lineage: Lineage, course: CourseChange) -> list[RenderableType]:
+def course_grid(lineage: "Lineage", course: CourseChange) -> list[RenderableType]:
     """Return what another training changed in the loss on each rule after each phase."""
     if len(course.change[0]) > MOST_RULES:
         return []

@@ -1,0 +1,39 @@
+"""When Python looks for garbage: not while a command loads what it needs."""
+
+import gc
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LOADING = 5.0
+"""Seconds in which what a command needs is loaded, and most commands end."""
+
+
+@contextmanager
+def no_search_while_loading(seconds: float = LOADING) -> Iterator[None]:
+    """Keep Python from looking for cycles among modules and classes, which all stay.
+
+    Each full search goes through all that PyTorch or Matplotlib made, a tenth of a second each time
+    and a quarter of a short command in all. A command that takes longer has cycles looked for as
+    usual, without going through what was there by then.
+
+    Args:
+        seconds: until they are looked for again.
+    """
+    searched = gc.isenabled()
+    gc.disable()
+    later = threading.Timer(seconds, _search_what_follows)
+    later.daemon = True
+    if searched:
+        later.start()
+    try:
+        yield
+    finally:
+        later.cancel()
+        if searched:
+            gc.enable()
+
+
+def _search_what_follows() -> None:
+    gc.freeze()
+    gc.enable()
