@@ -47,7 +47,7 @@ class Doubts:
                 continue
             chosen, weight = normalise(entry.chosen, entry.weight)
             kept = slice(None) if entry.rows.keep is None else entry.rows.keep.cpu().numpy()
-            shares = None if weight is None else weight.cpu().numpy()[kept]
+            shares = None if weight is None else _comparable(entry, weight).cpu().numpy()[kept]
             watch.add(router.name, chosen.cpu().numpy()[kept], shares)
 
     def warnings(
@@ -82,6 +82,17 @@ class Doubts:
         for kind, rows in counts.items():
             yield from uneven_layers(sizes[kind])
             yield from too_equal(rows, widths)
+
+
+def _comparable(entry: Pending, share: Tensor) -> Tensor:
+    """Return shares, unknown in rows of ones: each chosen module then has a softmax of its own.
+
+    So a sparse mixer (PhiMoE) weighs modules that are far ahead of all that come after them: the
+    weights are equal, and nothing was tied.
+    """
+    if entry.weight is None:
+        return share
+    return share.masked_fill((entry.weight == 1).all(-1, keepdim=True), torch.nan)
 
 
 def equal_experts(routers: Sequence[Router]) -> Iterator[Warned]:

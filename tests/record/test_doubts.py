@@ -90,6 +90,12 @@ def test_weights_that_are_all_equal_are_ties() -> None:
     assert kinds(choices) == {"ties"}
 
 
+def test_weights_of_which_each_is_one_are_those_of_a_sparse_mixer_and_no_ties() -> None:
+    choices = rows_of(4)
+    choices[2][:, 2:] = 1.0
+    assert kinds(choices) == set()
+
+
 def test_counts_more_equal_than_chance_are_seen() -> None:
     choices = rows_of(5)
     for number, rows in enumerate(choices):
