@@ -136,6 +136,23 @@ def brief(value: object, length: int = 60) -> str:
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
+def shortened(message: str, run: int = 600, whole: int = 4000) -> str:
+    """Return a message for people: no word of it fills a screen, and neither does all of it.
+
+    >>> shortened(f"{'x' * 5000} is no name.", run=20)
+    'xxxxxxxx...xxxxxxxxx is no name.'
+    """
+    text = re.sub(rf"\S{{{run + 1},}}", lambda word: _without_middle(word[0], run), message)
+    return _without_middle(text, whole)
+
+
+def _without_middle(text: str, length: int) -> str:
+    if len(text) <= length:
+        return text
+    before = (length - 3) // 2
+    return f"{text[:before]}...{text[before + 3 - length :]}"
+
+
 def natural(name: str) -> list[tuple[int, int | str]]:
     """Return a key that sorts layers.2 before layers.10.
 

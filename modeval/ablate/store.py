@@ -65,7 +65,7 @@ def _check(path: Path, identity: dict[str, Any]) -> None:
     """Refuse to go on with what was measured on something else."""
     try:
         former = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         former = None
     if not isinstance(former, dict):
         raise RunError(f"{path} cannot be read. Remove {path.parent}, or give another --out.")
@@ -97,7 +97,7 @@ def _read(path: Path) -> dict[str, NDArray[np.float64]]:
         try:
             row = json.loads(line)
             known[row["key"]] = np.array(row["losses"], dtype=np.float64)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise RunError(
                 f"{path}, line {number}, is damaged. Remove that line: its set is measured again."
             ) from None

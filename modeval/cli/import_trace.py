@@ -233,7 +233,7 @@ def _read_labels(path: Path | None) -> dict[str, str]:
         return {}
     try:
         labels = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SpecError(f"--labels {path} cannot be read: {error}.") from None
     if not isinstance(labels, dict) or not all(isinstance(text, str) for text in labels.values()):
         raise SpecError(f'--labels {path}: expected a JSON object, {{"name": "label"}}.')

@@ -14,7 +14,7 @@ from modeval.cli.garbage import no_search_while_loading
 from modeval.cli.heartbeat import heartbeat
 from modeval.cli.output import stderr
 from modeval.errors import ModevalError
-from modeval.text import brief, for_rich
+from modeval.text import brief, for_rich, shortened
 
 OF_THE_SYSTEM = {
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO),
@@ -86,7 +86,9 @@ def run() -> None:
 
 
 def _refuse(message: str) -> NoReturn:
-    stderr().print(f"[bold red]error:[/] {for_rich(message, lines=True)}", highlight=False)
+    stderr().print(
+        f"[bold red]error:[/] {for_rich(shortened(message), lines=True)}", highlight=False
+    )
     sys.exit(Exit.USER_ERROR)
 
 

@@ -157,9 +157,13 @@ def convert_command(
     *,
     out: Annotated[Path, typer.Option(help="New file.", show_default=False)],
     to: Annotated[
-        Literal["counts", "csv", "jsonl", "npz"],
-        typer.Option(help="Counts of any trace; rows of a small one."),
-    ] = "counts",
+        Literal["counts", "csv", "jsonl", "npz"] | None,
+        typer.Option(
+            help="Counts of any trace; rows of a small one. If not given, what the name of the "
+            "file ends in, else counts.",
+            show_default=False,
+        ),
+    ] = None,
     blocks: Annotated[
         int, typer.Option(min=1, help="Replicate blocks that documents are hashed to (counts).")
     ] = 64,
@@ -173,8 +177,10 @@ def convert_command(
     from modeval.trace.files import open_trace
 
     opened = open_trace(path)
-    convert(opened, out, kind=to, blocks=blocks)
-    stdout().print(f"{opened.rows} rows as {to}: {out}", markup=False, highlight=False)
+    ending = out.suffix.removeprefix(".").lower()
+    kind = to or (ending if ending in {"csv", "jsonl", "npz"} else "counts")
+    convert(opened, out, kind=kind, blocks=blocks)
+    stdout().print(f"{opened.rows} rows as {kind}: {out}", markup=False, highlight=False)
     if not opened.complete:
         warn(f"{path} is incomplete: its recording stopped before its end.")
 

@@ -340,7 +340,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise DataError(f"{found}. Make one with: modeval generate {folder}") from None
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror or error}.") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise damaged(path, "it is not valid JSON") from None
     if not isinstance(manifest, dict):
         raise damaged(path, "it is not a JSON object")

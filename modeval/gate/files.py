@@ -82,7 +82,11 @@ def policy_table(path: Path) -> dict[str, Any] | None:
         raise SpecError(f"Cannot read the policy {path}: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecError(f"{path} is not valid TOML: {error}.") from None
+    except RecursionError:
+        raise SpecError(f"{path} is not valid TOML: it is nested too deeply.") from None
     if path.name != "pyproject.toml":
         return whole
-    table = whole.get("tool", {}).get("modeval", {}).get("gate")
+    table: Any = whole
+    for name in ("tool", "modeval", "gate"):  # in a file of others' anything may stand there
+        table = table.get(name) if isinstance(table, dict) else None
     return table if isinstance(table, dict) else None

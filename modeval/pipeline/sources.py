@@ -194,7 +194,7 @@ def _is_network(text: str, asked: ScoreOptions) -> bool:
         return asked.origin == "model" or (looks and bool(asked.data))
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return asked.origin == "model"
     known = {"model_type", "architectures", "auto_map"}
     return isinstance(config, dict) and bool(known & config.keys())

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 from modeval.errors import SpecError
+from modeval.text import brief
 
 
 def check(condition: bool, message: str) -> None:  # noqa: FBT001 - the condition is what it is about
@@ -28,7 +29,7 @@ def check_choices(spec: Any) -> None:
             value, choices = getattr(spec, name), typing.get_args(hint)
             if value not in choices:
                 raise SpecError(
-                    f"{name} = {value!r}: expected one of {', '.join(choices)}."
+                    f"{name} = {brief(value)}: expected one of {', '.join(choices)}."
                     f"{suggestion(str(value), choices)}"
                 )
 

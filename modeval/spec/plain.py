@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 from modeval.errors import SpecError
 from modeval.spec.checks import check, hints_of, suggestion
 from modeval.spec.settings import Settings, default_of, flag_of
+from modeval.text import brief
 
 Spec = TypeVar("Spec", bound=Settings)
 
@@ -61,7 +62,9 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     if choices_of(hint):
         return _coerce_choice(choices_of(hint), value, where)
     if dataclasses.is_dataclass(hint):
-        check(isinstance(value, Mapping), f"{where} must be a table of settings, not {value!r}.")
+        check(
+            isinstance(value, Mapping), f"{where} must be a table of settings, not {brief(value)}."
+        )
         return from_dict(typing.cast("Any", hint), value, where=f"{where}.")
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
@@ -73,7 +76,7 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
 
 
 def _coerce_list(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
-    check(isinstance(value, (list, tuple)), f"{where} must be a list, not {value!r}.")
+    check(isinstance(value, (list, tuple)), f"{where} must be a list, not {brief(value)}.")
     element = arguments[0]
     if len(arguments) == 2 and arguments[1] is not Ellipsis:  # noqa: PLR2004
         check(len(value) == len(arguments), f"{where} takes {len(arguments)} numbers.")
@@ -85,7 +88,7 @@ def _coerce_plain(hint: type, value: Any, where: str) -> Any:
         return float(value)
     check(
         isinstance(value, hint) and not (hint is int and isinstance(value, bool)),
-        f"{where} = {value!r}: expected {hint.__name__}.",
+        f"{where} = {brief(value)}: expected {hint.__name__}.",
     )
     return value
 
@@ -93,11 +96,11 @@ def _coerce_plain(hint: type, value: Any, where: str) -> Any:
 def _coerce_choice(choices: Mapping[str, type], value: Any, where: str) -> Any:
     """Build the member of a union that ``kind`` names; a name alone means its defaults."""
     table = {"kind": value} if isinstance(value, str) else value
-    check(isinstance(table, Mapping), f"{where} must be a name or a table, not {value!r}.")
+    check(isinstance(table, Mapping), f"{where} must be a name or a table, not {brief(value)}.")
     kind = str(table["kind"]) if "kind" in table else _kind_of(choices, table, where)
     if kind not in choices:
         raise SpecError(
-            f"{where}.kind = {kind!r}: expected one of {', '.join(choices)}."
+            f"{where}.kind = {brief(kind)}: expected one of {', '.join(choices)}."
             f"{suggestion(kind, choices)}"
         )
     return from_dict(typing.cast("Any", choices[kind]), table, where=f"{where}.")

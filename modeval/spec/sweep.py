@@ -27,6 +27,7 @@ from modeval.spec.plain import choices_of, from_dict
 from modeval.spec.run import RunSpec
 from modeval.spec.systems import BY_NAME, SYSTEMS, contradictions, named
 from modeval.spec.train import TrainSpec, seed_grid
+from modeval.text import brief
 
 KINDS: dict[str, type] = {"data": DataSpec, "model": ModelSpec, "train": TrainSpec}
 OF_MODULES = ("modules", "gating", "computation", "aggregation")
@@ -158,7 +159,7 @@ def _laid_over(grid: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, An
 def _table(grid: Mapping[str, Any], section: str) -> Mapping[str, Any]:
     table = grid.get(section, {})
     if not isinstance(table, Mapping):
-        raise SpecError(f"{section} = {table!r}: expected a table, headed [{section}].")
+        raise SpecError(f"{section} = {brief(table)}: expected a table, headed [{section}].")
     return table
 
 
@@ -168,12 +169,12 @@ def _product(grid: Mapping[str, Any]) -> Iterator[RunSpec]:
     names = grid.get("models", [""] if scored else ["modular"])
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise SpecError(f'models = {names!r}: expected names, as ["modular", "gt-modular"].')
+        raise SpecError(f'models = {brief(names)}: expected names, as ["modular", "gt-modular"].')
     for name in names:
         if name not in BY_NAME and not is_code(name) and "models" in grid:
             raise SpecError(
-                f"models: {name!r} is no model{nearest(str(name), list(BY_NAME))}. Expected some "
-                f"of {', '.join(BY_NAME)}, or path/to/file.py:ClassName for your own."
+                f"models: {brief(name)} is no model{nearest(str(name), list(BY_NAME))}. "
+                f"Expected some of {', '.join(BY_NAME)}, or path/to/file.py:ClassName for your own."
             )
     seeds = _seeds(grid.get("seeds", {}))
     axes = [
@@ -227,7 +228,7 @@ def _seeds(value: Any) -> list[list[int]]:
         isinstance(count, int) and not isinstance(count, bool) and count > 0
         for count in value.values()
     ):
-        raise SpecError(f"seeds = {value!r}: expected {{ tasks = 5, models = 5 }}.")
+        raise SpecError(f"seeds = {brief(value)}: expected {{ tasks = 5, models = 5 }}.")
     _check_names(value, "seeds: ", tuple(counts))
     counts |= value
     return [list(pair) for pair in seed_grid(counts["tasks"], counts["models"])]

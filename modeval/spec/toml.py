@@ -19,6 +19,8 @@ def load_toml(path: Path) -> dict[str, Any]:
         raise SpecError(f"No spec file at {path}. Write one, or give flags instead.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecError(f"{path} is not valid TOML: {error}.") from None
+    except RecursionError:
+        raise SpecError(f"{path} is not valid TOML: it is nested too deeply.") from None
 
 
 def to_toml(spec: Settings) -> str:

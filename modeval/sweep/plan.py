@@ -204,7 +204,7 @@ def read_sweep(folder: Path) -> Sweep:
             f"No sweep at {folder}: {FILE} is missing. Plan one with: modeval sweep plan grid.toml "
             f"--out {folder}"
         ) from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
         raise RunError(
             f"{path} is damaged ({error}). Plan the same grid into the same folder again; what is "
             "done is kept."

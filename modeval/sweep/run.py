@@ -155,5 +155,12 @@ def failures(sweep: Sweep, cohorts: Sequence[Cohort]) -> dict[str, str]:
     for cohort in cohorts:
         path = sweep.failure(cohort)
         if path.is_file():
-            found[cohort.name] = str(json.loads(path.read_text(encoding="utf-8")).get("error", ""))
+            found[cohort.name] = _reason(path)
     return found
+
+
+def _reason(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["error"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return f"{path} is damaged, so its reason is not known"

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeval.errors import TraceError
+from modeval.text import brief
 
 VERSION = 1
 
@@ -83,7 +84,7 @@ class Warned:
     def __post_init__(self) -> None:
         if self.kind not in WARNINGS:
             raise TraceError(
-                f"warning of kind {self.kind!r}: expected one of {', '.join(WARNINGS)}."
+                f"warning of kind {brief(self.kind)}: expected one of {', '.join(WARNINGS)}."
             )
 
 
@@ -430,14 +431,14 @@ def _check_layers(header: TraceHeader) -> None:
     for what, names in (("layers", header.layers), ("labels", header.labels)):
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise TraceError(f"Two {what} are named {twice!r}: expected different names.")
+            raise TraceError(f"Two {what} are named {brief(twice)}: expected different names.")
 
 
 def _check_words(given: Mapping[str, Any]) -> None:
     for name, words in WORDS.items():
         if given[name] not in words:
             raise TraceError(
-                f"{name} is {given[name]!r}: expected one of {', '.join(map(repr, words))}."
+                f"{name} is {brief(given[name])}: expected one of {', '.join(map(repr, words))}."
             )
 
 
@@ -459,14 +460,14 @@ def header_from_json(text: str, where: str) -> TraceHeader:
     version = entries.get("version")
     if version != VERSION:
         raise TraceError(
-            f"{where} has version {version!r}: this modeval reads version {VERSION}. Install the "
-            "modeval that wrote it, or record again."
+            f"{where} has version {brief(version)}: this modeval reads version {VERSION}. Install "
+            "the modeval that wrote it, or record again."
         )
     entries.setdefault("warnings", [])  # which earlier versions did not have
     names = {field.name for field in fields(TraceHeader)}
     if set(entries) != names:
         strange = ", ".join(sorted(set(entries) ^ names))
-        raise TraceError(f"{where} has missing or unknown fields: {strange}.")
+        raise TraceError(f"{where} has missing or unknown fields: {strange:.300}.")
     _check_types(entries, where)
     for name in ("layers", "modules", "choices", "labels", "notes"):
         entries[name] = tuple(entries[name])
@@ -506,4 +507,6 @@ def _check_types(entries: dict[str, Any], where: str) -> None:
     ]
     wrong += [name for name, kind in singles.items() if not isinstance(entries[name], kind)]
     if wrong:
-        raise TraceError(f"{where}: {wrong[0]} is {entries[wrong[0]]!r}, which is of a wrong type.")
+        raise TraceError(
+            f"{where}: {wrong[0]} is {brief(entries[wrong[0]])}, which is of a wrong type."
+        )

@@ -111,7 +111,7 @@ def _changed(grid: dict[str, Any], settings: list[str]) -> dict[str, Any]:
             raise SpecError(f"--set {text}: expected KEY=VALUE, as train.steps=1000.")
         try:
             parsed = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             parsed = value
         keys = path.strip().split(".")
         for table in (grid, *grid.get("part", [])):

@@ -24,7 +24,7 @@ from modeval.trace.importers.format import DECODE, PREFILL, Counts, Options, Row
 from modeval.trace.importers.packing import ERRORS, open_plain, plain_name
 
 HEAD_BYTES = 1 << 16
-LONGEST_LINE = 1 << 26
+LONGEST_LINE, LONGEST_ROW = 1 << 26, 1 << 20
 PARQUET_BATCH = 1 << 14
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 TOLD_LINES, MEGA = 4096, 1e6
@@ -101,6 +101,12 @@ def load_npz(path: Path) -> dict[str, NDArray[Any]]:
 
 def lines(path: Path) -> Iterator[tuple[str, str]]:
     """Yield each line that is not empty, with its place for messages: ``line 7``."""
+    for place, line in _raw_lines(path):
+        if text := line.strip():
+            yield place, text
+
+
+def _raw_lines(path: Path) -> Iterator[tuple[str, str]]:
     number = 0
     try:
         with open_plain(path) as file:
@@ -111,8 +117,7 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
                     _tell_place(path, file, size)
                 if len(line) == LONGEST_LINE:
                     refuse(path, f"line {number}", "is longer than 64 MiB")
-                if text := line.decode("utf-8-sig" if number == 1 else "utf-8").strip():
-                    yield f"line {number}", text
+                yield f"line {number}", line.decode("utf-8-sig" if number == 1 else "utf-8")
     except ERRORS as error:
         refuse(path, f"after line {number}", f"cannot be read ({error})")
     except UnicodeDecodeError as error:
@@ -132,18 +137,19 @@ def table_lines(path: Path, start: bytes | None = None) -> Iterator[tuple[str, d
 
     Cells are separated by commas, semicolons, tabs or bars, whichever the line of names has most
     of. A column without a name, as an index is saved, is called ``unnamed 0`` by its place.
-    Lines that begin with ``#`` are passed over. A file without rows yields nothing.
+    Lines that begin with ``#`` are passed over. A cell in quotes may go on over several lines. A
+    file without rows yields nothing.
 
     Args:
         path: the file.
         start: read only this beginning of it; its first line is then yielded with empty cells.
     """
-    source = lines(path) if start is None else _first_lines(start)
-    rows = ((place, text) for place, text in source if not text.startswith("#"))
+    source = _raw_lines(path) if start is None else _first_lines(start)
+    rows = _whole_rows((place, text) for place, text in source)
     place, first = next(rows, ("line 1", ""))
     if not first:
         return
-    separator = max(",;\t|", key=first.count)
+    separator = _separator(first)
     names = [name.strip() for name in _cells(first, separator, path, place)]
     names = [name or f"unnamed {number}" for number, name in enumerate(names)]
     if twice := [name for name, times in Counter(names).items() if times > 1]:
@@ -158,10 +164,44 @@ def table_lines(path: Path, start: bytes | None = None) -> Iterator[tuple[str, d
         yield where, {name: cell.strip() for name, cell in zip(names, cells, strict=True)}
 
 
+def _whole_rows(source: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yield the rows of a table, each with the place where it begins."""
+    begin, held, separator, goes_on = "", "", "", False
+    for place, text in source:
+        if not held and (not text.strip() or text.lstrip().startswith("#")):
+            continue
+        begin, held = begin if held else place, held + text
+        separator = separator or _separator(held)
+        if '"' in text:
+            goes_on = _goes_on(held, separator)
+        if goes_on and len(held) < LONGEST_ROW:
+            continue
+        yield begin, held.rstrip("\r\n")
+        held, goes_on = "", False
+    if held:
+        yield begin, held
+
+
+def _separator(names: str) -> str:
+    """Return what separates the cells of a table, by its line of names."""
+    return max(",;\t|", key=names.count)
+
+
+def _goes_on(text: str, separator: str) -> bool:
+    """Return whether the last cell of a row is in quotes that are open yet."""
+    if text.count('"') % 2 == 0:
+        return False
+    try:
+        next(csv.reader(io.StringIO(text), strict=True, delimiter=separator))
+    except csv.Error as error:
+        return "unexpected end" in str(error)
+    return False
+
+
 def _first_lines(start: bytes) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(start.decode("utf-8-sig", "replace").splitlines()[:64]):
         if line.strip():
-            yield f"line {number + 1}", line.strip()
+            yield f"line {number + 1}", line
 
 
 def _cells(text: str, separator: str, path: Path, place: str) -> list[str]:

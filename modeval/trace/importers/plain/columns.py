@@ -189,7 +189,7 @@ def first_keys(start: bytes) -> list[str]:
     flat = _FLAT.match(start.decode("utf-8", "replace"))
     try:
         return list(json.loads(flat[1])) if flat else []
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
 
 
