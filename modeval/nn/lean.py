@@ -1,7 +1,8 @@
-"""Attention in few passes over memory: the definition to rounding, for steps on processors.
+"""The same to rounding in fewer passes over memory, for steps on processors (engine ``lean``).
 
-PyTorch's softmax takes rows of a few numbers one by one, which is a fifth of a step of a whole
-network and more. Here all rows are worked on together.
+PyTorch's softmax takes rows of a few numbers one by one, which is a fifth of a step of attention
+and more; here all rows are worked on together. And what a mixture of layers says needs no layer's
+own answer.
 """
 
 from typing import Any
@@ -55,6 +56,33 @@ def attend(
     closed = closed.expand(*stack, -1, -1).flatten(0, -3)
     share, size = shares(torch.baddbmm(closed, query, key.mT, alpha=scale))
     return (share @ value).unflatten(0, stack), size.unflatten(0, stack)
+
+
+def mixed_product(
+    x: Float[Tensor, "seeds n in"],
+    weight: Float[Tensor, "seeds in modules_out"],
+    bias: Float[Tensor, "seeds one modules_out"] | None,
+    mix: Float[Tensor, "seeds n modules"],
+) -> Float[Tensor, "seeds n out"]:
+    """Return ``sum_m p_m (x W_m + b_m)`` as ``[p_1 x ... p_M x] W + p b``.
+
+    Args:
+        x: what comes in.
+        weight: of all modules, side by side.
+        bias: likewise.
+        mix: the weight of each module for each sample.
+
+    >>> x, weight = torch.tensor([[[2.0]]]), torch.tensor([[[1.0, 10.0]]])
+    >>> mixed_product(x, weight, None, torch.tensor([[[0.5, 0.25]]])).item()
+    6.0
+    """
+    modules = mix.shape[-1]
+    apart = weight.unflatten(-1, (modules, -1)).transpose(1, 2).flatten(1, 2)  # (S, M in, out)
+    each = (mix.unsqueeze(-1) * x.unsqueeze(-2)).flatten(-2)
+    if bias is None:
+        product: Tensor = each @ apart
+        return product
+    return torch.baddbmm(mix @ bias.squeeze(1).unflatten(-1, (modules, -1)), each, apart)
 
 
 class _Shares(torch.autograd.Function):

@@ -29,9 +29,10 @@ from modeval.nn.layer import (
     reported,
     trunk_of,
 )
+from modeval.nn.lean import mixed_product
 from modeval.nn.linear import StackedLinear, StackedMLP, bias_of, per_rule
 from modeval.nn.network import Output, Route
-from modeval.nn.scorers import Chance, Made, Seen, Weighed, not_seen, weigh
+from modeval.nn.scorers import Chance, Made, Seen, SharedScorer, Weighed, not_seen, weigh
 from modeval.types import Noise
 
 _Gates = tuple[Tensor, Tensor | None]
@@ -39,6 +40,8 @@ _Gates = tuple[Tensor, Tensor | None]
 
 class RecurrentNetwork(LayeredNetwork):
     """A cohort of recurrent networks made of modules; Monolithic is a single LSTM cell."""
+
+    has_lean = True
 
     def __init__(
         self,
@@ -83,26 +86,35 @@ class RecurrentNetwork(LayeredNetwork):
         encoded = self._encoded(inputs, rule)
         layers = (self.input_gates, self.state_gates)
         cells = _Cells(*(_side_by_side(layer, chance.noise) for layer in layers))
-        projected = encoded(cells.input)  # (T, S, N, M, 4H)
+        joined = encoded.joined(cells) if self._joins else None
+        # (S, N, M, 4H) each; an index instead would have a gradient as large as all of them
+        projected = () if joined else encoded.onto(cells.input).unbind()
         shared = _shared(self) if needs_spare(self.choices) else None
-        shared_input = None if shared is None else encoded(shared.input)
+        shared_input = None if shared is None else encoded.onto(shared.input).unbind()
         ahead = self._routed_ahead(inputs, rule, chance)
         hidden = inputs.new_zeros(seeds, samples, self.state)
         cell = torch.zeros_like(hidden)
         states, routed = [], []
         for step in range(positions):
-            from_state = cells.from_state(hidden)
-            at = _Step(inputs[:, :, step], rule[:, :, step], projected[step], from_state, hidden)
+            here = (inputs[:, :, step], rule[:, :, step])
+            if joined is None:
+                from_state = cells.from_state(hidden)
+                gates = projected[step] + from_state
+                at = _Step(*here, (projected[step], from_state), hidden)
+            else:
+                mixing = self.aggregation == "parameters" and ahead is not None
+                gates = joined.gates(step, hidden, ahead[step].weight if mixing and ahead else None)
+                at = _Step(*here, None, hidden)
             if self.aggregation == "parameters":
                 weighed = ahead[step] if ahead else self._weighed(at, None, chance.at(step))
-                gates = _mixed(projected[step] + from_state, weighed.weight)
+                gates = gates if joined is not None and ahead else _mixed(gates, weighed.weight)
                 if shared is not None and shared_input is not None:
                     spare = 1 - weighed.weight.sum(-1)[..., None, None]
                     gates = gates + spare * (shared_input[step] + shared.from_state(hidden))
                 hidden_each, cell_each = _cell(gates, cell)
                 hidden, cell = hidden_each.squeeze(2), cell_each.squeeze(2)
             else:
-                hidden_each, cell_each = _cell(projected[step] + from_state, cell)
+                hidden_each, cell_each = _cell(gates, cell)
                 weighed = ahead[step] if ahead else self._weighed(at, hidden_each, chance.at(step))
                 weight = weighed.weight.unsqueeze(-1)
                 hidden = (hidden_each * weight).sum(2)
@@ -148,28 +160,29 @@ class RecurrentNetwork(LayeredNetwork):
             not_seen,
             state=lambda: at.state,
             # the module's own logit looks at both halves of its gates before they are added
-            hidden=lambda: F.relu(torch.cat((at.from_input, at.from_state), -1)),
+            hidden=lambda: F.relu(torch.cat(at.halves or not_seen(), -1)),
             outputs=not_seen if outputs is None else lambda: Made(outputs),
         )
         return weigh(self.choices.scorer, self.gating, seen, chance)
 
-    def _encoded(self, inputs: Tensor, rule: Tensor) -> Callable[[_Gates], Tensor]:
-        """Return what the inputs of all steps add to gates, as a function of the gates' layer."""
-        seeds, samples, positions, features = inputs.shape
-        first, second = self.encoder.hidden, self.encoder.readout
+    @property
+    def _joins(self) -> bool:
+        """Tell whether what comes in and the state go through one product at each step.
+
+        Not where routing looks at both halves of the gates.
+        """
+        scorer = self.choices.scorer
+        return self.lean and (scorer.looks_at != "module" or isinstance(scorer, SharedScorer))
+
+    def _encoded(self, inputs: Tensor, rule: Tensor) -> "_Encoded":
+        """Return the inputs of all steps, after the first layer of their encoder."""
+        positions, features = inputs.shape[2:]
+        first = self.encoder.hidden
         flat = inputs.movedim(2, 1).flatten(1, 2)
         units = flat @ first.weight[:, :features]
         units = units + per_rule(first.weight[:, features:], rule.transpose(1, 2).flatten(1))
         units = F.relu(units + bias_of(first).unsqueeze(1))
-
-        def onto(layer: _Gates) -> Tensor:
-            weight, bias = layer
-            constant = bias_of(second).unsqueeze(1) @ weight
-            added = constant if bias is None else constant + bias
-            gates = units @ (second.weight @ weight) + added
-            return gates.view(seeds, positions, samples, -1, 4 * self.state).movedim(1, 0)
-
-        return onto
+        return _Encoded(units, self.encoder.readout, positions, 4 * self.state)
 
 
 def _looked_at(inputs: Tensor, rule: Tensor) -> Seen:
@@ -185,13 +198,67 @@ class _Cells:
     input: _Gates
     state: _Gates
 
-    def from_state(self, hidden: Tensor) -> Tensor:
-        """Return what the state adds to the gates of each module, ``(S, N, M, 4H)``."""
+    def from_state(self, hidden: Tensor, mix: Tensor | None = None) -> Tensor:
+        """Return what the state adds to the gates of each module, ``(S, N, M, 4H)``.
+
+        Where weights of modules are given, to those of their mixture: ``(S, N, 1, 4H)``.
+        """
         weight, bias = self.state
-        gates = hidden @ weight
-        if bias is not None:
-            gates = gates + bias
+        if mix is not None:
+            gates = mixed_product(hidden, weight, bias, mix)
+        else:
+            gates = hidden @ weight
+            gates = gates if bias is None else gates + bias
         return gates.view(*gates.shape[:2], -1, 4 * hidden.shape[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """The inputs of all steps, ``(S, T·N, E)``, before the last layer of their encoder."""
+
+    units: Tensor
+    readout: StackedLinear
+    positions: int
+    gates: int
+
+    def merged(self, layer: _Gates) -> tuple[Tensor, Tensor]:
+        """Return that layer and a layer of gates as one: its weight and its bias."""
+        weight, bias = layer
+        constant = bias_of(self.readout).unsqueeze(1) @ weight
+        return self.readout.weight @ weight, constant if bias is None else constant + bias
+
+    def onto(self, layer: _Gates) -> Float[Tensor, "positions seeds n modules gates"]:
+        """Return what the inputs add to the gates of each module."""
+        weight, added = self.merged(layer)
+        gates = self.units @ weight + added
+        apart = gates.unflatten(-1, (-1, self.gates)).unflatten(1, (self.positions, -1))
+        by_step: Tensor = apart.movedim(1, 0)
+        return by_step
+
+    def joined(self, cells: "_Cells") -> "_Joined":
+        """Return inputs and states as what comes into one layer."""
+        (weight, added), (of_state, bias) = self.merged(cells.input), cells.state
+        by_step = self.units.unflatten(1, (self.positions, -1)).unbind(1)
+        added = added if bias is None else added + bias
+        return _Joined(by_step, torch.cat((weight, of_state), 1), added)
+
+
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    """What comes in at each step, and the gates of all modules for it beside the state."""
+
+    units: tuple[Tensor, ...]
+    weight: Tensor
+    bias: Tensor
+
+    def gates(self, step: int, hidden: Tensor, mix: Tensor | None) -> Tensor:
+        """Return the gates of each module, ``(S, N, M, 4H)``; with weights, of their mixture."""
+        seen = torch.cat((self.units[step], hidden), -1)
+        if mix is None:
+            flat = torch.baddbmm(self.bias, seen, self.weight)
+        else:
+            flat = mixed_product(seen, self.weight, self.bias, mix)
+        return flat.view(*flat.shape[:2], -1, 4 * hidden.shape[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,17 +267,16 @@ class _Step:
 
     inputs: Tensor
     rule: Tensor
-    from_input: Tensor
-    from_state: Tensor
+    halves: tuple[Tensor, Tensor] | None
     state: Tensor
 
 
 def _cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     """Return the next hidden and cell state that each module proposes."""
     state = cell.shape[-1]
-    keep_in, forget, out = gates[..., : 3 * state].sigmoid().split(state, -1)
-    proposal = gates[..., 3 * state :].tanh()
-    next_cell = forget * cell.unsqueeze(2) + keep_in * proposal
+    opening, proposal = gates.split([3 * state, state], -1)
+    keep_in, forget, out = opening.sigmoid().split(state, -1)
+    next_cell = forget * cell.unsqueeze(2) + keep_in * proposal.tanh()
     return out * next_cell.tanh(), next_cell
 
 

@@ -201,7 +201,8 @@ class Stepper:
             self.engine, self.network.lean = "lean", True
         elif required:
             raise RunError(
-                "engine = lean: only attention on processors has a leaner way. Use --engine auto."
+                "engine = lean: only attention and recurrent networks have a leaner way, on "
+                "processors. Use --engine auto."
             )
 
     def _try_compiled(

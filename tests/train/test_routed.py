@@ -121,13 +121,17 @@ def assert_same_slopes(run: RunSpec, phase: Phase) -> None:
 
 LEAN = (
     "modular-shared", "global-routing", "joined-prefixes", "sluice", "adapter-per-rule",
-    "prefix-per-rule", "prompt-tokens-per-rule", "hard-sharing", "adapter-fusion",
+    "prefix-per-rule", "prompt-tokens-per-rule", "hard-sharing", "adapter-fusion", "smear",
+    "polytropon", "layer-hypernetwork",
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", LEAN)
-def test_the_short_cuts_of_attention_give_the_gradients_of_its_definition(name: str) -> None:
-    run = run_of(name, "sets")
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [(name, task) for name in LEAN for task in ("sets", "series") if task in system_of(name).tasks],
+)
+def test_short_cuts_give_the_gradients_of_the_definition(name: str, task: str) -> None:
+    run = run_of(name, task)
     assert_same_slopes(run, run.train.stretches[-1][2])
 
 
@@ -146,10 +150,10 @@ def test_prefixes_are_left_out_only_where_a_table_names_a_module_for_each_rule()
             torch.testing.assert_close(said[True], said[False])
 
 
-def test_short_cuts_are_no_part_of_a_network_that_is_not_attention() -> None:
+def test_a_network_without_short_cuts_is_not_trained_by_them() -> None:
     run = run_of("smear", "binary")
     network = create(run.data, run.model, (1,))
-    with pytest.raises(RunError, match="only attention on processors"):
+    with pytest.raises(RunError, match="only attention and recurrent networks"):
         Stepper(network, "regression", engine="lean")
     other = run_of("global-routing", "sets")
     sets = create(other.data, other.model, (1,))

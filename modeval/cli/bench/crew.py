@@ -18,6 +18,9 @@ from modeval.nn import create
 from modeval.train.step import Stepper
 from modeval.train.stream import Stream
 
+WARMING = 0.1
+"""Seconds of steps that do not count."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
@@ -73,7 +76,7 @@ class Crew:
     pipes: "list[Connection[Any, Any]]"
 
     def prepare(self, work: Workload, device: torch.device) -> None:
-        """Let each build a model of its own and take a few steps."""
+        """Let each build a model of its own and take its first steps."""
         self._ask([Prepare(work, device)] * len(self.pipes))
 
     def prepare_reference(
@@ -130,8 +133,7 @@ def _answer(
         script = reference_step(request.script, list(request.flags), request.device.type)
         ready["reference"] = script, request.device
     step, device = ready["plain" if isinstance(request, Prepare) else "reference"]
-    for _ in range(3):
-        step()
+    pace(step, WARMING, device)
     return 0.0
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from modeval.train.step import Stepper
 from modeval.train.stream import Stream, batches
 
 ROUNDS = 3
+STEP = 1 / 12  # of the seconds of a row; more seeds than that are left out of its cohort
 MEMORY_FOR_VMAP = 0.25  # of what is free
 KEPT_BY_PLAIN = 4  # times what our networks keep: the plain ones merge nothing; on the safe side
 
@@ -56,6 +57,7 @@ class Row:
         family: mlp, attention or recurrent.
         rules: of the task.
         model: the system.
+        seeds: of ours.
         plain: one process for each core, one model at a time; systems that are not the paper's are
             trained by our network, alone.
         vmap: ``torch.func.vmap`` of the plain model; None where PyTorch cannot map it.
@@ -74,6 +76,7 @@ class Row:
     family: str
     rules: int
     model: str
+    seeds: int
     plain: float
     vmap: float | None
     reference: float | None
@@ -91,8 +94,25 @@ class Row:
         return asdict(self)
 
 
-def measure(bench: Bench, work: Workload) -> Row:
-    """Let all ways take turns; rates are means over the turns."""
+def measure_within(bench: Bench, work: Workload, seconds: float) -> Row:
+    """Measure a row in about so many seconds in all, with as many seeds as that allows."""
+    started = time.perf_counter()
+    threads = torch.get_num_threads()
+    _, step, _ = _ours(replace(bench, cohort=threads), work)
+    each = 1 / pace(step, 0.0, bench.device).rate / threads
+    seeds = max(threads, int(seconds * STEP / each))
+    some = replace(bench, cohort=min(bench.cohort, seeds))
+    return measure(some, work, until=started + seconds)
+
+
+def measure(bench: Bench, work: Workload, *, until: float | None = None) -> Row:
+    """Let all ways take turns; rates are means over the turns.
+
+    Args:
+        bench: how.
+        work: what.
+        until: when to end, instead of after the seconds of ``bench`` for each side.
+    """
     stepper, step, first = _ours(bench, work)
     bench.crew.prepare(work, bench.device)
     paces: list[Pace] = []
@@ -112,7 +132,10 @@ def measure(bench: Bench, work: Workload) -> Row:
     if work.is_papers and bench.reference is not None:
         _prepare_reference(bench, bench.reference, work)
         sides["reference"] = lambda turn: bench.crew.measure("reference", turn)
-    turn = bench.seconds / ROUNDS
+    seconds = bench.seconds
+    if until is not None:
+        seconds = max(0.0, until - time.perf_counter()) / len(sides)
+    turn = seconds / ROUNDS
     turns = [{name: side(turn) for name, side in sides.items()} for _ in range(ROUNDS)]
     means = {name: _mean([turn[name] for turn in turns]) for name in sides}
     positions = work.data.length if work.data.sequence else 1
@@ -122,6 +145,7 @@ def measure(bench: Bench, work: Workload) -> Row:
         family=_NAMES[work.data.task],
         rules=work.data.rules,
         model=work.name,
+        seeds=bench.cohort,
         plain=plain,
         vmap=means.get("vmap"),
         reference=means.get("reference"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 FAMILIES = {"mlp": "binary", "attention": "sets", "recurrent": "series"}
 MODELS = "monolithic,modular,modular-op,gt-modular"
+SECONDS, MINUTES = 3.0, 9.0
 
 
 def bench_train_command(
@@ -44,8 +46,17 @@ def bench_train_command(
     ] = False,
     cohort: Annotated[int, typer.Option(help="Seeds trained together.", min=1)] = 25,
     seconds: Annotated[
-        float, typer.Option(help="Seconds for each side of each row.", min=0.01)
-    ] = 3.0,
+        float | None,
+        typer.Option(help="Seconds for each side of each row; 3, if no --budget.", min=0.01),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            help="Minutes for all rows together, of fewer seeds where that takes it; 9 with "
+            "--systems.",
+            min=0.01,
+        ),
+    ] = None,
     device: Annotated[
         str,
         typer.Option(
@@ -75,17 +86,22 @@ def bench_train_command(
     """
     from modeval.spec.systems import BY_NAME
 
+    if seconds is not None and budget is not None:
+        raise SpecError("--seconds is for each side of a row, --budget for all rows: give one.")
+    if systems and seconds is None and budget is None:
+        budget = MINUTES
     known = tuple(dict.fromkeys((*MODELS.split(","), *BY_NAME)))
     result = bench_train(
         families=_choices("family", family, tuple(FAMILIES)),
         rules=_numbers(rules or ("8" if systems else "2,8,32")),
         models=list(BY_NAME) if systems else _choices("models", models, known),
         cohort=cohort,
-        seconds=seconds,
+        seconds=SECONDS if seconds is None else seconds,
+        budget=budget,
         device=device,
         engine=_choices("engine", engine, get_args(Engine))[0],
         reference=reference,
-        quiet=as_json,
+        quiet=as_json and budget is None,
     )
     if as_json:
         typer.echo(json.dumps(result, indent=1))
@@ -100,12 +116,15 @@ def bench_train(
     models: list[str],
     cohort: int,
     seconds: float,
+    budget: float | None = None,
     device: str = "cpu",
     engine: str = "auto",
     reference: Path | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Measure each combination; return plain values, one row for each.
+
+    With a ``budget`` of minutes each row takes its part of what is left of them.
 
     Raises:
         SpecError: the checkout has no trainer for a family.
@@ -114,7 +133,7 @@ def bench_train(
 
     from modeval.cli.bench.crew import processes
     from modeval.cli.bench.reference import trainer
-    from modeval.cli.bench.rows import Bench, measure
+    from modeval.cli.bench.rows import Bench, measure, measure_within
     from modeval.cli.bench.work import workload
     from modeval.cli.machine import describe
 
@@ -133,11 +152,18 @@ def bench_train(
             trainer(reference, work.data)
     with processes(1 if place.type == "cuda" else cores or 1) as crew:
         bench = Bench(crew, cohort, seconds, place, engine, reference)  # type: ignore[arg-type]
-        for work in works:
-            row = measure(bench, work)
+        end = time.monotonic() + 60 * (budget or 0)
+        for number, work in enumerate(works):
+            if budget is None:
+                row = measure(bench, work)
+            else:
+                left = max(0.0, end - time.monotonic())
+                row = measure_within(bench, work, left / (len(works) - number))
             rows.append(row.as_json())
             if not quiet:
-                stderr().print(_line(row))
+                part = "" if budget is None else f"{number + 1} of {len(works)}, "
+                rest = "" if budget is None else f"; {_minutes(end - time.monotonic())} left"
+                stderr().print(f"{part}{_line(row)}{rest}")
     return {
         "machine": describe(place),
         "cores": cores,
@@ -145,7 +171,8 @@ def bench_train(
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "cohort": cohort,
         "device": device,
-        "seconds": seconds,
+        "seconds": seconds if budget is None else None,
+        "budget": budget,
         "peak": max((row["peak"] or 0.0 for row in rows), default=0.0) or None,
         "rows": rows,
     }
@@ -160,6 +187,11 @@ def _is_defined(task: str, model: str) -> bool:
 def _line(row: "Row") -> str:
     share = "" if row.share is None else f", {row.share:.0%} of the peak"
     return f"{row.family} R={row.rules} {row.model}: {_times(row.ratio)}{share}"
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    return f"{minutes}:{rest:02}"
 
 
 def _choices(flag: str, text: str, known: tuple[str, ...]) -> list[str]:
@@ -194,12 +226,26 @@ def _print(result: dict[str, Any]) -> None:
         for name in ("plain", "vmap", "reference")
         if any(row[name] is not None for row in result["rows"])
     ]
-    for column in ("family", "R", "model", *sides, "cohort", "ratio", "GFLOP", "share", "engine"):
+    fewer = any(row["seeds"] < result["cohort"] for row in result["rows"])
+    seeds = ("seeds",) if fewer else ()
+    for column in (
+        "family",
+        "R",
+        "model",
+        *seeds,
+        *sides,
+        "cohort",
+        "ratio",
+        "GFLOP",
+        "share",
+        "engine",
+    ):
         words = column in ("family", "model", "engine")
         table.add_column(column, justify="left" if words else "right", no_wrap=True)
     for row in result["rows"]:
         table.add_row(
             *(row["family"], str(row["rules"]), row["model"]),
+            *((str(row["seeds"]),) if fewer else ()),
             *(_rate(row[name]) for name in sides),
             _rate(row["cohort"]),
             _times(row["ratio"]),

@@ -53,6 +53,7 @@ def test_a_number_below_one_is_refused(name: str, option: str, value: str) -> No
         ("record --hidden 130", "heads are of 64"),
         ("trace --choices 9 --modules 8", "there are 8 modules"),
         ("trace --folder not-there", "no folder is there"),
+        ("train --seconds 1 --budget 1", "give one"),
     ],
 )
 def test_numbers_that_do_not_go_together_are_refused(words: str, message: str) -> None:

@@ -9,10 +9,11 @@ from typing import Any, cast
 import pytest
 import torch
 
+from modeval.cli.bench import rows
 from modeval.cli.bench.crew import alone
 from modeval.cli.bench.peak import peak
 from modeval.cli.bench.reference import flags, reference_step, trainer
-from modeval.cli.bench.rows import Bench, measure
+from modeval.cli.bench.rows import Bench, measure, measure_within
 from modeval.cli.bench.work import pace, workload
 from modeval.errors import SpecError
 from modeval.spec.system import System
@@ -130,6 +131,16 @@ def test_a_row_has_all_ways_and_the_share_that_its_numbers_say(task: str, name: 
     assert row.peak
     assert row.share
     assert row.share > 0
+
+
+@pytest.mark.parametrize(("part", "seeds"), [(0.0, torch.get_num_threads()), (1e6, 3)])
+def test_a_row_that_has_to_end_soon_has_as_many_seeds_as_that_allows(
+    part: float, seeds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "STEP", part)
+    work = workload("binary", 2, "smear")
+    row = measure_within(Bench(Crew(), 3, 9.0, CPU, "auto"), work, 0.01)  # type: ignore[arg-type]
+    assert (row.seeds, row.ratio) == (seeds, row.cohort / row.plain)
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.name)
