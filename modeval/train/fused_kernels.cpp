@@ -64,6 +64,12 @@ inline void store(float* to, Any value) {
 }
 inline int64_t whole_vectors(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
 inline Vector fill(float value) { return value - Vector{}; }
+// True in the first `count` lanes.
+inline IntVector first_lanes(int64_t count) {
+    IntVector lane;
+    for (int i = 0; i < LANES; ++i) lane[i] = i;
+    return lane < static_cast<int32_t>(count);
+}
 
 // e^x, x being brought between the bounds first, to within two units in the last place; NaN stays NaN.
 inline Vector exponential(Vector x, float least = -87.0f, float most = 88.0f) {

@@ -12,10 +12,15 @@
 // Letters: T positions, F features, E units of an encoder, R rules, M modules, K modules that are
 // computed for a row (all, or the chosen one), Q = M / K kinds of rows, H size of the state, O outputs,
 // P size of the state and D size of the code, padded to whole vectors, X = D + P what a row sees,
-// G = 4 K P gates of a row, L from one row of gates to the next and W from one row of their weights
-// to the next: odd numbers of cache lines, so that rows do not fall on the same places of the cache.
-// The gates of a module (in, forget, out, proposal) alternate, a vector of units at a time. Padded
-// gates have weights of zero, so padded states stay zero.
+// V units of a module among the gates, G = 4 K V gates of a row, S those padded to whole vectors, L
+// from one row of gates to the next and W from one row of their weights to the next: odd numbers of
+// cache lines, so that rows do not fall on the same places of the cache.
+//
+// The gates of a module (in, forget, out, proposal) alternate, a vector of units at a time. Its last
+// units are seldom a whole vector. A few that lack are padded (V = P); more are not (V = H), since
+// most of the time goes into products of gates: a vector that is read there holds, beyond its own
+// units, gates of others, which are left as they are (or, behind the last gates of a row, zeros).
+// States are always padded, and what is padded is zero.
 
 #include "fused_kernels.cpp"
 
@@ -34,7 +39,10 @@ enum Parameter {
 // fewer where modules have logits of their own, which takes three times the memory for each row.
 constexpr int64_t GROUP_BYTES = 1 << 21, FEWEST = 24, FEWEST_OF_OWN = 12, MOST = 48, MOST_CHOSEN = 144;
 
-inline int64_t odd_lines(int64_t count) { return count + (count / 16 % 2 ? 0 : 16); }
+inline int64_t odd_lines(int64_t count) {
+    const int64_t lines = (count + 15) / 16;
+    return 16 * (lines % 2 ? lines : lines + 1);
+}
 
 // Bend the gates of a vector of units: sigmoid of in, forget and out, tanh of the proposal. Two at a
 // time share a division, which costs more than an exponential; the bounds keep their product finite
@@ -51,7 +59,7 @@ inline void bend(Vector gate[4]) {
 }
 
 struct Recurrent : Parameters<PARAMETERS> {
-    const int64_t N, T, F, E, R, M, K, Q, H, O, P, D, X, G, L, W;
+    const int64_t N, T, F, E, R, M, K, Q, H, O, P, V, D, X, G, S, L, W;
     const int64_t group;  // samples worked off together
     const int64_t most;   // rows of a group; row `most` stands behind each last position
     Arena arena;
@@ -77,19 +85,21 @@ struct Recurrent : Parameters<PARAMETERS> {
                          s.hidden * s.modules, s.modules}),
           N(s.samples), T(s.positions), F(s.features), E(s.encoder), R(s.rules), M(s.modules),
           K(s.routing == Routing::chosen ? 1 : M), Q(M / K), H(s.hidden), O(s.outputs),
-          P(whole_vectors(H)), D(whole_vectors(E)), X(D + P), G(4 * K * P), L(odd_lines(G)),
-          W(odd_lines(4 * M * P)),
-          group(std::clamp<int64_t>(GROUP_BYTES / (T * G * 8) / 12 * 12,
+          P(whole_vectors(H)), V(4 * (P - H) < LANES ? P : H),
+          D(whole_vectors(E)), X(D + P), G(4 * K * V), S(whole_vectors(G)),
+          L(odd_lines(S + LANES)), W(odd_lines(Q * S)),
+          group(std::clamp<int64_t>(GROUP_BYTES / (T * 4 * K * P * 8) / 12 * 12,
                                     own_logits() ? FEWEST_OF_OWN : FEWEST,
                                     Q > 1 ? MOST_CHOSEN : MOST)),
-          most(group * T), arena{memory}, rules(most), next(most), sample(most), origin(most), begin_of(Q * T + 1) {
+          most(group * T), arena{memory}, rules(most), next(most), sample(most), origin(most),
+          begin_of(Q * T + 1) {
         for (int p = 0; p < PARAMETERS; ++p) gradient[p] = arena.take(sizes[p]);
         rule_rows = arena.take(R * E), d_rule_rows = arena.take(R * E);
         bank = d_bank = arena.take(X * W);  // the bank itself is read from its panels
-        bias = arena.take(4 * M * P), d_bias = arena.take(4 * M * P);
-        bank_panels = arena.take(X * 4 * M * P);
-        code_panels = arena.take(4 * M * P * D), state_panels = arena.take(4 * M * P * P);
-        logits = arena.take(2 * G), d_logits = arena.take(2 * G);
+        bias = arena.take(Q * S), d_bias = arena.take(Q * S);
+        bank_panels = arena.take(X * Q * S);
+        code_panels = arena.take(Q * S * D), state_panels = arena.take(Q * S * P);
+        logits = arena.take(2 * S + LANES), d_logits = arena.take(2 * S + LANES);
         table = arena.take(R * M), d_table = arena.take(R * M), table_units = arena.take(R * H);
         turned_table = arena.take(H * M);
         decoder = arena.take(H * P), d_decoder = arena.take(H * P), decoder_turned = arena.take(P * P);
@@ -135,25 +145,31 @@ struct Recurrent : Parameters<PARAMETERS> {
         update(seed);
     }
 
+    // Where the gates of a module's units from h on stand in a row, and among those of all kinds; how
+    // many units these are: what each gate takes, and without the padding.
+    int64_t gates_of(int64_t m, int64_t h) const { return 4 * (m * V + h); }
+    int64_t column_of(int64_t m, int64_t h) const { return m / K * S + gates_of(m % K, h); }
+    int64_t units_from(int64_t h) const { return std::min<int64_t>(V - h, LANES); }
+    int64_t own_units_from(int64_t h) const { return std::min<int64_t>(H - h, LANES); }
+
     // Call with places (from, to, count): where the gates of each module stand in a parameter,
-    // (M, depth, 4 H), and in rows of `width`, a vector of units at a time.
+    // (M, depth, 4 H), and in the rows of the bank.
     template <class Function>
-    void each_gate(int64_t depth, int64_t width, Function function) const {
+    void each_gate(int64_t depth, Function function) const {
         for (int64_t m = 0; m < M; ++m)
             for (int64_t row = 0; row < depth; ++row)
                 for (int64_t gate = 0; gate < 4; ++gate)
                     for (int64_t h = 0; h < H; h += LANES)
                         function(((m * depth + row) * 4 + gate) * H + h,
-                                 row * width + (m * P + h) * 4 + gate * LANES,
-                                 std::min<int64_t>(H - h, LANES));
+                                 row * W + column_of(m, h) + gate * units_from(h), own_units_from(h));
     }
     void spread(int64_t depth, const float* from, float* to) const {
-        each_gate(depth, W, [&](int64_t a, int64_t b, int64_t count) {
+        each_gate(depth, [&](int64_t a, int64_t b, int64_t count) {
             std::memcpy(to + b, from + a, count * sizeof(float));
         });
     }
     void collect(int64_t depth, const float* from, float* to) const {
-        each_gate(depth, W, [&](int64_t a, int64_t b, int64_t count) {
+        each_gate(depth, [&](int64_t a, int64_t b, int64_t count) {
             std::memcpy(to + a, from + b, count * sizeof(float));
         });
     }
@@ -165,8 +181,7 @@ struct Recurrent : Parameters<PARAMETERS> {
                 for (int64_t gate = 0; gate < 4; ++gate)
                     for (int64_t h = 0; h < H; h += LANES)
                         function(((m * 2 + half) * 4 + gate) * H + h,
-                                 half * G + (m * P + h) * 4 + gate * LANES,
-                                 std::min<int64_t>(H - h, LANES));
+                                 half * S + gates_of(m, h) + gate * units_from(h), own_units_from(h));
     }
 
     // What depends on the weights alone.
@@ -192,29 +207,32 @@ struct Recurrent : Parameters<PARAMETERS> {
         if (step.routing == Routing::rule) table_of_rules(R, H, M, scorer(), table_units, table);
         if (step.routing == Routing::table) std::memcpy(table, step.table, R * M * sizeof(float));
         // padding, and the row behind the last positions
+        for (int64_t n = 0; V < P && n < most; ++n)
+            for (float* row : {from_input, from_state, gates})
+                if (row != from_state || own_logits()) std::fill(row + n * L + G, row + (n + 1) * L, 0.0f);
         std::fill(seen, seen + (most + 1) * X, 0.0f);
         std::fill(d_seen + most * X, d_seen + (most + 1) * X, 0.0f);
     }
 
     void prepare_gates() {
-        const int64_t columns = 4 * M * P;
+        const int64_t columns = Q * S;
         std::fill(bank, bank + X * W, 0.0f);
         std::fill(bias, bias + columns, 0.0f);
         std::fill(d_bias, d_bias + columns, 0.0f);
         spread(E, parameter[INPUT_GATES], bank);
         spread(H, parameter[STATE_GATES], bank + D * W);
         if (parameter[INPUT_GATES_BIAS])
-            each_gate(1, W, [&](int64_t a, int64_t b, int64_t count) {
+            each_gate(1, [&](int64_t a, int64_t b, int64_t count) {
                 for (int64_t i = 0; i < count; ++i)
                     bias[b + i] = parameter[INPUT_GATES_BIAS][a + i] + parameter[STATE_GATES_BIAS][a + i];
             });
-        pack(X, columns, bank, W, bank_panels);
+        for (int64_t q = 0; q < Q; ++q) pack(X, S, bank + q * S, W, bank_panels + q * S * X);
         pack_transposed(D, columns, bank, W, code_panels);
         pack_transposed(P, columns, bank + D * W, W, state_panels);
         std::fill(d_bank, d_bank + X * W, 0.0f);
         if (!own_logits()) return;
-        std::fill(logits, logits + 2 * G, 0.0f);
-        std::fill(d_logits, d_logits + 2 * G, 0.0f);
+        std::fill(logits, logits + 2 * S + LANES, 0.0f);
+        std::fill(d_logits, d_logits + 2 * S + LANES, 0.0f);
         each_logit([&](int64_t a, int64_t b, int64_t count) {
             std::memcpy(logits + b, parameter[SCORER] + a, count * sizeof(float));
         });
@@ -256,7 +274,7 @@ struct Recurrent : Parameters<PARAMETERS> {
         product(rows, E, E, plain(units, E), parameter[ENCODER_READOUT], E, seen, X,
                 {Start::row, parameter[ENCODER_READOUT_BIAS]});
         if (own_logits())
-            product(rows, G, 0, D, plain(seen, X), Packed{bank_panels, X}, from_input, L,
+            product(rows, S, 0, D, plain(seen, X), Packed{bank_panels, X}, from_input, L,
                     {Start::row, bias});
         for (int64_t t = 0; t < T; ++t)
             for (int64_t q = 0; q < Q; ++q)
@@ -272,61 +290,89 @@ struct Recurrent : Parameters<PARAMETERS> {
     void advance(int64_t t, int64_t q, int64_t first, int64_t last) {
         const Matrix rows = plain(seen + first * X, X);
         if (own_logits()) {
-            product(last - first, G, D, t ? H : 0, {rows.data + D, X, 1}, Packed{bank_panels, X},
+            product(last - first, S, D, t ? H : 0, {rows.data + D, X, 1}, Packed{bank_panels, X},
                     from_state + first * L, L);
             logit(first, last - first);
         } else if (weighted() && !given()) {
             for (int64_t n = first; n < last; ++n)
                 std::memcpy(weight + n * M, table + rules[n] * M, M * sizeof(float));
         }
-        for (int64_t k = 0; k < K * P; k += LANES) {
-            const int64_t panel = (q * P + k) * 4;
-            if (!own_logits())  // the first state is zero, and padded states are always
-                product(last - first, 4 * LANES, 0, t ? D + H : D, rows, Packed{bank_panels + panel * X, X},
-                        gates + first * L + k * 4, L, {Start::row, bias + panel});
-            for (int64_t n = first; n < last; ++n) move(n, k / P, k % P);
-        }
+        int64_t made = own_logits() ? S : 0;  // columns of gates
+        for (int64_t m = 0; m < K; ++m)
+            for (int64_t h = 0; h < H; h += LANES) {
+                while (made < gates_of(m, h) + 4 * units_from(h)) {
+                    const int64_t width = vectors_of_panel(S - made) * LANES, column = q * S + made;
+                    // the first state is zero, and padded states are always
+                    product(last - first, width, 0, t ? D + H : D, rows, Packed{bank_panels + column * X, X},
+                            gates + first * L + made, L, {Start::row, bias + column});
+                    made += width;
+                }
+                // two loops, so that many rows are under way at once in each
+                for (int64_t n = first; n < last; ++n) bend_gates(n, m, h);
+                for (int64_t n = first; n < last; ++n) move(n, m, h);
+            }
     }
 
     void logit(int64_t row, int64_t samples) {
         for (int64_t n = row; n < row + samples; ++n)
             for (int64_t m = 0; m < M; ++m) {
-                const int64_t at = n * L + m * 4 * P, own = m * 4 * P;
                 Vector sum{};
-                for (int64_t k = 0; k < 4 * P; k += LANES)
-                    sum += rectified(load(from_input + at + k)) * load(logits + own + k) +
-                           rectified(load(from_state + at + k)) * load(logits + G + own + k);
+                for (int64_t h = 0; h < H; h += LANES)
+                    for (int gate = 0; gate < 4; ++gate) {
+                        const int64_t units = units_from(h), k = gates_of(m, h) + gate * units;
+                        const Vector input = own_part(load(from_input + n * L + k), units);
+                        const Vector state = own_part(load(from_state + n * L + k), units);
+                        sum += rectified(input) * load(logits + k) + rectified(state) * load(logits + S + k);
+                    }
                 weight[n * M + m] = sum_of_lanes(sum);
             }
         softmax_rows(samples, M, weight + row * M);
     }
 
-    // What a module proposes for some units of row n is mixed into the next state.
-    void move(int64_t n, int64_t m, int64_t unit) {
-        const int64_t at = n * L + (m * P + unit) * 4, to = next[n];
+    // The gates of a module's units from h on, bent.
+    void bend_gates(int64_t n, int64_t m, int64_t h) {
+        const int64_t at = n * L + gates_of(m, h), units = units_from(h);
         Vector gate[4];
         for (int i = 0; i < 4; ++i) {
-            gate[i] = load(from_input + at + i * LANES);
-            if (own_logits()) gate[i] += load(from_state + at + i * LANES);
+            gate[i] = load(from_input + at + i * units);
+            if (own_logits()) gate[i] += load(from_state + at + i * units);
         }
+        const Vector last = gate[3];
         bend(gate);
-        for (int i = 0; i < 4; ++i) store(gates + at + i * LANES, gate[i]);
-        Vector new_cell = gate[1] * load(cell + n * P + unit) + gate[0] * gate[3];
+        store_gates(gates + at, units, gate, last);
+    }
+
+    // What a module proposes for its units from h on is mixed into the next state of row n.
+    void move(int64_t n, int64_t m, int64_t h) {
+        const float* gate = gates + n * L + gates_of(m, h);
+        const int64_t units = units_from(h), to = next[n];
+        Vector out = load(gate + 2 * units);
+        Vector new_cell = load(gate + units) * load(cell + n * P + h) + load(gate) * load(gate + 3 * units);
+        out = own_part(out, units), new_cell = own_part(new_cell, units);
         const Vector curved = hyperbolic_tangent(new_cell);
-        store(bent + (n * K + m) * P + unit, curved);
-        Vector new_state = gate[2] * curved;
+        store(bent + (n * K + m) * P + h, curved);
+        Vector new_state = out * curved;
         if (weighted()) {
             const float share = weight[n * M + m];
             new_state *= share;
             new_cell *= share;
             if (m) {
-                new_state += load(after + n * P + unit);
-                new_cell += load(cell + to * P + unit);
+                new_state += load(after + n * P + h);
+                new_cell += load(cell + to * P + h);
             }
         }
-        store(after + n * P + unit, new_state);
-        store(seen + to * X + D + unit, new_state);
-        store(cell + to * P + unit, new_cell);
+        store(after + n * P + h, new_state);
+        store(seen + to * X + D + h, new_state);
+        store(cell + to * P + h, new_cell);
+    }
+
+    // What is beyond the units of a gate is overwritten by the next gate, or stays behind the last.
+    static void store_gates(float* to, int64_t units, const Vector gate[4], Vector last) {
+        for (int i = 0; i < 3; ++i) store(to + i * units, gate[i]);
+        store(to + 3 * units, units < LANES ? (first_lanes(units) ? gate[3] : last) : gate[3]);
+    }
+    static Vector own_part(Vector value, int64_t units) {
+        return units < LANES ? (first_lanes(units) ? value : Vector{}) : value;
     }
 
     // The derivative of the loss by the predictions takes their place.
@@ -364,11 +410,11 @@ struct Recurrent : Parameters<PARAMETERS> {
         const float *d_from_state = own_logits() ? from_state : gates;
         for (int64_t q = 0; q < Q; ++q) {
             const int64_t first = begin_of[q * T], later = begin_of[q * T + 1], last = begin_of[(q + 1) * T];
-            float *d_columns = d_bank + q * 4 * P, *d_states = d_columns + D * W;
+            float *d_columns = d_bank + q * S, *d_states = d_columns + D * W;
             const auto add = [&](int64_t depth, int64_t from, int64_t to, int64_t column,
                                  const float* d_from, float* sum) {
                 if (to > from)
-                    product_over_samples(depth, G, to - from, seen + from * X + column, X,
+                    product_over_samples(depth, S, to - from, seen + from * X + column, X,
                                          d_from + from * L, L, sum, W, true);
             };
             // the first state is zero
@@ -376,7 +422,7 @@ struct Recurrent : Parameters<PARAMETERS> {
             add(own_logits() ? H : D + H, later, last, own_logits() ? D : 0, d_from_state,
                 own_logits() ? d_states : d_columns);
             if (parameter[INPUT_GATES_BIAS])
-                add_rows(last - first, G, d_from_input + first * L, L, d_bias + q * 4 * P);
+                add_rows(last - first, S, d_from_input + first * L, L, d_bias + q * S);
         }
         product_over_samples(E, E, rows, units, E, d_seen, X, gradient[ENCODER_READOUT], E, true);
         add_rows(rows, E, d_seen, X, gradient[ENCODER_READOUT_BIAS]);
@@ -395,12 +441,11 @@ struct Recurrent : Parameters<PARAMETERS> {
         }
         const float *d_from_input = own_logits() ? from_input : gates;
         const float *d_from_state = own_logits() ? from_state : gates;
-        const int64_t columns = 4 * M * P;
-        product(last - first, D, q * 4 * P, G, plain(d_from_input + first * L, L),
-                Packed{code_panels, columns}, d_seen + first * X, X);
+        product(last - first, D, q * S, G, plain(d_from_input + first * L, L),
+                Packed{code_panels, Q * S}, d_seen + first * X, X);
         if (t)
-            product(last - first, P, q * 4 * P, G, plain(d_from_state + first * L, L),
-                    Packed{state_panels, columns}, d_seen + first * X + D, X);
+            product(last - first, P, q * S, G, plain(d_from_state + first * L, L),
+                    Packed{state_panels, Q * S}, d_seen + first * X + D, X);
     }
 
     // The gradient of a row's weights from what they mix; of its logits where it has its own.
@@ -409,12 +454,13 @@ struct Recurrent : Parameters<PARAMETERS> {
         const float *before = cell + n * P, *d_c = d_cell + sample[n] * P;
         for (int64_t m = 0; m < M; ++m) {
             Vector sum{};
-            for (int64_t k = 0; k < P; k += LANES) {
-                const float* gate = gates + n * L + (m * P + k) * 4;
+            for (int64_t h = 0; h < H; h += LANES) {
+                const float* gate = gates + n * L + gates_of(m, h);
+                const int64_t units = units_from(h);
                 const Vector own_cell =
-                    load(gate + LANES) * load(before + k) + load(gate) * load(gate + 3 * LANES);
-                const Vector own_state = load(gate + 2 * LANES) * load(bent + (n * M + m) * P + k);
-                sum += (load(d_h + k) + load(d_later + k)) * own_state + load(d_c + k) * own_cell;
+                    load(gate + units) * load(before + h) + load(gate) * load(gate + 3 * units);
+                const Vector own_state = load(gate + 2 * units) * load(bent + (n * M + m) * P + h);
+                sum += (load(d_h + h) + load(d_later + h)) * own_state + load(d_c + h) * own_cell;
             }
             d_weight[m] = sum_of_lanes(sum);
         }
@@ -431,24 +477,26 @@ struct Recurrent : Parameters<PARAMETERS> {
     void move_back(int64_t n) {
         const float *d_later = d_seen + next[n] * X + D, *before = cell + n * P;
         float* d_c = d_cell + sample[n] * P;
-        for (int64_t k = 0; k < P; k += LANES) {
-            const Vector d_h = load(d_after + n * P + k) + load(d_later + k), d_next = load(d_c + k);
+        for (int64_t h = 0; h < H; h += LANES) {
+            const int64_t units = units_from(h);
+            const Vector d_h = load(d_after + n * P + h) + load(d_later + h), d_next = load(d_c + h);
             Vector d_before{};
             for (int64_t m = 0; m < K; ++m) {
-                float* gate = gates + n * L + (m * P + k) * 4;
-                const Vector in = load(gate), forget = load(gate + LANES);
-                const Vector out = load(gate + 2 * LANES), proposal = load(gate + 3 * LANES);
-                const Vector curved = load(bent + (n * K + m) * P + k);
+                float* gate = gates + n * L + gates_of(m, h);
+                const Vector in = load(gate), forget = load(gate + units);
+                const Vector out = load(gate + 2 * units), proposal = load(gate + 3 * units);
+                const Vector curved = load(bent + (n * K + m) * P + h);
                 const float share = weighted() ? weight[n * M + m] : 1.0f;
                 const Vector d_own = share * d_h;
                 const Vector d_own_cell = share * d_next + d_own * out * (1.0f - curved * curved);
                 d_before += d_own_cell * forget;
-                store(gate, d_own_cell * proposal * in * (1.0f - in));
-                store(gate + LANES, d_own_cell * load(before + k) * forget * (1.0f - forget));
-                store(gate + 2 * LANES, d_own * curved * out * (1.0f - out));
-                store(gate + 3 * LANES, d_own_cell * in * (1.0f - proposal * proposal));
+                const Vector d_gate[4] = {d_own_cell * proposal * in * (1.0f - in),
+                                          d_own_cell * load(before + h) * forget * (1.0f - forget),
+                                          d_own * curved * out * (1.0f - out),
+                                          d_own_cell * in * (1.0f - proposal * proposal)};
+                store_gates(gate, units, d_gate, proposal);
             }
-            store(d_c + k, d_before);
+            store(d_c + h, own_part(d_before, units));
         }
     }
 
@@ -456,16 +504,22 @@ struct Recurrent : Parameters<PARAMETERS> {
     void logit_back(int64_t n) {
         for (int64_t m = 0; m < M; ++m) {
             const float back = d_weight[m];
-            for (int64_t k = m * 4 * P; k < (m + 1) * 4 * P; k += LANES) {
+            const int64_t end = gates_of(m + 1, 0);
+            for (int64_t k = gates_of(m, 0); k < end; k += LANES) {
                 const Vector d_gate = load(gates + n * L + k);
-                const auto half = [&](float* values, int64_t own) {
-                    const Vector seen_there = load(values + n * L + k);
-                    const Vector positive = seen_there > 0 ? fill(back) : Vector{};
-                    store(d_logits + own + k, load(d_logits + own + k) + positive * seen_there);
-                    store(values + n * L + k, d_gate + positive * load(logits + own + k));
+                const auto half = [&](float* values, int64_t at) {
+                    const Vector value = load(values + n * L + k), before = load(d_logits + at);
+                    const Vector positive = value > 0 ? fill(back) : Vector{};
+                    Vector d_value = d_gate + positive * load(logits + at), sum = before + positive * value;
+                    if (end - k < LANES) {
+                        const IntVector own = first_lanes(end - k);
+                        d_value = own ? d_value : value, sum = own ? sum : before;
+                    }
+                    store(values + n * L + k, d_value);
+                    store(d_logits + at, sum);
                 };
-                half(from_input, 0);
-                half(from_state, G);
+                half(from_input, k);
+                half(from_state, S + k);
             }
         }
     }

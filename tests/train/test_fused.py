@@ -1,6 +1,7 @@
 """The fused kernels give the gradients that autograd gives; are found, kept and done without."""
 
 import itertools
+import math
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,20 @@ def test_the_kernel_clips_each_seed_as_the_definition_does(task: str) -> None:
     _, bound = Fused(network, "regression", clip=0.01).gradients(batch)
     for one, other in zip(clipped(free, 0.01), bound, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("name", ["modular", "gt-modular"])
+@pytest.mark.parametrize("task", TASKS)
+def test_what_lies_in_the_working_memory_does_not_reach_a_result(task: str, name: str) -> None:
+    data, model = spec(task, name, 3, 0, "parameters", "regression")
+    batch = draw(data, len(SEEDS), 19)
+    kernel = Fused(create(data, model, SEEDS), "regression")
+    loss, gradients = kernel.gradients(batch)
+    kernel._workspace.fill_(math.nan)
+    again, others = kernel.gradients(batch)
+    assert torch.equal(loss, again)
+    assert all(torch.equal(one, other) for one, other in zip(gradients, others, strict=True))
 
 
 @pytest.mark.usefixtures("kernels")
