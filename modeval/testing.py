@@ -109,14 +109,14 @@ def modular_failures(
 
 def _comparison(name: str) -> str:
     """Return which way a limit on a metric goes."""
-    from modeval.errors import nearest  # noqa: PLC0415
-    from modeval.metrics.table import METRICS, metric_of  # noqa: PLC0415
+    from modeval.metrics.table import metric_of, near_metric  # noqa: PLC0415
 
     metric = name.rpartition("__")[2] or name
     row = metric_of(metric)
     if row is None:
+        near = near_metric(metric)
         raise SpecError(
-            f"{metric}: there is no such metric{nearest(metric, list(METRICS))}. "
+            f"{metric}: there is no such metric{f' (did you mean {near}?)' if near else ''}. "
             "See the list: modeval metrics"
         )
     if row.better == "neither":

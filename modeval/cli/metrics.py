@@ -75,17 +75,14 @@ def _write(text: str, file: str) -> None:
 
 def find_metric(name: str) -> "Metric":
     """Return a metric by name; suggest a near one when there is none."""
-    import difflib
-
     from modeval.errors import SpecError
-    from modeval.metrics import LOSSES, METRICS
-    from modeval.metrics.table import metric_of
+    from modeval.metrics.table import metric_of, near_metric
 
     key = name.replace("-", "_").lower()
     found = metric_of(key)
     if found is None:
-        near = difflib.get_close_matches(key, [*METRICS, *LOSSES], n=1)
-        advice = f"Did you mean {near[0]}?" if near else "List them with: modeval metrics"
+        near = near_metric(key)
+        advice = f"Did you mean {near}?" if near else "List them with: modeval metrics"
         raise SpecError(f"{name}: there is no such metric. {advice}")
     return found
 

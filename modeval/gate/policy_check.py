@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 from modeval.errors import SpecError, nearest
 from modeval.gate.policy import Policy, Requirement
-from modeval.metrics.losses import LOSSES
 from modeval.metrics.profile_table import PROFILES, ProfileMetric
-from modeval.metrics.table import METRICS, metric_of
+from modeval.metrics.table import METRICS, metric_of, near_metric
 from modeval.score.scorecard import ModelRecord, Scorecard, is_named
 
 AGAINST_BASELINE = ("max_drop", "max_change")
@@ -81,10 +80,10 @@ def _check_metric(requirement: Requirement, cards: Sequence[Scorecard]) -> None:
             f"{its}s.worst.{metric} or {its}s.each.{metric}."
         )
     if metric_of(metric) is None:
-        known = [*METRICS, *LOSSES]
+        near = near_metric(metric)
         raise SpecError(
-            f"{requirement.source}: there is no metric {metric!r}{nearest(metric, known)}. "
-            "See the list: modeval metrics"
+            f"{requirement.source}: there is no metric {metric!r}"
+            f"{f' (did you mean {near}?)' if near else ''}. See the list: modeval metrics"
         )
 
 

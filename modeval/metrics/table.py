@@ -3,6 +3,9 @@
 It loads no metric and no torch: a row imports its function when it is asked for it.
 """
 
+import re
+from difflib import get_close_matches
+
 from modeval.metrics.losses import LOSSES, loss_at_length
 from modeval.metrics.metric import Metric, Place
 from modeval.metrics.removal_rows import kept_loss
@@ -35,6 +38,30 @@ def metric_of(name: str) -> Metric | None:
     True
     """
     return METRICS.get(name) or LOSSES.get(name) or loss_at_length(name) or kept_loss(name)
+
+
+def near_metric(name: str) -> str:
+    """Return the name of the metric that was meant by another: nothing when none is near.
+
+    People type names with a slip, or the title that they read in a table: of language models it
+    speaks of experts and domains.
+
+    >>> near_metric("alignement_score"), near_metric("Dead experts")
+    ('alignment_score', 'dead_fraction')
+    >>> near_metric("perplexity")
+    ''
+    """
+    rows = (*ROWS, *LOSSES.values())
+    known = {row.name: row.name for row in rows}
+    for row in rows:
+        for title in (row.title, row.title.replace("module", "expert").replace("rule", "domain")):
+            known.setdefault(_as_name(title), row.name)
+    close = get_close_matches(_as_name(name), [*known], n=1)
+    return known[close[0]] if close else ""
+
+
+def _as_name(text: str) -> str:
+    return re.sub(r"\W+", "_", text.lower()).strip("_")
 
 
 def shown_in(place: Place) -> tuple[str, ...]:

@@ -90,6 +90,12 @@ def typed(line: str) -> tuple[int, str]:
         ("compare four.json tiny.json", "Give a second scorecard of the same model"),
         ("metrics alignement", "Did you mean alignment_score?"),
         ("metrics scoer", "List them with: modeval metrics"),
+        ("metrics dead-experts", "Did you mean dead_fraction?"),
+        ("gate four.json --no-policy --max dead_experts=0.1", "did you mean dead_fraction?"),
+        (
+            "plot ranking four.json --metric colapse_worst --out a.pdf",
+            "did you mean collapse_worst?",
+        ),
     ],
 )
 def test_a_mistake_ends_in_what_to_type(here: Path, line: str, said: str) -> None:

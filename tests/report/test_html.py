@@ -540,6 +540,20 @@ return seen > 30 ? found : ["too little text", seen];
 
 
 @pytest.mark.slow
+def test_the_first_screen_of_a_phone_has_verdict_picture_and_what_to_do(browser, reports, tmp_path):
+    for name in ("trace", "paper"):
+        show(browser, reports[name], tmp_path, width=390)
+        tops = browser.execute_script(
+            "return ['#brief .finding', '#brief .first figure svg', '#brief .advice li', "
+            "'#brief .said'].map((each) => document.querySelector(each).getBoundingClientRect().y)"
+        )
+        assert tops == sorted(tops), name
+        verdict, _, advice, _ = tops
+        assert verdict < 260, name
+        assert advice < 760, name
+
+
+@pytest.mark.slow
 def test_no_request_leaves_the_page(browser, several, tmp_path):
     show(browser, several, tmp_path)
     unfold(browser)

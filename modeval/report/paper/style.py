@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from numpy.typing import NDArray
 
 from modeval.errors import DependencyError, ScorecardError, SpecError
+from modeval.metrics.table import near_metric
 from modeval.report import scorecard_views
 from modeval.report.scorecard_views import ModelView, TaskGroup
 from modeval.report.svg import shorten
@@ -253,8 +254,11 @@ def chosen(entries: Sequence[ModelView], style: Style, usual: Sequence[str]) -> 
     there = scorecard_views.metrics_of(entries)
     for metric in style.metrics:
         if metric not in there:
+            near = near_metric(metric)
             raise ScorecardError(
-                f"No model has the score {metric!r}; there are {', '.join(there) or 'none'}."
+                f"No model has the score {metric!r}"
+                f"{f' (did you mean {near}?)' if near in there else ''}; there are "
+                f"{', '.join(there) or 'none'}."
             )
     found = list(style.metrics) or [metric for metric in usual if metric in there]
     if not found:
