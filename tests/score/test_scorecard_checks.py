@@ -122,10 +122,12 @@ DAMAGES = [
     (
         "scores",
         {"over": "worst"},
-        {"layer": 1, "value": 0.4, "low": 0.3, "high": 0.5},
+        {"layer": 1, "value": 0.4, "low": 0.38, "high": 0.42},
         "a layer is worse: 0.2",
     ),
     ("scores", {"over": "worst"}, {"value": 0.3, "low": 0.3, "high": 0.3}, "that layer has 0.2"),
+    ("scores", {"over": "worst"}, {"low": 0.19}, "its low is 0.19, and that layer has 0.1"),
+    ("scores", {"over": "worst"}, {"error": None}, "its error is none, and that layer has"),
     ("models", {}, {"modules": 0}, "fewer than one module"),
     ("models", {}, {"modules": 9}, "up to 4"),
     ("models", {}, {"layers": ["a"]}, "modules of 2"),

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from modeval.counting.units import Units, coarser
@@ -120,10 +120,11 @@ def permute_labels(
         powers: power of the squared noise of documents with which each value of the statistic
             grows, for documents of one label each: 1 for squares, as information; .5 for
             differences, as a matching. Then what is permuted is brought to the noise that labels
-            have with documents as long as theirs: ``t_0 + (t - t_0) (s_own / s_permuted)^power``,
-            t_0 that of routing that is the same for all labels and s of
-            :meth:`modeval.score.inference.lengths.Lengths.noise_of_rows`. Of documents that may be
-            exchanged this is exact like any permutation, being the test of ``(t - t_0) / s^power``.
+            have with documents as long as theirs, in layers where labels and lengths go together
+            (:meth:`modeval.score.inference.lengths.Lengths.unlike`):
+            ``t_0 + (t - t_0) (s_own / s_permuted)^power``, t_0 that of routing that is the same
+            for all labels and s of :meth:`modeval.score.inference.lengths.Lengths.seen`: the test
+            of ``(t - t_0) / s^power``.
 
     Returns:
         ``(D, ...)``. Their mean is the chance level ``chance_permuted`` of the metric.
@@ -138,15 +139,19 @@ def permute_labels(
     cells = coarse.table(view).movedim(-2, 0)  # (U, ..., M)
     batch = cells.shape[1:-1]
     share = _share_of_labels(coarse, prior)
-    lengths = None if powers is None or coarse.mixed else Lengths.of(coarse, view).flat()
     cells = cells.reshape(len(cells), -1, cells.shape[-1])  # (U, B, M)
     share = share.reshape(-1, coarse.rules)
     together = max(1, CACHED // max(cells[:, 0].numel(), 1))
     somes = [slice(at, at + together) for at in range(0, len(share), together)]
     blocks = [_Block(cells[:, some].contiguous(), share[some]) for some in somes]
-    if lengths is not None and powers is not None:
+    if powers is not None and not coarse.mixed:
+        lengths = Lengths.of(coarse, view).flat()
+        own = Labelling.of(coarse.label[None], coarse.rules)
+        unlike = _unlike(lengths, own, label, share)
         blocks = [
-            block.with_noise(lengths.members(some), powers, coarse.label, statistic)
+            block.with_noise(lengths.members(some), powers, own, unlike[some], statistic)
+            if unlike[some].any()
+            else block
             for block, some in zip(blocks, somes, strict=True)
         ]
     step = max(1, HELD // blocks[0].numbers)
@@ -162,6 +167,18 @@ def permute_labels(
     return found
 
 
+def _unlike(
+    lengths: Lengths,
+    own: Labelling,
+    label: Int64[Tensor, "draws units"],
+    share: Float64[Tensor, "members rules"],
+) -> Bool[Tensor, "members"]:
+    """Tell in which layers (and seeds) labels and lengths go together."""
+    step = max(1, HELD // share.numel())
+    drawn = (Labelling.of(part, share.shape[-1]) for part in label.split(step))
+    return lengths.unlike(own, drawn, share)
+
+
 @dataclass(frozen=True, slots=True)
 class _Noise:
     """What the statistic of B layers (and seeds) is brought to the noise of their documents with.
@@ -169,12 +186,14 @@ class _Noise:
     Attributes:
         lengths: what noise is made of.
         powers: with which powers of it values grow.
+        unlike: ``(B,)`` where lengths and labels go together; elsewhere values stay as they are.
         own: ``(1, B)`` squared noise with the documents' own labels.
         level: ``(1, B, values)`` the statistic of routing that is the same for all labels.
     """
 
     lengths: Lengths
     powers: Float64[Tensor, "values"]
+    unlike: Bool[Tensor, "members"]
     own: Float64[Tensor, "one members"]
     level: Float64[Tensor, "one members values"]
 
@@ -184,7 +203,7 @@ class _Noise:
         noise: Float64[Tensor, "draws members"],
     ) -> Float64[Tensor, "draws members values"]:
         """Return permuted values as they were if rows were as noisy as they are."""
-        ratio = torch.where(noise > 0, self.own / noise.clamp(min=TINY), 1.0)
+        ratio = torch.where(self.unlike & (noise > 0), self.own / noise.clamp(min=TINY), 1.0)
         return self.level + (drawn - self.level) * ratio.unsqueeze(-1) ** self.powers
 
 
@@ -195,7 +214,7 @@ class _Block:
     Attributes:
         cells: ``(U, B, M)`` what was routed of each unit.
         share: ``(B, R)`` what each label weighs.
-        noise: what is done about lengths; nothing where they may differ as they do.
+        noise: what is done about lengths; nothing where they are like those of other labels.
     """
 
     cells: Float64[Tensor, "units members modules"]
@@ -211,15 +230,15 @@ class _Block:
         self,
         lengths: Lengths,
         powers: Float64[Tensor, "values"],
-        label: Int64[Tensor, "units"],
+        labelling: Labelling,
+        unlike: Bool[Tensor, "members"],
         statistic: Statistic,
     ) -> "_Block":
         """Return it with what brings the statistic to the noise under the units' own labels."""
-        labelling = Labelling.of(label[None], self.share.shape[-1])
-        own = lengths.noise_of_rows(self._table(labelling), labelling, self.share)
+        own = lengths.seen(self._table(labelling), labelling, self.share)
         alike = lengths.mean.unsqueeze(-2) * self.share.unsqueeze(-1)
         level = statistic(_joint(alike[None], self.share))
-        return replace(self, noise=_Noise(lengths, powers, own, level))
+        return replace(self, noise=_Noise(lengths, powers, unlike, own, level))
 
     def relabelled(
         self, labelling: Labelling, statistic: Statistic
@@ -229,8 +248,8 @@ class _Block:
         drawn = statistic(_joint(table, self.share))
         if self.noise is None:
             return drawn
-        lengths = self.noise.lengths
-        return self.noise.brought(drawn, lengths.noise_of_rows(table, labelling, self.share))
+        seen = self.noise.lengths.seen(table, labelling, self.share)
+        return self.noise.brought(drawn, seen)
 
     def _table(self, labelling: Labelling) -> Float64[Tensor, "draws members rules modules"]:
         return labelling.sums(self.cells).movedim(1, -2)

@@ -415,9 +415,11 @@ def _worst_layer(score: Score, value: float, parts: _Parts) -> Iterator[str]:
     values = {each.layer: each.value for each in parts.layers if each.value is not None}
     if not values:
         return
-    own = values.get(score.layer)
-    if own is None or not _close(value, own):
-        yield f"it is {value:.6g}, and that layer has {'none' if own is None else f'{own:.6g}'}"
+    own = next((each for each in parts.layers if each.layer == score.layer), None)
+    for name in OF_ITS_LAYER:
+        mine, its = getattr(score, name), None if own is None else getattr(own, name)
+        if mine is not its and (mine is None or its is None or not _close(mine, its)):
+            yield f"its {name} is {_figure(mine)}, and that layer has {_figure(its)}"
     worst = min(values.values()) if score.better == "higher" else max(values.values())
     if score.better is not None and not _close(value, worst):
         yield f"it is {value:.6g}, and a layer is worse: {worst:.6g}"
@@ -427,6 +429,14 @@ OVER: dict[str, Callable[[Score, float, _Parts], Iterator[str]]] = {
     "mean": _mean_of_layers,
     "worst": _worst_layer,
 }
+
+
+OF_ITS_LAYER = ("value", "plug_in", "low", "high", "error")
+"""What the worst of the layers has of that layer; chance is of the worst of as many."""
+
+
+def _figure(number: float | None) -> str:
+    return "none" if number is None else f"{number:.6g}"
 
 
 def _close(one: float, two: float) -> bool:

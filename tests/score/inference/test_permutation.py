@@ -219,18 +219,33 @@ def test_sums_of_labels_are_those_of_a_matrix_product(rules, modules):
     torch.testing.assert_close(Labelling.of(label, rules).sums(cells), wanted)
 
 
-def test_documents_that_are_equally_long_are_as_noisy_as_those_that_nearly_are():
-    units = World(rules=3, documents=30, lengths="equal").draw(
-        np.random.default_rng(0), World(rules=3).activation()
-    )
-    labelling = Labelling.of(units.label[None], 3)
+@pytest.mark.parametrize("longer", [1.0, 10.0])
+def test_permuted_values_are_changed_only_where_labels_and_lengths_go_together(longer):
+    world = World(rules=3, modules=4, documents=30, lengths="equal", longer=longer)
+    units = world.draw(np.random.default_rng(0), world.activation())
 
-    def noise(scale: torch.Tensor) -> torch.Tensor:
-        scaled = document_units(units.mass * scale[:, None], units.label)
-        table = labelling.sums(scaled.mass)
-        return Lengths.of(scaled).noise_of_rows(table, labelling, torch.ones(3).double())
+    def drawn(powers: torch.Tensor | None) -> torch.Tensor:
+        return permute_labels(
+            units, statistics, generator=generator(), permutations=19, powers=powers
+        )
 
-    even = torch.ones(30, dtype=torch.float64)
-    nearly = even + 1e-7 * torch.arange(30)
-    assert float(noise(even)) > 0
-    torch.testing.assert_close(noise(nearly), noise(even), rtol=1e-4, atol=0)
+    changed = drawn(GROWTH) != drawn(None)
+    assert bool(changed.any()) == (longer > 1)
+
+
+def test_labels_and_lengths_alone_tell_whether_they_go_together():
+    world = World(rules=2, documents=20, lengths="equal", longer=3.0)
+    long = world.draw(np.random.default_rng(0), world.activation())
+    size = long.mass.sum(-1, keepdim=True)
+    labels = drawn_labels(long, 99, generator())
+
+    def unlike(table: Tensor) -> bool:
+        units = document_units(table, long.label)
+        own, drawn = Labelling.of(units.label[None], 2), [Labelling.of(labels, 2)]
+        return bool(Lengths.of(units).unlike(own, drawn, torch.ones(2).double()))
+
+    assert unlike(long.mass)
+    other = torch.rand(20, 8, generator=generator(), dtype=torch.float64)
+    assert unlike(size * other / other.sum(-1, keepdim=True))
+    assert not unlike(long.mass / size)
+    assert not unlike(long.mass[torch.arange(20).reshape(2, 10).T.flatten()])  # in turns
