@@ -238,6 +238,12 @@ def _nothing(path: Path, origin: str) -> ModevalError:
     sought = " or ".join(text for name, text in looked.items() if origin in ("auto", name))
     held = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
     found = ", ".join(held[:6]) + (", ..." if len(held) > 6 else "") if held else "nothing"  # noqa: PLR2004
+    matrix = next((path / name for name in held if _is_matrix(path / name)), None)
+    if matrix is not None:
+        return RunError(
+            f"{path.resolve()} is no folder of a model, and holds {matrix.name}. A matrix of rules "
+            f"and modules is scored as it is: modeval score {matrix}"
+        )
     return RunError(
         f"{path.resolve()} holds neither at its top nor below it {sought}; found there: {found}. "
         "Give such a folder or one above it, or make one: modeval train --out runs/first, or "

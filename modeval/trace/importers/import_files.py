@@ -22,6 +22,7 @@ from modeval.trace.counts import SUFFIX, UNWRITTEN, save_counts
 from modeval.trace.files import TraceWriter, check_new
 from modeval.trace.importers.format import Counts, Facts, Format, Options, Rows, layer_name
 from modeval.trace.importers.formats import detect, find_format, matching, source_files
+from modeval.trace.importers.one_text import SHARED, FileLayers, numbered, same_documents
 from modeval.trace.importers.to_counts import FROM_ONE, tally
 from modeval.trace.suspicions import ROW_KINDS, RowWatch, of_counts
 from modeval.trace.trace import (
@@ -86,6 +87,7 @@ class Inspection:
     left_out: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     sums: tuple[float, float] = (np.inf, -np.inf)
     least_weight: float = np.inf
+    files: dict[Path, FileLayers] = field(default_factory=dict)
 
     def note(self, text: str) -> None:
         """Keep a warning, once."""
@@ -162,6 +164,9 @@ def _import_rows(
     layers = survey.layers.values()
     if options.modules is None and all(seen.least > 0 and not seen.modules for seen in layers):
         survey.note(FROM_ONE)
+    shared = same_documents(survey.files.values())
+    if shared:
+        survey.note(SHARED)
     dense = _check_layers(survey, file_format, options)
     header = make_header(file_format, options, survey, dense)
     header = _suspected(header, survey, dense, options)
@@ -170,7 +175,9 @@ def _import_rows(
         pieces: Iterable[tuple[Path, Rows | Counts]]
         pieces = kept if room >= 0 else _pieces(file_format, files, options, Inspection())
         with TraceWriter(draft, header) as writer:
-            for chunk in _build(file_format, pieces, header, options, survey.left_out):
+            decisions = ((path, _rows_only(piece, path)) for path, piece in pieces)
+            owned = numbered(decisions, shared=shared)
+            for chunk in _build(file_format, owned, header, options, survey.left_out):
                 writer.append(chunk)
         if not writer.rows:
             raise TraceError(f"{_some([str(path) for path in files])}: no routing in them.")
@@ -304,7 +311,12 @@ def _look(
     if not len(chosen):
         return
     count, repeats = (chosen >= 0).sum(1), _repeating(chosen)
+    document, position = (
+        np.broadcast_to(each, (len(chosen),)) for each in (rows.document, rows.position)
+    )
+    file = survey.files.setdefault(path, FileLayers())
     for name, where in _layers_of(rows, path):
+        file.add(name, document[where], position[where])
         layer = survey.layers.setdefault(name, ImportedLayer())
         layer.modules = max(layer.modules, rows.modules or 0)
         layer.largest = max(layer.largest, int(chosen[where].max(initial=-1)))
@@ -317,6 +329,7 @@ def _look(
         weight = None if rows.weight is None else rows.weight[where]
         survey.watch.add(name, chosen[where], weight, path.name)
     for label in _labels(rows, path, options, file_format):
+        file.labels.add(label)
         if label is not None:
             survey.labels[label] = None
     survey.phases |= set(np.unique(rows.phase).tolist())
@@ -486,7 +499,7 @@ def _label(given: str | None, path: Path, options: Options, file_format: Format)
 
 def _build(
     file_format: Format,
-    pieces: Iterable[tuple[Path, Rows | Counts]],
+    pieces: Iterable[tuple[Path, Rows, NDArray[Any]]],
     header: TraceHeader,
     options: Options,
     left_out: Mapping[str, NDArray[np.bool_]],
@@ -495,14 +508,7 @@ def _build(
     labels = {name: number for number, name in enumerate(header.labels)}
     passed: dict[int, int] = {}  # rows of each layer
     numbers = {name: index for index, name in enumerate(header.layers)}
-    offset, largest, current = 0, -1, None
-    for path, piece in pieces:
-        if path != current:  # documents of two files are never the same
-            offset, current = largest + 1, path
-        rows = _rows_only(piece, path)
-        document = np.broadcast_to(np.asarray(rows.document), (len(rows.chosen),))
-        document = np.where(document < 0, -1, document + offset)
-        largest = max(largest, int(document.max(initial=-1)))
+    for path, rows, document in pieces:
         label = _label_numbers(rows, path, labels, options, file_format)
         chunk = _chunk(rows, document, header, numbers, label)
         kept = _kept(chunk, file_format)

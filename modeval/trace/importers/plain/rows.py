@@ -71,12 +71,12 @@ def read_jsonl(path: Path, options: Options, note: Note) -> Iterator[Piece]:
     facts: dict[str, Any] = {}
 
     def parsed() -> Iterator[Record]:
-        for place, record in json_records(path):
+        for number, (place, record) in enumerate(json_records(path)):
             if said := _facts(record):
                 facts.update(said)
             if not _is_meta(record):
                 for where, row in by_rows(record, ROW_NAMES, path, place):
-                    yield from _layers_of(where, row, path)
+                    yield from _layers_of(where, row, path, number, options)
 
     for piece in _rows_of(parsed(), path, options, note):
         if facts:
@@ -284,8 +284,13 @@ def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
     return facts | ({"model": model} if isinstance(model, str) else {})
 
 
-def _layers_of(place: str, record: Mapping[str, Any], path: Path) -> Iterator[Record]:
-    """Yield a record for each layer of one that has a list of them, with what stands beside it."""
+def _layers_of(
+    place: str, record: Mapping[str, Any], path: Path, number: int, options: Options
+) -> Iterator[Record]:
+    """Yield a record for each layer of one that has a list of them, with what stands beside it.
+
+    Such a record is of one prompt: where it does not name its document, it is one by its number.
+    """
     layers = record.get("layers")
     if not isinstance(layers, list) or not layers or not isinstance(layers[0], dict):
         yield place, record
@@ -294,11 +299,15 @@ def _layers_of(place: str, record: Mapping[str, Any], path: Path) -> Iterator[Re
         name: value
         for name, value in record.items()
         if name in {*ROW_NAMES, *ROW_NAMES["label"], *ROW_NAMES["document"]}
-        and not isinstance(value, list | dict)
+        or name in options.columns.values()
+        if not isinstance(value, list | dict)
     }
-    for number, layer in enumerate(layers):
-        where = f"{place}, layers[{number}]"
-        yield where, beside | as_object(layer, path, where)
+    for index, layer in enumerate(layers):
+        where = f"{place}, layers[{index}]"
+        row = beside | as_object(layer, path, where)
+        if "document" not in match_columns(tuple(row), ROW_NAMES, options.columns).names:
+            row["document"] = number
+        yield where, row
 
 
 # --- forms of NPZ --------------------------------------------------------------------------------
