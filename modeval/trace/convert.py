@@ -200,7 +200,11 @@ def convert(trace: Trace, out: Path, *, kind: str, blocks: int = BLOCKS) -> None
             f"{trace.path} has {trace.rows} rows: {kind} is for at most {LARGEST_PLAIN}. Its parts "
             "are Parquet, which DuckDB, Polars and Spark read as they are."
         )
-    with atomic.whole_file(out, UNWRITTEN) as temporary:
+    with (
+        atomic.reported(out, UNWRITTEN),
+        atomic.new_folders(out.parent),
+        atomic.whole_file(out, UNWRITTEN) as temporary,
+    ):
         writers[kind](trace, temporary)
 
 
