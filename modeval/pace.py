@@ -5,9 +5,11 @@ such as reading a large file: a command line says it on standard error, and ever
 nothing of it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
+Item = TypeVar("Item")
 Hearer = Callable[[str, float, float | None], None]
 """Is told what is done now, how much of it is done, and of how much, where that is known."""
 
@@ -49,3 +51,18 @@ def tell(what: str, done: float, every: float | None = None) -> None:
     """Tell how far something has come; costs next to nothing where nobody listens."""
     for hearer in _hearers:
         hearer("".join(_parts) + what, done, every)
+
+
+def counted(items: Collection[Item], what: str) -> Iterator[Item]:
+    """Yield items, and tell how many of them are done.
+
+    >>> with heard_by(print):
+    ...     found = [*counted("ab", "letters")]
+    letters 0 2
+    letters 1 2
+    letters 2 2
+    """
+    for number, item in enumerate(items):
+        tell(what, number, len(items))
+        yield item
+    tell(what, len(items), len(items))

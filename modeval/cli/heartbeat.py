@@ -46,10 +46,12 @@ def heartbeat(arguments: Sequence[str], *, first: float = FIRST) -> Iterator[Non
         pause = first
         while not ended.wait(pause):
             now = time.monotonic()
-            if not is_busy() and (told.since or now - started >= 2 * first):
-                line = describe(told, now, started)
-                stderr().print(line, highlight=False, markup=False, style="dim")
-            pause = min(2 * pause, LONGEST)
+            if is_busy() or not (told.since or now - started >= 2 * first):
+                pause = first / 2  # nothing to say yet: it is said as soon as there is
+                continue
+            line = describe(told, now, started)
+            stderr().print(line, highlight=False, markup=False, style="dim", soft_wrap=True)
+            pause = min(2 * max(pause, first), LONGEST)
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()

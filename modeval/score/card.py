@@ -6,6 +6,7 @@ from importlib.metadata import version
 import torch
 
 from modeval.metrics.table import METRICS
+from modeval.pace import counted
 from modeval.score.chance import levels
 from modeval.score.entries import Members, entries
 from modeval.score.findings import findings
@@ -50,17 +51,14 @@ def routing_card(
 def _scores(
     record: ModelRecord, routing: Routing, measurements: Measurements, members: Members
 ) -> tuple[Score, ...]:
-    return tuple(
-        score
-        for name, measured in measurements.metrics.items()
-        for score in entries(
-            Score(model=record.id, metric=name, better=better_of(name)),
-            measured,
-            members,
-            levels=levels(name, routing),
-            amount=measurements.amount,
-        )
-    )
+    found: list[Score] = []
+    for name, measured in counted(
+        measurements.metrics.items(), "intervals and p values of metrics"
+    ):
+        base = Score(model=record.id, metric=name, better=better_of(name))
+        chance = levels(name, routing)
+        found += entries(base, measured, members, levels=chance, amount=measurements.amount)
+    return tuple(found)
 
 
 def better_of(metric: str) -> Better | None:

@@ -20,6 +20,7 @@ from modeval.score.estimates import (
     mean_layer,
     one_layer,
     permuted,
+    permuted_layers,
 )
 from modeval.score.inference.estimate import Estimate
 from modeval.score.inference.multiple import holm
@@ -363,11 +364,7 @@ def _nulls(measured: Measured, members: Members, base: Score) -> dict[int | None
             if bool(measured.value[index].isfinite().any())
         ]
     return {
-        member: {
-            layer: null
-            for layer in range(measured.value.shape[-1])
-            if (null := permuted(measured, places, one_layer(layer), better=base.better))
-        }
+        member: permuted_layers(measured, places, better=base.better)
         for member, places in groups.items()
     }
 

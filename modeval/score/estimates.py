@@ -80,7 +80,29 @@ def permuted(
         return None
     index = torch.tensor([*seeds])
     draws = reduce(measured.null[:, index]).mean(-1)
-    observed = reduce(measured.value[index]).mean(-1)
+    return _null_of(reduce(measured.value[index]).mean(-1), draws, better)
+
+
+def permuted_layers(
+    measured: Measured, seeds: Sequence[int], *, better: str | None
+) -> dict[int, Null]:
+    """Return what permuted labels give of the mean over some seeds in each layer, where tested.
+
+    The same as :func:`permuted` of one layer after another, which would take all layers out anew
+    for each of them.
+    """
+    if measured.null is None or not seeds:
+        return {}
+    index = torch.tensor([*seeds])
+    draws, observed = measured.null[:, index], measured.value[index]
+    return {
+        layer: null
+        for layer in range(observed.shape[-1])
+        if (null := _null_of(observed[..., layer].mean(-1), draws[..., layer].mean(-1), better))
+    }
+
+
+def _null_of(observed: Tensor, draws: Tensor, better: str | None) -> Null | None:
     if not bool(torch.isfinite(draws).all()):
         return None
     low, high = middle(draws)

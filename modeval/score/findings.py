@@ -20,7 +20,7 @@ from torch import Tensor
 
 from modeval.metrics.finding import THRESHOLDS, evenness, most_information
 from modeval.score.entries import Members
-from modeval.score.estimates import estimated, one_layer, permuted, scaled
+from modeval.score.estimates import estimated, one_layer, permuted_layers, scaled
 from modeval.score.inference.equivalence import Equivalence, equivalence
 from modeval.score.inference.estimate import Estimate
 from modeval.score.inference.lifts import Lifts, lifts, lifts_of_counts
@@ -170,13 +170,10 @@ def _of_samples(estimate: Estimate, blocks: int) -> Estimate:
 
 def _corrected(measured: Measured) -> Tensor | None:
     """Return p values ``(S, L)`` corrected over all seeds and layers; nothing where untested."""
-    seeds, layers = measured.value.shape
-    p = torch.full((seeds, layers), torch.nan, dtype=torch.float64)
-    for seed in range(seeds):
-        for layer in range(layers):
-            null = permuted(measured, [seed], one_layer(layer), better="higher")
-            if null is not None:
-                p[seed, layer] = null.p_value
+    p = torch.full(measured.value.shape, torch.nan, dtype=torch.float64)
+    for seed in range(len(p)):
+        for layer, null in permuted_layers(measured, [seed], better="higher").items():
+            p[seed, layer] = null.p_value
     known = p.isfinite()
     if not bool(known.any()):
         return None

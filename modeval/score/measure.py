@@ -289,7 +289,7 @@ def _permuted_group(
     )
     modules = group.modules
     return {
-        name: drawn[..., index].clamp(*METRICS[name].bounds(routing.rules, modules, routing.prior))
+        name: drawn[..., index].clamp_(*METRICS[name].bounds(routing.rules, modules, routing.prior))
         for index, name in enumerate(TESTED)
     }
 

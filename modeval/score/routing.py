@@ -95,8 +95,11 @@ class Routing:
 
     def across(self, parts: Iterable[Tensor]) -> Tensor:
         """Put numbers ``(..., L)`` of each group together, layers in order."""
-        numbers = torch.tensor([layer for group in self.groups for layer in group.layers])
-        return torch.cat([*parts], dim=-1)[..., numbers.argsort()]
+        numbers = [layer for group in self.groups for layer in group.layers]
+        found = [*parts]
+        if len(found) == 1 and numbers == sorted(numbers):
+            return found[0]
+        return torch.cat(found, dim=-1)[..., torch.tensor(numbers).argsort()]
 
     def each_layer(self) -> Iterator[tuple[int, LayerStack, int]]:
         """Iterate over the layers in order: place, group, and place within the group."""

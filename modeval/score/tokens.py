@@ -21,6 +21,7 @@ from modeval.metrics.tokens import (
     temporal_persistence,
     vocabulary_specialization,
 )
+from modeval.pace import counted
 from modeval.trace.documents import contents
 from modeval.trace.files import Trace, read_columns
 
@@ -173,7 +174,7 @@ def token_scores(
         words: what words tell in each layer.
         generator: shuffles tokens.
     """
-    for layer, sampled in samples.items():
+    for layer, sampled in counted(samples.items(), "looking at tokens, layers"):
         yield from _of_order(layer, sampled)
         yield from _of_words(layer, sampled, modules[layer], generator)
         if layer in words:
@@ -241,6 +242,16 @@ class Words:
         if self.shared < LEAST_SHARED or self.told <= doubt:
             return None
         return self.semantic <= ALL_OF_IT * self.told + doubt
+
+
+def words_of_layers(samples: Mapping[int, Sampled], generator: torch.Generator) -> dict[int, Words]:
+    """Return what words tell in each layer where that can be told."""
+    found = {}
+    for layer, sampled in counted(samples.items(), "what words tell, layers"):
+        words = words_of(sampled, generator)
+        if words is not None:
+            found[layer] = words
+    return found
 
 
 def words_of(sampled: Sampled, generator: torch.Generator) -> Words | None:

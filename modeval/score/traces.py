@@ -14,7 +14,7 @@ from modeval.score.entries import Members, entries
 from modeval.score.measure import Measured
 from modeval.score.routing import Routing
 from modeval.score.scorecard import LeftOut, Member, ModelRecord, Score, Scorecard
-from modeval.score.tokens import TokenScore, Words, sample_layers, token_scores, words_of
+from modeval.score.tokens import TokenScore, Words, sample_layers, token_scores, words_of_layers
 from modeval.trace.files import Trace
 from modeval.trace.fold import LayerGroup
 from modeval.trace.trace import TraceHeader
@@ -87,11 +87,7 @@ def score_trace(
     record = _record(header, cleaned, reading)
     generator = generator or torch.Generator().manual_seed(0)
     samples = {} if trace is None else sample_layers(trace, cleaned.routing.layers)
-    words = {
-        layer: found
-        for layer, sampled in samples.items()
-        if (found := words_of(sampled, generator)) is not None
-    }
+    words = words_of_layers(samples, generator)
     card = routing_card(
         record,
         cleaned.routing,

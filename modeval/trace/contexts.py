@@ -163,6 +163,8 @@ def taken(
     if not of.sum():
         raise TraceError(f"{trace.path} has no rows of layer {header.layers[layer]}.")
     found = _ordered(held) if held else None
+    missing = _missing(found, named=named)
+    there = {} if found is None or missing else _by_label(found)
     draw = np.random.default_rng([seed, layer, module])
     labels = [(UNLABELLED, 0), *((name, number) for number, name in enumerate(header.labels, 1))]
     return Taken(
@@ -176,12 +178,17 @@ def taken(
                 label=name,
                 tokens=int(took[number]),
                 of=int(of[number]),
-                contexts=() if found is None else _drawn(found, number - 1, contexts, width, draw),
+                contexts=tuple(
+                    _context(found, int(row), width)
+                    for row in np.sort(draw.permutation(there[number - 1])[:contexts])
+                )
+                if found is not None and number - 1 in there
+                else (),
             )
             for name, number in labels
             if of[number]
         ),
-        missing=_missing(found, named=named),
+        missing=missing,
     )
 
 
@@ -211,14 +218,12 @@ def _ordered(held: list[dict[str, NDArray[np.int64]]]) -> _Held:
     )
 
 
-def _drawn(
-    held: _Held, label: int, number: int, width: int, draw: np.random.Generator
-) -> tuple[Context, ...]:
-    if _missing(held, named=True):
-        return ()
-    there = np.flatnonzero(held.took & (held.label == label))
-    some = np.sort(draw.permutation(there)[:number])
-    return tuple(_context(held, int(row), width) for row in some)
+def _by_label(held: _Held) -> dict[int, NDArray[np.int64]]:
+    """Return the rows that the module took, by label: one look at them, however many labels."""
+    rows = np.flatnonzero(held.took)
+    rows = rows[np.argsort(held.label[rows], kind="stable")]
+    labels, starts = np.unique(held.label[rows], return_index=True)
+    return dict(zip(labels.tolist(), np.split(rows, starts[1:]), strict=True))
 
 
 def _context(held: _Held, row: int, width: int) -> Context:

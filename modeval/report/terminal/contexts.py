@@ -9,7 +9,10 @@ from rich.text import Text
 
 from modeval.report.words import count, percent
 from modeval.text import visible
-from modeval.trace.contexts import Context, Taken
+from modeval.trace.contexts import Context, LabelTaken, Taken
+
+MOST_LABELS = 64
+"""Labels that are shown, those that a module took most of first."""
 
 Words = Callable[[Sequence[int]], str]
 """Gives the text of token ids."""
@@ -38,17 +41,21 @@ def render_taken(taken: Taken, words: Words) -> list[RenderableType]:
         f"{count(taken.tokens, 'token')} of {taken.of:,} ({percent(share)}; if all modules were "
         f"used alike {percent(even)})"
     )
-    shown: list[RenderableType] = [Text(headline, style="bold"), _table(taken)]
-    for each in taken.labels:
+    ordered = sorted(taken.labels, key=lambda label: -label.share)
+    first, more = ordered[:MOST_LABELS], len(ordered) - MOST_LABELS
+    shown: list[RenderableType] = [Text(headline, style="bold"), _table(taken, first)]
+    if more > 0:
+        shown.append(Text(f"and {count(more, 'more label')}: --json has all", style="dim"))
+    for each in (label for label in taken.labels if label in first):
         if each.contexts:
             shown.append(Text(visible(each.label), style="bold"))
             shown += [_line(context, words) for context in each.contexts]
     return [*shown, *([Text(taken.missing, style="dim")] if taken.missing else [])]
 
 
-def _table(taken: Taken) -> Table:
+def _table(taken: Taken, labels: Sequence[LabelTaken]) -> Table:
     table = Table("label", "tokens", "share of the label", "share of the module", box=SIMPLE_HEAD)
-    for each in sorted(taken.labels, key=lambda label: -label.share):
+    for each in labels:
         mine = each.tokens / max(taken.tokens, 1)
         table.add_row(visible(each.label), f"{each.tokens:,}", percent(each.share), percent(mine))
     return table

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from modeval.counting.units import Units, coarser
+from modeval.pace import tell
 from modeval.score.inference.documents import LEAST_DOCUMENTS, effective_documents
 from modeval.score.inference.draws import in_threads, p_value
 from modeval.score.inference.lengths import Lengths
@@ -34,6 +35,10 @@ CACHED = 1 << 16
 """Numbers of what was routed that are permuted at a time: half a MiB."""
 HELD = 1 << 18
 """Numbers of one table of draws held at a time."""
+MEMBERS = 1 << 25
+"""Numbers that say which unit is of which label in a table of draws, held at a time (256 MiB)."""
+DRAWN = 1 << 22
+"""Labels drawn at a time."""
 LEAST_RELABELLINGS = 20
 """Different relabellings below which no p value can fall to 5 %."""
 
@@ -154,7 +159,7 @@ def permute_labels(
             else block
             for block, some in zip(blocks, somes, strict=True)
         ]
-    step = max(1, HELD // blocks[0].numbers)
+    step = max(1, min(HELD // blocks[0].numbers, MEMBERS // (coarse.rules * len(coarse))))
     parts = [slice(at, at + step) for at in range(0, permutations, step)]
 
     def relabelled(part: slice) -> Tensor:
@@ -162,9 +167,21 @@ def permute_labels(
         return torch.cat([block.relabelled(labelling, statistic) for block in blocks], dim=1)
 
     alone = label.device.type != "cpu"
-    drawn = torch.cat(in_threads(relabelled, parts, alone=alone, what="permuting labels in parts"))
-    found: Tensor = drawn.reshape(permutations, *batch, *drawn.shape[2:])
-    return found
+    drawn = _in_one(
+        in_threads(relabelled, parts, alone=alone, what="permuting labels in parts"), permutations
+    )
+    return drawn.reshape(permutations, *batch, *drawn.shape[2:])
+
+
+def _in_one(parts: list[Tensor], draws: int) -> Tensor:
+    """Put parts one after another and let go of each: of a thousand layers they are gigabytes."""
+    whole = parts[0].new_empty(draws, *parts[0].shape[1:])
+    at = draws
+    while parts:
+        part = parts.pop()
+        at -= len(part)
+        whole[at : at + len(part)] = part
+    return whole
 
 
 def _unlike(
@@ -260,11 +277,18 @@ def drawn_labels(
 ) -> Int64[Tensor, "draws units"]:
     """Draw a label for each unit: those of its stratum, in another order."""
     draws = units.label.repeat(permutations, 1)
+    done = 0
     for stratum in units.stratum.unique():
         members = (units.stratum == stratum).nonzero()[:, 0]
-        if len(members) > 1:
-            keys = torch.rand(permutations, len(members), generator=generator)
-            draws[:, members] = units.label[members][keys.argsort(-1)]
+        label = units.label[members]
+        step = max(1, DRAWN // len(members))
+        for at in range(0, permutations if len(members) > 1 else 0, step):
+            tell("drawing labels of documents", done + at * len(members), draws.numel())
+            some = slice(at, min(at + step, permutations))
+            keys = torch.rand(some.stop - at, len(members), generator=generator)
+            draws[some, members] = label[keys.argsort(-1)]
+        done += permutations * len(members)
+    tell("drawing labels of documents", done, draws.numel())
     return draws
 
 
