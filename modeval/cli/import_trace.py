@@ -8,7 +8,7 @@ import typer
 from modeval.cli import complete
 from modeval.cli.options import read_shard, with_examples
 from modeval.cli.output import stdout
-from modeval.cli.trace import describe_header, print_notes
+from modeval.cli.trace import NotesAlone, describe_header, print_notes
 
 LABELS, MEANING = "Labels", "What the files do not say"
 
@@ -133,6 +133,7 @@ def import_command(
             metavar="I/N", help="Only every N-th file, from the I-th: one job of an array."
         ),
     ] = None,
+    quiet: NotesAlone = False,
     list_formats: Annotated[
         bool, typer.Option("--list", help="List the formats and exit.")
     ] = False,
@@ -169,13 +170,14 @@ def import_command(
         shard=read_shard(shard),
     )
     imported = import_source(sources, out, name=name, options=options)
-    size = f"{imported.rows:,} rows" if imported.rows else "counts"
-    stdout().print(
-        f"[bold]{size}[/] of format {imported.format}: {for_rich(str(imported.path))}",
-        highlight=False,
-    )
-    for key, value in describe_header(imported.header).items():
-        stdout().print(f"{key:>14}  {visible(value)}", markup=False, highlight=False)
+    if not quiet:
+        size = f"{imported.rows:,} rows" if imported.rows else "counts"
+        stdout().print(
+            f"[bold]{size}[/] of format {imported.format}: {for_rich(str(imported.path))}",
+            highlight=False,
+        )
+        for key, value in describe_header(imported.header).items():
+            stdout().print(f"{key:>14}  {visible(value)}", markup=False, highlight=False)
     print_notes(imported.header)
 
 

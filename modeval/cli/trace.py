@@ -26,6 +26,7 @@ trace = typer.Typer(
 TracePath = Annotated[
     Path, typer.Argument(metavar="DIR.trace", help="Folder of the trace.", show_default=False)
 ]
+NotesAlone = Annotated[bool, typer.Option("--quiet", "-q", help="Print notes and warnings alone.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -128,6 +129,7 @@ def merge_command(
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Take incomplete traces as they are.")
     ] = False,
+    quiet: NotesAlone = False,
 ) -> None:
     """Write several traces of one model as one; labels are united, documents kept apart.
 
@@ -137,14 +139,13 @@ def merge_command(
 
     if all(path.is_file() for path in paths):
         header = merge_counts(paths, out)
-        stdout().print(f"{len(paths)} files of counts: {out}", markup=False, highlight=False)
-        print_notes(header)
-        return
-    merged = merge(paths, out, allow_partial=allow_partial)
-    stdout().print(
-        f"{merged.rows} rows of {len(paths)} traces: {out}", markup=False, highlight=False
-    )
-    print_notes(merged.header)
+        said = f"{len(paths)} files of counts: {out}"
+    else:
+        merged = merge(paths, out, allow_partial=allow_partial)
+        header, said = merged.header, f"{merged.rows} rows of {len(paths)} traces: {out}"
+    if not quiet:
+        stdout().print(said, markup=False, highlight=False)
+    print_notes(header)
 
 
 @trace.command(
@@ -167,6 +168,7 @@ def convert_command(
     blocks: Annotated[
         int, typer.Option(min=1, help="Replicate blocks that documents are hashed to (counts).")
     ] = 64,
+    quiet: NotesAlone = False,
 ) -> None:
     """Write a trace as counts, or a small one as CSV, JSONL or NPZ.
 
@@ -180,7 +182,8 @@ def convert_command(
     ending = out.suffix.removeprefix(".").lower()
     kind = to or (ending if ending in {"csv", "jsonl", "npz"} else "counts")
     convert(opened, out, kind=kind, blocks=blocks)
-    stdout().print(f"{opened.rows} rows as {kind}: {out}", markup=False, highlight=False)
+    if not quiet:
+        stdout().print(f"{opened.rows} rows as {kind}: {out}", markup=False, highlight=False)
     if not opened.complete:
         warn(f"{path} is incomplete: its recording stopped before its end.")
 

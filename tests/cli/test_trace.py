@@ -52,6 +52,26 @@ def test_import_says_what_it_found_and_what_it_assumed(rows: Path, tmp_path: Pat
     assert open_trace(tmp_path / "y.trace").rows == 4
 
 
+def test_quiet_commands_print_notes_alone(rows: Path, folder: Path, tmp_path: Path) -> None:
+    imported = run("import", rows, "--out", tmp_path / "y.trace", "--quiet")
+    assert imported.stdout == ""
+    assert "--modules N" in " ".join(imported.stderr.split())
+    merged = run("trace", "merge", folder, folder, "--out", tmp_path / "z.trace", "-q")
+    assert merged.stdout == ""
+    assert "copies" in merged.stderr
+    out = tmp_path / "x.csv"
+    assert run("trace", "convert", folder, "--out", out, "-q").stdout == ""
+
+
+def test_a_table_that_may_hold_choices_or_counts_is_asked_about_both(tmp_path: Path) -> None:
+    table = tmp_path / "log.csv"
+    table.write_text("document,label,layer,expert\n0,a,0,3\n0,a,1,2\n1,b,0,1\n1,b,1,0\n")
+    with pytest.raises(TraceError, match="Where each row is one choice: --columns chosen=expert"):
+        run("import", table, "--out", tmp_path / "x.trace")
+    run("import", table, "--out", tmp_path / "x.trace", "--columns", "chosen=expert")
+    assert open_trace(tmp_path / "x.trace").rows == 4
+
+
 def test_import_lists_its_formats() -> None:
     names = {line.split()[0] for line in run("import", "--list").stdout.splitlines()}
     assert {"vllm", "sglang-stat", "megatron-trace", "olmoe-counts", "flame", "csv"} <= names

@@ -120,11 +120,16 @@ def missing_columns(names: Sequence[str], columns: MatchedColumns, wanted: Seque
         return f"has all columns that it needs: {brief_names(names)}"
     spare = columns.others if len(columns.others) == len(lacking) else ["NAME"] * len(lacking)
     said = ",".join(f"{ours}={theirs}" for ours, theirs in zip(lacking, spare, strict=False))
-    quoted = f'"{said}"' if " " in said else said
+    choice = f"chosen={columns.names.get('expert', '')}"
+    each = f". Where each row is one choice: --columns {visible(_quoted(choice))}"
     return (
         f"has the columns {brief_names(names)}: which of them is {' and which '.join(lacking)}? "
-        f"Say it with --columns {visible(quoted)}"
+        f"Say it with --columns {visible(_quoted(said))}" + (each if lacking == ["count"] else "")
     )
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"' if " " in text else text
 
 
 def brief_names(names: Sequence[str]) -> str:
