@@ -4,10 +4,12 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_models import GATES, Block, Model, by_hand, hooks_of, same  # type: ignore[import-not-found, unused-ignore]
 
+import modeval
 from modeval.counting.count import count_choices
 from modeval.errors import TraceError
 from modeval.record import counter
@@ -296,3 +298,17 @@ def test_documents_of_several_labels_are_left_to_a_trace_on_disk(model: Model, i
         recording.label([0, 1, 1], documents=[0, 0, 1])
         model(ids)
     assert recording.groups()[0].units is None
+
+
+def test_gates_of_tasks_make_a_matrix_whose_rows_are_the_gates(tmp_path):
+    """As ``modeval help recording`` says it of models with a gate for each task."""
+    gates = torch.nn.ModuleList(torch.nn.Linear(5, 4) for _ in range(3))
+    softmax = {"*": lambda logits: logits.softmax(-1)}
+    inputs = torch.randn(50, 5, generator=torch.Generator().manual_seed(0))
+    with record(gates, routers=softmax) as seen, torch.no_grad():
+        shares = torch.stack([gate(inputs).softmax(-1).mean(0) for gate in gates])
+    mass = seen.counts().mass.sum((1, 2))
+    np.save(tmp_path / "gates.npy", mass / mass.sum(1, keepdim=True))
+    card = modeval.score(tmp_path / "gates.npy")
+    [found] = card.activations
+    np.testing.assert_allclose(np.array(found.matrix), shares.numpy(), atol=1e-6)

@@ -135,6 +135,15 @@ def test_the_same_scorecard_twice_is_the_same():
     assert places == {("mean", None), ("worst", None), (None, 0), (None, 1)}
 
 
+@pytest.mark.parametrize("by", [1.1e-16, -8.5e-7])
+def test_what_differs_by_rounding_alone_is_the_same(by):
+    card = trace_card({"alignment_score": [0.5, 0.6]})
+    scores = [score if score.value is None else replace(score, value=score.value + by)
+              for score in card.scores]  # fmt: skip
+    [lineage] = compare(named(card, replace(card, scores=tuple(scores)))).lineages
+    assert {row.contrasts[1].reading for row in lineage.rows} == {"same"}
+
+
 def test_models_of_one_scorecard_stand_beside_each_other():
     card = (
         cohort_card({"alignment_score": [0.5] * 3}, model="one")

@@ -24,6 +24,8 @@ from modeval.score.pairing import best_sum, paired, sum_of
 from modeval.score.scorecard import Activation, ModelRecord, Over, Score, Scorecard, Seed
 from modeval.text import visible
 
+ROUNDING = 1e-6
+"""Share of a value, or of 1, that sums in another order differ by in single precision."""
 Reading = Literal["better", "worse", "changed", "unclear", "same"]
 Pairing = Literal["seeds", "means", "samples"]
 
@@ -83,7 +85,8 @@ class Contrast:
         p_adjusted: the same, corrected (Holm) over the rows that it stands among: those that sum
             the model up, or the layers of the metric.
         reading: ``better`` or ``worse`` when it is clear of 0 after that correction, ``changed``
-            for a metric that has no direction; ``unclear`` when it is not; ``same`` when equal.
+            for a metric that has no direction; ``unclear`` when it is not; ``same`` when equal, but
+            for rounding.
     """
 
     value: float
@@ -405,7 +408,9 @@ def _contrast(  # noqa: PLR0917 - two columns and a place
         difference, pairing = separate([*new.values()], [*old.values()]), "means"
     else:
         difference, pairing = differences([two], [one]), "samples"
-    return _read(difference, pairing, one.better, level)
+    found = _read(difference, pairing, one.better, level)
+    rounding = ROUNDING * max(1.0, abs(one.value or 0.0))
+    return replace(found, reading="same") if abs(found.value) <= rounding else found
 
 
 def _read(difference: Difference, pairing: Pairing, better: str | None, level: float) -> Contrast:
@@ -457,7 +462,7 @@ def _correct(rows: list[Row], places: Sequence[int], column: int, level: float) 
         for index in places
         if (contrast := rows[index].contrasts[column]) is not None
         and contrast.p_value is not None
-        and contrast.value != 0
+        and contrast.reading != "same"
     ]
     least = 0.0
     for rank, (p, index) in enumerate(sorted(known)):
