@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from modeval.errors import RunError, TraceError
 from modeval.pipeline.scoring import score
 from modeval.trace.counts import load_counts
 from modeval.trace.files import chunks, concatenate, open_trace
+from modeval.trace.importers.format import Options
 from modeval.trace.importers.import_files import Imported, import_source
 from modeval.trace.trace import TraceChunk
 
@@ -100,6 +102,47 @@ def test_prompts_that_have_names_keep_them(tmp_path: Path) -> None:
     made = [{"prompt_id": name, "layers": layers} for name in ("b", "a", "b")]
     _, rows = taken(tmp_path, lines(tmp_path / "prompts.jsonl", made))
     assert np.bincount(rows.document).tolist() == [28, 14]
+
+
+# --- tensors and drawn tables --------------------------------------------------------------------
+
+
+def saved(folder: Path, *, most: int) -> Path:
+    draw = np.random.default_rng(1)
+    parts = {name: torch.from_numpy(draw.integers(1, most, (3, 8))) for name in ("math", "code")}
+    torch.save(parts, folder / "by_domain.pt")
+    return folder / "by_domain.pt"
+
+
+@pytest.mark.parametrize(("most", "axes"), [(9_000, ()), (90, ("layer", "expert"))])
+def test_tensors_of_counts_of_each_domain_have_labels_and_layers(
+    tmp_path: Path, most: int, axes: tuple[str, ...]
+) -> None:
+    options = Options(axes=axes)
+    found = import_source([saved(tmp_path, most=most)], tmp_path / "x", options=options)
+    assert (found.header.labels, len(found.header.layers)) == (("code", "math"), 3)
+    assert "router logits" not in " ".join(found.header.notes)
+
+
+def test_a_tensor_that_may_hold_counts_or_ids_is_asked_for(tmp_path: Path) -> None:
+    torch.save([torch.arange(24).view(3, 8)] * 2, tmp_path / "a.pt")
+    with pytest.raises(TraceError, match=r"may hold ids of experts, or counts"):
+        import_source([tmp_path / "a.pt"], tmp_path / "x")
+
+
+def test_a_drawn_table_is_read_without_its_rules(tmp_path: Path) -> None:
+    (tmp_path / "t.md").write_text(
+        "| layer | expert | count |\n|:---|---|--:|\n| 0 | 0 | 3 |\n| 0 | 1 | 4 |\n",
+        encoding="utf-8",
+    )
+    _, groups = load_counts(import_source([tmp_path / "t.md"], tmp_path / "x").path)
+    assert groups[0].counts.selections.flatten().tolist() == [3, 4]
+
+
+def test_counts_by_step_are_refused_with_the_column_that_repeats_them(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("iter,layer,expert,count\n0,0,0,3\n1,0,0,4\n", encoding="utf-8")
+    with pytest.raises(TraceError, match=r"repeats layer 0, expert 0\. .* columns iter too: keep"):
+        import_source([tmp_path / "t.csv"], tmp_path / "x")
 
 
 # --- importance matrices -------------------------------------------------------------------------

@@ -191,7 +191,7 @@ def _near(path: Path, start: bytes) -> str:
         first = None if b"\0" in start else next(iter(table_lines(path, start)), None)
     except TraceError as error:
         first = None
-        if "," in start.decode("utf-8", "replace").splitlines()[0]:
+        if plain_name(path).endswith((".csv", ".tsv")):
             return f"{str(error).removeprefix(f'{path}, ')} {PLAIN_WAY}."
     return _near_table(list(first[1]) if first else []) or _near_name(path)
 

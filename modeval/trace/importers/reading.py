@@ -24,6 +24,7 @@ from modeval.trace.importers.format import DECODE, PREFILL, Counts, Options, Row
 from modeval.trace.importers.packing import ERRORS, open_plain, plain_name
 
 HEAD_BYTES = 1 << 16
+RULE = " \t\r\n|+:-="  # of which lines between rows of a drawn table consist
 LONGEST_LINE, LONGEST_ROW = 1 << 26, 1 << 20
 PARQUET_BATCH = 1 << 14
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -168,7 +169,7 @@ def _whole_rows(source: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     """Yield the rows of a table, each with the place where it begins."""
     begin, held, separator, goes_on = "", "", "", False
     for place, text in source:
-        if not held and (not text.strip() or text.lstrip().startswith("#")):
+        if not held and (text.lstrip().startswith("#") or not text.strip(RULE)):
             continue
         begin, held = begin if held else place, held + text
         separator = separator or _separator(held)

@@ -63,12 +63,19 @@ def read_torch(path: Path, options: Options, note: Note) -> Iterator[Piece]:
     layers = dict(enumerate(value)) if isinstance(value, list | tuple) else value
     if not isinstance(layers, dict) or not layers or not _tensors(layers):
         refuse(path, "", f"holds {_describe(value)}: expected a tensor for each layer")
-    for key, tensor in layers.items():
-        array = array_of(tensor)
+    arrays = {str(key): array_of(tensor) for key, tensor in layers.items()}
+    counted = not options.axes and all(map(_are_counts, arrays.values()))
+    if counted or "layer" in options.axes:
+        axes = options.axes or ("layer", "expert")
+        yield from _read_each(arrays, path, replace(options, axes=axes), note)
+        return
+    for key, array in arrays.items():
         axes = options.axes or ({1: ("expert",), 2: ("token", "expert")}.get(array.ndim, ()))
         if not options.axes and array.ndim == 2 and array.dtype.kind in "iu":  # noqa: PLR2004
             axes = ("token", "choice")
-        name = layer_name(int(key)) if str(key).isdecimal() else str(key)
+        if axes == ("token", "choice") and not options.axes and not _may_be_ids(array):
+            refuse(path, key, f"{array.shape} may hold ids of experts, or counts", _asking(array))
+        name = layer_name(int(key)) if key.isdecimal() else key
         yield from _pieces(_Array(array, axes, path, name), options, note)
 
 
@@ -206,6 +213,14 @@ def _may_be_ids(array: NDArray[Any]) -> bool:
     return rows > FEWEST_TOKENS or not _repeated(array).any()
 
 
+def _are_counts(array: NDArray[Any]) -> bool:
+    """Return whether whole numbers by two axes are counts: no ids of what a token chose."""
+    if array.dtype.kind not in "iu" or array.ndim != 2 or not array.size:  # noqa: PLR2004
+        return False
+    many = bool(array.max() >= MOST_IDS) or bool(_repeated(array).any())
+    return many and bool(array.min() >= 0) and not _may_be_ids(array)
+
+
 def _repeated(chosen: NDArray[Any]) -> NDArray[np.bool_]:
     """Return where a row names a module that it has named already, ``(N, K)``."""
     order = np.argsort(chosen, axis=1, kind="stable")
@@ -292,6 +307,8 @@ def _rows(array: _Array, options: Options, note: Note) -> Iterator[Rows]:
     last = "choice" if "choice" in axes else "expert"
     if last not in axes:
         refuse(path, "", f"--axes {','.join(axes)} names tokens and neither choices nor experts")
+    if last == "expert":
+        note(LOGITS)
     table = array.ordered("label", "document", "layer", "token", last)
     for rule, document, place in np.ndindex(*table.shape[:3]):
         name = array.layer or layer_name(place)
@@ -371,6 +388,5 @@ FORMATS = (
         counts=None,
         sized=True,
         weight_scale="probability",
-        notes=(LOGITS,),
     ),
 )

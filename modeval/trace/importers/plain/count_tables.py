@@ -174,7 +174,9 @@ def _counted(
 
 def _twice(layout: Layout) -> str:
     if not layout.across:
-        return ""
+        others = brief_names(layout.others)
+        passed = f"The table has the columns {others} too: keep the rows of one of their values, "
+        return f"{passed}or sum over them." if others else ""
     return (
         "A row holds the counts of one layer of a label and document. If a row is a token and its "
         "numbers are the experts that it chose, write them into one column: chosen, as 5 1."
