@@ -28,6 +28,7 @@ from modeval.data.stream import task_index
 from modeval.data.tasks import Coefficients, TaskStack, draw, stack_tasks, task_parameters
 from modeval.evaluate.interventions import CHEAP, Asked, intervene, plan
 from modeval.evaluate.near_boundary import push
+from modeval.evaluate.positions import by_position
 from modeval.evaluate.subject import (
     LOSS_FACTOR,
     Evaluation,
@@ -138,13 +139,17 @@ class _Sums:
     samples: int
     losses: tuple[Loss, ...]
     counts: RoutingCounts | None
+    positions: Tensor | None = None
 
     def __add__(self, other: "_Sums") -> "_Sums":
         pooled = tuple(mine + more for mine, more in zip(self.losses, other.losses, strict=True))
         counts = self.counts
         if counts is not None and other.counts is not None:
             counts = counts + other.counts
-        return _Sums(self.samples + other.samples, pooled, counts)
+        positions = self.positions
+        if positions is not None and other.positions is not None:
+            positions = positions + other.positions
+        return _Sums(self.samples + other.samples, pooled, counts, positions)
 
 
 def evaluate(
@@ -221,6 +226,7 @@ def _evaluate_on(subject: Subject, bench: _Bench, dataset: Dataset, asked: Asked
     found = Evaluation(
         losses=total.losses,
         counts=total.counts,
+        positions=total.positions,
         half_width=half_width(total.counts),
         shifted=_shifted(bench) if shifted else None,
     )
@@ -304,15 +310,16 @@ def _evaluate(bench: _Bench, recorded: tuple[Loss, ...] | None, asked: Asked) ->
     held_out = _held_out(bench)
     if not routed:
         return Evaluation(losses=losses, held_out=held_out)
-    [counts] = [run.counts for run in runs if run.counts is not None]
+    [sums] = [run for run in runs if run.counts is not None]
     drawn = Generator(bench.generators[0].device).manual_seed(STREAM)
     more = {} if asked.wanted is False else hardenings(drawn)
     routable = bench.network.routable
     hardened = _hardened(bench, {"hard_gap": on_largest} | more) if routable else {}
     found = Evaluation(
         losses=losses,
-        counts=counts,
-        half_width=half_width(counts),
+        counts=sums.counts,
+        positions=sums.positions,
+        half_width=None if sums.counts is None else half_width(sums.counts),
         hardened=hardened,
         held_out=held_out,
         shifted=None if exact_from_activation(bench.network, bench.data) else _shifted(bench),
@@ -409,6 +416,7 @@ def _tally(bench: _Bench, condition: _Condition, batch: Batch, weight: Tensor | 
         batch.rule.shape[1],
         tuple(_loss(data, condition, length, each, wrong) for length in condition.lengths),
         _count(batch.rule, output, bench.network, data.rules) if condition.routed else None,
+        by_position(output.routed, BLOCKS) if condition.routed and data.sequence else None,
     )
 
 

@@ -136,6 +136,8 @@ class Evaluation:
             samples, less where no module took a sample (Switch, expert choice). Selections are the
             modules above 0 where the gating is sparse, else the largest. Nothing for a model
             without routing.
+        positions: mass of each position of a sequence, in the same blocks; nothing for tasks that
+            have none.
         half_width: ``(S,)`` half of the 95 % interval of the least certain entry of A.
         hardened: how much the loss grows when soft weights are made hard, measured on pairs, by
             the name of the score: ``hard_gap`` where each sample goes to its largest module alone.
@@ -150,6 +152,7 @@ class Evaluation:
 
     losses: tuple[Loss, ...]
     counts: RoutingCounts | None = None
+    positions: Float64[Tensor, "seeds layers blocks positions modules"] | None = None
     half_width: Float64[Tensor, "seeds"] | None = None
     hardened: Mapping[str, Loss] = field(default_factory=dict)
     held_out: Loss | None = None

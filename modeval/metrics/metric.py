@@ -14,7 +14,16 @@ from modeval.metrics.levels import Bounds, Level
 
 Better = Literal["lower", "higher", "neither"]
 Needs = Literal[
-    "joint", "counts", "sums", "table", "skills", "tokens", "logits", "outputs", "interventions"
+    "joint",
+    "counts",
+    "sums",
+    "table",
+    "skills",
+    "positions",
+    "tokens",
+    "logits",
+    "outputs",
+    "interventions",
 ]
 Tells = Literal[
     "load", "specialisation", "information", "budget", "selections", "tokens", "loss", "causal"
@@ -46,6 +55,7 @@ class Metric:
             ``counts``: :class:`~modeval.types.RoutingCounts`; ``sums``: the same, and the number of
             choices; ``table``: whole counts
             ``(..., R, M)``; ``skills``: the joint distribution, of rules that are made of skills;
+            ``positions``: that of position and module ``(..., T, M)``, of sequences;
             ``tokens``: choices of single tokens; ``logits``: logits or weights of
             single tokens; ``outputs``: what the model answers, for losses, which have no function;
             ``interventions``: what it answers with modules switched off.

@@ -3,7 +3,7 @@
 from modeval.metrics import levels
 from modeval.metrics.causal_rows import CAUSAL_ROWS
 from modeval.metrics.metric import Metric
-from modeval.metrics.skill_rows import SKILL_ROWS
+from modeval.metrics.task_rows import POSITION_ROWS, SKILL_ROWS
 from modeval.metrics.token_rows import OWN, TOKEN_ROWS
 
 PAPER = "Mittal, Bengio, Lajoie 2022, arXiv 2206.02713"
@@ -511,5 +511,6 @@ ROWS = (
     ),
     *TOKEN_ROWS,
     *SKILL_ROWS,
+    *POSITION_ROWS,
     *CAUSAL_ROWS,
 )

@@ -173,7 +173,7 @@ def count(amount: int, noun: str) -> str:
     return f"{amount:,} {noun}" + "s" * (amount != 1)
 
 
-OF_ROUTING = {"joint", "counts", "sums", "table", "skills"}
+OF_ROUTING = {"joint", "counts", "sums", "table", "skills", "positions"}
 """What scores need whose first chance level is that of uniform routing."""
 
 

@@ -19,6 +19,7 @@ from modeval.score.interventions.scores import beside_twins, causal_scores
 from modeval.score.losses import NORMAL, error_of, held_out_columns, loss_columns
 from modeval.score.measure import Measured, metrics_without_labels
 from modeval.score.over_time import over_time, phase_losses
+from modeval.score.positions import position_scores
 from modeval.score.routing import LayerStack, Routing
 from modeval.score.scorecard import Member, ModelRecord, Score, Scorecard
 from modeval.score.skills import skill_scores
@@ -53,7 +54,13 @@ def score(
         generator = generator or torch.Generator().manual_seed(0)
         card = routing_card(record, routing, members, generator=generator)
     if routing is not None:
-        card = with_scores(card, tuple(skill_scores(record.id, subject, routing, members)))
+        [group] = routing.groups
+        seen = int(group.counts.samples.sum((-2, -1)).amax())
+        more = (
+            *skill_scores(record.id, subject, routing, members),
+            *position_scores(record.id, evaluation.positions, members, seen),
+        )
+        card = with_scores(card, more)
     losses = (
         _capped(entry, precision) for entry in _losses(record.id, subject, evaluation, members)
     )

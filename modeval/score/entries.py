@@ -337,7 +337,9 @@ def _null(table: _Table, places: Sequence[int], member: int | None) -> dict[str,
     if table.spot.over is None:
         null = table.nulls.get(member, {}).get(table.spot.layer or 0)
     else:
-        null = permuted(table.measured, places, table.spot.reduce, better=table.base.better)
+        null = permuted(
+            table.measured, places, table.spot.reduce, better=_direction(table.base, table.measured)
+        )
     if null is None:
         return {}
     adjusted = null.p_value
@@ -354,6 +356,7 @@ def _null(table: _Table, places: Sequence[int], member: int | None) -> dict[str,
 
 def _nulls(measured: Measured, members: Members, base: Score) -> dict[int | None, dict[int, Null]]:
     """Return what permuted labels give in each layer, of each seed and over seeds."""
+    direction = _direction(base, measured)
     groups: dict[int | None, list[int]] = {
         number: [index] for index, number in enumerate(members.usable)
     }
@@ -364,9 +367,14 @@ def _nulls(measured: Measured, members: Members, base: Score) -> dict[int | None
             if bool(measured.value[index].isfinite().any())
         ]
     return {
-        member: permuted_layers(measured, places, better=base.better)
+        member: permuted_layers(measured, places, better=direction)
         for member, places in groups.items()
     }
+
+
+def _direction(base: Score, measured: Measured) -> str | None:
+    """Return in which direction a value is told from what permuted labels give."""
+    return "higher" if measured.beyond else base.better
 
 
 def _corrected(nulls: dict[int | None, dict[int, Null]], layers: int) -> dict[int | None, Tensor]:

@@ -56,12 +56,14 @@ class Measured:
         error: ``(S, L)`` standard error from the samples that were drawn; nothing where unknown.
         left: the metric without each document, ``(C, S, L)``; nothing where there are none.
         null: ``(P, S, L)`` when labels are permuted; nothing where they cannot be.
+        beyond: whether p is the chance of a value as large, although none is better.
     """
 
     value: Float64[Tensor, "seeds layers"]
     error: Float64[Tensor, "seeds layers"] | None = None
     left: LeaveOneOut | None = None
     null: Float64[Tensor, "permutations seeds layers"] | None = None
+    beyond: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,6 +193,10 @@ class Evaluation(Protocol):
         """``(S, L, B, R, M)``; nothing for a model without routing."""
 
     @property
+    def positions(self) -> Tensor | None:
+        """``(S, L, B, T, M)`` mass of each position of a sequence; nothing without any."""
+
+    @property
     def half_width(self) -> Tensor | None:
         """``(S,)`` half of the 95 % interval of the least certain entry of A."""
 

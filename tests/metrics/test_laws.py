@@ -77,6 +77,7 @@ OTHER_LAWS = {
     "keep_k": "../evaluate/test_interventions.py",
     "skill_match": "../score/test_skills.py",
     "discreteness": "../score/test_skills.py",
+    "position_information": "../score/test_positions.py",
 }
 # Smallest and largest value for R rules and M modules, where they are not 0 and 1.
 RANGES = {

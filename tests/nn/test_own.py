@@ -130,13 +130,21 @@ def test_sequences_may_be_routed_as_a_whole_or_by_position(task: Any, tmp_path: 
         ("return self.linear(inputs)[:, 0], None", r"expected \(6, 1\)"),
         ("return self.linear(inputs), self.router(inputs)[0]", "a weight for each module"),
         ("return self.linear(inputs), self.router(inputs) / 0", "not finite"),
-        ("return {}", "returned dict"),
+        ("return {}", "Model: forward returned dict: expected a prediction"),
+        ("return self.linear(inputs), 3", "as routing weights forward returned int"),
+        ("return self.linear(inputs), [rule.numpy()]", "returned ndarray"),
+        ("return self.linear(inputs).long()", r"torch.int64: expected a prediction \(6, 1\)"),
+        ("return self.linear(inputs), self.router(inputs).long()", "in floating point"),
+        ("return self.linear(inputs) / 0 * 0", "not finite"),
         ("return self.linear(rule)", r"line \d+: RuntimeError"),
     ],
 )
 def test_what_breaks_the_protocol_is_named(body: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(CodeError, match=said):
         own("Model", written(tmp_path, MODEL.format(body=body)))
+
+
+NN = "from torch import nn\n"
 
 
 @pytest.mark.parametrize(
@@ -148,6 +156,27 @@ def test_what_breaks_the_protocol_is_named(body: str, said: str, tmp_path: Path)
         ("raise SystemExit\n", "Model", "SystemExit"),
         ("def (:\n", "Model", "line 1: SyntaxError"),
         ("def Model(task):\n    return task\n", "Model", "expected a torch.nn.Module"),
+        (f"{NN}class Model(nn.Module): pass\n", "Model", "Model has no forward: expected forward"),
+        (
+            f"{NN}class Model(nn.Module):\n    def forward(self, inputs, rule): return inputs\n",
+            "Model",
+            "no parameter that learns",
+        ),
+        (
+            f"{NN}class Model(nn.Module):\n    def __init__(self, task, model, depth): pass\n",
+            "Model",
+            r"takes \(task, model, depth\): expected .* Model\(task, model\).*Give depth",
+        ),
+        (
+            f"{NN}class Model(nn.Module):\n    def forward(self, inputs): return inputs\n",
+            "Model",
+            r"forward takes \(inputs\): expected forward\(inputs, rule\)",
+        ),
+        (
+            f"{NN}class Model(nn.Module):\n    def forward(self, inputs, rule, mask): pass\n",
+            "Model",
+            "Give mask a default",
+        ),
     ],
 )
 def test_files_that_cannot_be_used_are_named(
@@ -172,6 +201,56 @@ def test_a_gating_that_mixes_seeds_or_samples_is_refused(
     path = written(tmp_path, f"def gate(logits):\n    return {body}\n")
     with pytest.raises(CodeError, match=said):
         resolved(DATA, ModelSpec(gating=OwnGating(code=f"{path}:gate")))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def gate(): return 1", r"gate takes \(\): expected gate\(logits\) -> weights"),
+        ("def gate(logits, scale): return logits", "Give scale a default"),
+        ("def gate(logits, *, scale): return logits", "Give scale a default"),
+        ("def gate(logits): return logits\ngate.chance = 1", r"expected gate\(logits, noise\)"),
+        ("def gate(logits): return logits\ngate.logits = 'two'", "as gate.logits = 1"),
+        ("def gate(logits): return logits\ngate.sparse = 1", "expected True or False"),
+        ("class gate:\n    def __call__(self, logits): return logits", r"gate = gate\(\)"),
+        ("def gate(logits): return None", "returned NoneType: expected weights"),
+        ("def gate(logits): return logits.long()", "torch.int64"),
+        ("def gate(logits): return logits[..., :1]", r"returned \(2, 5, 1\): expected weights"),
+    ],
+)
+def test_a_gating_of_another_form_is_told_its_form(text: str, said: str, tmp_path: Path) -> None:
+    path = written(tmp_path, f"{text}\n")
+    with pytest.raises(CodeError, match=said):
+        resolved(DATA, ModelSpec(gating=OwnGating(code=f"{path}:gate")))
+
+
+SCORE = """
+class Score(nn.Module):
+    def __init__(self, at):
+        super().__init__()
+        self.linear = nn.Linear(at.features, at.numbers)
+    def forward(self, inputs):
+        return {body}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def Score(inputs, rule): return inputs", r"made as Score\(at\), with a forward of some"),
+        ("class Score(nn.Module): pass", "Score has no forward: expected forward of some of rule"),
+        (SCORE.format(body="None"), r"returned NoneType: expected logits \(5, 3\) for inputs"),
+        (SCORE.format(body="(self.linear(inputs), 1)"), "returned tuple"),
+        (SCORE.format(body="self.linear(inputs).long()"), "torch.int64"),
+        (SCORE.format(body="self.linear(inputs)[:, :1]"), r"\(5, 1\) for one member.*\(5, 3\)"),
+        (SCORE.format(body="self.linear(inputs) / 0 * 0"), "not finite"),
+    ],
+)
+def test_a_scorer_of_another_form_is_told_its_form(text: str, said: str, tmp_path: Path) -> None:
+    path = written(tmp_path, f"{text}\n")
+    spec = resolved(DATA, ModelSpec(scorer="own", own_scorer=Code(f"{path}:Score")))
+    with pytest.raises(CodeError, match=said):
+        create(DATA, spec, (0,))
 
 
 @pytest.mark.parametrize("task", ["binary", "sets", "series"])

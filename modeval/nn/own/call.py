@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from modeval.errors import CodeError
 from modeval.nn.network import Output
+from modeval.nn.own.signature import require_call
 
 Given = tuple[Tensor | None, ...]
 """Routing weights that a layer is to use, one for each layer; nothing for its own."""
@@ -76,7 +77,7 @@ class Call:
                 said = module(*values, **extra)
             else:
                 said = self.forward(module, *values, **extra)
-        prediction, weights = _parts(said)
+        prediction, weights = _parts(said, self.name)
         if self.routers:
             weights = tuple(self._positions(name, heard[name]) for name in self.routers)
         return prediction, tuple(self._spread(weight, values[1]) for weight in weights)
@@ -117,11 +118,37 @@ def call_of(
             some = ", ".join(sorted(filter(None, known))) or "none"
             raise CodeError(f"{name}: routers names {router!r}, and its submodules are {some}.")
     called = module.forward if forward is None else forward
+    _check_forward(module, called, name, alone=forward is None)
     takes_route = "route" in inspect.signature(called).parameters
     return Call(name, sequence, named, forward, takes_route)
 
 
-def _parts(said: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+FORWARD = (
+    "forward(inputs, rule), which may take route as well: inputs (N, F) or (N, T, F) for "
+    "sequences, rule (N,) or (N, T)"
+)
+RETURNED = (
+    "a prediction (N, D) or (N, T, D), or the pair of it and routing weights (N, M) or (N, T, M)"
+)
+
+
+def _check_forward(module: nn.Module, called: Forward, name: str, *, alone: bool) -> None:
+    """Refuse a forward that does not take what it is given."""
+    if alone and type(module).forward is nn.Module.forward:
+        raise CodeError(f"{name} has no forward: expected {FORWARD}.")
+    signature = inspect.signature(called)
+    free = [each for each in signature.parameters.values() if each.name != "route"]
+    without = signature.replace(parameters=free)
+
+    def like(*_values: Any) -> None: ...
+
+    like.__signature__ = without  # type: ignore[attr-defined]
+    values = ["inputs", "rule"] if alone else ["module", "inputs", "rule"]
+    form = FORWARD if alone else FORWARD.replace("forward(", "a function (module, ", 1)
+    require_call(like, values, form, f"{name}: forward")
+
+
+def _parts(said: Any, name: str) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return prediction and weights of whatever form the protocol allows."""
     if isinstance(said, Output):
         return said.prediction, tuple(each.weight for each in said.routed)
@@ -131,11 +158,18 @@ def _parts(said: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
         prediction, weights = said
         if weights is None:
             return prediction, ()
-        return prediction, (weights,) if isinstance(weights, Tensor) else tuple(weights)
-    raise CodeError(
-        f"forward returned {type(said).__name__}: expected a prediction, or the pair of a "
-        "prediction and its routing weights."
-    )
+        if isinstance(weights, Tensor):
+            return prediction, (weights,)
+        layers = tuple(weights) if isinstance(weights, tuple | list) else (weights,)
+        for weight in layers:
+            if not isinstance(weight, Tensor):
+                kind = type(weight).__name__
+                raise CodeError(
+                    f"{name}: as routing weights forward returned {kind}: "
+                    f"expected {RETURNED}, each a torch.Tensor."
+                )
+        return prediction, layers
+    raise CodeError(f"{name}: forward returned {type(said).__name__}: expected {RETURNED}.")
 
 
 def _route(given: Given) -> Callable[[Tensor, int], Tensor]:

@@ -10,6 +10,7 @@ from torch.func import functional_call, vmap
 
 from modeval.errors import CodeError
 from modeval.nn.own.call import Call, Given
+from modeval.nn.own.signature import require_call
 from modeval.spec.own import Code, blamed
 
 Run = tuple[Tensor, tuple[Tensor, ...]]
@@ -136,7 +137,9 @@ class Members(nn.Module):
                     self.alone = "together they compute something else than alone"
 
 
-def maker(kind: Any, code: Code, values: Sequence[Any], form: str) -> Callable[[], nn.Module]:
+def maker(
+    kind: Any, code: Code, values: Sequence[Any], form: str, forward: str = "forward"
+) -> Callable[[], nn.Module]:
     """Return what makes one member: the user's class or function, given what it has parameters for.
 
     Args:
@@ -144,17 +147,28 @@ def maker(kind: Any, code: Code, values: Sequence[Any], form: str) -> Callable[[
         code: where it is from.
         values: what it may take, by position.
         form: how it is called, for messages.
+        forward: what it has to have, for messages.
 
     Raises:
         CodeError: it cannot be called.
     """
     if not callable(kind):
         raise CodeError(f"{code.code} is {type(kind).__name__}: expected a class, as {form}.")
-    named = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    takes = [each for each in inspect.signature(kind).parameters.values() if each.kind is named]
+    by_position = (
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.POSITIONAL_ONLY,
+    )
+    takes = [
+        each for each in inspect.signature(kind).parameters.values() if each.kind in by_position
+    ]
+    given = values[: len(takes)]
+    names = form.partition("(")[2].rstrip(")").split(", ")[: len(given)]
+    require_call(
+        kind, names, f"a class of torch.nn.Module, made as {form}, with a {forward}", code.code
+    )
 
     def make() -> nn.Module:
-        made = kind(*values[: len(takes)])
+        made = kind(*given)
         if not isinstance(made, nn.Module):
             raise CodeError(
                 f"{code.code} makes {type(made).__name__}: expected a torch.nn.Module, as {form}."

@@ -17,6 +17,7 @@ from modeval.errors import CodeError
 from modeval.nn.network import LooksAt, Network, Output, Route, Routed
 from modeval.nn.own.call import Call, Given, call_of
 from modeval.nn.own.members import Members, Run, maker
+from modeval.nn.own.signature import require_tensor
 from modeval.spec.data import DataSpec
 from modeval.spec.model import ModelSpec
 from modeval.spec.own import Code, loaded
@@ -109,9 +110,14 @@ def own_network(data: DataSpec, model: ModelSpec, seeds: int) -> Network:
     if model.own is None:
         raise CodeError("There is no model of your own: --model path/to/file.py:ClassName.")
     code = model.own
-    make = maker(loaded(code), code, (data, model), "ClassName(task, model)")
+    make = maker(loaded(code), code, (data, model), f"{code.name}(task, model)")
     members = Members(make, seeds, code)
     call = call_of(members.template, name=code.name, sequence=data.sequence)
+    if not any(value.requires_grad for value in members.parameters()):
+        raise CodeError(
+            f"{code.name} has no parameter that learns: expected a torch.nn.Module with some, as "
+            "nn.Linear(task.features, task.outputs) in its __init__."
+        )
     form = tried(members, call, data, code.name)
     if model.modules not in (0, form.modules) or model.layers not in (1, form.layers):
         raise CodeError(
@@ -170,6 +176,8 @@ def form_of(run: Run, half: Run, data: DataSpec, name: str) -> Form:
     """Check what a member said of some samples, and of the first half of them."""
     prediction, weights = run
     shape = (TRIED, data.length) if data.sequence else (TRIED,)
+    values = f"a prediction {(*shape, data.outputs)}"
+    require_tensor(prediction, values, f"{name}: its forward")
     if tuple(prediction.shape) != (*shape, data.outputs):
         raise CodeError(
             f"{name}: it predicts {tuple(prediction.shape)} for inputs "
@@ -179,10 +187,11 @@ def form_of(run: Run, half: Run, data: DataSpec, name: str) -> Form:
         if tuple(weight.shape[:-1]) != shape or weight.dim() != len(shape) + 1:
             raise CodeError(
                 f"{name}: its routing weights are {tuple(weight.shape)} for samples {shape}: "
-                f"expected {(*shape, 'M')}, a weight for each module."
+                f"expected ({', '.join(map(str, shape))}, M), a weight for each module."
             )
-        if not bool(weight.isfinite().all()):
-            raise CodeError(f"{name}: its routing weights are not finite before any training.")
+        require_tensor(
+            weight, "routing weights (..., M)", f"{name}: as routing weights its forward"
+        )
     counts = {weight.shape[-1] for weight in weights} or {1}
     if len(counts) > 1:
         raise CodeError(

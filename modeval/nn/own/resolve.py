@@ -7,6 +7,7 @@ import torch
 
 from modeval.errors import CodeError
 from modeval.nn.own.network import own_network
+from modeval.nn.own.signature import require_call, require_tensor
 from modeval.spec.data import DataSpec
 from modeval.spec.model import ModelSpec, codes
 from modeval.spec.own import Code, OwnGating, loaded, take
@@ -60,9 +61,18 @@ def check_gating(gating: OwnGating) -> None:
     Raises:
         CodeError: says what it gave.
     """
-    name = gating.source.name
-    if not callable(loaded(gating.source)):
+    name, function = gating.source.name, loaded(gating.source)
+    if not callable(function):
         raise CodeError(f"{gating.code}: expected a function of logits, as {name}(logits).")
+    _check_facts(gating, function)
+    takes = ["logits", "noise"] if gating.chance >= 0 else ["logits"]
+    form = f"{name}({', '.join(takes)}) -> weights, both of shape (seeds, samples, modules)"
+    if isinstance(function, type):
+        raise CodeError(
+            f"{gating.code} is a class: expected a function, {form}. Make one of it in the file, "
+            f"as gate = {name}(), and give {gating.source.path.name}:gate."
+        )
+    require_call(function, takes, form, gating.code)
     if gating.logits < 1:
         raise CodeError(f"{name}: logits = {gating.logits}: expected 1 or more for each module.")
     modules, samples = 3, 5
@@ -72,16 +82,24 @@ def check_gating(gating: OwnGating) -> None:
         torch.rand(2, samples, max(gating.chance, 0) * modules, generator=generator),
         torch.tensor(0.5),
     )
-    weight = gating(logits, noise if gating.chance >= 0 else None)
-    if not isinstance(weight, torch.Tensor) or tuple(weight.shape) != (2, samples, modules):
-        got = tuple(weight.shape) if isinstance(weight, torch.Tensor) else type(weight).__name__
-        raise CodeError(
-            f"{name}: for logits {tuple(logits.shape)} it gives {got}: expected weights "
-            f"{(2, samples, modules)}, as (seeds, samples, modules)."
-        )
-    if not bool(weight.isfinite().all()):
-        raise CodeError(f"{name}: its weights are not finite. Expected finite weights.")
+    expected = f"weights {(2, samples, modules)}, as (seeds, samples, modules)"
+    given = f"{name}: for logits {tuple(logits.shape)} it"
+    weight = require_tensor(gating(logits, noise if gating.chance >= 0 else None), expected, given)
+    if tuple(weight.shape) != (2, samples, modules):
+        raise CodeError(f"{given} returned {tuple(weight.shape)}: expected {expected}.")
     _check_apart(gating, logits, noise, weight)
+
+
+def _check_facts(gating: OwnGating, function: object) -> None:
+    """Refuse facts that a function says of itself in another type."""
+    for fact, usual in OwnGating.usual.items():
+        said = getattr(function, fact, usual)
+        if type(said) is not type(usual):
+            kind = "True or False" if isinstance(usual, bool) else "a whole number"
+            name = gating.source.name
+            raise CodeError(
+                f"{name}.{fact} = {said!r}: expected {kind}, as {name}.{fact} = {usual}."
+            )
 
 
 def _check_apart(

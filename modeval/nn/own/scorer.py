@@ -25,6 +25,7 @@ from torch.func import functional_call, vmap
 from modeval.errors import CodeError
 from modeval.nn.network import LooksAt
 from modeval.nn.own.members import Members, maker
+from modeval.nn.own.signature import require_tensor
 from modeval.nn.scorers import Seen
 from modeval.spec.own import Code, blamed, loaded
 
@@ -38,14 +39,22 @@ _SEEN: dict[str, LooksAt] = {
 """What a scorer may ask for, and what it looks at then."""
 
 
+FORWARD = f"forward of some of {', '.join(_SEEN)}, by these names, which returns logits (N, M)"
+TRIED = 5
+"""Samples on which a scorer is tried."""
+
+
 class OwnScorer(nn.Module):
     """The user's scorers of a cohort, stacked."""
 
     def __init__(self, code: Code, at: Any) -> None:
         super().__init__()
         self.code, self.rules, self.numbers, self.outputs = code, at.rules, at.numbers, at.outputs
-        self.members = Members(maker(loaded(code), code, (at,), "ClassName(at)"), at.seeds, code)
+        self.members = Members(
+            maker(loaded(code), code, (at,), f"{code.name}(at)", FORWARD), at.seeds, code
+        )
         self.asked = _asked(self.members.template, code)
+        _try(self.members.template, self.asked, code, at)
         looks = [_SEEN[name] for name in self.asked]
         order: tuple[LooksAt, ...] = ("nothing", "rule", "input", "module")
         self.looks_at: LooksAt = max(looks, key=order.index, default="nothing")
@@ -114,6 +123,8 @@ class OwnScorer(nn.Module):
 
 
 def _asked(template: nn.Module, code: Code) -> tuple[str, ...]:
+    if type(template).forward is nn.Module.forward:
+        raise CodeError(f"{code.code} has no forward: expected {FORWARD}.")
     names = tuple(inspect.signature(template.forward).parameters)
     for name in names:
         if name not in _SEEN:
@@ -122,3 +133,39 @@ def _asked(template: nn.Module, code: Code) -> tuple[str, ...]:
                 f"{', '.join(_SEEN)}, by these names."
             )
     return names
+
+
+def _try(template: nn.Module, asked: tuple[str, ...], code: Code, at: Any) -> None:
+    """Run a scorer as it was made, on a few samples, and refuse what gives no logits.
+
+    Raises:
+        CodeError: says what it gave.
+    """
+    shapes = {
+        "inputs": (TRIED, at.features),
+        "state": (TRIED, at.state),
+        "hidden": (TRIED, at.modules, at.units),
+        "outputs": (TRIED, at.modules, at.outputs),
+    }
+    if torch.empty(0).is_meta or not all(all(shapes.get(name, (1,))) for name in asked):
+        return  # nothing is computed here, or not all of it exists in this place
+    by_rule = not set(asked) - {"rule"}
+    rule = torch.arange(at.rules) if by_rule else torch.arange(TRIED) % at.rules
+    generator = torch.Generator().manual_seed(0)
+    values = {
+        name: rule if name == "rule" else torch.randn(shapes[name], generator=generator)
+        for name in asked
+    }
+    was = template.training
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), blamed(code):
+        said = template.eval()(**values)
+    template.train(was)
+    seen = ", ".join(f"{name} {tuple(value.shape)}" for name, value in values.items())
+    logits = require_tensor(
+        said, f"logits ({len(rule)}, {at.numbers}) for {seen}", f"{code.name}: its forward"
+    )
+    if asked and tuple(logits.shape) != (len(rule), at.numbers):
+        raise CodeError(
+            f"{code.name}: its logits are {tuple(logits.shape)} for one member, for {seen}: "
+            f"expected ({len(rule)}, {at.numbers}), a number for each module."
+        )

@@ -17,7 +17,7 @@ CLOSE = 1e-6
 
 LIKE = 1e-4
 """How far a number in other units may lie from it."""
-ROUTED = frozenset({"joint", "counts", "sums", "table"})
+ROUTED = frozenset({"joint", "counts", "sums", "table", "positions"})
 """What metrics of routing need."""
 SURELY_BEYOND = 0.015
 """One-sided p of values beyond the middle 95 % of what permuted labels give: .025, with room for a

@@ -1,4 +1,4 @@
-"""Rows for tasks whose rules are made of skills, which a scorecard holds for them alone."""
+"""Rows for tasks of one kind, which a scorecard holds for them alone: of skills, of sequences."""
 
 from modeval.metrics import levels
 from modeval.metrics.metric import Metric
@@ -34,3 +34,23 @@ SKILL_ROWS = (
     ),
 )
 """What routing finds of the skills."""
+
+POSITION_ROWS = (
+    Metric(
+        name="position_information",
+        title="Position information",
+        formula_id="mutual-information/position",
+        better="neither",
+        bounds=levels.UP_TO_LOG_MODULES,
+        ideal=levels.ZERO,
+        chance=levels.Level("0; by permuted positions"),
+        source="Cover & Thomas, section 2.3",
+        needs="positions",
+        home="positions",
+        labels=False,
+        tells="information",
+        shown=("table",),
+        few_samples="better",
+    ),
+)
+"""What routing tells of where in a sequence a sample is."""
