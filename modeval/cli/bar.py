@@ -12,11 +12,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from modeval.pace import tell
+
 
 class Bar(Progress):
     """A progress bar that what is printed meanwhile goes through.
 
-    It shows once something is done: what is refused before leaves no empty bar behind.
+    It shows once something is done: what is refused before leaves no empty bar behind. Where no
+    terminal shows it, as in the log of a pipeline, the lines of
+    :mod:`modeval.cli.heartbeat` say how far it is.
 
     Attributes:
         busy: consoles of the bars that are drawn.
@@ -31,17 +35,27 @@ class Bar(Progress):
         """Show what a task has come to."""
         self.start()
         super().update(task_id, **settings)
+        self._tell()
 
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
         """Show that a task has come so much further."""
         self.start()
         super().advance(task_id, advance)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell how far the first task is that goes on, with a share of the one within it."""
+        going = [(task, task.total) for task in self.tasks if task.total and not task.finished]
+        if going:
+            (first, every), *within = going
+            part = sum(min(task.completed / total, 1) for task, total in within[:1])
+            tell(first.description, first.completed + part, every)
 
     def start(self) -> None:
         """Begin to draw, if that was not done before."""
         if self.disable or self.live.is_started:
             return
-        if self.console not in self.busy:
+        if self.console.is_terminal and self.console not in self.busy:
             self.busy.append(self.console)
         super().start()
 

@@ -11,3 +11,4 @@ class Exit(IntEnum):
     USER_ERROR = 2
     INCONCLUSIVE = 3
     INTERNAL_ERROR = 4
+    STOPPED = 130

@@ -1,9 +1,10 @@
 """What a command is at, on standard error, where it takes more than a second or two.
 
 Lines and no moving bar: nothing of them can mix with what the command prints, and the log of a
-pipeline has them too. Where a bar is drawn, it says more, and this is still.
+pipeline has them too. Where a terminal shows a bar, it says more, and this is still.
 """
 
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -79,7 +80,9 @@ def describe(told: _Told, now: float, started: float) -> str:
         return f"working, after {told.what} ({now - started:.0f} s so far)"
     parts = [told.what]
     if told.done:
-        parts.append(f"{told.done:,.0f}" + (f" of {told.every:,.0f}" if told.every else ""))
+        parts.append(
+            f"{math.floor(told.done):,}" + (f" of {told.every:,.0f}" if told.every else "")
+        )
     if told.done and told.every:
         left = (now - told.since) * (told.every / told.done - 1)
         parts.append(f"about {max(left, 1):,.0f} s left")

@@ -65,6 +65,17 @@ def run() -> None:
 
     fit_streams()
     try:
+        _run()
+    except SystemExit as end:
+        if end.code == Exit.STOPPED:
+            _stop()
+        raise
+    except KeyboardInterrupt:  # before or after the command itself
+        _stop()
+
+
+def _run() -> None:
+    try:
         with no_search_while_loading(), heartbeat(sys.argv[1:]):
             app()
     except ModevalError as error:
@@ -83,6 +94,13 @@ def run() -> None:
         _refuse(f"{name}: {reason(error)}. Give a path that can be read or written.")
     except Exception:  # noqa: BLE001 - the last line of defence; the code tells it from a user's error
         _report()
+
+
+def _stop() -> NoReturn:
+    """End as Ctrl-C asks: what is written appears whole or not at all."""
+    line = "Stopped by Ctrl-C. Nothing is left half-written."
+    stderr().print(line, style="yellow", highlight=False)
+    sys.exit(Exit.STOPPED)
 
 
 def _refuse(message: str) -> NoReturn:

@@ -40,11 +40,11 @@ def stderr() -> "Console":
 
 
 _busy: "list[Console]" = []
-"""Consoles of the progress bars that are drawn."""
+"""Consoles of the progress bars that a terminal shows."""
 
 
 def is_busy() -> bool:
-    """Tell whether a progress bar is drawn."""
+    """Tell whether a terminal shows a progress bar."""
     return bool(_busy)
 
 

@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -145,6 +146,8 @@ def write_dataset(
     full, rest = divmod(samples, shard_size)
     sizes = [shard_size] * full + [rest] * (rest > 0)
     _check_free(folder.resolve(), force=force)
+    if storage == "safetensors":  # Parquet may take less
+        _check_room(folder.resolve(), sample_bytes(spec) * samples * len(task_seeds))
     with atomic.whole_folder(folder, UNWRITTEN, replace=force) as draft:
         shards: list[FileRecord] = []
         for part in recut(_blocks(spec, task_seeds, data_seed), sizes):
@@ -249,6 +252,18 @@ def _check_free(folder: Path, *, force: bool) -> None:
 
 
 # --- reading -------------------------------------------------------------------------------------
+
+
+def _check_room(folder: Path, wanted: int) -> None:
+    """Refuse what does not fit on the disk, before hours are spent on it."""
+    there = next(each for each in folder.parents if each.exists())
+    free = shutil.disk_usage(there).free
+    if wanted > free:
+        raise DataError(
+            f"{folder} would hold {wanted / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free there. "
+            "Give fewer --samples or --task-seeds, or another disk; modeval train without --data "
+            "draws samples without end and stores none."
+        )
 
 
 def is_dataset(folder: Path) -> bool:

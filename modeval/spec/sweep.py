@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modeval.errors import SpecError, nearest
+from modeval.pace import tell
 from modeval.spec.checks import hints_of
 from modeval.spec.data import DataSpec
 from modeval.spec.model import ModelSpec, name_of
@@ -135,6 +136,7 @@ def unfold(grid: Mapping[str, Any]) -> SweepSpec:
         _check_names(part, "part: ", ("models", "seeds", *KINDS))
         for run in _product(_laid_over(grid, part)):
             runs.setdefault(run.digest, run)
+            tell("unfolding the grid, cohorts", len(runs))
     if not runs:
         raise SpecError("The grid has no run: a list in it is empty. Give at least one value.")
     return SweepSpec(str(grid.get("name", "sweep")), tuple(runs.values()))

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from modeval import atomic
 from modeval.errors import CodeError, RunError, SpecError
+from modeval.pace import counted
 from modeval.spec import RunSpec, read_spec, to_dict
 from modeval.spec.model import codes
 from modeval.spec.own import Code, take, text_of
@@ -166,7 +167,7 @@ def _fill(sweep: Sweep) -> None:
                 "seconds": cohort.seconds,
                 "spec": to_dict(cohort.spec),
             }
-            for cohort in sweep.cohorts
+            for cohort in counted(sweep.cohorts, "writing the plan, cohorts")
         ],
     }
     with contextlib.ExitStack() as made, atomic.reported(sweep.folder, UNWRITTEN):
@@ -197,7 +198,8 @@ def read_sweep(folder: Path) -> Sweep:
                 f"{path} has format {form['format']!r}; this modeval reads format {FORMAT}. Use "
                 "the modeval that wrote it."
             )
-        cohorts = tuple(_cohort(item, str(path)) for item in form["cohorts"])
+        items = counted(form["cohorts"], f"reading {path}, cohorts")
+        cohorts = tuple(_cohort(item, str(path)) for item in items)
         return Sweep(folder=folder, name=form["name"], grid=form["grid"], cohorts=cohorts)
     except FileNotFoundError:
         raise RunError(

@@ -6,6 +6,7 @@ import pytest
 from gate_cards import cohort_card
 
 from modeval.cli.heartbeat import heartbeat
+from modeval.cli.output import progress_bar
 from modeval.pace import heard_by, tell
 from modeval.score.comparison.compare import compare
 from modeval.score.stored.files import read_scorecard, write_scorecard
@@ -56,3 +57,21 @@ def test_large_scorecards_and_comparisons_tell(tmp_path):
     assert heard[0][0].startswith("reading card.json")
     tell("nobody", 1)
     assert all(what != "nobody" for what, *_ in heard)
+
+
+def test_a_bar_that_no_terminal_shows_is_told_in_lines(capsys):
+    with heartbeat([], first=0.02), progress_bar() as bar:
+        cohorts = bar.add_task("Cohorts", total=10, note="")
+        steps = bar.add_task("steps", total=100, note="")
+        bar.advance(cohorts, 4)
+        bar.update(steps, completed=99)
+        time.sleep(0.1)
+    assert "Cohorts, 4 of 10, about 1 s left" in capsys.readouterr().err
+
+
+def test_what_begins_late_is_told_as_soon_as_it_begins(capsys):
+    with heartbeat([], first=0.2):
+        time.sleep(0.25)
+        tell("reading", 1, 4)
+        time.sleep(0.15)
+    assert "reading, 1 of 4" in capsys.readouterr().err

@@ -192,3 +192,16 @@ def test_a_file_in_the_place_of_the_kind_of_a_figure_is_named(tmp_path):
         str(card)
     )
     assert unknown_kind("colapse") == "colapse: there is no such figure. Did you mean collapse?"
+
+
+def test_ctrl_c_ends_in_one_line_and_the_code_of_shells(monkeypatch, capsys):
+    def pressed():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["modeval", "systems"])
+    for app in (pressed, lambda: sys.exit(130)):
+        monkeypatch.setattr(program, "app", app)
+        with pytest.raises(SystemExit) as caught:
+            program.run()
+        assert caught.value.code == 130
+        assert capsys.readouterr().err == "Stopped by Ctrl-C. Nothing is left half-written.\n"

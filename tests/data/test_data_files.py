@@ -360,3 +360,9 @@ def test_another_length_is_another_recipe(tmp_path):
     longer = write(tmp_path / "sets", FAMILIES["sets"])
     with pytest.raises(DataError, match="length is 4, not 5"):
         require(longer, DataSpec(task="sets", rules=2, length=5))
+
+
+def test_more_than_the_disk_has_room_for_is_refused_before_it_is_drawn(tmp_path):
+    with pytest.raises(DataError, match=r"would hold [\d,.]+ GB, and .* GB are free there"):
+        write(tmp_path / "new", samples=10**15)
+    assert not [*tmp_path.iterdir()]

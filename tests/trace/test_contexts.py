@@ -1,12 +1,15 @@
 """What a module took: counts by brute force, contexts that stand where they say."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from modeval.errors import SpecError, TraceError
-from modeval.trace.contexts import UNLABELLED, parse_module, taken
+from modeval.report.terminal.contexts import numbers, render_taken
+from modeval.trace.contexts import UNLABELLED, LabelTaken, Taken, parse_module, taken
 from modeval.trace.files import TraceWriter, open_trace
 from modeval.trace.passages import layers_shown, passages
 from modeval.trace.trace import TraceHeader, make_chunk
@@ -114,3 +117,14 @@ def test_passages_are_the_first_document_of_each_label(tmp_path: Path) -> None:
     write(tmp_path / "b.trace", tokens=False)
     with pytest.raises(TraceError, match="has no token ids"):
         passages(open_trace(tmp_path / "b.trace"), (0,))
+
+
+def test_of_many_labels_those_that_a_module_took_most_of_are_shown() -> None:
+    labels = tuple(LabelTaken(label=f"l{n}", tokens=n, of=100, contexts=()) for n in range(100))
+    shown = Taken(layer=0, name="mlp", module=1, modules=4, choices=1, labels=labels)
+    out = Console(file=io.StringIO(), width=100)
+    out.print(*render_taken(shown, numbers))
+    text = out.file.getvalue()  # type: ignore[attr-defined]
+    assert "and 36 more labels: --json has all" in text
+    assert "l36 " in text
+    assert "l35 " not in text

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from modeval.errors import TraceError
+from modeval.score.estimates import one_layer, permuted, permuted_layers
 from modeval.score.inference.draws import middle, p_value
 from modeval.score.inference.multiple import holm
+from modeval.score.measure import Measured
 
 
 def generator(seed=0):
@@ -43,3 +45,12 @@ def test_holm_agrees_with_its_definition_and_never_lowers_a_p_value():
             below = row[row <= row[i]]
             expected = max((7 - int((row < value).sum())) * value.item() for value in below)
             assert found[i].item() == pytest.approx(min(1, expected))
+
+
+def test_layers_one_after_another_and_together_are_held_against_the_same_draws():
+    null = torch.rand(50, 3, 4, generator=generator(), dtype=torch.float64)
+    measured = Measured(null.mean(0) + 0.3, null=null)
+    alone = {
+        layer: permuted(measured, [0, 2], one_layer(layer), better="higher") for layer in range(4)
+    }
+    assert permuted_layers(measured, [0, 2], better="higher") == alone
