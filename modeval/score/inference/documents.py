@@ -51,7 +51,7 @@ class Correction:
     uneven: float = 1.0
 
 
-INFORMATION = Correction(slow=3.0, doubt=0.35)
+INFORMATION = Correction(slow=3.0, doubt=0.2, uneven=2.0)
 KINKED = Correction(doubt=1.0, brackets=False)
 SMOOTH = Correction()
 RARE = Correction(from_top=True, uneven=3.0)
