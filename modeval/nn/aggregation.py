@@ -101,6 +101,23 @@ def mix_hidden(
     return F.relu(mixed).unsqueeze(2).expand(-1, -1, before.shape[2], -1)
 
 
+def of_pairs(weight: Float[Tensor, "*n modules"], count: int) -> Float[Tensor, "*n count"]:
+    """Return the weight of each part that is mixed: of modules, or of all pairs of them.
+
+    Where the factors of low-rank modules are averaged apart, ``(sum_m p_m A_m)(sum_n p_n B_n)``,
+    what is mixed is each ``A_m B_n``, with ``p_m p_n``.
+
+    >>> of_pairs(torch.tensor([0.75, 0.25]), 4).tolist()
+    [0.5625, 0.1875, 0.1875, 0.0625]
+    >>> of_pairs(torch.tensor([0.75, 0.25]), 2).tolist()
+    [0.75, 0.25]
+    """
+    if weight.shape[-1] == count:
+        return weight
+    pairs: Tensor = (weight.unsqueeze(-1) * weight.unsqueeze(-2)).flatten(-2)
+    return pairs
+
+
 def present(weight: Float[Tensor, "*n modules"]) -> Float[Tensor, "*n modules"]:
     """Return how present modules are that stand side by side: the one with the most weight wholly.
 

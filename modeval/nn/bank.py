@@ -88,8 +88,10 @@ class Bank(nn.Module):
         if noise is not None and isinstance(self.computation, Drawing):
             own = own | self._drawn(self.computation.drawn, noise)
         weight, bias = self.computation.made(self.layer, *trunk, own)
-        weight = weight.expand(-1, self.module_count, -1, -1)
-        return weight, None if bias is None else bias.expand(-1, self.module_count, -1)
+        # of all pairs of modules, M², where factors are averaged apart
+        count = max(self.module_count, weight.shape[1])
+        weight = weight.expand(-1, count, -1, -1)
+        return weight, None if bias is None else bias.expand(-1, count, -1)
 
     def trunk(
         self,

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from modeval.nn.aggregation import Readout, Spare, Value, mix_hidden, present
+from modeval.nn.aggregation import Readout, Spare, Value, mix_hidden, of_pairs, present
 from modeval.nn.bank import Bank, Experts
 from modeval.nn.columns import Skips, Stitch, StitchScorer, mixed, own_column, routing_of
 from modeval.nn.linear import StackedLinear, with_bias
@@ -115,7 +115,7 @@ def run_bank(
     readout = _followed(plain, choices.value, following)
     if choices.aggregation == "parameters":
         weighed = weigh(choices.scorer, choices.gating, seen, chance)
-        weight = weighed.weight
+        weight = of_pairs(weighed.weight, before.shape[2])
         spare = None if shared_before is None else Spare(shared_before.squeeze(2))
         hidden = mix_hidden(before, weight, spare)
         mixed = readout.mix(hidden, weight)

@@ -99,7 +99,8 @@ class MLPNetwork(LayeredNetwork):
         """Predict from two numbers and the rule."""
         encoding, layer = self.encoder_rule.table(), self.experts.hidden
         chance = self.chance_of(0, noise, route)
-        merged = self.merged(encoding, *with_bias(layer.parts(chance.noise)))
+        weight, bias = with_bias(layer.parts(chance.noise))
+        merged = self.merged(encoding, weight, bias)
         numbers = inputs.unsqueeze(-1) * self.encoder_number.hidden.weight.unsqueeze(1)
         numbers = F.relu(numbers + bias_of(self.encoder_number.hidden)[:, None, None])
         numbers = numbers.flatten(2)
@@ -116,7 +117,7 @@ class MLPNetwork(LayeredNetwork):
         first = run_bank(
             self.choices,
             self.experts,
-            merged(numbers, rule, self.module_count),
+            merged(numbers, rule, weight.shape[1]),
             seen,
             chance,
             following=None if self.stitch or self.layers else decoder.hidden,

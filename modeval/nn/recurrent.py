@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from modeval.nn.aggregation import of_pairs
 from modeval.nn.bank import Bank
 from modeval.nn.layer import (
     Choices,
@@ -87,6 +88,7 @@ class RecurrentNetwork(LayeredNetwork):
         layers = (self.input_gates, self.state_gates)
         cells = _Cells(*(_side_by_side(layer, chance.noise) for layer in layers))
         joined = encoded.joined(cells) if self._joins else None
+        count = cells.input[0].shape[-1] // (4 * self.state)
         # (S, N, M, 4H) each; an index instead would have a gradient as large as all of them
         projected = () if joined else encoded.onto(cells.input).unbind()
         shared = _shared(self) if needs_spare(self.choices) else None
@@ -103,13 +105,15 @@ class RecurrentNetwork(LayeredNetwork):
                 at = _Step(*here, (projected[step], from_state), hidden)
             else:
                 mixing = self.aggregation == "parameters" and ahead is not None
-                gates = joined.gates(step, hidden, ahead[step].weight if mixing and ahead else None)
+                mix = of_pairs(ahead[step].weight, count) if mixing and ahead else None
+                gates = joined.gates(step, hidden, mix)
                 at = _Step(*here, None, hidden)
             if self.aggregation == "parameters":
                 weighed = ahead[step] if ahead else self._weighed(at, None, chance.at(step))
-                gates = gates if joined is not None and ahead else _mixed(gates, weighed.weight)
+                mix = of_pairs(weighed.weight, count)
+                gates = gates if joined is not None and ahead else _mixed(gates, mix)
                 if shared is not None and shared_input is not None:
-                    spare = 1 - weighed.weight.sum(-1)[..., None, None]
+                    spare = 1 - mix.sum(-1)[..., None, None]
                     gates = gates + spare * (shared_input[step] + shared.from_state(hidden))
                 hidden_each, cell_each = _cell(gates, cell)
                 hidden, cell = hidden_each.squeeze(2), cell_each.squeeze(2)

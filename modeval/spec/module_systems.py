@@ -89,7 +89,8 @@ MODULE_SYSTEMS: tuple[System, ...] = (
         what="Each rule has some of the skills, low-rank ones, averaged; its router learns faster.",
         formula="theta_t = W + sum_s z_ts / sum z_t  B_s A_s,  z_t ~ Concrete(sigmoid(l_t))",
         source="Ponti et al. 2023 (Polytropon, arXiv 2202.13914)",
-        expect="Rules that share structure share skills; a rule may have several.",
+        expect="Rules that share structure share skills; a rule may have several. Products are "
+        "averaged; --computation-averaged factors averages each factor apart, as peft does.",
         choices={
             "scorer": "table",
             "gating": {"kind": "concrete"},
@@ -239,7 +240,9 @@ MODULE_SYSTEMS: tuple[System, ...] = (
         "Each rule has a bottleneck after the hidden units of a shared trunk.",
         "h + U_c s(D_c h)",
         "Houlsby et al. 2019 (arXiv 1902.00751)",
-        "at the start all modules are the trunk.",
+        "at the start all modules are the trunk. Adapters of modalities, each for several rules, "
+        'have a map in the spec file: under [model] scorer = "map", modules = 2, map = [[0], [0], '
+        "[1], [1]].",
     ),
     _own(
         "parallel-adapter",

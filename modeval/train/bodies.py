@@ -16,6 +16,7 @@ from typing import cast
 
 from torch import Tensor
 
+from modeval.nn.aggregation import of_pairs
 from modeval.nn.bank import Bank, BankMLP
 from modeval.nn.layer import LayeredNetwork, needs_spare
 from modeval.nn.linear import StackedLinear
@@ -79,6 +80,7 @@ class Maker:
         """Return ``(S, R, ...)`` mixtures of ``(S, M, ...)``, in which a trunk counts once."""
         if rows is None:
             return each
+        rows = of_pairs(rows, each.shape[1])
         mixed: Tensor = (rows @ each.flatten(2)).unflatten(2, each.shape[2:])
         if trunk is None:
             return mixed

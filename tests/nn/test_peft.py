@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from modeval.nn.aggregation import of_pairs
 from modeval.nn.bank import Bank
 from modeval.spec.computing.computations import LowRank, Rescaled
 from modeval.spec.computing.compute import Layer
@@ -143,3 +144,8 @@ def test_skills_of_polytropon_weigh_as_in_peft_and_add_what_each_adds_there() ->
     cross = 0.25 * x[0] @ (down[0] - down[1]) @ (up[0] - up[1]) / RANK
     mixed = torch.einsum("m,mno->no", weight[SKILLS + 1], expected)
     torch.testing.assert_close(both, mixed - cross)
+    apart = bank_of(LowRank(rank=RANK, alpha=1, averaged="factors"))
+    for task in range(SKILLS + 2):
+        pairs = of_pairs(weight[task], SKILLS**2)
+        found = layer(x, task_ids=torch.tensor([task]))[0]
+        torch.testing.assert_close(found, torch.einsum("m,mno->no", pairs, by_bank(apart, x[0])))

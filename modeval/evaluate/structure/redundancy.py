@@ -147,6 +147,9 @@ def aligned_cosine(network: nn.Module) -> Float64[Tensor, "seeds modules modules
         return None
     into, bias = with_bias(experts.hidden.parts())
     out, _ = with_bias(experts.readout.parts())
+    count = getattr(network, "module_count", into.shape[1])
+    if into.shape[1] > count:  # pairs of modules: each with itself is what it is alone
+        into, bias, out = (part[:, :: count + 1] for part in (into, bias, out))
     if into.ndim != 4 or out.ndim != 4 or into.shape[-1] != out.shape[-2]:  # noqa: PLR2004
         return None
     units = torch.cat((into.mT, bias.unsqueeze(-1), out), -1).double().cpu()  # (S, M, hidden, D)

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from modeval.spec.checks import check
-from modeval.spec.computing.computations import Adapter, Full, Prompt
+from modeval.spec.computing.computations import Adapter, Full, LowRank, Prompt
 from modeval.spec.computing.sharing import BeforePositions, Head, Tied
 from modeval.spec.continual import Columns
 from modeval.spec.gatings import Linear
@@ -30,6 +30,12 @@ def check_computation(model: "ModelSpec") -> None:
         model.aggregation != "parameters" or not isinstance(computation, Adapter),
         'aggregation = "parameters" with computation = "adapter": its bottleneck stands between '
         "two layers and cannot be mixed with them. Use --computation parallel-adapter.",
+    )
+    factors = isinstance(computation, LowRank) and computation.averaged == "factors"
+    check(
+        not factors or (model.aggregation == "parameters" and model.own is None),
+        f'averaged = "factors" with aggregation = "{model.aggregation}": factors are averaged '
+        "where parameters are mixed. Use --aggregation parameters.",
     )
     check(
         model.aggregation != "parameters" or not isinstance(computation, Columns),

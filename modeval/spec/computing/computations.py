@@ -41,8 +41,12 @@ class LowRank:
     Attributes:
         rank: width between the two.
         alpha: the product is scaled by ``alpha / rank``.
+        averaged: what is averaged where parameters are mixed: ``products``, ``sum_m p_m down_m
+            up_m``, or ``factors``, each apart, ``(sum_m p_m down_m) (sum_m p_m up_m)``, in which
+            modules meet in cross terms; so does peft. Either is the module where there is one.
 
-    Source: Hu et al. 2022 (LoRA, arXiv 2106.09685), section 4.1.
+    Source: Hu et al. 2022 (LoRA, arXiv 2106.09685), section 4.1; factors: Ponti et al. 2023
+    (arXiv 2202.13914), as in peft 0.21.
     """
 
     shares: ClassVar[bool] = True
@@ -52,6 +56,7 @@ class LowRank:
     kind: Literal["low-rank"] = "low-rank"
     rank: int = 4
     alpha: float = 8.0
+    averaged: Literal["products", "factors"] = "products"
     rectified = rectifier
 
     def __post_init__(self) -> None:
@@ -67,9 +72,13 @@ class LowRank:
     def made(
         self, layer: Layer, weight: "Tensor", bias: "Tensor | None", own: "Owned"
     ) -> "tuple[Tensor, Tensor | None]":
-        """Return the trunk plus the product."""
+        """Return the trunk plus the product; those of all pairs where factors are averaged."""
         del layer
-        return weight + (self.alpha / self.rank) * (own["down"] @ own["up"]), bias
+        down, up = own["down"], own["up"]
+        product = down @ up
+        if self.averaged == "factors":
+            product = (down.unsqueeze(2) @ up.unsqueeze(1)).flatten(1, 2)
+        return weight + (self.alpha / self.rank) * product, bias
 
 
 @dataclass(frozen=True, slots=True)
