@@ -455,9 +455,9 @@ def _named(choice: Gating | Computation) -> str:
     if isinstance(choice, OwnGating):
         return choice.source.name
     settings = [
-        f"{field.name} {getattr(choice, field.name):g}"
+        f"{field.name} {value:g}" if isinstance(value, int | float) else f"{field.name} {value}"
         for field in fields(choice)
-        if field.name != "kind" and getattr(choice, field.name) != default_of(field)
+        if field.name != "kind" and (value := getattr(choice, field.name)) != default_of(field)
     ]
     if choice == type(choice)() and choice.kind in ("soft", "full"):
         return ""

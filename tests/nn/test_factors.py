@@ -10,7 +10,7 @@ from modeval.errors import SpecError
 from modeval.evaluate.structure.redundancy import aligned_cosine
 from modeval.nn import Network, create
 from modeval.nn.routes import only
-from modeval.spec import DataSpec, ModelSpec
+from modeval.spec import DataSpec, ModelSpec, title_of
 from modeval.spec.computing.computations import LowRank
 from modeval.train.step import Stepper
 from modeval.types import Batch
@@ -90,3 +90,5 @@ def test_factors_are_averaged_only_where_parameters_are_mixed() -> None:
     with pytest.raises(SpecError, match="Use --aggregation parameters"):
         ModelSpec(scorer="rule", computation=FACTORS)
     assert replace(FACTORS, averaged="products") == PRODUCTS
+    model = ModelSpec(scorer="rule", computation=FACTORS, aggregation="parameters")
+    assert "low-rank rank 2 averaged factors" in title_of(model)
