@@ -1,4 +1,4 @@
-"""When Python looks for garbage: not while a command loads what it needs."""
+"""When Python looks for garbage: not while a command loads what it needs, nor when it ends."""
 
 import gc
 import threading
@@ -14,8 +14,9 @@ def no_search_while_loading(seconds: float = LOADING) -> Iterator[None]:
     """Keep Python from looking for cycles among modules and classes, which all stay.
 
     Each full search goes through all that PyTorch or Matplotlib made, a tenth of a second each time
-    and a quarter of a short command in all. A command that takes longer has cycles looked for as
-    usual, without going through what was there by then.
+    and a quarter of a second in a short command. A command that takes longer has cycles looked for
+    as usual, without going through what was there by then. Python searches again, several times,
+    while it ends (0.4 seconds after PyTorch was loaded), for what the system takes back anyway.
 
     Args:
         seconds: until they are looked for again.
@@ -30,6 +31,7 @@ def no_search_while_loading(seconds: float = LOADING) -> Iterator[None]:
         yield
     finally:
         later.cancel()
+        gc.freeze()
         if searched:
             gc.enable()
 

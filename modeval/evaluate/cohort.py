@@ -36,6 +36,7 @@ from modeval.evaluate.subject import (
     Shifted,
     Subject,
 )
+from modeval.memory import keep_memory
 from modeval.metrics.adaptation import rule_probes
 from modeval.nn.bank import Bank
 from modeval.nn.linear import StackedLinear
@@ -173,6 +174,7 @@ def evaluate(
     """
     if subject.network is None:
         return Evaluation(losses=())
+    keep_memory()
     device = torch.device(device)
     bench = _Bench(
         data=subject.data.clean,

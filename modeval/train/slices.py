@@ -6,9 +6,7 @@ then slower than its seeds one by one. Seeds do not meet in a step, so a part of
 network on a part of the parameters.
 """
 
-import contextlib
 import copy
-import ctypes
 import functools
 import itertools
 from collections.abc import Callable, Sequence
@@ -18,16 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from modeval.memory import keep_memory
 from modeval.nn import Network
 from modeval.nn.layer import LayeredNetwork
 from modeval.types import Batch, Noise
 
 CACHED = 24 * 2**20
 """Bytes that a step may keep for its backward pass; measured on several systems and machines."""
-
-
-KEPT = 2**28
-"""Bytes that the process keeps of what steps have freed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +68,6 @@ def slices_of(network: Network, batch: Batch, noise: Noise | None) -> tuple[Slic
     count = -(-network.seeds // most)
     bounds = [network.seeds * number // count for number in range(count + 1)]
     return tuple(_slice(network, first, last) for first, last in itertools.pairwise(bounds))
-
-
-@functools.cache
-def keep_memory() -> None:
-    """Have the C library keep what is freed, where it is glibc, for the rest of the process.
-
-    Each step asks for the same memory again. Given back between steps, it has to be mapped and
-    filled with zeros each time, which takes some seventh of a step.
-    """
-    trim_threshold, mmap_threshold, largest = -1, -3, 2**25  # of malloc.h; more is refused
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        library = ctypes.CDLL(None)
-        library.mallopt(trim_threshold, KEPT)
-        library.mallopt(mmap_threshold, largest)
 
 
 def side_by_side(work: Callable[[Slice], Tensor], parts: Sequence[Slice]) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""While a command loads, Python looks for no garbage; then it does, as before."""
+"""While a command loads or ends, Python looks for no garbage; in between it does, as before."""
 
 import gc
 import time
@@ -11,6 +11,7 @@ from modeval.cli.garbage import no_search_while_loading
 @pytest.fixture(autouse=True)
 def _as_before():
     assert gc.isenabled()
+    gc.unfreeze()
     yield
     gc.unfreeze()
     gc.enable()
@@ -23,6 +24,13 @@ def test_nothing_is_looked_for_while_a_command_loads_and_all_is_as_before_when_i
     with pytest.raises(ValueError, match="so"), no_search_while_loading():
         raise ValueError("so")
     assert gc.isenabled()
+
+
+def test_nor_among_what_is_there_when_it_ends():
+    with no_search_while_loading():
+        assert not gc.get_freeze_count()
+        kept = [[] for _ in range(1000)]
+    assert gc.get_freeze_count() > len(kept)
 
 
 def test_in_what_takes_longer_garbage_is_looked_for_but_not_among_what_was_loaded():

@@ -14,6 +14,7 @@ from modeval.evaluate.cohort import evaluate, half_width
 from modeval.evaluate.near_boundary import push
 from modeval.evaluate.runs import load_run
 from modeval.evaluate.subject import Subject
+from modeval.memory import keep_memory
 from modeval.metrics import adaptation_from_marginals, conditional
 from modeval.metrics.table import METRICS
 from modeval.nn import create
@@ -94,6 +95,12 @@ def test_the_half_width_of_independent_samples_is_that_of_their_mean() -> None:
     )
     expected = 1.96 * (1 / 12 / 64_000) ** 0.5
     assert float(half_width(counts)) == pytest.approx(expected, rel=0.4)
+
+
+def test_batches_of_an_evaluation_find_the_memory_of_those_before() -> None:
+    keep_memory.cache_clear()
+    evaluate(subject_of(data_of("binary"), ModelSpec(scorer="module", **SMALL)), precision=0.1)  # type: ignore[arg-type]
+    assert keep_memory.cache_info().currsize == 1  # it was asked for; what that does: test_routed
 
 
 def test_two_evaluations_give_the_same_numbers() -> None:

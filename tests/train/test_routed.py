@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from modeval.errors import RunError
+from modeval.memory import keep_memory
 from modeval.nn import create
 from modeval.nn.routes import knock_out
 from modeval.spec import DataSpec, ModelSpec, Phase, Rate, RunSpec, from_dict
@@ -218,7 +219,7 @@ def test_a_step_finds_the_memory_of_the_step_before() -> None:
     if sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"):
         pytest.skip("no C library that is told by mallopt what to keep")
     resource = importlib.import_module("resource")
-    slices.keep_memory()
+    keep_memory()
 
     def faults() -> int:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
