@@ -15,7 +15,7 @@ from modeval import atomic
 from modeval.cli.main import app
 from modeval.cli.manual import docs
 from modeval.errors import ModevalError
-from modeval.score.stored.files import write_scorecard
+from modeval.score.stored.files import scorecard_text
 from modeval.trace.files import TraceWriter
 from modeval.trace.trace import TraceHeader, make_chunk
 
@@ -47,15 +47,21 @@ FIRST = (
 )
 
 
+@pytest.fixture(scope="module")
+def card() -> str:
+    """Return a scorecard as it stands in a file, made once."""
+    return scorecard_text(report_cards.paper())
+
+
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, card: str) -> Path:
     """Return a folder with something of each kind to read, and stand in it."""
     monkeypatch.chdir(tmp_path)
     Path("there").mkdir()
     Path("counts.csv").write_text("layer,expert,count\n0,0,3\n0,1,4\n", encoding="utf-8")
     Path("rows.csv").write_text("layer,chosen\n0,1\n0,0\n", encoding="utf-8")
     np.save("matrix.npy", np.array([[5, 1], [2, 7]]))
-    write_scorecard(Path("card.json"), report_cards.paper())
+    Path("card.json").write_text(card, encoding="utf-8")
     header = TraceHeader(layers=("a",), modules=(2,), choices=(1,))
     with TraceWriter("a.trace", header) as writer:
         writer.append(make_chunk(layer=0, chosen=[[1], [0]]))

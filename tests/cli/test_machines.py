@@ -16,7 +16,7 @@ from modeval.errors import SpecError
 from modeval.score.stored.files import write_scorecard
 
 PROGRAM: Any = typer.main.get_command(app)
-PATHS = ("C:\\Users\\Anna Doe\\my traces", "a b/c d", "ünï/コード", "-dash", "[red]x[/y]", "%s {0}")
+PATHS = ("C:\\Users\\Anna Doe\\my traces", "a b/-dash/ünï コード/[red]x[/y]%s{0}")
 
 
 def invoke(*words: str) -> Any:
