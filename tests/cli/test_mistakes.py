@@ -165,7 +165,10 @@ def test_a_missing_extra_is_a_line_to_paste(
     assert not list(used.glob("a.*"))
 
 
-def test_bars_and_words_share_one_console_while_a_bar_is_drawn() -> None:
+def test_bars_and_words_share_one_console_while_a_bar_is_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal; where none shows it, no bar is drawn
     bar = progress_bar()
     task = bar.add_task("x", total=2, note="")
     assert stderr() is not bar.console  # nothing is drawn yet
