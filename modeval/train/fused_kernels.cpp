@@ -38,10 +38,14 @@ namespace {
 
 // --- vectors and products ----------------------------------------------------------------------
 
+// Lanes of a vector, and how many vectors a tile of a product has in a row and in all: as the sums of
+// a tile, a row of the right matrix and a number of the left one fit into 32 or (AVX, SSE) 16 registers.
 #if defined(__AVX512F__)
 constexpr int LANES = 16, MOST_VECTORS = 4, MOST_SUMS = 24;
 #elif defined(__AVX__)
 constexpr int LANES = 8, MOST_VECTORS = 2, MOST_SUMS = 12;
+#elif defined(__SSE__)
+constexpr int LANES = 4, MOST_VECTORS = 2, MOST_SUMS = 12;
 #else
 constexpr int LANES = 4, MOST_VECTORS = 4, MOST_SUMS = 24;
 #endif
