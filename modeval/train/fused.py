@@ -1,8 +1,8 @@
 """Compiles and calls the C++ kernels that do a whole training step, one for each family.
 
 A kernel (``fused_mlp.cpp``, ``fused_attention.cpp``, ``fused_recurrent.cpp``, over
-``fused_kernels.cpp``) is compiled once (:mod:`modeval.native`), which takes some seconds. Where
-that cannot be, :func:`load` says so and the caller takes another way.
+``fused_kernels.cpp`` and ``fused_products.cpp``) is compiled once (:mod:`modeval.native`), which
+takes some seconds. Where that cannot be, :func:`load` says so and the caller takes another way.
 
 Why kernels: a cohort step by step in PyTorch streams the activations of all seeds through memory,
 while one seed at a time stays in the cache of a core. Seeds are shared out over threads; each is
@@ -36,7 +36,7 @@ from modeval.types import Batch
 
 __all__ = ("ATTENTION", "MLP", "RECURRENT", "Body", "Fused", "KernelError", "load")
 
-KERNELS = "fused_kernels.cpp"
+SHARED = ("fused_kernels.cpp", "fused_products.cpp")  # each includes the next
 MEAN_DECAY, SQUARE_DECAY = 0.9, 0.999  # of Adam
 
 _TWO_LAYERS = ("hidden.weight", "hidden.bias", "readout.weight", "readout.bias")
@@ -165,9 +165,11 @@ def load(name: str, cache: Path | None = None) -> ctypes.CDLL:
 def source_of(name: str) -> str:
     """Return the whole source of a kernel, what it includes of ours put in."""
     here = Path(__file__)
-    shared = here.with_name(KERNELS).read_text(encoding="utf-8")
     source = here.with_name(f"{name}.cpp").read_text(encoding="utf-8")
-    return source.replace(f'#include "{KERNELS}"\n', shared)
+    for shared in SHARED:
+        text = here.with_name(shared).read_text(encoding="utf-8")
+        source = source.replace(f'#include "{shared}"\n', text)
+    return source
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import typer
 from modeval.cli import complete
 from modeval.cli.output import choose_device, stderr, stdout
 from modeval.errors import SpecError
+from modeval.native import INSTRUCTIONS
 from modeval.spec import Engine
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def bench_train_command(
     for each core (on a GPU: in one process there); beside it stands torch.func.vmap of that model.
     All sides take turns, so that all meet the machine in the same state. Share: the arithmetic that
     the step needs, over what a compiled loop of multiply-adds does in the same run.
+    MODEVAL_MARCH=x86-64-v3 before it (or x86-64) compiles kernels and that loop for AVX2 (or SSE).
 
     Example: modeval bench train --family mlp --rules 2,32
     """
@@ -106,7 +108,7 @@ def bench_train_command(
     if as_json:
         typer.echo(json.dumps(result, indent=1))
     else:
-        _print(result)
+        show(result)
 
 
 def bench_train(
@@ -168,6 +170,7 @@ def bench_train(
         "machine": describe(place),
         "cores": cores,
         "threads": torch.get_num_threads(),
+        "instructions": os.environ.get(INSTRUCTIONS) or None,
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "cohort": cohort,
         "device": device,
@@ -209,13 +212,15 @@ def _numbers(text: str) -> list[int]:
         raise SpecError(f"--rules {text!r}: expected numbers, as 2,8,32.") from None
 
 
-def _print(result: dict[str, Any]) -> None:
+def show(result: dict[str, Any]) -> None:
+    """Print a result as a table."""
     from rich import box
     from rich.table import Table
 
-    peak = result["peak"]
+    peak, forced = result["peak"], result["instructions"]
     table = Table(
         title=f"Models x steps per second, cohort of {result['cohort']}, {result['cores']} cores"
+        + (f", kernels for {forced}" if forced else "")
         + (f", peak {peak / 1e9:,.0f} GFLOP/s" if peak else ""),
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),

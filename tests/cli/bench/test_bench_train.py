@@ -14,6 +14,7 @@ from modeval.cli.bench.crew import alone
 from modeval.cli.bench.peak import peak
 from modeval.cli.bench.reference import flags, reference_step, trainer
 from modeval.cli.bench.rows import Bench, measure, measure_within
+from modeval.cli.bench.train import show
 from modeval.cli.bench.work import pace, workload
 from modeval.errors import SpecError
 from modeval.spec.system import System
@@ -147,3 +148,13 @@ def test_a_row_that_has_to_end_soon_has_as_many_seeds_as_that_allows(
 def test_every_system_has_a_plain_loop(system: System) -> None:
     step = alone(workload(system.tasks[0], 4, system.name), 0, CPU)
     step()
+
+
+def test_the_table_says_which_instructions_the_kernels_were_held_to(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    result = {"rows": [], "cohort": 2, "cores": 1, "peak": None}
+    show({**result, "instructions": "x86-64-v3"})
+    assert "x86-64-v3" in capsys.readouterr().out
+    show({**result, "instructions": None})
+    assert "kernels for" not in capsys.readouterr().out
