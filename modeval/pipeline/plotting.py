@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from modeval.errors import RunError, ScorecardError, SpecError, nearest
 from modeval.metrics.table import metric_of
+from modeval.pace import tell
 from modeval.report import paper_figures
 from modeval.report.paper.curves import LOSS
 from modeval.report.paper_figures import KINDS, Curves, Style
@@ -124,6 +125,7 @@ def read_drawn(
 
 def drawn(found: Drawn, style: Style) -> "Figure":
     """Return the figure."""
+    tell("drawing the figure", 0)
     if found.kind == TREND:
         return paper_figures.draw_trend(found.runs, style)
     figure: Figure = (

@@ -20,7 +20,7 @@ from scipy.optimize import linear_sum_assignment
 
 from modeval.errors import DependencyError, ScorecardError
 from modeval.report import html, routing_views, scorecard_views, svg
-from modeval.report.page import charts, heatmaps
+from modeval.report.page import charts, heatmaps, panels
 from modeval.report.words import cautions
 from modeval.score.scorecard import Scorecard
 
@@ -175,6 +175,12 @@ def test_a_large_model_makes_a_small_file():
     assert len(text) < 5e6
     assert text.count("data:image/png;base64,") > 120  # maps and co-activations of 60 layers
     assert "The other 57 layers" in Page(text).text
+
+
+def test_of_very_many_layers_evenly_spaced_ones_are_drawn(monkeypatch):
+    monkeypatch.setattr(panels, "MOST_FOLDED", 8)
+    text = html.render([cards.trace(layers=24, modules=4)], ["deep.json"])
+    assert "8 of the other 21 layers, evenly spaced" in Page(text).text
 
 
 def test_no_model_is_an_error_that_says_what_to_do():

@@ -12,6 +12,9 @@ from modeval.report.scorecard_views import ModelView, TaskGroup
 from modeval.report.tables import Table
 from modeval.report.words import MODULES, count, is_trace, metric_title, title_for, vocabulary
 
+MOST_FOLDED = 128
+"""Layers of one kind of picture that are folded away; of more, evenly spaced ones are drawn."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
@@ -266,8 +269,8 @@ def _layered_maps(view: ModelView, number: Numbers) -> Panel:
     opened: list[Figure] = []
     folded: list[Figure] = []
     remarks = {layer: word for word, layer in told} if metric else {}
-    order = [layer for _, layer in told] + [n for n in range(len(short)) if n not in shown]
-    for layer in order:
+    others = _spread([layer for layer in range(len(short)) if layer not in shown])
+    for layer in [*(layer for _, layer in told), *others]:
         activations = routing_views.activations(view, layer)
         if activations:
             figure = _map_figure(
@@ -284,7 +287,7 @@ def _layered_maps(view: ModelView, number: Numbers) -> Panel:
         title=view.name,
         figures=tuple(opened),
         folded=tuple(folded),
-        heading=_others(len(folded)),
+        heading=_others(len(folded), len(short) - len(shown)),
         text=f"Layers are numbered by their place in {pattern}." if pattern else "",
         key=heatmaps.colour_key(
             most,
@@ -296,8 +299,21 @@ def _layered_maps(view: ModelView, number: Numbers) -> Panel:
     )
 
 
-def _others(amount: int) -> str:
+def _others(amount: int, of: int) -> str:
+    if of > MOST_FOLDED:
+        return f"{amount} of the other {of:,} layers, evenly spaced"
     return "The other layer" if amount == 1 else f"The other {count(amount, 'layer')}"
+
+
+def _spread(layers: Sequence[int]) -> list[int]:
+    """Return layers, evenly spaced ones of very many: pictures of a thousand are no page.
+
+    >>> _spread(range(1000))[:3], len(_spread(range(1000))), len(_spread(range(57)))
+    ([0, 7, 15], 128, 57)
+    """
+    if len(layers) <= MOST_FOLDED:
+        return [*layers]
+    return [layers[n * len(layers) // MOST_FOLDED] for n in range(MOST_FOLDED)]
 
 
 def _map_figure(
@@ -381,8 +397,10 @@ def together(view: ModelView, number: Numbers) -> list[Panel]:
     short, _ = scorecard_views.layer_names(view.record.layers)
     opened: list[Figure] = []
     folded: list[Figure] = []
-    told = [*remarks, *(each.layer for each in coactivations if each.layer not in remarks)]
-    for each in sorted(coactivations, key=lambda each: told.index(each.layer)):
+    rest = dict.fromkeys(each.layer or 0 for each in coactivations if each.layer not in remarks)
+    places = {layer: place for place, layer in enumerate([*remarks, *_spread([*rest])])}
+    drawn = [each for each in coactivations if each.layer in places]
+    for each in sorted(drawn, key=lambda each: places[each.layer]):
         name = view.name if each.layer is None else f"Layer {short[each.layer]}"
         title = f"{name}, {scorecard_views.seed_name(each.seed)}" if each.seed else name
         full = title if each.layer is None else f"{view.name}, {title}"
@@ -403,7 +421,7 @@ def together(view: ModelView, number: Numbers) -> list[Panel]:
             title=view.name,
             figures=tuple(opened),
             folded=tuple(folded),
-            heading=_others(len(folded)),
+            heading=_others(len(folded), max(len(rest), len(folded))),
             text=_together_words(view, max(len(each.modules) for each in coactivations)),
             key=heatmaps.colour_key(
                 most, None, number(), f"share of {vocabulary(view.record).a_module}'s choices"

@@ -147,9 +147,12 @@ def read_scorecard(path: Path) -> Scorecard:
             go together, or of a version that this modeval cannot read.
     """
     text = _text(path)
-    tell(f"reading {path.name}, {len(text) / 1e6:,.0f} MB", 0)
+    reading = f"reading {path.name}, {len(text) / 1e6:,.0f} MB"
+    tell(reading, 0, 1)
     with without_collection():
-        return _parsed(text, path)
+        card = _parsed(text, path)
+    tell(reading, 1, 1)
+    return card
 
 
 def _parsed(text: str, path: Path) -> Scorecard:
