@@ -145,6 +145,19 @@ def test_counts_by_step_are_refused_with_the_column_that_repeats_them(tmp_path: 
         import_source([tmp_path / "t.csv"], tmp_path / "x")
 
 
+def test_shares_in_json_are_no_counts(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"0": {"0": 0.25, "1": 0.75}}', encoding="utf-8")
+    with pytest.raises(TraceError, match="rows that sum to 1"):
+        import_source([tmp_path / "a.json"], tmp_path / "x")
+
+
+def test_lists_of_counts_in_rows_are_not_offered_as_choices(tmp_path: Path) -> None:
+    made = lines(tmp_path / "a.jsonl", [{"layer": 0, "counts": [1, 2, 3]}])
+    with pytest.raises(TraceError, match="counts holds counts, and nothing is said") as caught:
+        import_source([made], tmp_path / "x")
+    assert "chosen=counts" not in str(caught.value)
+
+
 # --- importance matrices -------------------------------------------------------------------------
 
 

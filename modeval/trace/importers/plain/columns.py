@@ -119,6 +119,13 @@ def missing_columns(names: Sequence[str], columns: MatchedColumns, wanted: Seque
     if not lacking:
         return f"has all columns that it needs: {brief_names(names)}"
     spare = columns.others if len(columns.others) == len(lacking) else ["NAME"] * len(lacking)
+    counted = match_columns(names, COUNT_NAMES, {}).names.get("count")
+    if counted and lacking == ["chosen"] and columns.others == (counted,):
+        return (
+            f"has the columns {brief_names(names)}: as it seems {visible(counted)} holds counts, "
+            "and nothing is said of single tokens. Write a row for each module of a layer: "
+            "layer,expert,count"
+        )
     said = ",".join(f"{ours}={theirs}" for ours, theirs in zip(lacking, spare, strict=False))
     choice = f"chosen={columns.names.get('expert', '')}"
     each = f". Where each row is one choice: --columns {visible(_quoted(choice))}"

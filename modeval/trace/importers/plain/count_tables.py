@@ -187,8 +187,17 @@ def _check_shares(cells: Cells, layouts: Any, path: Path, note: Note) -> None:
     """Refuse wide tables of shares; say how points were read in counts that are not whole."""
     if all(count.is_integer() for row in cells.values() for count in row.values()):
         return
-    sums = [sum(row.values()) for row in cells.values()]
-    if any(layout.across for layout in layouts) and all(abs(each - 1) < NEARLY for each in sums):
+    if any(layout.across for layout in layouts):
+        refuse_shares([sum(row.values()) for row in cells.values()], path)
+    note(
+        f"{path.name} has counts that are no whole numbers: a point or a comma was read as that of "
+        "decimals, not of thousands."
+    )
+
+
+def refuse_shares(sums: Sequence[float], path: Path) -> None:
+    """Refuse counts each of whose rows sums to 1."""
+    if sums and all(abs(each - 1) < NEARLY for each in sums):
         refuse(
             path,
             "",
@@ -196,10 +205,6 @@ def _check_shares(cells: Cells, layouts: Any, path: Path, note: Note) -> None:
             "Multiply each row by its number of choices. A matrix of rules and modules is scored "
             "as it is: save it as NPY, modeval score matrix.npy.",
         )
-    note(
-        f"{path.name} has counts that are no whole numbers: a point or a comma was read as that of "
-        "decimals, not of thousands."
-    )
 
 
 def pieces(cells: Mapping[Any, Mapping[int, float]], options: Options) -> Iterator[Counts]:

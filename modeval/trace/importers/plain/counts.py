@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from modeval.errors import TraceError
 from modeval.text import brief
 from modeval.trace.importers.format import Counts, Format, Note, Options, Piece
@@ -23,6 +25,7 @@ from modeval.trace.importers.plain.count_tables import (
     layout_of,
     pieces,
     read_table,
+    refuse_shares,
 )
 from modeval.trace.importers.reading import (
     load_npz,
@@ -76,6 +79,14 @@ def read_json(path: Path, options: Options, note: Note) -> Iterator[Counts]:
                 break
     if isinstance(value, list):
         note(f"{path.name} names no layers: each of its {len(value)} lists was taken for one.")
+    found = list(_of_json(value, path, options))
+    rows = [piece.selections for piece in found]
+    if any((row != np.round(row)).any() for row in rows):
+        refuse_shares([float(row.sum()) for row in rows], path)
+    yield from found
+
+
+def _of_json(value: Any, path: Path, options: Options) -> Iterator[Counts]:
     for label, layers in _labelled(value, path).items():
         for layer, row in layers.items():
             place = f"layer {brief(layer)}"
