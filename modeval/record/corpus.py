@@ -180,7 +180,9 @@ def _read_dataset(name: str, text: str, label: str | None, split: str) -> Iterat
         rows = datasets.load_dataset(name, split=split, streaming=True)
     except Exception as error:  # noqa: BLE001 - whatever that library, its hub, the network raise
         raise DataError(
-            f"{name!r} is no file or folder, and no data set that can be loaded: {error}"
+            f"{name!r} is no file or folder, and no data set that can be loaded: "
+            f"{str(error).rstrip('.')}. Give a file of texts with labels: --data FILE.jsonl --text "
+            "text --label domain"
         ) from None
     feature = (getattr(rows, "features", None) or {}).get(label)
     names = getattr(feature, "names", None)

@@ -1,7 +1,9 @@
 """Labelled text from files, and batches of it."""
 
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -128,3 +130,14 @@ def test_fields_within_others_are_named_with_a_dot(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "b.parquet")
     [document] = read_documents([tmp_path / "b.parquet"], label="meta.domain")
     assert document == Document("x", "code")
+
+
+def test_a_name_that_is_nothing_here_and_no_data_set_says_what_to_give(monkeypatch):
+    def away(*_: object, **__: object) -> None:
+        raise ConnectionError("Couldn't reach 'texts' on the Hub.")
+
+    library = ModuleType("datasets")
+    library.load_dataset = away
+    monkeypatch.setitem(sys.modules, "datasets", library)
+    with pytest.raises(DataError, match=r"on the Hub\. Give a file .* --data FILE.jsonl --text"):
+        list(read_documents(["texts"], text="text", label="domain"))
