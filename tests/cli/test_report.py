@@ -11,6 +11,7 @@ import pytest
 import report_cards as cards
 import typer
 from gate_cards import examples
+from rich.console import Console
 from typer.testing import CliRunner
 
 from modeval.cli import output, plot, report
@@ -278,12 +279,14 @@ def test_scorecards_are_shown_without_torch(arguments, card, monkeypatch):
     assert "Alignment" in done.stdout
 
 
-def test_what_is_printed_while_a_bar_is_drawn_goes_through_it():
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_is_printed_while_a_terminal_shows_a_bar_goes_through_it(terminal, monkeypatch):
+    monkeypatch.setattr(Console, "is_terminal", terminal)
     with output.progress_bar() as bar:
         task = bar.add_task("Work", total=2, note="")
         assert output.stderr() is not bar.console  # not drawn before something is done
         bar.advance(task)
-        assert output.stderr() is bar.console
+        assert (output.stderr() is bar.console) == terminal
     assert output.stderr() is not bar.console
 
 
