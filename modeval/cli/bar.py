@@ -50,6 +50,10 @@ class Bar(Progress):
             (first, every), *within = going
             part = sum(min(task.completed / total, 1) for task, total in within[:1])
             tell(first.description, first.completed + part, every)
+            return
+        for task in self.tasks:
+            if not task.total and task.completed:  # nobody knows how much there is
+                tell(task.description, task.completed)
 
     def start(self) -> None:
         """Begin to draw, if that was not done before."""

@@ -44,6 +44,7 @@ from modeval.nn.network import Network, Output, Route, count_parameters
 from modeval.nn.routes import hardenings, on_largest
 from modeval.nn.scorers import BY_RULE
 from modeval.nn.size import size_of
+from modeval.pace import tell
 from modeval.spec import DataSpec, Objective
 from modeval.types import Batch, RoutingCounts, shares
 
@@ -58,7 +59,7 @@ LEAST, MOST = 2_048, 2**19
 REFERENCE_BATCHES, REFERENCE_BATCH = 100, 1_000
 """What the reference's script for its MLPs evaluates on."""
 WORKING_SPACE = 2**22
-"""Numbers that the widest layer may hold for one chunk of samples."""
+"""Numbers that the widest layer may hold for one chunk of samples; of 32 layers half, and so on."""
 HARDENED = 2**12
 """Samples (positions) on which hardened routing is compared with soft routing."""
 SHIFTED = 5.0
@@ -108,7 +109,8 @@ class _Bench:
     def chunk(self, positions: int) -> int:
         """Return how many samples of that many positions are run at once."""
         space = WORKING_SPACE << 4 * (self.generators[0].device.type == "cuda")
-        size = space // (len(self.generators) * positions * _widest(self.network))
+        kept = max(1, self.network.layer_count // 16)  # what each layer gave is held together
+        size = space // (len(self.generators) * positions * _widest(self.network) * kept)
         return max(size // BLOCKS, 1) * BLOCKS
 
 
@@ -365,8 +367,8 @@ def _held_out(bench: _Bench) -> Loss | None:
     data = bench.data
     if not data.held_out:
         return None
-    pushed = pushable(data)
-    condition = _Condition(data.length, 1.0, (data.length,), pushed=pushed, rules="held out")
+    length, pushed = data.length, pushable(data)
+    condition = _Condition(length, 1.0, (length,), pushed=pushed, rules="held out")
     return _measure(bench, condition).losses[0]
 
 
@@ -375,10 +377,8 @@ def _measure(bench: _Bench, condition: _Condition) -> _Sums:
     positions = condition.drawn if bench.data.sequence else 1
     chunk, most = bench.chunk(positions), _blocks_of(MOST / positions)
     sums = _run(bench, condition, _blocks_of(LEAST / positions))
-    while (seen := sums.samples) < most:
-        wanted = _needed(bench, sums)
-        if wanted <= seen:
-            break
+    while (seen := sums.samples) < most and (wanted := _needed(bench, sums)) > seen:
+        tell("running the models, samples", seen, min(wanted, most))
         sums += _run(bench, condition, min(chunk, _blocks_of(min(wanted, most) - seen)))
     return sums
 

@@ -75,3 +75,10 @@ def test_what_begins_late_is_told_as_soon_as_it_begins(capsys):
         tell("reading", 1, 4)
         time.sleep(0.15)
     assert "reading, 1 of 4" in capsys.readouterr().err
+
+
+def test_a_bar_of_unknown_length_says_how_much_is_done(capsys):
+    with heartbeat([], first=0.02), progress_bar() as bar:
+        bar.update(bar.add_task("tokens", total=None, note=""), completed=3_200)
+        time.sleep(0.1)
+    assert "tokens, 3,200 (0 s so far)" in capsys.readouterr().err
