@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from modeval.nn import Network, create
 from modeval.nn.linear import with_bias
 from modeval.nn.routes import knock_out, only
+from modeval.pace import counted
 from modeval.spec import DataSpec, ModelSpec
 from modeval.types import Batch
 
@@ -68,7 +69,7 @@ def redundancy(network: Network, batch: Batch) -> Redundancy:
     """
     with torch.inference_mode():
         distance, cka = [], []
-        for layer in range(network.layer_count):
+        for layer in counted(range(network.layer_count), "comparing modules, layers"):
             said = _outputs(network, batch, layer)
             distance.append(functional_distance(said))
             cka.append(linear_cka(said))
