@@ -145,7 +145,8 @@ def test_a_reader_that_leaves_early_changes_no_exit_code(command, tmp_path):
         env={**os.environ, "PYTHONPATH": str(Path(program.__file__).parents[2])},
     )
     os.close(write)
-    assert (done.returncode, done.stderr) == (0, b"")
+    words = [line for line in done.stderr.splitlines() if not line.startswith(b"working (")]
+    assert (done.returncode, words) == (0, [])  # a busy machine says that it works
 
 
 def test_a_package_that_a_light_installation_leaves_out_is_named_without_a_traceback(
