@@ -102,7 +102,7 @@ def test_what_cannot_be_checked_never_passes(inconclusive):
 
 def test_the_manual_lists_every_exit_code(readme):
     table = readme.split("| exit code | meaning |")[1].split("\n\n")[0]
-    assert [int(code) for code in re.findall(r"^\| (\d) \|", table, re.MULTILINE)] == [*Exit]
+    assert [int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)] == [*Exit]
 
 
 # --- files ---------------------------------------------------------------------------------------
