@@ -36,13 +36,13 @@ def require_call(
         signature.bind(*values)
     except TypeError:
         rest = [*signature.parameters.values()][len(values) :]
-        optional = [
+        needed = [
             each.name
             for each in rest
             if each.default is inspect.Parameter.empty
             and each.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         ]
-        more = f" Give {', '.join(optional)} a default, or leave it out." if optional else ""
+        more = f" Give {', '.join(needed)} a default, or leave it out." if needed else ""
         raise CodeError(f"{name} takes {signature}: expected {expected}.{more}") from None
 
 

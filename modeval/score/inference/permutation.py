@@ -191,7 +191,7 @@ def _unlike(
     share: Float64[Tensor, "members rules"],
 ) -> Bool[Tensor, "members"]:
     """Tell in which layers (and seeds) labels and lengths go together."""
-    step = max(1, HELD // share.numel())
+    step = max(1, min(HELD // share.numel(), MEMBERS // (share.shape[-1] * label.shape[-1])))
     drawn = (Labelling.of(part, share.shape[-1]) for part in label.split(step))
     return lengths.unlike(own, drawn, share)
 

@@ -1,6 +1,7 @@
 """Pieces that gatings are made of: choices as weights, and uniform numbers that are safe to log."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # settings are read where torch is not yet loaded; tensors bring their methods
@@ -51,15 +52,26 @@ def open_interval(uniform: "Tensor") -> "Tensor":
 
 
 def assignment(logits: "Tensor") -> "Tensor":
-    """Return the balanced assignment with the largest sum, seed by seed."""
+    """Return the balanced assignment with the largest sum, of several seeds at a time."""
+    import torch  # noqa: PLC0415 - specifications are read without it
     from scipy.optimize import linear_sum_assignment  # noqa: PLC0415 - slow, and seldom needed
 
     seeds, samples, modules = logits.shape
     room = -(-samples // modules)
-    chosen = logits.new_zeros(logits.shape)
-    for seed in range(seeds):
-        wanted = logits[seed].nan_to_num()  # a seed that is lost stops no other one
-        places = wanted.repeat_interleave(room, 1).cpu().double().numpy()
-        rows, columns = linear_sum_assignment(places, maximize=True)
-        chosen[seed, rows, columns // room] = 1.0
-    return chosen
+    wanted = logits.nan_to_num().cpu().double()  # a seed that is lost stops no other one
+    places = wanted.repeat_interleave(room, 2).numpy()
+
+    def solved(seed: int) -> "Tensor":
+        rows, columns = linear_sum_assignment(places[seed], maximize=True)
+        module = torch.empty(samples, dtype=torch.int64)
+        module[rows] = torch.from_numpy(columns // room)
+        return module
+
+    together = min(torch.get_num_threads(), seeds)
+    if together > 1:
+        with ThreadPoolExecutor(together) as pool:
+            found = [*pool.map(solved, range(seeds))]
+    else:
+        found = [solved(seed) for seed in range(seeds)]
+    chosen = torch.stack(found).to(logits.device).unsqueeze(-1)
+    return torch.zeros_like(logits).scatter_(2, chosen, 1.0)
