@@ -4,25 +4,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import report_cards
-import typer.main
-from typer.testing import CliRunner
+from invoking import invoke
 
-from modeval.cli.main import app
 from modeval.errors import SpecError
 from modeval.score.stored.files import write_scorecard
 
-PROGRAM: Any = typer.main.get_command(app)
 PATHS = ("C:\\Users\\Anna Doe\\my traces", "a b/-dash/ünï コード/[red]x[/y]%s{0}")
-
-
-def invoke(*words: str) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("typer.testing._get_command", lambda _: PROGRAM)
-        return CliRunner().invoke(app, list(words))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a locale is set otherwise there")

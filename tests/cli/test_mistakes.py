@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 import report_cards as cards
-import typer.main
 from gate_cards import cohort_card
-from typer.testing import CliRunner
+from invoking import invoke
 
-from modeval.cli.main import app
 from modeval.cli.output import progress_bar, stderr
 from modeval.errors import ModevalError
 from modeval.score.content import content_digest
@@ -20,7 +18,6 @@ from modeval.score.scorecard import Scorecard
 from modeval.score.stored.files import read_scorecard, scorecard_text, write_scorecard
 
 ROOT = Path(__file__).parents[2]
-PROGRAM: Any = typer.main.get_command(app)
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +36,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: dict[str, str])
     return tmp_path
 
 
-def invoke(words: list[str]) -> Any:
-    """Run the program, whose commands are put together once for all tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("typer.testing._get_command", lambda _: PROGRAM)
-        return CliRunner().invoke(app, words)
-
-
 def typed(line: str) -> tuple[int, str]:
     """Return exit code and all that is said: what is refused is an error of the program's own."""
-    done = invoke(line.split(" "))
+    done = invoke(*line.split(" "))
     if isinstance(done.exception, ModevalError):
         return 2, str(done.exception)
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
@@ -182,19 +172,19 @@ LIMIT = ["gate", "tiny.json", "--no-policy", "--max", "collapse_worst=0.9", "-q"
 
 
 def test_a_dash_is_standard_output_and_no_file(here: Path) -> None:
-    done = invoke([*LIMIT, "--json", "-"])
+    done = invoke(*LIMIT, "--json", "-")
     assert json.loads(done.stdout)["outcome"]
     assert not (here / "-").exists()
 
 
 def test_an_empty_name_of_a_file_is_no_file(here: Path) -> None:
-    done = invoke([*LIMIT, "--markdown", ""])
+    done = invoke(*LIMIT, "--markdown", "")
     assert not isinstance(done.exception, ModevalError)
     assert sorted(path.name for path in here.iterdir()) == ["four.json", "tiny.json"]
 
 
 def test_missing_folders_of_an_output_are_made(here: Path) -> None:
-    done = invoke(["log", "tiny.json", "--to", "openmetrics", "--out", "a/b/c.txt"])
+    done = invoke("log", "tiny.json", "--to", "openmetrics", "--out", "a/b/c.txt")
     assert done.exit_code == 0, done.output
     assert (here / "a/b/c.txt").is_file()
 

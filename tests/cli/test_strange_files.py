@@ -12,10 +12,8 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
-import typer.main
-from typer.testing import CliRunner
+from invoking import invoke
 
-from modeval.cli.main import app
 from modeval.data.files import open_dataset
 from modeval.errors import DataError, ModevalError, RunError
 from modeval.spec.toml import load_toml
@@ -27,7 +25,6 @@ from modeval.trace.importers.import_files import import_source
 from modeval.trace.trace import TraceHeader, make_chunk
 from modeval.train.records import read_record
 
-PROGRAM: Any = typer.main.get_command(app)
 DEEP = 20_000
 
 
@@ -40,9 +37,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def said(line: str) -> str:
     """Return what a refusal says; anything else is an error of the program."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("typer.testing._get_command", lambda _: PROGRAM)
-        done = CliRunner().invoke(app, line.split())
+    done = invoke(*line.split())
     assert isinstance(done.exception, ModevalError), (line, done.exception, done.output)
     text = str(done.exception)
     assert len(text) < 1000, text[:2000]
@@ -143,9 +138,7 @@ def test_a_matrix_of_a_checkpoint_that_is_damaged_stops_no_other() -> None:
         folder.mkdir(parents=True)
         np.save(folder / "prob_last.npy", np.array([[0.4, 0.1], [0.1, 0.4]]))
     (bad / "prob_last.npy").write_bytes(damaged_array())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("typer.testing._get_command", lambda _: PROGRAM)
-        done = CliRunner().invoke(app, ["score", "Logs", "--json", "card.json"])
+    done = invoke("score", "Logs", "--json", "card.json")
     assert done.exit_code == 0, (done.exception, done.output)
     assert json.loads(Path("card.json").read_text(encoding="utf-8"))["models"]
 
@@ -230,9 +223,7 @@ def test_a_label_of_several_lines_comes_back_from_csv(here: Path) -> None:
     header = TraceHeader(layers=("a",), modules=(2,), choices=(1,), labels=(label,))
     with TraceWriter(here / "x.trace", header) as writer:
         writer.append(make_chunk(layer=0, label=0, chosen=[[1], [0]]))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("typer.testing._get_command", lambda _: PROGRAM)
-        done = CliRunner().invoke(app, ["trace", "convert", "x.trace", "--out", "x.csv"])
+    done = invoke("trace", "convert", "x.trace", "--out", "x.csv")
     assert done.exit_code == 0, done.output
     again = import_source([here / "x.csv"], here / "y.trace")
     assert open_trace(again.path).header.labels == (label,)
